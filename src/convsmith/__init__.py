@@ -1,0 +1,48 @@
+"""convsmith: make a convolutional vision network leaner, sharper, explainable and portable.
+
+Public names resolve on first use, so ``import convsmith`` loads neither torch nor timm. Our model names become known to
+timm as soon as timm itself is imported (see ``convsmith.timm_hook``).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from convsmith import timm_hook
+
+__version__ = "0.1.0"
+
+_ROOMS = (
+    "adaptation",
+    "benchmarks",
+    "compression",
+    "data",
+    "errors",
+    "interpretation",
+    "kernels",
+    "models",
+    "pooling",
+    "registry",
+    "report",
+    "studies",
+    "training",
+)
+_NAMES = {"ConvsmithError": "errors"}
+
+__all__ = ["ConvsmithError", "__version__", *_ROOMS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"convsmith.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"convsmith.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'convsmith' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+timm_hook.install()

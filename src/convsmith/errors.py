@@ -1,0 +1,70 @@
+"""The errors convsmith raises on purpose: what was asked, what was given, which rule broke, how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class ConvsmithError(Exception):
+    """Base of every error raised on purpose.
+
+    Args:
+        rule: the rule that broke, one sentence.
+        asked: what was asked for (a parameter, a flag, an operation).
+        given: what was given instead.
+        mend: what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, rule: str, *, asked: object = None, given: object = None, mend: str | None = None) -> None:
+        self.rule, self.asked, self.given, self.mend = rule, asked, given, mend
+        parts = [rule]
+        if asked is not None:
+            parts.append(f"  asked: {asked}")
+        if given is not None:
+            parts.append(f"  given: {given}")
+        if mend is not None:
+            parts.append(f"  mend:  {mend}")
+        super().__init__("\n".join(parts))
+
+
+class InvalidArgument(ConvsmithError, ValueError):
+    """A bad value, shape, name or file, found before any work."""
+
+
+class MissingExtra(ConvsmithError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class RunFailed(ConvsmithError, RuntimeError):
+    """Work that had begun could not go on (a loss that is not finite, a lost file); nothing saved is lost."""
+
+    exit_code = 1
+
+
+def close_matches(name: str, known: Iterable[str]) -> str:
+    """One sentence for an unknown name: the close ones if there are any, else all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return "did you mean " + " or ".join(repr(n) for n in near) + "?"
+    shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
+    return f"known: {shown}"
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional ``module``, or raise `MissingExtra` naming the pip line of convsmith's ``extra``."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtra(
+            f"the package {module.split('.')[0]!r} is not installed",
+            asked=f"something that needs the extra {extra!r}",
+            mend=f'pip install "convsmith[{extra}]"',
+        ) from error
