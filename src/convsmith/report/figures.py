@@ -1,0 +1,322 @@
+"""Numbers to inline SVG: readable in grey, on a phone, and on a light or a dark page.
+
+Text and axes are drawn in one sentinel colour that becomes ``currentColor``, so the page decides; series differ in
+colour (Okabe-Ito), dash and marker, so they stay apart without colour. Text stays text and takes the page's font.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_INK = "#010203"
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#777777")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+_MARKERS = "osD^vPX*"
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve: ``x`` and ``y`` of equal length, with ``low`` and ``high`` where there is an interval."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+
+
+def _new(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _style() -> Any:
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "convsmith",
+        "font.size": 11,
+        "text.color": _INK,
+        "axes.edgecolor": _INK,
+        "axes.labelcolor": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "legend.frameon": False,
+        "axes.grid": False,
+        "font.family": "sans-serif",
+    }
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    salt = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{salt}-\1"', text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{salt}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{salt}-\1)", text)
+    text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    text = text.replace(_INK, "currentColor")
+    text = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font: \1px system-ui, sans-serif", text)
+    return re.sub(
+        r'<svg ([^>]*?)width="[\d.]+pt" height="[\d.]+pt"|<svg height="[\d.]+pt" width="[\d.]+pt"',
+        _sized,
+        text,
+        count=1,
+    )
+
+
+def _sized(match: re.Match[str]) -> str:
+    size = re.findall(r'(width|height)="([\d.]+)pt"', match.group(0))
+    width = dict(size)["width"]
+    return (
+        re.sub(r'(width|height)="[\d.]+pt"\s*', "", match.group(0))
+        + f' style="width:100%;max-width:{float(width) * 1.33:.0f}px;height:auto"'
+    )
+
+
+def lines(
+    series: Mapping[str, Series],
+    *,
+    xlabel: str,
+    ylabel: str,
+    logx: bool = False,
+    logy: bool = False,
+    reference: tuple[float, str] | None = None,
+    diagonal: bool = False,
+    size: tuple[float, float] = (6.0, 3.6),
+) -> str:
+    """Return curves as SVG; ``reference`` draws a named horizontal line, ``diagonal`` the line y = x."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_style()):
+        figure, axes = _new(*size)
+        for number, (name, curve) in enumerate(series.items()):
+            colour = PALETTE[number % len(PALETTE)]
+            many = len(curve.x) > 25
+            axes.plot(
+                curve.x,
+                curve.y,
+                label=name,
+                color=colour,
+                linestyle=_DASHES[number % len(_DASHES)],
+                marker=None if many else _MARKERS[number % len(_MARKERS)],
+                markersize=5,
+                linewidth=1.8,
+            )
+            if curve.low is not None and curve.high is not None:
+                axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+        if reference is not None:
+            axes.axhline(reference[0], color=_INK, linewidth=0.8, linestyle=":", label=reference[1])
+        if diagonal:
+            axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":")
+        if logx:
+            axes.set_xscale("log")
+        if logy:
+            axes.set_yscale("log")
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        if len(series) > 1 or reference is not None:
+            axes.legend(fontsize=10)
+        return _svg(figure)
+
+
+def bars(
+    values: Mapping[str, tuple[float, float, float] | float],
+    *,
+    xlabel: str,
+    reference: tuple[float, str] | None = None,
+    width: float = 6.0,
+) -> str:
+    """Return horizontal bars as SVG, each ``value`` or ``(value, low, high)`` with its interval drawn."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_style()):
+        figure, axes = _new(width, 0.9 + 0.36 * len(values))
+        names = list(values)
+        for place, name in enumerate(names):
+            value = values[name]
+            middle, low, high = value if isinstance(value, tuple) else (value, value, value)
+            axes.barh(place, middle, height=0.62, color=PALETTE[0], alpha=0.8)
+            if high > low:
+                axes.errorbar(
+                    middle,
+                    place,
+                    xerr=[[max(middle - low, 0)], [max(high - middle, 0)]],
+                    color=_INK,
+                    capsize=3,
+                    linewidth=1.2,
+                )
+        if reference is not None:
+            axes.axvline(reference[0], color=_INK, linewidth=0.8, linestyle=":", label=reference[1])
+            axes.legend(fontsize=10)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlabel(xlabel)
+        return _svg(figure)
+
+
+def scatter(
+    points: Mapping[str, tuple[float, float]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    front: Sequence[str] = (),
+    logx: bool = False,
+    size: tuple[float, float] = (6.0, 4.0),
+) -> str:
+    """Return named points as SVG; those in ``front`` are joined in order of x (a Pareto front)."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_style()):
+        figure, axes = _new(*size)
+        for number, (name, (x, y)) in enumerate(points.items()):
+            axes.plot(
+                x,
+                y,
+                marker=_MARKERS[number % len(_MARKERS)],
+                color=PALETTE[number % len(PALETTE)],
+                markersize=7,
+                linestyle="none",
+            )
+            axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=9)
+        if front:
+            chosen = sorted(points[name] for name in front)
+            axes.plot(
+                [p[0] for p in chosen], [p[1] for p in chosen], color=_INK, linewidth=0.9, linestyle=":", zorder=0
+            )
+        if logx:
+            axes.set_xscale("log")
+        axes.margins(0.15)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        return _svg(figure)
+
+
+def groups(
+    points: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str, size: tuple[float, float] = (6.0, 4.6)
+) -> str:
+    """Return clouds of points [N, 2] as SVG, one colour and marker a group (an embedding)."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_style()):
+        figure, axes = _new(*size)
+        for number, (name, cloud) in enumerate(points.items()):
+            axes.plot(
+                cloud[:, 0],
+                cloud[:, 1],
+                marker=_MARKERS[number % len(_MARKERS)],
+                color=PALETTE[number % len(PALETTE)],
+                markersize=3.5,
+                alpha=0.7,
+                linestyle="none",
+                label=name,
+            )
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.legend(fontsize=9, markerscale=1.6, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        return _svg(figure)
+
+
+def heatmap(
+    matrix: np.ndarray,
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    xlabel: str,
+    ylabel: str,
+    numbers: bool = True,
+    size: float = 5.0,
+) -> str:
+    """Return a matrix as SVG, darker is more; cells carry their number when there are at most 400 of them."""
+    import matplotlib as mpl
+
+    values = np.asarray(matrix, dtype=float)
+    with mpl.rc_context(_style()):
+        figure, axes = _new(size, size * max(0.5, min(1.3, len(rows) / max(len(columns), 1))))
+        top = float(np.nanmax(values)) if values.size else 1.0
+        axes.pcolormesh(
+            np.arange(len(columns) + 1),
+            np.arange(len(rows) + 1),
+            values,
+            cmap="Blues",
+            vmin=min(0.0, float(np.nanmin(values))),
+            vmax=top or 1.0,
+        )
+        axes.invert_yaxis()
+        axes.set_xticks(
+            np.arange(len(columns)) + 0.5,
+            columns,
+            rotation=45 if max(map(len, columns), default=0) > 3 else 0,
+            ha="center",
+        )
+        axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        if numbers and values.size <= 400:
+            whole = np.allclose(values, np.round(values))
+            for i in range(len(rows)):
+                for j in range(len(columns)):
+                    if values[i, j] != 0:
+                        shade = "#ffffff" if values[i, j] > 0.6 * top else "#111111"
+                        axes.text(
+                            j + 0.5,
+                            i + 0.5,
+                            f"{values[i, j]:.0f}" if whole else f"{values[i, j]:.2f}",
+                            ha="center",
+                            va="center",
+                            fontsize=8,
+                            color=shade,
+                        )
+        return _svg(figure)
+
+
+def strips(values: Mapping[str, Sequence[float]], *, xlabel: str, width: float = 7.0) -> str:
+    """Return one strip a name (a layer's gates by channel) as SVG; white is zero, dark is the strip's own maximum."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_style()):
+        figure, axes = _new(width, 0.7 + 0.34 * len(values))
+        for place, numbers in enumerate(values.values()):
+            row = np.asarray(numbers, dtype=float)[None]
+            axes.pcolormesh(
+                np.linspace(0, 1, row.shape[1] + 1),
+                [place - 0.4, place + 0.4],
+                row,
+                cmap="Blues",
+                vmin=0,
+                vmax=max(float(row.max()), 1e-12),
+            )
+        axes.set_yticks(range(len(values)), list(values))
+        axes.set_ylim(len(values) - 0.5, -0.5)
+        axes.set_xticks([0, 1], ["first", "last"])
+        axes.set_xlabel(xlabel)
+        return _svg(figure)
+
+
+def png(pixels: np.ndarray) -> str:
+    """Return an image as base64 PNG: [H, W], [1, H, W] or [3, H, W] of floats in [0, 1]."""
+    from PIL import Image
+
+    array = np.asarray(pixels, dtype=float)
+    if array.ndim == 3:
+        array = array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)).save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()

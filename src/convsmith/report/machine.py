@@ -1,0 +1,72 @@
+"""What stands beside every number: machine, versions, commit, load."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "accelerate", "torchao", "onnxruntime")
+
+
+def cpu_name() -> str:
+    """Return the processor's own name, or its architecture where the system does not say."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine_kind() -> str:
+    """Return a short name for file names, like ``2core-x86_64``."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores}core-{platform.machine()}"
+
+
+def device_kind(device: str | torch.device = "cpu") -> str:
+    """Return ``cpu`` or the GPU's name in lower case with dashes, for file names."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device).lower().replace(" ", "-")
+    return device.type
+
+
+def commit() -> str:
+    """Return the commit of the source tree (``+changes`` when it differs), or ``unknown`` outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True)
+        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    if head.returncode:
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+
+
+def conditions(device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Return the conditions of a measurement as JSON."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": machine_kind(),
+        "cpu": cpu_name(),
+        "device": device_kind(device),
+        "threads": torch.get_num_threads(),
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "versions": versions,
+        "commit": commit(),
+    }
