@@ -1,0 +1,250 @@
+"""CIFAR-style residual networks: the regular-convolution control for every comparison.
+
+Paper: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition" (2016), section 4.2: a 3x3 stem, three
+stages of n basic blocks with 16, 32 and 64 channels, 6n+2 layers in all, and parameter-free shortcuts (option A).
+https://arxiv.org/abs/1512.03385
+
+Differs from the paper: nothing in the defaults; width, depth, input channels and the shortcut kind are arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.layers import create_classifier, get_act_layer, get_norm_layer
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint_sequential
+
+from convsmith.errors import InvalidArgument, close_matches
+
+__all__ = ["CifarResNet"]
+
+SHORTCUTS = ("pad", "conv")
+
+
+class PadShortcut(nn.Module):
+    """Option A of He et al. 3.3: take every ``stride``-th position, fill the new channels with zeros; no parameters.
+
+    ``[B, C, H, W] -> [B, C + before + after, ceil(H/stride), ceil(W/stride)]``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.stride = in_channels, out_channels, stride
+        self.before = (out_channels - in_channels) // 2
+        self.after = out_channels - in_channels - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, stride={self.stride}"
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: ``act2(bn2(conv2(act1(bn1(conv1(x))))) + shortcut(x))``.
+
+    Activations are modules of their own and never in place, so that a hook on any of them sees what it should.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        shortcut: str,
+        act_layer: Callable[..., nn.Module],
+        norm_layer: Callable[..., nn.Module],
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = norm_layer(out_channels)
+        self.act1 = act_layer()
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = norm_layer(out_channels)
+        self.act2 = act_layer()
+        self.shortcut: nn.Module
+        if stride == 1 and in_channels == out_channels:
+            self.shortcut = nn.Identity()
+        elif shortcut == "pad":
+            self.shortcut = PadShortcut(in_channels, out_channels, stride)
+        else:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm_layer(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
+        return self.act2(y + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """A residual network for small images, ``[B, in_chans, H, W] -> [B, num_classes]`` for H, W of 8 or more.
+
+    Args:
+        depth: layers counted as in the paper; must be 6n + 2.
+        width: channels of the first stage; the others have two and four times as many.
+        shortcut: ``"pad"`` (option A, no parameters) or ``"conv"`` (option B, 1x1 convolution and norm).
+        act_layer, norm_layer: timm names or classes.
+        drop_rate: dropout before the classifier.
+
+    Raises:
+        InvalidArgument: a depth that is not 6n + 2, a width below 1, an unknown shortcut.
+    """
+
+    def __init__(
+        self,
+        depth: int = 20,
+        width: int = 16,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        shortcut: str = "pad",
+        act_layer: str | Callable[..., nn.Module] = nn.ReLU,
+        norm_layer: str | Callable[..., nn.Module] = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise InvalidArgument(
+                "a CIFAR residual network has 6n + 2 layers",
+                asked="depth",
+                given=depth,
+                mend="take 8, 14, 20, 26, 32, 44, 56 or 110",
+            )
+        if width < 1:
+            raise InvalidArgument("must be 1 or more", asked="width", given=width)
+        if shortcut not in SHORTCUTS:
+            raise InvalidArgument(
+                "no shortcut has this name", asked="shortcut", given=shortcut, mend=close_matches(shortcut, SHORTCUTS)
+            )
+        act, norm = get_act_layer(act_layer), get_norm_layer(norm_layer)
+        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
+        self.grad_checkpointing = False
+
+        self.conv1 = nn.Conv2d(in_chans, width, 3, 1, 1, bias=False)
+        self.bn1 = norm(width)
+        self.act1 = act()
+        self.feature_info = [{"num_chs": width, "reduction": 1, "module": "act1"}]
+        channels = width
+        for stage, stride in enumerate((1, 2, 2)):
+            out = width * 2**stage
+            blocks = []
+            for i in range((depth - 2) // 6):
+                blocks.append(CifarBlock(channels, out, stride if i == 0 else 1, shortcut, act, norm))
+                channels = out
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            self.feature_info.append({"num_chs": out, "reduction": 2**stage, "module": f"layer{stage + 1}"})
+        self.num_features = self.head_hidden_size = channels
+        self.global_pool, self.fc = create_classifier(channels, num_classes, pool_type=global_pool)
+        self.head_hidden_size = channels * self.global_pool.feat_mult()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return timm's patterns for layer-wise parameter groups."""
+        return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory: recompute the stages' activations in the backward pass."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
+        """Return the classifier module, or its name."""
+        return "fc" if name_only else self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier (0 classes: features only) and, if named, the pooling."""
+        like = self.conv1.weight
+        pool_type = global_pool if global_pool is not None else self.global_pool.pool_type
+        pool, fc = create_classifier(self.num_features, num_classes, pool_type=pool_type)
+        self.num_classes = num_classes
+        self.global_pool, self.fc = pool, fc.to(device=like.device, dtype=like.dtype)
+        self.head_hidden_size = self.num_features * pool.feat_mult()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last feature map, ``[B, in_chans, H, W] -> [B, 4 * width, ceil(H/4), ceil(W/4)]``."""
+        x = self.act1(self.bn1(self.conv1(x)))
+        for stage in (self.layer1, self.layer2, self.layer3):
+            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+                x = checkpoint_sequential(stage, len(stage), x, use_reentrant=False)
+            else:
+                x = stage(x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool and classify a feature map; ``pre_logits`` stops before the classifier."""
+        x = self.global_pool(x)
+        if self.drop_rate:
+            x = F.dropout(x, p=self.drop_rate, training=self.training)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def _cfg() -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 10,
+        "input_size": (3, 32, 32),
+        "min_input_size": (3, 8, 8),
+        "pool_size": (8, 8),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": (0.4914, 0.4822, 0.4465),
+        "std": (0.2470, 0.2435, 0.2616),
+        "fixed_input_size": False,
+        "first_conv": "conv1",
+        "classifier": "fc",
+        "license": "apache-2.0",
+    }
+
+
+default_cfgs = generate_default_cfgs({f"cs_resnet{depth}.untrained": _cfg() for depth in (20, 32, 44, 56)})
+
+
+def _create(name: str, published_depth: int, pretrained: bool, **kwargs: Any) -> CifarResNet:
+    if pretrained:
+        raise InvalidArgument(
+            "this network has no published weights",
+            asked="pretrained=True",
+            given=name,
+            mend="train it, pretrained=False",
+        )
+    arguments = {"depth": published_depth, **kwargs}
+    return build_model_with_cfg(
+        CifarResNet, name, False, feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": False}, **arguments
+    )
+
+
+@register_model
+def cs_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """CIFAR-style ResNet-20: 269,722 parameters for 10 classes and RGB input."""
+    return _create("cs_resnet20", 20, pretrained, **kwargs)
+
+
+@register_model
+def cs_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """CIFAR-style ResNet-32: 464,154 parameters for 10 classes and RGB input."""
+    return _create("cs_resnet32", 32, pretrained, **kwargs)
+
+
+@register_model
+def cs_resnet44(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """CIFAR-style ResNet-44: 658,586 parameters for 10 classes and RGB input."""
+    return _create("cs_resnet44", 44, pretrained, **kwargs)
+
+
+@register_model
+def cs_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
+    """CIFAR-style ResNet-56: 853,018 parameters for 10 classes and RGB input."""
+    return _create("cs_resnet56", 56, pretrained, **kwargs)
