@@ -62,6 +62,12 @@ def _style() -> Any:
     }
 
 
+def with_own_identifiers(svg: str, number: int) -> str:
+    """Return a figure whose identifiers carry ``number``, so that equal figures can stand on one page."""
+    salt = re.search(r'\bid="(f[0-9a-f]{8})-', svg)
+    return svg.replace(f"{salt.group(1)}-", f"{salt.group(1)}-{number}-") if salt else svg
+
+
 def _svg(figure: Any) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})

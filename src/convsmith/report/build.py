@@ -1,0 +1,205 @@
+"""One self-contained HTML file from one run folder, or from several side by side."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import convsmith
+from convsmith.errors import InvalidArgument
+from convsmith.report.figures import with_own_identifiers
+from convsmith.report.history import curves, read_history
+from convsmith.report.section import Section, Table
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A section with the name its link uses."""
+
+    anchor: str
+    section: Section
+
+
+def shown(value: Any) -> str:
+    """Return a table cell as text: four significant digits, thousands apart, an en dash for nothing."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            return str(value)
+        if value == 0:
+            return "0"
+        if abs(value) >= 10_000:
+            return f"{value:,.0f}"
+        if abs(value) < 0.001:
+            return f"{value:.2e}"
+        return f"{value:.4g}"
+    return str(value)
+
+
+def render(title: str, lead: Sequence[str], facts: Sequence[tuple[str, Any]], sections: Sequence[Section]) -> str:
+    """Return the page as HTML; nothing in it points outside the page."""
+    import jinja2
+
+    numbers = itertools.count(1)
+    sections = [
+        replace(part, figures=[replace(f, svg=with_own_identifiers(f.svg, next(numbers))) for f in part.figures])
+        for part in sections
+    ]
+    folder = resources.files("convsmith.report")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["shown"] = shown
+    page = environment.from_string((folder / "page.html").read_text())
+    return page.render(
+        title=title,
+        lead=list(lead),
+        facts=[{"name": name, "value": shown(value)} for name, value in facts],
+        chapters=[Chapter(f"part-{number}", section) for number, section in enumerate(sections, 1)],
+        style=(folder / "page.css").read_text(),
+        footer=f"convsmith {convsmith.__version__}",
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds for its report."""
+
+    folder: Path
+    result: dict[str, Any]
+    environment: dict[str, Any]
+    config: str
+    history: list[dict[str, Any]]
+    sections: list[Section]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder, or raise `InvalidArgument` when it is none."""
+    if not folder.is_dir():
+        raise InvalidArgument(
+            "a report is made from a run folder, and this is none",
+            asked="report",
+            given=str(folder),
+            mend="name a folder that convsmith train, compress, explain, detect, adapt or demo wrote with --out",
+        )
+    sections = [Section.load(path) for path in sorted((folder / "sections").glob("*.json"))]
+    result = _json(folder / "result.json")
+    history = read_history(folder / "metrics.jsonl")
+    if not (sections or result or history):
+        raise InvalidArgument(
+            "the folder holds no result.json, metrics.jsonl or sections",
+            asked="report",
+            given=str(folder),
+            mend="let the run finish its first evaluation, or name another folder",
+        )
+    config = folder / "config.yaml"
+    return Run(
+        folder,
+        result,
+        _json(folder / "environment.json"),
+        config.read_text() if config.exists() else "",
+        history,
+        sections,
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict):
+            rows += _flat(item, f"{name}.")
+        elif isinstance(item, list):
+            rows.append((name, ", ".join(map(str, item))))
+        else:
+            rows.append((name, item))
+    return rows
+
+
+def _conditions(run: Run) -> list[Section]:
+    parts = []
+    if run.config:
+        rows = [[line] for line in run.config.splitlines() if line.strip()]
+        parts.append(
+            Section(
+                "Configuration",
+                ["Every setting after flags, file and preset were merged."],
+                [Table(["config.yaml"], rows)],
+            )
+        )
+    if run.environment:
+        parts.append(
+            Section("Environment", [], [Table(["what", "value"], [list(row) for row in _flat(run.environment)])])
+        )
+    return parts
+
+
+def _headline(run: Run) -> list[tuple[str, Any]]:
+    numbers = run.result.get("headline", {})
+    return list(numbers.items()) if isinstance(numbers, dict) else []
+
+
+def build_report(runs: Sequence[Path], out: Path | None = None, title: str | None = None) -> Path:
+    """Write the report of one run, or of several side by side, and return its path.
+
+    One run goes to ``<run>/report.html`` unless ``out`` names another file; several need ``out``.
+    """
+    if not runs:
+        raise InvalidArgument("a report needs at least one run folder", asked="report", given="none")
+    found = [read_run(Path(run)) for run in runs]
+    if len(found) == 1:
+        run = found[0]
+        own_curves = curves({"": run.history})
+        sections = [*run.sections, *([own_curves] if own_curves else []), *_conditions(run)]
+        page = render(title or run.result.get("title", run.name), run.result.get("lead", []), _headline(run), sections)
+        path = out or run.folder / "report.html"
+    else:
+        if out is None:
+            raise InvalidArgument(
+                "a report of several runs needs a file to go to",
+                asked="report",
+                given=len(found),
+                mend="--out FILE.html",
+            )
+        page = render(title or f"{len(found)} runs side by side", [], [], _side_by_side(found))
+        path = out
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _side_by_side(runs: Sequence[Run]) -> list[Section]:
+    names = list(dict.fromkeys(name for run in runs for name, _ in _headline(run)))
+    rows = [[run.name, *(dict(_headline(run)).get(name) for name in names)] for run in runs]
+    sections = [Section("Numbers", [], [Table(["run", *names], rows)])]
+    joint = curves({run.name: run.history for run in runs})
+    if joint:
+        sections.append(joint)
+    settings = {run.name: dict(line.split(":", 1) for line in run.config.splitlines() if ":" in line) for run in runs}
+    keys = list(dict.fromkeys(key for values in settings.values() for key in values))
+    different = [key for key in keys if len({values.get(key, "").strip() for values in settings.values()}) > 1]
+    if different:
+        rows = [[key.strip(), *(settings[run.name].get(key, "").strip() or None for run in runs)] for key in different]
+        sections.append(Section("Settings that differ", [], [Table(["setting", *(run.name for run in runs)], rows)]))
+    for run in runs:
+        sections += [
+            Section(f"{run.name}: {s.title}", s.text, s.tables, s.figures, s.pictures, s.notes) for s in run.sections
+        ]
+    return sections

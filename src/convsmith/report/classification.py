@@ -1,0 +1,93 @@
+"""The report's chapters on a classifier: accuracy with intervals, confusion, wrong examples, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from convsmith.report.figures import Series, heatmap, lines, png
+from convsmith.report.section import Figure, Picture, Section, Table
+from convsmith.training import Metrics
+
+
+def confusion_section(metrics: Metrics, classes: Sequence[str]) -> Section:
+    """Return accuracy by class and the confusion matrix (rows are true classes)."""
+    matrix = np.asarray(metrics.confusion)
+    rows = []
+    for number, name in enumerate(classes):
+        total = int(matrix[number].sum())
+        right = int(matrix[number, number])
+        worst = int(np.where(np.arange(len(classes)) == number, -1, matrix[number]).argmax())
+        mistake = (
+            f"{classes[worst]} ({int(matrix[number, worst])})"
+            if matrix[number, worst] > 0 and worst != number
+            else None
+        )
+        rows.append([name, total, 100.0 * right / total if total else None, mistake])
+    figures = []
+    if len(classes) <= 40:
+        figures.append(
+            Figure(
+                heatmap(
+                    matrix, rows=list(classes), columns=list(classes), xlabel="predicted class", ylabel="true class"
+                ),
+                "Confusion matrix on the test images; a cell counts images.",
+                f"Confusion matrix of {len(classes)} classes, {int(np.trace(matrix))} of {int(matrix.sum())} correct.",
+            )
+        )
+    return Section(
+        "Classes", [], [Table(["class", "test images", "accuracy, %", "most often taken for"], rows)], figures
+    )
+
+
+def calibration_section(probabilities: Tensor, labels: Tensor, ece: float, bins: int = 10) -> Section:
+    """Return the reliability curve: mean confidence against accuracy in equal-width bins of confidence."""
+    confidence, predicted = probabilities.max(1)
+    right = (predicted == labels).double()
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    x, y, counts = [], [], []
+    for number in range(bins):
+        chosen = place == number
+        if int(chosen.sum()):
+            x.append(float(confidence[chosen].mean()))
+            y.append(float(right[chosen].mean()))
+            counts.append(int(chosen.sum()))
+    figure = Figure(
+        lines({"measured": Series(x, y)}, xlabel="mean confidence", ylabel="accuracy", diagonal=True, size=(4.6, 3.6)),
+        f"Calibration in {bins} bins of confidence (images per bin: {', '.join(map(str, counts))}); on the dotted line "
+        "confidence equals accuracy.",
+        "Reliability curve of accuracy against confidence.",
+    )
+    return Section(
+        "Calibration", [f"Expected calibration error: {ece:.4f} over {len(labels)} images."], figures=[figure]
+    )
+
+
+def wrong_examples_section(
+    probabilities: Tensor,
+    labels: Tensor,
+    classes: Sequence[str],
+    pixels: Callable[[Tensor], Tensor],
+    most: int = 24,
+) -> Section:
+    """Return the wrongly classified images, most confident first; ``pixels`` maps positions to [B, C, H, W]."""
+    confidence, predicted = probabilities.max(1)
+    wrong = (predicted != labels).nonzero().flatten()
+    order = wrong[confidence[wrong].argsort(descending=True)][:most]
+    if not len(order):
+        return Section("Wrong examples", [f"All {len(labels)} test images were classified correctly."])
+    pictures = []
+    for position, image in zip(order.tolist(), pixels(order), strict=True):
+        said, true = classes[int(predicted[position])], classes[int(labels[position])]
+        pictures.append(
+            Picture(
+                png(image.numpy()),
+                f"{true}, taken for {said} at {100 * float(confidence[position]):.0f} %",
+                f"test image of class {true}, predicted {said}",
+                pixelated=image.shape[-1] <= 64,
+            )
+        )
+    text = f"{len(wrong)} of {len(labels)} test images are wrong; shown are {len(pictures)}, the most confident first."
+    return Section("Wrong examples", [text], pictures=pictures)

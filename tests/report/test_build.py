@@ -1,0 +1,109 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from convsmith.errors import InvalidArgument
+from convsmith.report import Figure, Picture, Section, Table, build_report
+from convsmith.report.build import shown
+from convsmith.report.figures import Series, lines, png
+
+
+def make_run(folder, name, lr, losses):
+    run = folder / name
+    run.mkdir()
+    (run / "config.yaml").write_text(f"model: cs_resnet20\nlr: {lr}\n")
+    (run / "environment.json").write_text(json.dumps({"versions": {"torch": "2"}, "machine": "m"}))
+    rows = [json.dumps({"step": i, "loss": loss}) for i, loss in enumerate(losses)]
+    (run / "metrics.jsonl").write_text("\n".join([*rows, '{"step": 9, "lo']))
+    result = {"title": f"Training {name}", "lead": ["One line."], "headline": {"top-1, %": losses[-1], "images": 12345}}
+    (run / "result.json").write_text(json.dumps(result))
+    figure = Figure(lines({"a": Series([1, 2], [1, 2])}, xlabel="x", ylabel="y"), "A caption.", "a line going up")
+    picture = Picture(png([[0.0, 1.0]]), "a < b", "two pixels")
+    table = Table(["name", "value"], [["x & y", 0.123456], [None, 1]], "Numbers.")
+    Section("Findings <b>", ["Text."], [table], [figure], [picture], ["Mind this."]).save(run, "10-findings")
+    return run
+
+
+class Outline(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.headings, self.links, self.anchors, self.sources, self._open = [], [], set(), [], None
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self._open = tag if tag in ("h1", "h2") else self._open
+        if "id" in attrs:
+            assert attrs["id"] not in self.anchors, f"id {attrs['id']} twice"
+            self.anchors.add(attrs["id"])
+        for key in ("href", "src", "xlink:href"):
+            if key in attrs:
+                self.sources.append(attrs[key])
+
+    def handle_data(self, data):
+        if self._open:
+            self.headings.append(data)
+            self._open = None
+
+
+def test_one_run_is_one_page_that_needs_nothing_else(tmp_path):
+    run = make_run(tmp_path, "one", 0.1, [2.0, 1.0])
+    path = build_report([run])
+    assert path == run / "report.html"
+    text = path.read_text()
+    page = Outline()
+    page.feed(text)
+    assert page.headings == ["Training one", "Findings <b>", "Learning curves", "Configuration", "Environment"]
+    assert all(source.startswith(("#", "data:image/png;base64,")) for source in page.sources)
+    assert all(source[1:] in page.anchors for source in page.sources if source.startswith("#"))
+    assert "x &amp; y" in text
+    assert "0.1235" in text
+    assert "12,345" in text
+    assert "a &lt; b" in text
+    assert "Mind this." in text
+    assert not re.search(r"@import|<script|<link", text)
+
+
+def test_several_runs_stand_side_by_side(tmp_path):
+    runs = [make_run(tmp_path, "one", 0.1, [2.0, 1.0]), make_run(tmp_path, "two", 0.2, [2.0, 0.5])]
+    text = build_report(runs, tmp_path / "both.html").read_text()
+    page = Outline()
+    page.feed(text)
+    assert page.headings[:4] == ["2 runs side by side", "Numbers", "Learning curves", "Settings that differ"]
+    assert "one loss" in text
+    assert "two loss" in text
+    assert page.headings.count("one: Findings <b>") == 1
+
+
+@pytest.mark.parametrize("make", [lambda p: p / "missing", lambda p: p])
+def test_what_is_no_run_folder_is_refused(tmp_path, make):
+    with pytest.raises(InvalidArgument):
+        build_report([make(tmp_path)])
+
+
+def test_no_runs_and_several_without_a_file_are_refused(tmp_path):
+    with pytest.raises(InvalidArgument, match="at least one"):
+        build_report([])
+    run = make_run(tmp_path, "one", 0.1, [1.0, 2.0])
+    with pytest.raises(InvalidArgument, match="--out"):
+        build_report([run, run])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (True, "yes"),
+        (3, "3"),
+        (269722, "269,722"),
+        (0.0, "0"),
+        (97.25, "97.25"),
+        (1e-5, "1.00e-05"),
+        (123456.7, "123,457"),
+        (float("nan"), "nan"),
+        ("text", "text"),
+    ],
+)
+def test_cells_are_rounded_for_reading(value, text):
+    assert shown(value) == text
