@@ -1,0 +1,172 @@
+"""Batches in an order that is a function of (seed, epoch): start anywhere, on any number of processes, see the same."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from convsmith.data.batch import Batch, DomainBatch
+from convsmith.data.keyed import shuffled
+from convsmith.data.split import ImageSplit
+from convsmith.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Batches of ``batch_size`` images per process.
+
+    Args:
+        split: where the images come from.
+        batch_size: images per batch and process. A global batch has ``batch_size * world`` images; process ``rank``
+            gets its share, so two processes see together exactly what one process sees with twice the batch size.
+        seed: key of the order and of the augmentation.
+        shuffle: a new order every epoch; else the order of the split.
+        augment: apply the split's augmentation (which is "none" unless it was loaded with another).
+        rank: number of this process.
+        world: number of processes.
+        drop_last: leave the last, incomplete global batch out.
+        workers: threads that prepare batches ahead; changes the speed only, never what is seen.
+        stream: a further key; two loaders with unequal streams have independent orders.
+    """
+
+    split: ImageSplit
+    batch_size: int
+    seed: int = 0
+    shuffle: bool = False
+    augment: bool = False
+    rank: int = 0
+    world: int = 1
+    drop_last: bool = False
+    workers: int = 0
+    stream: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InvalidArgument("a batch has one image or more", asked="batch_size", given=self.batch_size)
+        if self.world < 1 or not 0 <= self.rank < self.world:
+            raise InvalidArgument("0 <= rank < world", asked="rank, world", given=(self.rank, self.world))
+        if self.workers < 0:
+            raise InvalidArgument("no fewer than 0 threads", asked="workers", given=self.workers)
+        rest = len(self.split) % self.global_batch_size
+        if 0 < rest < self.world and not self.drop_last:
+            raise InvalidArgument(
+                f"the last global batch has {rest} images, too few for {self.world} processes",
+                asked=f"batches of {self.batch_size} x {self.world}",
+                given=f"{len(self.split)} images",
+                mend="drop_last=True, or another batch size",
+            )
+        if len(self) == 0:
+            raise InvalidArgument(
+                "there is no batch to give",
+                asked=f"batches of {self.batch_size} x {self.world}, drop_last={self.drop_last}",
+                given=f"{len(self.split)} images",
+                mend="a smaller batch size, or a split that is not empty",
+            )
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images per step over all processes."""
+        return self.batch_size * self.world
+
+    def __len__(self) -> int:
+        count = len(self.split) / self.global_batch_size
+        return math.floor(count) if self.drop_last else math.ceil(count)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def sharded(self, rank: int, world: int) -> Loader:
+        """Return this loader as process ``rank`` of ``world`` uses it."""
+        return replace(self, rank=rank, world=world)
+
+    def order(self, epoch: int) -> Tensor:
+        """Return positions [N] in the split, in the order of this epoch, for all processes."""
+        if not self.shuffle:
+            return torch.arange(len(self.split))
+        return shuffled(self.split.index, self.seed, self.stream, epoch)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's batches of one epoch, from batch ``start`` on."""
+        if epoch < 0 or not 0 <= start <= len(self):
+            raise InvalidArgument(
+                f"an epoch counts from 0 and has {len(self)} batches", asked="epoch, start", given=(epoch, start)
+            )
+        return self._batches(epoch, start)
+
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        order = self.order(epoch)
+        key = (self.seed + (self.stream << 32), epoch) if self.augment else None
+        shares = (self._share(order, number) for number in range(start, len(self)))
+        if self.workers == 0:
+            for share in shares:
+                yield self.split.fetch(share, key=key)
+            return
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="convsmith-loader")
+        ahead: deque[Future[Batch]] = deque()
+        try:
+            for share in shares:
+                ahead.append(pool.submit(self.split.fetch, share, key=key))
+                if len(ahead) > 2 * self.workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _share(self, order: Tensor, number: int) -> Tensor:
+        whole = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]
+        return whole[self.rank * len(whole) // self.world : (self.rank + 1) * len(whole) // self.world]
+
+
+class DomainLoader:
+    """Batches of a labelled source beside batches of a target, whose labels come out as -1.
+
+    An epoch has as many steps as the longer of the two; the other goes on from its own epoch to its next. Step ``i`` of
+    epoch ``e`` is global step ``t = e * len(self) + i`` and shows batch ``t % n`` of epoch ``t // n`` of a loader with
+    ``n`` batches. The orders of the two are independent, also under one seed.
+    """
+
+    def __init__(self, source: Loader, target: Loader) -> None:
+        self.source = source
+        self.target = replace(
+            target,
+            split=target.split.without_labels(),
+            stream=target.stream + 1 if target.stream == source.stream else target.stream,
+        )
+
+    def __len__(self) -> int:
+        return max(len(self.source), len(self.target))
+
+    def __iter__(self) -> Iterator[DomainBatch]:
+        return self.epoch(0)
+
+    def sharded(self, rank: int, world: int) -> DomainLoader:
+        """Return this loader as process ``rank`` of ``world`` uses it."""
+        return DomainLoader(self.source.sharded(rank, world), self.target.sharded(rank, world))
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[DomainBatch]:
+        """Yield the pairs of batches of one epoch, from step ``start`` on."""
+        if epoch < 0 or not 0 <= start <= len(self):
+            raise InvalidArgument(
+                f"an epoch counts from 0 and has {len(self)} steps", asked="epoch, start", given=(epoch, start)
+            )
+        return self._steps(epoch, start)
+
+    def _steps(self, epoch: int, start: int) -> Iterator[DomainBatch]:
+        first = epoch * len(self) + start
+        sources, targets = _endless(self.source, first), _endless(self.target, first)
+        for _ in range(start, len(self)):
+            yield DomainBatch(next(sources), next(targets))
+
+
+def _endless(loader: Loader, step: int) -> Iterator[Batch]:
+    epoch, start = divmod(step, len(loader))
+    while True:
+        yield from loader.epoch(epoch, start)
+        epoch, start = epoch + 1, 0
