@@ -1,1 +1,29 @@
-"""cli."""
+"""The command line: ``main.py`` dispatches, every verb is one small file beside it.
+
+How to add a verb
+    1. Write ``cli/<verb>.py`` (``cli/evaluate.py`` is the one to follow). At module level import only the standard
+       library, ``convsmith.cli.*``, ``convsmith.errors`` and ``convsmith.registry``; all else goes inside ``run``.
+    2. In it define three names:
+
+       ``Arguments``: a frozen, keyword-only dataclass, based on `options.Listing` (``--json``, ``--debug``) or
+       `options.Work` (those and ``--config --preset --out --seed --device --resume --overwrite``). Each field is
+       ``name: type = option(default, "help text", group="...", metavar="...")`` and becomes the flag ``--name`` and
+       the YAML key ``name``. Leave the default out and the flag is required; ``positional=True`` makes a bare word
+       of it. The docstring of the class is the description in ``-h``.
+
+       ``EXAMPLES``: command lines without the leading ``convsmith``; ``-h`` ends with them and a test parses each.
+
+       ``run(arguments) -> dict | None``: does the work, prints for people through `terminal`, reports long work
+       through `progress.progress`, and returns the JSON-able summary that ``--json`` prints as the last line.
+    3. Give the verb its line in ``main.VERBS`` if it has none (all verbs planned for 0.1 have one; a verb is listed as
+       soon as its module exists).
+    4. Check everything that can be wrong before any work, and raise `convsmith.errors.InvalidArgument` (exit code 2);
+       `main` turns it into one message. Work that fails later raises `RunFailed` (exit code 1). A run that was
+       stopped and has saved its state raises `run_folder.Interrupted` (exit code 130).
+    5. A verb that writes a run folder calls ``run_folder.check("<verb>", arguments)`` first of all, and after its other
+       checks ``run_folder.open_run("<verb>", arguments)``, which writes ``config.yaml`` and ``environment.json``.
+    6. Presets are ``cli/presets/<verb>-<name>.yaml``; a test loads each.
+
+A part of the demonstration is a file ``cli/demo_<pillar>.py`` with ``TITLE`` and ``run(context) -> None``; see
+``cli/demo.py``.
+"""

@@ -1,0 +1,88 @@
+"""What a result depends on beside its settings: machine, versions, devices, command line, commits."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from contextvars import ContextVar
+from importlib import metadata
+from typing import Any
+
+import convsmith
+
+#: the words after ``convsmith`` of the command that runs; set by `main`
+COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
+
+#: extras whose versions matter beside those that every result names
+EXTRAS = (
+    ("safetensors", "torchmetrics", "tyro", "rich", "pyyaml", "jinja2", "matplotlib"),
+    ("mlxtend", "adversarial-robustness-toolbox", "torch-pruning", "onnx", "onnxscript"),
+    ("tensorboard", "datasets", "pandas", "triton"),
+)
+
+
+def command() -> str:
+    """Return the command line that runs, quoted for a shell."""
+    return shlex.join(["convsmith", *COMMAND.get()])
+
+
+def record(device: str = "cpu") -> dict[str, Any]:
+    """Return the environment as JSON-able values; loads torch."""
+    from convsmith.report import machine
+
+    found = machine.conditions(device)
+    found["versions"] = {"convsmith": convsmith.__version__, **found["versions"], **_extras()}
+    return {
+        "command": command(),
+        **found,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "memory_gb": _memory_gb(),
+        "accelerators": accelerators(),
+        "working_directory_commit": _commit_here(),
+    }
+
+
+def _extras() -> dict[str, str]:
+    found = {}
+    for name in (name for row in EXTRAS for name in row):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def accelerators() -> dict[str, str]:
+    """Return the devices beside the CPU that torch can use, by the name ``--device`` takes."""
+    import torch
+
+    found = {}
+    if torch.cuda.is_available():
+        found = {f"cuda:{number}": torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
+    if torch.backends.mps.is_available():
+        found["mps"] = "Apple GPU"
+    return found
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _commit_here() -> str | None:
+    """Return the commit of the repository one works in, None outside one or without git."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def python_line() -> str:
+    """Return the interpreter in one line."""
+    return f"{platform.python_implementation()} {platform.python_version()} at {sys.executable}"

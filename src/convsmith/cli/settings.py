@@ -1,0 +1,193 @@
+"""Settings files: read YAML, refuse unknown keys and wrong types, and lay file over preset over defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from convsmith.errors import InvalidArgument, close_matches
+
+#: fields that say where settings come from or how to speak; no file can set them
+SOURCES = ("config", "preset", "resume", "overwrite", "json", "debug")
+_UNION = (Union, types.UnionType)
+
+
+def layers(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, Any]:
+    """Return the values that presets and files give for the verb, before flags.
+
+    ``--resume`` without ``--config`` takes the settings of the run folder named by ``--out``, so that a run goes on as
+    it was begun.
+    """
+    known = {field.name for field in dataclasses.fields(arguments)}
+    preset, file = (_flag_value(argv, name) if name in known else None for name in ("preset", "config"))
+    values: dict[str, Any] = {}
+    if preset is not None:
+        values |= checked(verb, arguments, preset_text(verb, preset), where=f"preset {preset}")
+    if file is not None:
+        values |= checked(verb, arguments, _text_of(Path(file)), where=file)
+    elif "resume" in known and "--resume" in argv:
+        folder = _flag_value(argv, "out")
+        if folder is None:
+            raise InvalidArgument("--resume needs the run folder", asked="--resume", mend="add --out DIR")
+        stored = Path(folder) / "config.yaml"
+        if not stored.is_file():
+            raise InvalidArgument(
+                "there is nothing to resume",
+                asked=f"--resume --out {folder}",
+                given="a folder without config.yaml" if Path(folder).is_dir() else "no such folder",
+                mend="name the folder of an interrupted run, or leave --resume out",
+            )
+        values |= checked(verb, arguments, stored.read_text(), where=str(stored))
+        values["out"] = folder
+    return values
+
+
+def checked(verb: str, arguments: type[Any], text: str, *, where: str) -> dict[str, Any]:
+    """Return the settings in YAML ``text`` as values of the fields of ``arguments``, or raise `InvalidArgument`."""
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark is not None else ""
+        raise InvalidArgument(
+            "a settings file must be YAML",
+            asked=f"{where}{place}",
+            given=str(getattr(error, "problem", None) or error).splitlines()[0],
+            mend="convsmith init writes one to start from",
+        ) from None
+    loaded = {} if loaded is None else loaded
+    if not isinstance(loaded, Mapping):
+        raise InvalidArgument(
+            "a settings file must hold 'key: value' lines",
+            asked=where,
+            given=f"a {type(loaded).__name__} ({str(loaded)[:60]!r})",
+            mend="convsmith init writes one to start from",
+        )
+    hints = get_type_hints(arguments)
+    allowed = {name: kind for name, kind in hints.items() if name not in SOURCES}
+    values: dict[str, Any] = {}
+    for key, value in loaded.items():
+        name = str(key).replace("-", "_")
+        if name == "verb":
+            if value != verb:
+                raise InvalidArgument(
+                    "the settings file is for another verb",
+                    asked=f"convsmith {verb}",
+                    given=f"verb: {value} in {where}",
+                    mend=f"convsmith {value} --config {where}",
+                )
+            continue
+        if name not in allowed:
+            raise InvalidArgument(
+                f"convsmith {verb} has no setting of this name",
+                asked=where,
+                given=repr(str(key)),
+                mend=close_matches(name, allowed),
+            )
+        values[name] = converted(value, allowed[name], name=str(key), where=where)
+    return values
+
+
+def converted(value: Any, kind: Any, *, name: str, where: str) -> Any:
+    """Return ``value`` as the type ``kind``, or raise `InvalidArgument`; 1e-3, which YAML reads as text, is fine."""
+    fits, result = _fit(value, kind)
+    if not fits:
+        raise InvalidArgument(
+            f"{name} must be {spelled(kind)}", asked=f"{name} in {where}", given=f"{value!r} ({type(value).__name__})"
+        )
+    return result
+
+
+def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
+    origin = get_origin(kind)
+    if origin in _UNION:
+        for choice in get_args(kind):
+            fits, result = _fit(value, choice)
+            if fits:
+                return True, result
+        return False, None
+    if origin is Literal:
+        return value in get_args(kind), value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False, None
+        members = [_fit(item, get_args(kind)[0]) for item in value]
+        return all(fits for fits, _ in members), tuple(result for _, result in members)
+    if kind is type(None):
+        return value is None, None
+    if kind is bool:
+        return isinstance(value, bool), value
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    if kind is float:
+        return _as_float(value)
+    return isinstance(value, kind), value
+
+
+def _as_float(value: Any) -> tuple[bool, Any]:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return False, None
+    try:
+        return True, float(value)
+    except ValueError:
+        return False, None
+
+
+def spelled(kind: Any) -> str:
+    """Say a type in words: 'a whole number', 'one of cosine, step'."""
+    origin = get_origin(kind)
+    if origin in _UNION:
+        return " or ".join(spelled(choice) for choice in get_args(kind))
+    if origin is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(kind))
+    if origin is tuple:
+        return f"a list, each {spelled(get_args(kind)[0])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    return words.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def presets(verb: str | None = None) -> dict[str, str]:
+    """Return the packaged presets (of one verb) by name, each with its YAML text."""
+    found = {}
+    for item in resources.files("convsmith.cli").joinpath("presets").iterdir():
+        name = item.name.removesuffix(".yaml")
+        if item.name.endswith(".yaml") and (verb is None or name.startswith(f"{verb}-")):
+            found[name] = item.read_text()
+    return dict(sorted(found.items()))
+
+
+def preset_text(verb: str | None, name: str) -> str:
+    """Return the text of one preset of ``verb`` (any verb if None), or raise `InvalidArgument` with close names."""
+    known = presets(verb)
+    if name not in known:
+        of = "" if verb is None else f" for {verb}"
+        mend = close_matches(name, known) if known else "there are none; use --config FILE"
+        raise InvalidArgument(f"no preset{of} has this name", asked="preset", given=repr(name), mend=mend)
+    return known[name]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise InvalidArgument(
+            "the settings file cannot be read", asked=f"--config {path}", given=reason, mend="convsmith init writes one"
+        ) from None
+
+
+def _flag_value(argv: Sequence[str], name: str) -> str | None:
+    """Find ``--name VALUE`` or ``--name=VALUE`` before the parser proper runs; the last one wins, as in the parser."""
+    found = None
+    for position, word in enumerate(argv):
+        if word == f"--{name}" and position + 1 < len(argv) and not argv[position + 1].startswith("--"):
+            found = argv[position + 1]
+        elif word.startswith(f"--{name}="):
+            found = word.split("=", 1)[1]
+    return found

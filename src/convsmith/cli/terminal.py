@@ -1,0 +1,72 @@
+"""What people see: text and tables on stdout, complaints on stderr, colour only on a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def is_main_process() -> bool:
+    """Tell whether this process speaks: the first of those that torchrun or accelerate launched, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(*lines: str) -> None:
+    """Print lines on stdout, from the first process only."""
+    if is_main_process():
+        print(*lines, sep="\n", flush=True)
+
+
+def complain(kind: str, text: str) -> None:
+    """Print ``convsmith: kind: text`` on stderr, with a red head on a terminal."""
+    if not is_main_process():
+        return
+    text = text.strip()
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(stderr=True, soft_wrap=True).print(Text(f"{kind}: ", style="bold red") + Text(text))
+    else:
+        print(f"convsmith: {kind}: {text}" if text else f"convsmith: {kind}", file=sys.stderr, flush=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print an aligned table, numbers to the right; on a terminal long cells wrap, in a pipe a row stays one line."""
+    if not is_main_process():
+        return
+    cells = [[shown(value) for value in row] for row in rows]
+    numeric = [
+        bool(rows) and all(isinstance(row[c], (int, float, type(None))) for row in rows) for c in range(len(columns))
+    ]
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table(box=None, pad_edge=False, header_style="bold")
+        for name, right in zip(columns, numeric, strict=True):
+            drawn.add_column(name, justify="right" if right else "left", overflow="fold")
+        for row in cells:
+            drawn.add_row(*(Text(cell) for cell in row))
+        Console().print(drawn)
+        return
+    widths = [max(len(name), *(len(row[c]) for row in cells), 0) for c, name in enumerate(columns)]
+    for row in [list(columns), *cells]:
+        padded = [
+            cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True)
+        ]
+        print("  ".join(padded).rstrip())
+
+
+def shown(value: Any) -> str:
+    """Return a cell's text: numbers short, None as a dash."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)

@@ -1,0 +1,186 @@
+"""The dispatcher: light help, exactly the verbs that exist, close matches, exit codes, one message for every ending."""
+
+import importlib
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from convsmith.cli import completion, main, options
+from convsmith.errors import InvalidArgument, RunFailed
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+def python(*words, cwd=None):
+    environment = {"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin"}
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=environment, cwd=cwd, check=False, timeout=120
+    )
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["trian"], ["--completion", "bash"]])
+def test_no_heavy_module_is_imported_without_a_verb(words):
+    code = (
+        "import sys; from convsmith.cli.main import main; code = main(sys.argv[1:]);"
+        "heavy = sorted({'torch', 'timm', 'numpy', 'torchvision', 'sklearn', 'accelerate'} & set(sys.modules));"
+        "print('MODULES', len(sys.modules), heavy, code)"
+    )
+    done = python("-c", code, *words)
+    last = done.stdout.splitlines()[-1].split(" ", 2)
+    assert last[0] == "MODULES", done.stderr
+    assert last[2].startswith("[] "), done.stdout
+    assert int(last[1]) < 400
+
+
+def test_help_lists_exactly_the_verbs_whose_module_exists(capsys):
+    assert main.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    listed = {line.split()[0] for line in text.split("\n\n")[1].splitlines()}
+    folder = Path(main.__file__).parent
+    assert listed == {verb for verb in main.VERBS if (folder / f"{verb}.py").is_file()}
+    assert listed == set(main.verbs())
+    assert len(text.splitlines()) <= 40
+
+
+@pytest.mark.parametrize("verb", list(main.verbs()))
+def test_a_verb_imports_nothing_heavy_and_offers_help_with_examples_that_parse(verb, capsys):
+    module = importlib.import_module(f"convsmith.cli.{verb}")
+    assert main.main([verb, "-h"]) == 0
+    text = capsys.readouterr().out
+    assert text.rstrip().endswith("\n".join(f"  convsmith {line}" for line in module.EXAMPLES))
+    assert len(module.EXAMPLES) >= 2
+    for line in module.EXAMPLES:
+        words = shlex.split(line)
+        assert words[0] == verb
+        if "--config" not in words and "--resume" not in words:
+            assert isinstance(options.parse(verb, module.Arguments, words[1:]), module.Arguments)
+
+
+def test_every_verb_module_loads_without_torch():
+    code = (
+        "import sys; from convsmith.cli import main, options;"
+        "[main.load(v).Arguments for v in main.verbs()]; import tyro;"
+        "print(sorted({'torch', 'timm', 'numpy', 'sklearn'} & set(sys.modules)))"
+    )
+    assert python("-c", code).stdout.strip() == "[]"
+
+
+def test_every_field_of_every_verb_has_help_text():
+    for verb in main.verbs():
+        hints = options.flags(main.load(verb).Arguments)
+        assert len(hints) == len(set(hints))
+        for name, field in main.load(verb).Arguments.__dataclass_fields__.items():
+            assert field.metadata.get("help"), f"{verb}: {name} is not made with option(default, help)"
+
+
+def test_version_and_no_words_and_help_of_a_verb(capsys):
+    assert main.main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == "convsmith 0.1.0"
+    assert main.main([]) == 2
+    assert "usage: convsmith VERB" in capsys.readouterr().err
+    assert main.main(["help", "doctor"]) == 0
+    assert "convsmith doctor --deep" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["docter"], "did you mean 'doctor'"),
+        (["xyzzy"], "known: "),
+        (["--quiet", "doctor"], "the verb comes first"),
+        (["--completion", "fish"], "bash and zsh"),
+    ],
+)
+def test_a_wrong_word_is_exit_2_with_one_clear_message(words, said, capsys):
+    assert main.main(words) == 2
+    heard = capsys.readouterr()
+    assert said in heard.err
+    assert heard.out == ""
+    assert len(heard.err.splitlines()) <= 6
+
+
+def test_an_unknown_flag_is_exit_2_and_offers_the_close_one(capsys):
+    assert main.main(["doctor", "--dep"]) == 2
+    assert "--deep" in capsys.readouterr().err
+
+
+class Verb:
+    """A module of a verb that ends as it is told."""
+
+    EXAMPLES = ("doctor",)
+
+    class Arguments(options.Listing):
+        """Nothing."""
+
+    def __init__(self, ending):
+        self.ending = ending
+
+    def run(self, arguments):
+        if self.ending is not None:
+            raise self.ending
+        return {"answer": 42}
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"),
+    [
+        (
+            InvalidArgument("rule broke", asked="x", given=3, mend="do y"),
+            2,
+            "error: rule broke\n  asked: x\n  given:",
+        ),
+        (RunFailed("it broke"), 1, "error: it broke"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyError("k"), 1, "this is a bug in convsmith: KeyError: 'k'\n  mend:  report it with the output of --debug"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "the system refused: [Errno 13] Permission denied: '/x'"),
+    ],
+)
+def test_every_ending_has_a_message_and_a_code(ending, code, said, capsys, monkeypatch):
+    monkeypatch.setattr(main, "load", lambda verb: Verb(ending))
+    assert main.main(["doctor", "--json"]) == code
+    heard = capsys.readouterr()
+    assert said in heard.err
+    assert "Traceback" not in heard.err
+    last = json.loads(heard.out.splitlines()[-1])
+    assert last["exit_code"] == code
+    assert last["verb"] == "doctor"
+
+
+def test_debug_shows_the_traceback_before_or_after_the_verb(capsys, monkeypatch):
+    monkeypatch.setattr(main, "load", lambda verb: Verb(InvalidArgument("rule broke")))
+    for words in (["--debug", "doctor"], ["doctor", "--debug"]):
+        assert main.main(words) == 2
+        heard = capsys.readouterr().err
+        assert "Traceback" in heard
+        assert "error: rule broke" in heard
+
+
+def test_json_summary_is_the_last_line(capsys, monkeypatch):
+    monkeypatch.setattr(main, "load", lambda verb: Verb(None))
+    assert main.main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"verb": "doctor", "exit_code": 0, "answer": 42}
+
+
+def test_python_m_convsmith_works(tmp_path):
+    done = python("-m", "convsmith", "initt", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean 'init'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_completion_scripts_know_verbs_and_flags():
+    script = completion.script("bash")
+    for verb in main.verbs():
+        assert f"    {verb}) COMPREPLY" in script
+    assert "--deep" in script
+    words = "COMP_WORDS=(convsmith doc); COMP_CWORD=1; _convsmith; echo ${COMPREPLY[@]}"
+    done = subprocess.run(["bash", "-c", f"{script}\n{words}"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "doctor"
+    words = "COMP_WORDS=(convsmith doctor --de); COMP_CWORD=2; _convsmith; echo ${COMPREPLY[@]}"
+    done = subprocess.run(["bash", "-c", f"{script}\n{words}"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["--deep", "--debug"]
+    assert "bashcompinit" in completion.script("zsh")

@@ -1,0 +1,144 @@
+"""Flag beats file beats preset beats default, and what a settings file may not say."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+import yaml
+
+from convsmith.cli import options, settings
+from convsmith.cli.options import Work, option
+from convsmith.errors import InvalidArgument
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Work):
+    """Do something."""
+
+    data: str = option(help="what to read", metavar="DATA")
+    lr: float = option(0.1, "step size", group="optimisation")
+    epochs: int | None = option(None, "passes over the data")
+    schedule: Literal["cosine", "step"] = option("cosine", "how lr falls")
+    flip: bool = option(True, "mirror images")
+    fractions: tuple[float, ...] = option((0.5, 1.0), "parts")
+    images: tuple[str, ...] = option((), "files", positional=True, metavar="IMAGE")
+
+
+def parse(*words):
+    return options.parse("verb", Arguments, words)
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        path = tmp_path / "settings.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_defaults_and_flags():
+    found = parse("--data", "digits", "a.png", "b.png", "--no-flip", "--fractions", "0.1", "0.2")
+    assert (found.data, found.lr, found.epochs, found.flip) == ("digits", 0.1, None, False)
+    assert found.images == ("a.png", "b.png")
+    assert found.fractions == (0.1, 0.2)
+    assert (found.seed, found.device, found.resume) == (0, "auto", False)
+
+
+def test_flag_beats_file_beats_preset_beats_default(file, monkeypatch):
+    monkeypatch.setattr(
+        settings, "presets", lambda verb=None: {"verb-small": "data: preset\nlr: 1\nepochs: 1\nseed: 1\n"}
+    )
+    path = file("lr: 2\nepochs: 2\n")
+    found = parse("--preset", "verb-small", "--config", path, "--epochs", "3")
+    assert (found.data, found.seed, found.lr, found.epochs, found.schedule) == ("preset", 1, 2.0, 3, "cosine")
+    assert parse(f"--config={path}", "--data", "x").lr == 2.0
+
+
+def test_a_boolean_from_a_file_can_be_taken_back_by_a_flag(file):
+    path = file("data: x\nflip: false")
+    assert parse("--config", path).flip is False
+    assert parse("--config", path, "--flip").flip is True
+
+
+def test_the_resolved_settings_repeat_the_run(file):
+    first = parse("--data", "x", "--lr", "1e-3", "--fractions", "0.25", "--seed", "7")
+    again = parse("--config", file(yaml.safe_dump(options.resolved("verb", first))))
+    assert options.resolved("verb", again) == options.resolved("verb", first)
+    assert again.lr == 1e-3
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(file):
+    assert parse("--config", file("data: x\nlr: 1e-3")).lr == 1e-3
+    assert parse("--config", file("data: x\nlr: 2")).lr == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("leaning_rate: 1", "no setting of this name"),
+        ("epoch: 1", "did you mean 'epochs'"),
+        ("epochs: many", "epochs must be a whole number or null"),
+        ("epochs: 1.5", "epochs must be a whole number or null"),
+        ("epochs: true", "epochs must be a whole number or null"),
+        ("lr: fast", "lr must be a number"),
+        ("schedule: linear", "schedule must be one of cosine, step"),
+        ("flip: 1", "flip must be true or false"),
+        ("fractions: 0.5", "fractions must be a list, each a number"),
+        ("resume: true", "no setting of this name"),
+        ("verb: adapt", "for another verb"),
+        ("- a\n- b", "'key: value' lines"),
+        ("just words", "'key: value' lines"),
+        ("a: [1, 2", "must be YAML"),
+        ("\tlr: 1", "must be YAML"),
+        ("lr: !!python/object/apply:os.getcwd []", "must be YAML"),
+    ],
+)
+def test_a_bad_file_is_one_clear_error(text, said, file):
+    with pytest.raises(InvalidArgument) as caught:
+        parse("--config", file(text), "--data", "x")
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 5
+
+
+def test_a_file_that_is_missing_or_binary_is_an_error(tmp_path):
+    with pytest.raises(InvalidArgument, match="cannot be read"):
+        parse("--config", str(tmp_path / "none.yaml"))
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(InvalidArgument, match="not a text file"):
+        parse("--config", str(tmp_path / "image.png"))
+
+
+def test_an_unknown_preset_is_an_error():
+    with pytest.raises(InvalidArgument, match="no preset for verb"):
+        parse("--preset", "nothing")
+
+
+def test_resume_needs_a_run_folder_and_takes_its_settings(tmp_path):
+    with pytest.raises(InvalidArgument, match="needs the run folder"):
+        parse("--resume")
+    with pytest.raises(InvalidArgument, match="nothing to resume"):
+        parse("--resume", "--out", str(tmp_path))
+    (tmp_path / "config.yaml").write_text("verb: verb\ndata: digits\nlr: 0.5\nout: elsewhere\n")
+    found = parse("--resume", "--out", str(tmp_path))
+    assert (found.data, found.lr, found.out, found.resume) == ("digits", 0.5, str(tmp_path), True)
+
+
+@pytest.mark.parametrize("words", [["--lr", "fast"], ["--schedule", "linear"], [], ["--data", "x", "--dta", "y"]])
+def test_a_bad_flag_ends_with_exit_2(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(*words)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err
+
+
+def test_every_packaged_preset_is_valid_and_opens_with_the_command_that_runs_it():
+    from convsmith.cli import init, main
+
+    for name, text in settings.presets().items():
+        verb = name.split("-")[0]
+        assert verb in main.verbs(), name
+        settings.checked(verb, main.load(verb).Arguments, text, where=name)
+        assert text.startswith(f"# convsmith {verb} --config {name}.yaml"), name
+        assert init.purpose(text), name

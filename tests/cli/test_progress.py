@@ -1,0 +1,55 @@
+"""Progress without a terminal: calm lines; with one: a bar."""
+
+import io
+
+from convsmith.cli import progress
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def lines(events):
+    """Feed (time, done, total) and return what was printed."""
+    clock, stream = Clock(), io.StringIO()
+    callback = progress.Lines("train", stream, clock)
+    for now, done, total in events:
+        clock.now = now
+        callback(done, total, "loss 1")
+    return stream.getvalue().splitlines()
+
+
+def test_never_two_lines_within_a_second_but_always_the_last():
+    printed = lines([(k / 1000, k, 1000) for k in range(1, 1001)])
+    assert printed == ["train: 1000/1000 loss 1  [1 s]"]
+
+
+def test_a_line_per_tenth_when_work_is_brisk():
+    assert len(lines([(k * 0.5, k, 100) for k in range(1, 101)])) == 10
+
+
+def test_a_line_per_ten_seconds_when_work_is_slow():
+    assert len(lines([(k, k, 100000) for k in range(1, 101)])) == 10
+
+
+def test_unknown_totals_are_counted():
+    assert lines([(11, 5, 0)]) == ["train: 5 loss 1  [11 s]"]
+
+
+def test_a_pipe_gets_lines_and_a_terminal_gets_a_bar():
+    stream = io.StringIO()
+    with progress.progress("work", stream) as callback:
+        callback(1, 1, "")
+    assert stream.getvalue().startswith("work: 1/1")
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    with progress.progress("work", stream) as callback:
+        callback(1, 2, "note")
+    assert "work:" not in stream.getvalue()
