@@ -34,7 +34,7 @@ studies: setup
 	$(BIN)/convsmith study all --quick
 
 docs: setup
-	$(BIN)/python -m convsmith.report.pages
+	$(BIN)/python -m convsmith.cli.pages
 
 clean:
 	rm -rf .venv build dist runs .pytest_cache .ruff_cache .mypy_cache

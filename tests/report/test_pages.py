@@ -1,0 +1,109 @@
+"""The generated pages say what the committed JSON says."""
+
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import validate
+
+from convsmith.benchmarks.page import benchmark_page
+from convsmith.report.markdown import table
+from convsmith.studies import available
+from convsmith.studies.page import finished, results_html, results_page
+
+ROOT = Path(__file__).parents[2]
+STUDIES = ROOT / "results" / "studies"
+BENCHMARKS = ROOT / "results" / "benchmarks"
+NUMBERS = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
+CONDITIONS = {
+    "type": "object",
+    "required": ["created", "machine", "cpu", "device", "threads", "load", "versions", "commit"],
+}
+BENCHMARK = {
+    "type": "object",
+    "required": ["schema", "suite", "quick", "conditions", "cases", "notes"],
+    "additionalProperties": False,
+    "properties": {
+        "schema": {"const": 1},
+        "suite": {"type": "string"},
+        "quick": {"type": "boolean"},
+        "conditions": CONDITIONS,
+        "notes": {"type": "array", "items": {"type": "string"}},
+        "cases": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["name", "baseline", "arms", "ratios", "settings", "aim"],
+                "additionalProperties": False,
+                "properties": {
+                    "name": {"type": "string"},
+                    "baseline": {"type": "string"},
+                    "aim": {"type": "string"},
+                    "settings": {"type": "object"},
+                    "ratios": {"type": "object", "additionalProperties": NUMBERS},
+                    "arms": {
+                        "type": "object",
+                        "additionalProperties": {
+                            "type": "object",
+                            "required": ["median", "q1", "q3", "calls", "peak_bytes"],
+                            "properties": {"median": {"type": "number", "exclusiveMinimum": 0}},
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+STUDY = {
+    "type": "object",
+    "required": ["study", "claim", "source", "rule", "data", "verdict", "summary", "seeds", "conditions", "cells"],
+    "properties": {
+        "verdict": {"enum": ["reproduced", "partly", "not reproduced"]},
+        "conditions": CONDITIONS,
+        "seeds": {"type": "array", "items": {"type": "integer"}, "minItems": 1},
+        "cells": {"type": "object"},
+    },
+}
+
+
+def strict(path):
+    return json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{path.name} holds {name}"))
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.json")), ids=lambda p: p.stem)
+def test_benchmark_json_keeps_the_schema_and_its_file_name(path):
+    value = strict(path)
+    validate(value, BENCHMARK)
+    where = value["conditions"]
+    assert path.stem.startswith(f"{value['suite']}--{where['machine']}--{where['device']}")
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.json")), ids=lambda p: p.stem)
+def test_study_json_keeps_the_schema_and_names_a_study_that_exists(path):
+    value = strict(path)
+    validate(value, STUDY)
+    assert value["study"] in available()
+
+
+def test_the_results_page_is_the_json():
+    page, figures = results_page(STUDIES)
+    assert (ROOT / "docs" / "results.md").read_text() == page, "run `make docs`"
+    for name, text in figures.items():
+        assert (ROOT / "docs" / name).read_text() == text, f"docs/{name} is stale: run `make docs`"
+
+
+def test_the_benchmark_page_is_the_json():
+    assert (ROOT / "docs" / "benchmarks.md").read_text() == benchmark_page(BENCHMARKS), "run `make docs`"
+
+
+def test_the_html_page_holds_every_verdict():
+    values = finished(STUDIES)
+    text = results_html(values)
+    for value in values:
+        assert value["study"] in text
+
+
+def test_tables_align_numbers_and_escape_bars():
+    text = table(["a|b", "n"], [["x", 1.0], ["y", None]])
+    assert text.splitlines() == ["| a\\|b | n |", "|---|---:|", "| x | 1 |", "| y | – |"]
