@@ -50,7 +50,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         f"source    {about.source}",
         f"images    {', '.join(f'{count:,} {split}' for split, count in about.counts.items())}",
         f"size      {about.size[0]} x {about.size[1]}, {about.channels} channel{'s' if about.channels > 1 else ''}",
-        f"mean      {', '.join(f'{value:.4f}' for value in about.mean)}   std {', '.join(f'{v:.4f}' for v in about.std)}",
+        f"mean      {', '.join(f'{value:.4f}' for value in about.mean)}",
+        f"std       {', '.join(f'{value:.4f}' for value in about.std)}",
         f"classes   {len(about.classes)}: {shortened(about.classes)}",
     )
     terminal.table(("class", *loaded.splits), _by_class(loaded))
@@ -61,7 +62,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 
 def _by_class(loaded: Any) -> list[tuple[Any, ...]]:
-    count = {name: split.labels.bincount(minlength=len(loaded.classes)) for name, split in loaded.splits.items()}
+    known = {name: split.labels[split.labels >= 0] for name, split in loaded.splits.items()}
+    count = {name: labels.bincount(minlength=len(loaded.classes)) for name, labels in known.items()}
     shown = list(loaded.classes[:30])
     return [(name, *(int(found[number]) for found in count.values())) for number, name in enumerate(shown)]
 

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 class DataOptions(Work):
     """Which images, and how they are read."""
 
-    data: str = option(help="digits, mnist-5k, fashion-mnist, imagefolder:PATH, torchvision:NAME or hf:NAME", metavar="DATA")
-    size: int | None = option(None, "side of the images in pixels (default: their own)", group="images", metavar="PIXELS")
+    data: str = option(
+        help="digits, mnist-5k, fashion-mnist, imagefolder:PATH, torchvision:NAME or hf:NAME", metavar="DATA"
+    )
+    size: int | None = option(
+        None, "side of the images in pixels (default: their own)", group="images", metavar="PIXELS"
+    )
     channels: int | None = option(None, "1 or 3 (default: what the images have)", group="images", metavar="1|3")
     broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read", group="images")
     data_root: str | None = option(None, "folder of downloaded data sets", group="images", metavar="DIR")
@@ -28,7 +32,11 @@ class DataOptions(Work):
 
 def check(arguments: DataOptions) -> None:
     """Refuse numbers that cannot be, before anything is read."""
-    for name, value in (("--batch-size", arguments.batch_size), ("--limit", arguments.limit), ("--size", arguments.size)):
+    for name, value in (
+        ("--batch-size", arguments.batch_size),
+        ("--limit", arguments.limit),
+        ("--size", arguments.size),
+    ):
         if value is not None and value < 1:
             raise InvalidArgument("must be 1 or more", asked=name, given=value)
 
@@ -80,5 +88,3 @@ def _check_classes(loaded: ImageData, like: DataDescription) -> None:
             + (f"; unknown to it: {', '.join(missing)}" if missing else ""),
             mend="take the data set the model was trained on, or convsmith adapt",
         )
-
-

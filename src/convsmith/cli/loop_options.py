@@ -32,8 +32,12 @@ class LoopOptions(Work):
     ema: float | None = option(None, "decay of a weight average, which is then evaluated", group=_LOOP, metavar="X")
     patience: int | None = option(None, "evaluations without gain before stopping", group=_LOOP, metavar="N")
     restore: Literal["last", "best"] = option("last", "weights kept at the end", group=_LOOP)
-    evaluate_every: int | None = option(None, "updates between evaluations (default: an epoch)", group=_LOG, metavar="N")
-    checkpoint_every: int | None = option(None, "updates between checkpoints (default: an epoch)", group=_LOG, metavar="N")
+    evaluate_every: int | None = option(
+        None, "updates between evaluations (default: an epoch)", group=_LOG, metavar="N"
+    )
+    checkpoint_every: int | None = option(
+        None, "updates between checkpoints (default: an epoch)", group=_LOG, metavar="N"
+    )
     keep: int = option(2, "last checkpoints kept, beside the best", group=_LOG, metavar="N")
     log_every: int = option(20, "updates between log rows", group=_LOG, metavar="N")
     trackers: tuple[str, ...] = option((), "tensorboard, wandb, mlflow", group=_LOG, metavar="NAME")
