@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 
 
@@ -54,6 +54,20 @@ def close_matches(name: str, known: Iterable[str]) -> str:
         return "did you mean " + " or ".join(repr(n) for n in near) + "?"
     shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
     return f"known: {shown}"
+
+
+def differing_tensors(own: Mapping[str, Sequence[int]], given: Mapping[str, Sequence[int]]) -> str | None:
+    """One sentence on the first tensors (name to shape) that a model and a file do not share; None if they agree."""
+    found = [f"{k} {tuple(own[k])} is not in the file" for k in own if k not in given]
+    found += [f"{k} {tuple(given[k])} is not in the model" for k in given if k not in own]
+    found += [
+        f"{k} is {tuple(given[k])} in the file and {tuple(own[k])} in the model"
+        for k in own
+        if k in given and tuple(own[k]) != tuple(given[k])
+    ]
+    if not found:
+        return None
+    return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -173,7 +173,8 @@ class CifarResNet(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map, ``[B, in_chans, H, W] -> [B, 4 * width, ceil(H/4), ceil(W/4)]``."""
         x = self.act1(self.bn1(self.conv1(x)))
-        for stage in (self.layer1, self.layer2, self.layer3):
+        stages: tuple[Any, ...] = (self.layer1, self.layer2, self.layer3)
+        for stage in stages:
             if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
                 x = checkpoint_sequential(stage, len(stage), x, use_reentrant=False)
             else:

@@ -1,1 +1,33 @@
-"""training."""
+"""One training loop over `Task` objects, checkpoints that survive a kill, evaluation with intervals."""
+
+from __future__ import annotations
+
+from convsmith.training.classification import ClassificationTask, distillation_loss
+from convsmith.training.config import TrainConfig
+from convsmith.training.evaluation import (
+    Metrics,
+    bootstrap_interval,
+    classification_metrics,
+    expected_calibration_error,
+    predict,
+)
+from convsmith.training.loop import FitResult, fit
+from convsmith.training.machine import rank_and_world, resolve_device
+from convsmith.training.task import Losses, Task
+
+__all__ = [
+    "ClassificationTask",
+    "FitResult",
+    "Losses",
+    "Metrics",
+    "Task",
+    "TrainConfig",
+    "bootstrap_interval",
+    "classification_metrics",
+    "distillation_loss",
+    "expected_calibration_error",
+    "fit",
+    "predict",
+    "rank_and_world",
+    "resolve_device",
+]

@@ -1,0 +1,202 @@
+"""Checkpoints that a kill at any moment cannot spoil.
+
+A checkpoint is a folder ``checkpoints/step-00000123`` with three files: ``weights.safetensors`` (the task's state),
+``state.pt`` (optimizer, weight average, random states; plain tensors and numbers, read with ``weights_only=True``) and
+``checkpoint.json`` (configuration, position, best metric). It is written under another name, forced to disk and then
+renamed, so a folder with this name is complete. The latest one knows which step was the best so far.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument, RunFailed, differing_tensors
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8})$")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: updates done, the data position that follows from them, and the best evaluation so far."""
+
+    step: int
+    epoch: int
+    batch: int
+    best_step: int | None = None
+    best_value: float | None = None
+    stale: int = 0
+    seconds: float = 0.0
+    complete: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint in memory. ``state`` holds only tensors, numbers, strings, lists, tuples and dictionaries."""
+
+    position: Position
+    config: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def folder(run: Path) -> Path:
+    """Return where a run keeps its checkpoints."""
+    return run / "checkpoints"
+
+
+def saved_steps(run: Path) -> list[int]:
+    """Return the steps of all complete checkpoints of a run, ascending."""
+    place = folder(run)
+    if not place.is_dir():
+        return []
+    found = (_NAME.match(p.name) for p in place.iterdir() if p.is_dir())
+    return sorted(int(m.group(1)) for m in found if m)
+
+
+def path_of(run: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after ``step`` updates."""
+    return folder(run) / f"step-{step:08d}"
+
+
+def best_step(run: Path) -> int | None:
+    """Return the step of the best checkpoint, if an evaluation has named one."""
+    steps = saved_steps(run)
+    if not steps:
+        return None
+    about = json.loads((path_of(run, steps[-1]) / "checkpoint.json").read_text())
+    best = about["position"]["best_step"]
+    return best if best in steps else None
+
+
+def save(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+    """Write a checkpoint, then remove all but the last ``keep`` and the best.
+
+    Raises:
+        RunFailed: a trained tensor is not finite (nothing is written), or the disk refuses.
+    """
+    for name, tensor in checkpoint.weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise RunFailed(
+                "the weights are no longer finite; the last good checkpoint is kept",
+                asked=f"a checkpoint at step {checkpoint.position.step}",
+                given=name,
+                mend="lower the learning rate, clip gradients, or use fp32",
+            )
+    place, final = folder(run), path_of(run, checkpoint.position.step)
+    if final.exists():  # resumed here and interrupted again before a step was done: the same state, already complete
+        return final
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        draft = place / f".writing-{checkpoint.position.step:08d}"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in checkpoint.weights.items()},
+            draft / "weights.safetensors",
+        )
+        torch.save(dict(checkpoint.state), draft / "state.pt")
+        about = {
+            "format": FORMAT,
+            "position": asdict(checkpoint.position),
+            "config": dict(checkpoint.config),
+            "facts": dict(checkpoint.facts),
+        }
+        (draft / "checkpoint.json").write_text(json.dumps(about, indent=1))
+        for file in draft.iterdir():
+            _to_disk(file)
+        _to_disk(draft)
+        draft.rename(final)
+        _to_disk(place)
+        _prune(run, keep, checkpoint.position.best_step)
+    except OSError as error:
+        raise RunFailed(
+            "the checkpoint could not be written; earlier ones are kept",
+            asked=str(final),
+            given=str(error),
+            mend="make room or permit writing, then continue with --resume",
+        ) from error
+    return final
+
+
+def load(run: Path, step: int | None = None) -> Checkpoint:
+    """Read a checkpoint, the latest one unless ``step`` is given.
+
+    Raises:
+        InvalidArgument: no checkpoint there, or one of another format.
+    """
+    steps = saved_steps(run)
+    if not steps or (step is not None and step not in steps):
+        raise InvalidArgument(
+            "there is no checkpoint to continue from",
+            asked=f"resume {run}" + ("" if step is None else f" at step {step}"),
+            given=f"checkpoints at steps {steps}" if steps else "a folder without checkpoints",
+            mend="name the folder of an earlier run, or start one without --resume",
+        )
+    place = path_of(run, steps[-1] if step is None else step)
+    about = json.loads((place / "checkpoint.json").read_text())
+    if about["format"] != FORMAT:
+        raise InvalidArgument(
+            f"this version reads checkpoint format {FORMAT}",
+            asked=str(place),
+            given=f"format {about['format']}",
+            mend="read it with the convsmith version named in environment.json",
+        )
+    return Checkpoint(
+        position=Position(**about["position"]),
+        config=about["config"],
+        weights=load_file(place / "weights.safetensors"),
+        state=torch.load(place / "state.pt", map_location="cpu", weights_only=True),
+        facts=about["facts"],
+    )
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Load a state dict strictly.
+
+    Raises:
+        InvalidArgument: the weights belong to another model; names the first tensors that differ.
+    """
+    differing = differing_tensors(
+        {k: v.shape for k, v in module.state_dict().items()}, {k: v.shape for k, v in weights.items()}
+    )
+    if differing:
+        raise InvalidArgument(
+            "these weights belong to another model",
+            asked=f"load {source} into {type(module).__name__}",
+            given=differing,
+            mend="build the model with the same name and arguments that the weights were saved with",
+        )
+    module.load_state_dict(dict(weights))
+
+
+def _prune(run: Path, keep: int, best: int | None) -> None:
+    for step in saved_steps(run)[:-keep]:
+        if step != best:
+            # renamed first: a kill in the middle of a removal must not leave half a folder under a good name
+            doomed = folder(run) / f".removing-{step:08d}"
+            path_of(run, step).rename(doomed)
+            shutil.rmtree(doomed)
+    for pattern in (".removing-*", ".writing-*"):
+        for leftover in folder(run).glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

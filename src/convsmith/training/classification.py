@@ -1,0 +1,117 @@
+"""Classification: cross-entropy with label smoothing, and distillation from a frozen teacher if there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convsmith.data.batch import Batch
+from convsmith.errors import InvalidArgument
+from convsmith.training.evaluation import expected_calibration_error, predict
+from convsmith.training.task import Losses, Task
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, mean over the batch; ``[B, K], [B, K] -> scalar``.
+
+    Paper: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network" (2015), section 2; the factor ``T^2``
+    keeps the gradient's size independent of T.
+    """
+    log_p = F.log_softmax(student.float() / temperature, dim=1)
+    log_q = F.log_softmax(teacher.float() / temperature, dim=1)
+    return temperature**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+
+
+class ClassificationTask(Task):
+    """Labels from images: ``(1 - distill) * cross-entropy + distill * distillation``.
+
+    Args:
+        model: ``[B, C, H, W] -> [B, num_classes]`` logits.
+        num_classes: of the data; 2 or more.
+        label_smoothing: in [0, 1).
+        teacher: a trained network with the same classes; kept frozen, in eval mode.
+        distill: weight of the teacher's loss, in [0, 1]; above 0 exactly when there is a teacher.
+        temperature: of the distillation, above 0.
+
+    Raises:
+        InvalidArgument: a value outside its rule, a teacher without weight or a weight without teacher.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        label_smoothing: float = 0.0,
+        teacher: nn.Module | None = None,
+        distill: float = 0.0,
+        temperature: float = 4.0,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise InvalidArgument(
+                "a classifier needs two classes or more",
+                asked="num_classes",
+                given=num_classes,
+                mend="add images of another class",
+            )
+        for name, value, good in (
+            ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1),
+            ("distill", distill, 0 <= distill <= 1),
+            ("temperature", temperature, temperature > 0),
+        ):
+            if not good:
+                raise InvalidArgument("is outside its range", asked=name, given=value)
+        if (teacher is None) != (distill == 0):
+            raise InvalidArgument(
+                "a teacher and a distillation weight come together",
+                asked="teacher, distill",
+                given=("no teacher" if teacher is None else "a teacher", distill),
+            )
+        self.model = model
+        self.teacher = teacher
+        self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        self.distill, self.temperature = distill, temperature
+        if teacher is not None:
+            teacher.requires_grad_(False)
+            teacher.eval()
+
+    def train(self, mode: bool = True) -> ClassificationTask:
+        """Set the mode of all but the teacher, which never trains."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        logits = self.model(batch.images)
+        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
+            raise InvalidArgument(
+                "the model must give one logit per class",
+                asked=f"[B, {self.num_classes}]",
+                given=list(logits.shape),
+                mend=f"create the model with num_classes={self.num_classes}",
+            )
+        cross = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        if self.teacher is None:
+            return Losses(cross)
+        with torch.no_grad():
+            taught = self.teacher(batch.images)
+        kd = distillation_loss(logits, taught, self.temperature)
+        total = (1 - self.distill) * cross + self.distill * kd
+        return Losses(total, {"cross_entropy": cross, "distillation": kd})
+
+    def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return accuracy, top-5 accuracy (from six classes on), cross-entropy and calibration error."""
+        logits, labels, _ = predict(self.model, batches)
+        if not len(labels):
+            raise InvalidArgument("there is nothing to evaluate on", asked="validation", given="0 images")
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        metrics = {"accuracy": int(top[:, 0].sum()) / len(labels)}
+        if logits.shape[1] > 5:
+            metrics["top5"] = int(top.any(1).sum()) / len(labels)
+        metrics["cross_entropy"] = F.cross_entropy(logits, labels).item()
+        metrics["ece"] = expected_calibration_error(logits, labels)
+        return metrics

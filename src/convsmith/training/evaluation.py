@@ -1,0 +1,229 @@
+"""How good a classifier is, and how sure we can be of that: accuracies, confusion, calibration, bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sized
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from convsmith.data.batch import Batch
+from convsmith.errors import InvalidArgument
+
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Results of one evaluation; fractions in [0, 1].
+
+    ``per_class`` is None where a class has no image; ``confusion[i][j]`` counts images of class i called j; ``ece`` is
+    the expected calibration error over 15 equal bins of confidence; ``calibration`` holds for each bin its images, mean
+    confidence and accuracy. ``intervals`` are 95 % bootstrap intervals over images by metric name;
+    ``per_class_intervals`` the same by class.
+    """
+
+    count: int
+    top1: float
+    top5: float | None
+    balanced: float
+    per_class: tuple[float | None, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    ece: float
+    cross_entropy: float
+    calibration: tuple[tuple[int, float | None, float | None], ...]
+    intervals: Mapping[str, tuple[float, float]]
+    per_class_intervals: tuple[tuple[float, float] | None, ...]
+    resamples: int
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold."""
+        return asdict(self)
+
+
+def predict(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device | str | None = None,
+    *,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run a classifier over batches, in eval mode and without gradients.
+
+    Args:
+        model: logits ``[B, K]`` from images; its training mode is put back afterwards.
+        batches: any iterable of batches.
+        device: where to compute; by default where the model's parameters are.
+        progress: called after each batch.
+
+    Returns:
+        float32 logits ``[N, K]``, labels ``[N]`` and image numbers ``[N]``, on the CPU.
+    """
+    first = next(model.parameters(), None)
+    place = torch.device(device) if device is not None else (first.device if first is not None else torch.device("cpu"))
+    if device is not None:
+        model.to(place)
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    logits, labels, index = [], [], []
+    total = len(batches) if isinstance(batches, Sized) else 0
+    try:
+        with torch.no_grad():
+            for done, batch in enumerate(batches, 1):
+                logits.append(model(batch.images.to(place, non_blocking=True)).float())
+                labels.append(batch.labels)
+                index.append(batch.index)
+                if progress is not None:
+                    progress(done, max(total, done), "evaluating")
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    if not logits:
+        return torch.empty(0, 0), torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
+    return torch.cat(logits).cpu(), torch.cat(labels).cpu(), torch.cat(index).cpu()
+
+
+def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS) -> float:
+    """``sum_b n_b / N |accuracy_b - confidence_b|`` over equal bins of the top probability; ``[N, K], [N] -> float``.
+
+    Paper: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks" (2017), eq. 3.
+    """
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    probabilities = logits.float().softmax(1)
+    return float(multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=bins, norm="l1"))
+
+
+def classification_metrics(logits: Tensor, labels: Tensor, seed: int = 0, *, resamples: int = 1000) -> Metrics:
+    """Evaluate logits ``[N, K]`` against labels ``[N]``.
+
+    Intervals are percentiles (2.5, 97.5) of the metric over ``resamples`` draws of N images with replacement, seeded.
+
+    Raises:
+        InvalidArgument: no image, shapes that do not fit, a label outside 0..K-1, logits that are not finite.
+    """
+    logits, labels = logits.detach().float().cpu(), labels.detach().long().cpu()
+    _check(logits, labels)
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    count, classes = logits.shape
+    confusion = multiclass_confusion_matrix(logits.argmax(1), labels, classes)
+    per_class_counts = confusion.sum(1)
+    right = confusion.diagonal()
+    present = per_class_counts > 0
+    per_class = [r / n if n else None for r, n in zip(right.tolist(), per_class_counts.tolist(), strict=True)]
+    confidence, called = logits.softmax(1).max(1)
+    correct = called == labels
+    top5 = (logits.topk(5, dim=1).indices == labels[:, None]).any(1) if classes > 5 else None
+    bins = torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1)[1:-1], right=True)
+    cross = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+    columns = [correct.float(), cross, *([top5.float()] if top5 is not None else [])]
+    one_hot = torch.nn.functional.one_hot(bins, BINS).float()
+    gaps = one_hot * (confidence - correct.float())[:, None]
+    table = torch.cat([torch.stack(columns, 1), gaps], 1).double().numpy()
+    drawn = _resample(table, resamples, np.random.default_rng(seed))
+    draws = {"top1": drawn[:, 0], "cross_entropy": drawn[:, 1]}
+    if top5 is not None:
+        draws["top5"] = drawn[:, 2]
+    draws["ece"] = np.abs(drawn[:, len(columns) :]).sum(1)
+    class_draws = _class_draws(right.numpy(), per_class_counts.numpy(), resamples, np.random.default_rng(seed + 1))
+    draws["balanced"] = _mean_of_present(class_draws)
+
+    return Metrics(
+        count=count,
+        top1=int(correct.sum()) / count,
+        top5=int(top5.sum()) / count if top5 is not None else None,
+        balanced=(right[present] / per_class_counts[present]).mean().item(),
+        per_class=tuple(per_class),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        ece=expected_calibration_error(logits, labels),
+        cross_entropy=cross.mean().item(),
+        calibration=_calibration(bins, confidence, correct),
+        intervals={name: _interval(values) for name, values in draws.items()},
+        per_class_intervals=tuple(_interval(class_draws[:, k]) if present[k] else None for k in range(classes)),
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def bootstrap_interval(values: Tensor, seed: int = 0, *, resamples: int = 1000) -> tuple[float, float]:
+    """95 % percentile interval of the mean of ``values [N]`` over images drawn with replacement."""
+    if values.ndim != 1 or not len(values):
+        raise InvalidArgument("needs one value per image", asked="[N], N > 0", given=list(values.shape))
+    table = values.detach().double().cpu().numpy()[:, None]
+    return _interval(_resample(table, resamples, np.random.default_rng(seed))[:, 0])
+
+
+def _resample(table: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Column means of ``table [N, F]`` over N rows drawn with replacement, ``resamples`` times: ``[R, F]``.
+
+    A draw is a vector of how often each row came up, so that all means are one matrix product; in blocks of at most
+    4 million counts.
+    """
+    count = len(table)
+    block = max(1, 4_000_000 // count)
+    out = []
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        rows = rng.integers(0, count, (size, count)) + np.arange(size)[:, None] * count
+        weights = np.bincount(rows.ravel(), minlength=size * count).reshape(size, count)
+        out.append(weights @ table / count)
+    return np.concatenate(out)
+
+
+def _class_draws(right: np.ndarray, total: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Per-class accuracy over resamples, ``[R, K]``; nan where a class was not drawn.
+
+    The counts (right, wrong) of all classes under resampling by image follow one multinomial law; it is drawn directly.
+    """
+    counts = np.concatenate([right, total - right])
+    drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+    good, bad = drawn[:, : len(right)], drawn[:, len(right) :]
+    with np.errstate(invalid="ignore"):
+        return good / (good + bad)
+
+
+def _mean_of_present(values: np.ndarray) -> np.ndarray:
+    there = ~np.isnan(values)
+    return np.where(there, values, 0).sum(1) / there.sum(1)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _calibration(
+    bins: Tensor, confidence: Tensor, correct: Tensor
+) -> tuple[tuple[int, float | None, float | None], ...]:
+    rows: list[tuple[int, float | None, float | None]] = []
+    for b in range(BINS):
+        inside = bins == b
+        n = int(inside.sum())
+        rows.append(
+            (n, confidence[inside].mean().item(), correct[inside].float().mean().item()) if n else (0, None, None)
+        )
+    return tuple(rows)
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 2 or labels.ndim != 1 or len(logits) != len(labels) or not len(labels) or logits.shape[1] < 2:
+        raise InvalidArgument(
+            "needs logits of two classes or more and one label per image",
+            asked="logits [N, K], labels [N], N > 0, K > 1",
+            given=(list(logits.shape), list(labels.shape)),
+        )
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise InvalidArgument(
+            "a label is outside the model's classes",
+            asked=f"0..{logits.shape[1] - 1}",
+            given=f"{int(labels.min())}..{int(labels.max())}",
+            mend="evaluate on data with the classes the model was trained on",
+        )
+    if not torch.isfinite(logits).all():
+        raise InvalidArgument("logits must be finite", asked="logits", given="nan or inf")

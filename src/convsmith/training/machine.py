@@ -1,0 +1,187 @@
+"""Device, precision and processes, through accelerate."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convsmith.errors import InvalidArgument, require
+from convsmith.training.config import TrainConfig
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Return this process's number and the number of processes, as ``torchrun`` and ``accelerate launch`` set them.
+
+    A loader needs both before `fit` has started any process group.
+    """
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` into a device that exists.
+
+    Raises:
+        InvalidArgument: this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InvalidArgument(
+            "no device has this name", asked="device", given=repr(name), mend="auto, cpu, cuda, cuda:1, ..."
+        ) from error
+    there = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "xpu": torch.xpu.device_count() if hasattr(torch, "xpu") else 0,
+    }.get(device.type, 0)
+    if (device.index or 0) >= there:
+        found = "no such device" if there == 0 else f"{there} of this kind"
+        raise InvalidArgument(
+            "this machine does not have the device",
+            asked="device",
+            given=f"{name!r}; found {found}",
+            mend="device auto or cpu",
+        )
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Return ``"fp32"``, ``"bf16"`` or ``"fp16"``; ``"auto"`` is bf16 on a CUDA device that has it, else fp32."""
+    if name == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise InvalidArgument(
+            "fp16 training needs a GPU", asked="precision", given=f"fp16 on {device}", mend="precision bf16 or fp32"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how a run computes."""
+
+    accelerator: Any
+    device: torch.device
+    precision: str
+    rank: int
+    world: int
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return the context of a forward pass."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16 if self.precision == "bf16" else torch.float16)
+
+    def share(self, value: Any) -> Any:
+        """Return the main process's value in every process."""
+        if self.world == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every process's value, by rank."""
+        if self.world == 1:
+            return [value]
+        values = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process."""
+        if self.world == 1:
+            return flag
+        word = torch.tensor([int(flag)], device=self.device)
+        torch.distributed.all_reduce(word, op=torch.distributed.ReduceOp.MAX)
+        return bool(word.item())
+
+    def copy_from_main(self, tensors: list[Tensor]) -> None:
+        """Overwrite the tensors with the main process's."""
+        if self.world > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor, src=0)
+
+
+@contextmanager
+def start_machine(config: TrainConfig, out: Path | None) -> Iterator[Machine]:
+    """Start accelerate for one run and leave its process-wide state as it was found.
+
+    accelerate keeps device and precision in singletons that refuse a second, different configuration; two calls of
+    `fit` in one program must not hinder each other, so the singletons are put aside and put back.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    device = resolve_device(config.device)
+    rank, world = rank_and_world()
+    if world > 1 and device.index is not None:
+        raise InvalidArgument(
+            "with several processes each one gets its own device",
+            asked="device",
+            given=config.device,
+            mend=f"device {device.type}",
+        )
+    precision = resolve_precision(config.precision, device)
+    if config.sync_batchnorm and device.type != "cuda":
+        raise InvalidArgument(
+            "synchronised batch normalisation exists on CUDA devices only",
+            asked="sync_batchnorm",
+            given=str(device),
+            mend="freeze batch normalisation, use group normalisation, or train with statistics per process",
+        )
+    for tracker in config.trackers:
+        require(tracker, "trackers")
+    singletons = (AcceleratorState, GradientState, PartialState)
+    before = [dict(s._shared_state) for s in singletons]
+    for s in singletons:
+        s._shared_state.clear()
+    had_group = _has_group()
+    try:
+        accelerator = Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision={"fp32": "no"}.get(precision, precision),
+            device_placement=False,
+            log_with=list(config.trackers) or None,
+            project_dir=str(out) if out is not None else None,
+        )
+        if world > 1 and device.type != "cpu":
+            device = accelerator.device
+        if config.trackers:
+            accelerator.init_trackers(
+                "convsmith", config={k: v for k, v in config.to_json().items() if isinstance(v, (int, float, str))}
+            )
+        yield Machine(accelerator, device, precision, rank, world)
+        if config.trackers:
+            accelerator.end_training()
+    finally:
+        for s, state in zip(singletons, before, strict=True):
+            s._shared_state.clear()
+            s._shared_state.update(state)
+        if _has_group() and not had_group:  # it stays for the next call, and ends with the process
+            atexit.register(_end_group)
+
+
+def _has_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _end_group() -> None:
+    if _has_group():
+        torch.distributed.destroy_process_group()
