@@ -1,13 +1,18 @@
 """Images: embedded sets, folders and other libraries' sets, divided, described, and given out in keyed order."""
 
-from convsmith.data import embedded as embedded  # registers its sources
+from convsmith.data import embedded, external, folders, idx  # noqa: F401  (each registers its sources)
 from convsmith.data.arrays import from_arrays
 from convsmith.data.augment import AUGMENTATIONS
 from convsmith.data.batch import Batch, DomainBatch
+from convsmith.data.classes import chosen_classes
 from convsmith.data.description import DataDescription
+from convsmith.data.domains import DomainPair, pair
+from convsmith.data.idx import read_idx
 from convsmith.data.image_data import ImageData
+from convsmith.data.listing import DataSummary, summaries, summary
 from convsmith.data.loader import DomainLoader, Loader
 from convsmith.data.loading import available, load
+from convsmith.data.pictures import read_picture
 from convsmith.data.source import SOURCES, BrokenFile
 from convsmith.data.split import ImageSplit
 
@@ -17,12 +22,20 @@ __all__ = [
     "Batch",
     "BrokenFile",
     "DataDescription",
+    "DataSummary",
     "DomainBatch",
     "DomainLoader",
+    "DomainPair",
     "ImageData",
     "ImageSplit",
     "Loader",
     "available",
+    "chosen_classes",
     "from_arrays",
     "load",
+    "pair",
+    "read_idx",
+    "read_picture",
+    "summaries",
+    "summary",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from convsmith.data.augment import AUGMENTATIONS
 from convsmith.data.description import DataDescription
 from convsmith.data.image_data import ImageData
 from convsmith.data.partition import LEFT_OUT, NAMES, partition
+from convsmith.data.places import existing
 from convsmith.data.resize import Size, checked_size
 from convsmith.data.source import SOURCES, Material, Pictures, Request
 from convsmith.data.split import ImageSplit
@@ -48,7 +48,8 @@ def load(
         seed: key of the division, where the source has no test (or validation) set of its own.
         augment: what happens to training images fetched with a key: "none", "digits", "flip-crop", "imagenet".
         broken: "refuse" raises one error that lists all files that cannot be read, "skip" lists them in ``skipped``.
-        root: folder of the files, for sources that look for them or download them; else ``CONVSMITH_DATA``.
+        root: folder of the files, for sources that look for files, download them, or name them relatively. Where it is
+            None: the folder in the environment variable CONVSMITH_DATA, then ``~/.cache/convsmith/data``.
         crop: cut a window of that many pixels around the ink before resizing (20 for MNIST; images in memory only).
 
     Raises:
@@ -56,19 +57,20 @@ def load(
             files, images of unequal size or channels where none is given.
         MissingExtra: the source needs a package that is not installed.
     """
-    name, argument = _parsed(spec)
+    name, argument = parsed(spec)
     wanted = checked_size(size)
     if channels not in (None, 1, 3):
         raise InvalidArgument("images have 1 or 3 channels", asked="channels", given=channels)
     if broken not in ("refuse", "skip"):
         raise InvalidArgument("broken files are refused or skipped", asked="'refuse' or 'skip'", given=repr(broken))
     AUGMENTATIONS.entry(augment)
-    where = root or os.environ.get("CONVSMITH_DATA")
-    request = Request(spec, argument, Path(where).expanduser() if where else None, broken, channels)
+    where = None if root is None else existing(root, "root", folder=True)
+    request = Request(spec, argument, where, broken, channels)
     return build(SOURCES[name](request), size=wanted, channels=channels, seed=seed, augment=augment, crop=crop)
 
 
-def _parsed(spec: str) -> tuple[str, str]:
+def parsed(spec: str) -> tuple[str, str]:
+    """Return the name and what follows the colon, or raise `InvalidArgument`."""
     name, colon, argument = spec.partition(":")
     if name not in SOURCES:
         raise InvalidArgument(
@@ -138,7 +140,14 @@ def _decoding(pictures: Pictures, name: str, size: Size | None, channels: int | 
         raise InvalidArgument(
             "the pictures differ in size", asked="batches of one size", given=name, mend="give size=, 224 for one"
         )
-    return DecodingStore(pictures.decode, len(pictures.names), final, channels or pictures.channels)
+    return DecodingStore(
+        pictures.decode,
+        pictures.names,
+        final,
+        channels or pictures.channels,
+        resizing=size is not None,
+        converting=channels is not None,
+    )
 
 
 def _left_out(part: Tensor, numbers: Tensor) -> tuple[str, ...]:

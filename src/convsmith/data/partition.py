@@ -17,6 +17,27 @@ NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
 VALIDATION_SHARE, TEST_SHARE = 0.1, 0.2
 
 
+_TEST_NAMES, _VALIDATION_NAMES = ("test", "testing"), ("validation", "valid", "val", "dev")
+
+
+def official_parts(names: Iterable[str]) -> dict[int, str]:
+    """Return which of a source's parts serve as TRAIN, VALIDATION and TEST; {} if none is called train.
+
+    A validation part without a test part is taken as the test set: it is what others report on. The validation images,
+    on which choices are made, then come out of the training images.
+    """
+    known = {name.lower(): name for name in names}
+    found = {
+        part: next((known[n] for n in spellings if n in known), None)
+        for part, spellings in ((TRAIN, ("train", "training")), (VALIDATION, _VALIDATION_NAMES), (TEST, _TEST_NAMES))
+    }
+    if found[TRAIN] is None:
+        return {}
+    if found[TEST] is None:
+        found[TEST], found[VALIDATION] = found[VALIDATION], None
+    return {part: name for part, name in found.items() if name is not None}
+
+
 def copies(fingerprints: Iterable[Hashable]) -> Tensor:
     """Give images a group number: the position of the first image with an equal fingerprint."""
     first: dict[Hashable, int] = {}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convsmith.data.augment import AUGMENTATIONS
 from convsmith.data.resize import Size, fit, ink_window, to_channels
+from convsmith.errors import RunFailed
 
 
 class Store(ABC):
@@ -54,14 +55,38 @@ class MemoryStore(Store):
 class DecodingStore(Store):
     """Images of any size that ``decode(position)`` returns as uint8 [C, h, w]; it must be safe to call from threads."""
 
-    def __init__(self, decode: Callable[[int], Tensor], count: int, size: Size, channels: int) -> None:
-        self.decode, self.count, self.size, self.channels = decode, count, size, channels
+    def __init__(
+        self,
+        decode: Callable[[int], Tensor],
+        names: Sequence[str],
+        size: Size,
+        channels: int,
+        *,
+        resizing: bool,
+        converting: bool,
+    ) -> None:
+        self.decode, self.names, self.size, self.channels = decode, names, size, channels
+        self.resizing, self.converting = resizing, converting
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.names)
 
     def _picture(self, position: int) -> Tensor:
-        return to_channels(self.decode(position).float() / 255, self.channels)
+        """Return one picture [C, h, w]; what the caller did not ask to convert must already fit."""
+        picture = self.decode(position)
+        if len(picture) != self.channels and not self.converting:
+            raise RunFailed(
+                f"all pictures must have {self.channels} channels",
+                given=f"{self.names[position]} with {len(picture)}",
+                mend="pass channels=1 or channels=3 to convert them",
+            )
+        if tuple(picture.shape[1:]) != self.size and not self.resizing:
+            raise RunFailed(
+                f"all pictures must be {self.size[0]} x {self.size[1]}",
+                given=f"{self.names[position]}, {picture.shape[1]} x {picture.shape[2]}",
+                mend="pass size= to resize them",
+            )
+        return to_channels(picture.float() / 255, self.channels)
 
     def pixels(self, positions: Tensor) -> Tensor:
         """See `Store.pixels`."""

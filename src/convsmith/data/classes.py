@@ -1,0 +1,79 @@
+"""Choose some classes of a data set in words: "0-4", "3,5,7", "cat,dog", "first-5", "random-5@2"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from convsmith.data.keyed import shuffled
+from convsmith.errors import InvalidArgument, close_matches
+
+ClassSpec = str | int | Sequence[str | int]
+
+
+def chosen_classes(spec: ClassSpec | None, names: Sequence[str]) -> tuple[int, ...]:
+    """Return the numbers of the chosen classes, sorted.
+
+    Args:
+        spec: None for all; a list of names and numbers; or a string of these and of ranges ``a-b`` (both ends belong to
+            it) with commas between, or ``first-n``, or ``random-n@seed`` (a keyed draw; the
+            seed is 0 where left out).
+        names: all class names, in label order. A word that is a class name means that class, also if it looks like a
+            number or a range; else a number counts from 0.
+
+    Raises:
+        InvalidArgument: a name or number that does not exist, an empty choice, a class chosen twice.
+    """
+    if spec is None:
+        return tuple(range(len(names)))
+    if isinstance(spec, str):
+        whole = spec.strip()
+        drawn = None if whole in names else _counted(whole, names)
+        if drawn is not None:
+            return drawn
+        words: list[str | int] = [word.strip() for word in ([whole] if whole in names else whole.split(","))]
+    else:
+        words = [spec] if isinstance(spec, int) else list(spec)
+    chosen = [number for word in words for number in _word(word, names, spec)]
+    if not chosen:
+        raise InvalidArgument("at least one class must be chosen", asked="classes", given=repr(spec))
+    twice = sorted({names[n] for n in chosen if chosen.count(n) > 1})
+    if twice:
+        raise InvalidArgument("a class is chosen once", asked=f"classes {spec!r}", given=", ".join(twice))
+    return tuple(sorted(chosen))
+
+
+def _counted(spec: str, names: Sequence[str]) -> tuple[int, ...] | None:
+    """Return what ``first-n`` or ``random-n@seed`` means, or None for another kind of spec."""
+    found = re.fullmatch(r"(first|random)-(\d+)(?:@(\d+))?", spec)
+    if found is None or (found[1] == "first" and found[3] is not None):
+        return None
+    count = int(found[2])
+    if not 1 <= count <= len(names):
+        raise InvalidArgument(f"there are {len(names)} classes", asked=f"classes {spec!r}", given=count)
+    if found[1] == "first":
+        return tuple(range(count))
+    order = shuffled(torch.arange(len(names)), int(found[3] or 0), 0xC1A55)
+    return tuple(sorted(order[:count].tolist()))
+
+
+def _word(word: str | int, names: Sequence[str], spec: ClassSpec) -> list[int]:
+    if word in names:
+        return [names.index(str(word))]
+    text = str(word)
+    if text.isascii() and text.isdigit():
+        if int(text) < len(names):
+            return [int(text)]
+        raise InvalidArgument(f"classes count from 0 to {len(names) - 1}", asked=f"classes {spec!r}", given=text)
+    for place in (n for n, letter in enumerate(text) if letter == "-" and 0 < n < len(text) - 1):
+        ends = (text[:place].strip(), text[place + 1 :].strip())
+        if all(end in names or (end.isascii() and end.isdigit()) for end in ends):
+            low, high = (_word(end, names, spec)[0] for end in ends)
+            if low > high:
+                raise InvalidArgument("a range runs upwards", asked=f"classes {spec!r}", given=text)
+            return list(range(low, high + 1))
+    raise InvalidArgument(
+        "no such class", asked=f"classes {spec!r}", given=repr(text), mend=close_matches(text, map(str, names))
+    )
