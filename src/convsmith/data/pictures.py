@@ -165,7 +165,9 @@ def _look(path: Path, whole: bool, shared_length: bool) -> _Look | str:
                 mark = (tuple(picture.shape), hashlib.blake2b(picture.numpy().tobytes(), digest_size=16).digest())
                 return _Look(len(picture), (picture.shape[1], picture.shape[2]), mark, picture)
             width, height = image.size
-            sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+            # PIL decodes a whole PNG to look for orientation behind its pixels
+            oriented = image.format != "PNG" or "exif" in image.info
+            sideways = oriented and image.getexif().get(_ORIENTATION) in _SIDEWAYS
             count = channels_of(image.mode)
         # a file whose length no other file has cannot be a byte-for-byte copy
         mark_of_bytes: Hashable = hashlib.blake2b(path.read_bytes()).digest() if shared_length else str(path)

@@ -1,0 +1,85 @@
+"""The listing knows without loading."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.data_room.pictures_on_disk import folder, picture
+from tests.data_room.test_idx import write_four
+
+from convsmith.data import available, load, summaries, summary
+from convsmith.errors import InvalidArgument
+
+
+@pytest.mark.parametrize("spec", ["digits", "mnist-5k"])
+def test_what_it_says_is_what_loading_gives(spec):
+    told, data = summary(spec), load(spec)
+    assert told.present
+    assert told.missing == ""
+    assert told.classes == len(data.classes)
+    assert told.size == data.description.size
+    assert told.channels == data.description.channels
+    assert dict(told.counts)["all"] == sum(data.description.counts.values())
+
+
+def test_one_line_for_everything_available():
+    lines = summaries()
+    assert [line.spec for line in lines] == available()
+    assert all(line.source for line in lines)
+    assert {line.spec: line.extra for line in lines if line.extra} == {"mnist-5k": "demo", "hf:NAME": "hub"}
+    assert all(line.present or line.missing for line in lines)
+
+
+def test_missing_packages_and_files_are_told(tmp_path, monkeypatch):
+    from convsmith.data import idx, listing
+
+    write_four(tmp_path / "here")
+    assert summary("fashion-mnist", root=tmp_path / "here").present
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(idx, "SYSTEM_PLACES", ())
+    told = summary("fashion-mnist", root=tmp_path / "empty")
+    assert not told.present
+    assert "download" in told.missing
+    monkeypatch.setattr(listing, "_PACKAGES", {"demo": "no_such_package", "hub": "datasets"})
+    assert summary("mnist-5k").missing == 'pip install "convsmith[demo]"'
+
+
+def test_torchvision_sets_on_disk_or_not(tmp_path):
+    write_four(tmp_path / "KMNIST" / "raw")
+    assert summary("torchvision:KMNIST", root=tmp_path).present
+    assert not summary("torchvision:MNIST", root=tmp_path).present
+    assert "a name torchvision knows" in summary("torchvision:Kmnist", root=tmp_path).missing
+
+
+def test_folders_are_counted_by_name(tmp_path):
+    told = summary(f"imagefolder:{folder(tmp_path / 'pets', count=4)}")
+    assert (told.classes, told.counts, told.present) == (2, (("all", 8),), True)
+    for part, count in (("train", 5), ("val", 2)):
+        folder(tmp_path / "official" / part, count=count)
+    assert summary(f"imagefolder:{tmp_path / 'official'}").counts == (("train", 10), ("test", 4))
+    picture(tmp_path / "loose" / "a.png")
+    assert summary(f"images:{tmp_path / 'loose'}").counts == (("all", 1),)
+
+
+def test_unknown_names_and_paths():
+    with pytest.raises(InvalidArgument, match="did you mean"):
+        summary("digit")
+    with pytest.raises(InvalidArgument, match="does not exist"):
+        summary("imagefolder:/nowhere/at/all")
+
+
+def test_importing_the_room_is_silent_and_loads_no_optional_package():
+    code = (
+        "import sys, convsmith.data as d; d.available();"
+        "heavy = {'sklearn', 'mlxtend', 'datasets', 'torchvision', 'timm'} & set(sys.modules); assert not heavy, heavy"
+    )
+    source = str(Path(__file__).parents[2] / "src")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": source, "PATH": "/usr/bin:/bin"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
