@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.data_room.pictures_on_disk import folder
-from tests.data_room.test_idx import write_four
 
 from convsmith.data import load
 from convsmith.data.external import TORCHVISION
 from convsmith.errors import InvalidArgument
+from data_room.pictures_on_disk import folder
+from data_room.test_idx import write_four
 
 
 def test_torchvision_names_exist_there():

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.data_room.pictures_on_disk import folder, picture
-from tests.data_room.test_idx import write_four
 
 from convsmith.data import available, load, summaries, summary
 from convsmith.errors import InvalidArgument
+from data_room.pictures_on_disk import folder, picture
+from data_room.test_idx import write_four
 
 
 @pytest.mark.parametrize("spec", ["digits", "mnist-5k"])
