@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from convsmith.cli import terminal
-from convsmith.cli.options import Work, option
+from convsmith.cli.options import Computation, option
 from convsmith.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Work):
+class DataOptions(Computation):
     """Which images, and how they are read."""
 
     data: str = option(
@@ -79,7 +79,7 @@ def limited(loaded: ImageData, most: int, seed: int) -> ImageData:
 
 
 def _check_classes(loaded: ImageData, like: DataDescription) -> None:
-    if loaded.classes != like.classes:
+    if like.classes and loaded.classes != like.classes:
         missing = [name for name in loaded.classes if name not in like.classes][:5]
         raise InvalidArgument(
             "the data set has other classes than the model was trained on",

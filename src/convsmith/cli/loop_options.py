@@ -50,3 +50,11 @@ def train_config(arguments: LoopOptions) -> TrainConfig:
     names = [field.name for field in fields(LoopOptions)]
     known = {field.name for field in fields(TrainConfig)}
     return TrainConfig(**{name: getattr(arguments, name) for name in names if name in known})
+
+
+def check(arguments: LoopOptions) -> None:
+    """Refuse settings outside their rules and devices that are not there."""
+    from convsmith.training import resolve_device
+
+    train_config(arguments)
+    resolve_device(arguments.device)

@@ -45,7 +45,7 @@ class Listing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work(Listing):
+class Computation(Listing):
     """What every verb that computes something understands."""
 
     config: str | None = option(None, "YAML file of settings; flags win over it", metavar="FILE", group="common")
@@ -53,8 +53,14 @@ class Work(Listing):
     out: str | None = option(None, "run folder to write (default: a new one in runs/)", metavar="DIR", group="common")
     seed: int = option(0, "seed of everything random", group="common")
     device: str = option("auto", "auto, cpu, cuda, cuda:N, mps", metavar="NAME", group="common")
-    resume: bool = option(False, "go on in --out where its last checkpoint stands", group="common")
     overwrite: bool = option(False, "replace the run folder --out if it is one", group="common")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work(Computation):
+    """What every verb understands that can be interrupted and goes on later."""
+
+    resume: bool = option(False, "go on in --out where its last checkpoint stands", group="common")
 
 
 def parse(verb: str, arguments: type[A], argv: Sequence[str], *, prog: str | None = None) -> A:

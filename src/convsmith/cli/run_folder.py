@@ -22,7 +22,12 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"{done}; the state is saved\n  go on with: convsmith {verb} --out {folder} --resume")
 
 
-def check(verb: str, arguments: options.Work) -> Path:
+def resumes(arguments: options.Computation) -> bool:
+    """Tell whether a run is asked to go on."""
+    return isinstance(arguments, options.Work) and arguments.resume
+
+
+def check(verb: str, arguments: options.Computation) -> Path:
     """Return the folder the run will write, without touching it, or raise `InvalidArgument`."""
     if arguments.out is None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -33,16 +38,17 @@ def check(verb: str, arguments: options.Work) -> Path:
         return folder
     if folder.exists() and not folder.is_dir():
         raise InvalidArgument("the run folder is a file", asked=f"--out {folder}", mend="name another place")
-    if folder.is_dir() and any(folder.iterdir()) and not arguments.resume:
+    if folder.is_dir() and any(folder.iterdir()) and not resumes(arguments):
         _check_occupied(folder, arguments)
     _check_writable(folder)
     return folder
 
 
-def _check_occupied(folder: Path, arguments: options.Work) -> None:
+def _check_occupied(folder: Path, arguments: options.Computation) -> None:
     is_run = (folder / MARK).is_file()
     if not arguments.overwrite:
-        mend = "--resume to go on, --overwrite to replace it, or another --out" if is_run else "name another place"
+        go_on = "--resume to go on, " if isinstance(arguments, options.Work) else ""
+        mend = f"{go_on}--overwrite to replace it, or another --out" if is_run else "name another place"
         raise InvalidArgument(
             "the run folder exists already" if is_run else "the folder is not empty and holds no run",
             asked=f"--out {folder}",
@@ -79,7 +85,7 @@ def _unused(parent: Path, verb: str) -> Path:
     return parent / f"{verb}-{number}"
 
 
-def open_run(verb: str, arguments: options.Work, *, name: str | None = None) -> Path:
+def open_run(verb: str, arguments: options.Computation, *, name: str | None = None) -> Path:
     """Check (see `check`), make the folder, write ``config.yaml`` and ``environment.json`` and return its path.
 
     ``name`` stands for the verb where a folder is made up.
@@ -87,13 +93,13 @@ def open_run(verb: str, arguments: options.Work, *, name: str | None = None) -> 
     folder = check(name or verb, arguments)
     if not terminal.is_main_process():
         return folder
-    if arguments.overwrite and not arguments.resume and (folder / MARK).is_file():
+    if arguments.overwrite and not resumes(arguments) and (folder / MARK).is_file():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = options.resolved(verb, arguments) | {"out": str(folder)}
     (folder / MARK).write_text(f"# {environment.command()}\n{to_yaml(settings)}")
     known = folder / "environment.json"
-    if arguments.resume and known.is_file():
+    if resumes(arguments) and known.is_file():
         known = folder / f"environment-resumed-{len(list(folder.glob('environment-resumed-*.json'))) + 1}.json"
     write_json(known, environment.record())
     return folder

@@ -1,0 +1,130 @@
+"""``convsmith train``: train a classifier and measure it on held-out images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convsmith.cli import classifier, data_options, evaluation, loop_options, run_folder, terminal
+from convsmith.cli.options import option
+from convsmith.cli.progress import progress
+from convsmith.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from convsmith.data import ImageData, ImageSplit
+    from convsmith.training import FitResult, Task
+
+EXAMPLES = (
+    "train --model cs_resnet20 --data digits --augment digits --epochs 20 --out runs/first",
+    "train --preset train-digits --seed 1",
+    "train --model resnet50 --pretrained --data imagefolder:photos --size 224 --pooling isqrt-cov --lr 0.01",
+    "train --out runs/first --resume",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(classifier.ModelOptions, data_options.DataOptions, loop_options.LoopOptions):
+    """Train a classifier, measure it on held-out images and write a run folder with weights, numbers and a report."""
+
+    augment: str = option("none", "random changes of training images; see methods augmentation", metavar="NAME")
+    label_smoothing: float = option(0.0, "share of probability spread over all classes", metavar="X")
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Check everything, train, evaluate, write."""
+    run_folder.check("train", arguments)
+    data_options.check(arguments)
+    loop_options.check(arguments)
+    classifier.check(arguments)
+    from convsmith import data, training
+
+    data.AUGMENTATIONS.entry(arguments.augment)
+    images = data_options.load(arguments, augment=arguments.augment)
+    model, recipe = classifier.create(arguments, images.description)
+    task = training.ClassificationTask(model, len(images.classes), arguments.label_smoothing)
+    classifier.check_takes(model, images.train)
+    folder = run_folder.open_run("train", arguments)
+    result = fit(task, images, arguments, folder)
+    if result.interrupted:
+        raise run_folder.Interrupted("train", folder, f"stopped after {result.steps} of {result.total_steps} updates")
+    if not terminal.is_main_process():
+        return {}
+    from convsmith.models.storage import save_model
+
+    save_model(folder, model, recipe)
+    return conclude(model, images, result, arguments, folder)
+
+
+def fit(task: Task, images: ImageData, arguments: Arguments, folder: Path) -> FitResult:
+    """Run the loop under a bar."""
+    from convsmith import data, training
+
+    rank, world = training.rank_and_world()
+    loader = data.Loader(
+        images.train,
+        arguments.batch_size,
+        seed=arguments.seed,
+        shuffle=True,
+        augment=arguments.augment != "none",
+        rank=rank,
+        world=world,
+        drop_last=len(images.train) >= arguments.batch_size * world,
+    )
+    validation = data.Loader(images.validation, arguments.batch_size) if len(images.validation) else None
+    with progress("train") as callback:
+        return training.fit(
+            task,
+            loader,
+            loop_options.train_config(arguments),
+            validation=validation,
+            out=folder,
+            resume=arguments.resume,
+            progress=callback,
+        )
+
+
+def conclude(model: Any, images: ImageData, result: FitResult, arguments: Arguments, folder: Path) -> dict[str, Any]:
+    """Evaluate, and write ``result.json``, the report's sections and the report."""
+    name, split = held_out(images)
+    found = evaluation.evaluate(
+        model, split, name=name, device=result.device, batch_size=arguments.batch_size, seed=arguments.seed
+    )
+    parameters = sum(weight.numel() for weight in model.parameters())
+    summary = {
+        "title": f"{arguments.model} on {images.description.name}",
+        "lead": [
+            f"Trained for {result.steps} updates in {result.seconds:.0f} s on {result.device}, {result.precision}."
+        ],
+        "headline": {**evaluation.headline(found), "parameters": parameters},
+        "split": name,
+        "metrics": found.metrics.to_json(),
+        "training": {
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "best_validation_accuracy": result.best_value,
+            "seconds": result.seconds,
+            "stopped_early": result.stopped_early,
+        },
+        "parameters": parameters,
+        "seed": arguments.seed,
+    }
+    run_folder.write_json(folder / "result.json", summary)
+    evaluation.write_sections(found, folder)
+    evaluation.show(found)
+    from convsmith.report import build_report
+
+    report = build_report([folder])
+    terminal.say(f"run     {folder}", f"report  {report}")
+    return {"run": str(folder), "report": str(report), **summary}
+
+
+def held_out(images: ImageData) -> tuple[str, ImageSplit]:
+    """Return the test split, or the validation split where a data set has no labelled test images."""
+    for name in ("test", "validation"):
+        split = images.splits[name]
+        if len(split) and bool((split.labels >= 0).all()):
+            return name, split
+    raise InvalidArgument(
+        "there are no labelled held-out images", asked="test or validation images", given=images.description.name
+    )
