@@ -136,6 +136,7 @@ def test_a_bad_flag_ends_with_exit_2(words, capsys):
 def test_every_packaged_preset_is_valid_and_opens_with_the_command_that_runs_it():
     from convsmith.cli import init, main
 
+    assert settings.presets()
     for name, text in settings.presets().items():
         verb = name.split("-")[0]
         assert verb in main.verbs(), name
