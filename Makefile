@@ -14,7 +14,7 @@ $(STAMP):
 	touch $@
 
 demo: setup
-	$(BIN)/convsmith demo --out runs/demo
+	$(BIN)/convsmith demo --out runs/demo --overwrite
 
 lint: setup
 	$(BIN)/ruff format --check src tests

@@ -1,8 +1,8 @@
 """``convsmith demo``: run every part once on real digits and write one report.
 
 A part is a file ``cli/demo_<part>.py`` with ``TITLE`` and ``run(context) -> None``. It reads the trained network and
-the images from the context, writes report sections into ``context.folder`` (numbers 10-19 belong to training, 20-29
-compression, 30-39 pooling, 40-49 interpretation, 50-59 adaptation), may add to ``context.headline``, and takes under
+the images from the context, writes report sections into ``context.folder`` (numbers 10-19 belong to training, 20-24
+interleaved, 25-29 compress, 30-39 pooling, 40-49 routes, 50-59 adapt), may add to ``context.headline``, and takes under
 45 seconds on two cores.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EXAMPLES = ("demo", "demo --out runs/demo --overwrite", "demo --only training --seed 1")
 
 #: in the order they run; a part counts when its module exists, and the first one makes what the others look at
-PARTS = ("training", "compression", "pooling", "interpretation", "adaptation")
+PARTS = ("training", "interleaved", "compress", "pooling", "routes", "adapt")
 
 
 @dataclass(frozen=True, kw_only=True)
