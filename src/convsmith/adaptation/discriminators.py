@@ -1,0 +1,261 @@
+"""K binary domain discriminators as one batch of matrix products, never the outer product of features and classes.
+
+Cao et al., Partial Transfer Learning with Selective Adversarial Networks, CVPR 2018 (one discriminator per source
+class).
+
+Layout: the first layer, whose input all discriminators share, is one product ``x @ W1^T`` with W1 stored as [K*h, d];
+its result [B, K, h] enters the later layers as [K, B, h] by strides alone. Later weights are stored as [K, out, in] and
+every layer is one batched product. No weight and no activation is ever permuted in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from convsmith.errors import InvalidArgument
+
+
+def keep_mask(shape: Sequence[int], dropout: float, device: torch.device) -> Tensor:
+    """Return a boolean mask that is False with probability ``dropout``, from 16 random bits an entry.
+
+    Exact for multiples of 1/65536 (0.5 among them), rounded to the nearest one otherwise. Four entries share one 64-bit
+    draw of torch's generator, which on a CPU is several times cheaper than one Bernoulli draw an entry.
+    """
+    count = 1
+    for n in shape:
+        count *= int(n)
+    words = torch.empty((count + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
+    threshold = round(dropout * 65536) - 32768
+    return (words.view(torch.int16)[:count] >= threshold).view(*shape)
+
+
+class _Workspace:
+    """Memory for the weight gradients, kept from step to step.
+
+    A gradient of 130 MB (K = 31, 1024-1024) is a fresh mapping from the operating system each step, and touching its
+    pages for the first time costs as much as the product that fills it. A buffer is handed out again only while nobody
+    else refers to its storage, so a gradient that the caller kept is never overwritten.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[Tensor, int]] = {}
+
+    def take(self, slot: int, like: Tensor) -> Tensor:
+        """Return an uninitialised tensor shaped as ``like``."""
+        if not hasattr(torch._C, "_storage_Use_Count"):
+            return torch.empty_like(like)
+        buffer, resting = self._held.get(slot, (None, 0))
+        if buffer is None or buffer.shape != like.shape or buffer.dtype != like.dtype or _users(buffer) > resting:
+            buffer = torch.empty_like(like)
+            self._held[slot] = (buffer, _users(buffer))
+        return buffer.detach()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Workspace:
+        return _Workspace()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Workspace, ()
+
+
+def _users(x: Tensor) -> int:
+    return int(torch._C._storage_Use_Count(x.untyped_storage()._cdata))
+
+
+class _Bank(torch.autograd.Function):
+    """All discriminators with a hand-written backward pass, for the CPU.
+
+    Saves only the masked activations: an entry is positive exactly where its unit was active and kept, so one
+    comparison gives the derivative of ReLU and dropout together, and the factor 1/(1-p) rides on the products' alpha.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        instance: Tensor | None,
+        scale: Tensor | None,
+        keep: float,
+        masks: list[Tensor],
+        workspace: _Workspace,
+        *layers: Tensor,
+    ) -> Tensor:
+        weights, biases = layers[0::2], layers[1::2]
+        classes = biases[0].shape[0]
+        flat = torch.mm(x, weights[0].flatten(0, 1).T).view(len(x), classes, weights[0].shape[1])
+        if instance is not None:
+            flat *= instance[:, :, None]
+        flat += biases[0]
+        z = flat.transpose(0, 1)
+        hidden = []
+        for weight, bias, mask in zip(weights[1:], biases[1:], masks, strict=True):
+            z.clamp_min_(0)
+            if keep < 1:
+                z *= mask
+            hidden.append(z)
+            z = torch.baddbmm(bias[:, None, :], z, weight.mT, alpha=1 / keep)
+        ctx.save_for_backward(x, instance, scale, *weights, *hidden)
+        ctx.keep, ctx.workspace = keep, workspace
+        return z[:, :, 0].T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, instance, scale, *rest = ctx.saved_tensors
+        count = (len(rest) + 1) // 2
+        weights, hidden = rest[:count], rest[count:]
+        need, nothing, alpha = ctx.needs_input_grad, grad.new_empty(1, 1, 1), 1 / ctx.keep
+        g = grad.T[:, :, None]
+        grads: list[Tensor | None] = [None] * (2 * count)
+        for layer in range(count - 1, 0, -1):
+            below = hidden[layer - 1]
+            if need[6 + 2 * layer]:
+                out = ctx.workspace.take(layer, weights[layer])
+                grads[2 * layer] = torch.baddbmm(nothing, g.mT, below, beta=0, alpha=alpha, out=out)
+            if need[7 + 2 * layer]:
+                grads[2 * layer + 1] = g.sum(1)
+            g = torch.baddbmm(nothing, g, weights[layer], beta=0, alpha=alpha)
+            g = torch.ops.aten.threshold_backward(g, below, 0)
+        if need[7]:
+            grads[1] = g.sum(1)
+        if instance is not None:
+            g = g * instance.T[:, :, None]
+        if need[6]:
+            out = ctx.workspace.take(0, weights[0])
+            grads[0] = torch.bmm(g.mT, x.expand(len(g), *x.shape), out=out)
+        grad_x = None
+        if need[0]:
+            if scale is not None:
+                g = g * scale[:, None, None]
+            first = weights[0].flatten(0, 1)
+            grad_x = g.transpose(0, 1).reshape(len(x), len(first)) @ first
+        return (grad_x, None, None, None, None, None, *grads)
+
+
+class ClassDiscriminators(nn.Module):
+    """K discriminators ``d - hidden... - 1`` with ReLU and dropout, evaluated as one batch.
+
+    Shapes: ``forward`` takes features [B, d] and returns logits [B, K]; positive means "source".
+
+    Args:
+        features: d.
+        classes: K.
+        hidden: widths of the hidden layers; None or ``()`` makes K linear probes (the ImageNet form of the public
+            code).
+        dropout: share of hidden units switched off, drawn for every image and every discriminator separately.
+
+    ``first.weight`` is stored as [K * h, d], the later weights as [K, out, in]. Initialised as in the reference: N(0,
+    0.01) hidden, N(0, 0.3) last, bias 0; linear probes N(0, 0.01).
+    """
+
+    def __init__(
+        self, features: int, classes: int, hidden: Sequence[int] | None = (1024, 1024), dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        widths = tuple(hidden or ())
+        if features < 1 or classes < 1 or any(h < 1 for h in widths):
+            raise InvalidArgument(
+                "widths are positive", given=f"features={features}, classes={classes}, hidden={widths}"
+            )
+        if not 0 <= dropout < 1:
+            raise InvalidArgument("dropout is a share in [0, 1)", asked="dropout", given=dropout)
+        self.features, self.classes, self.hidden, self.dropout = features, classes, widths, dropout
+        self.first = nn.Linear(features, classes * (widths[0] if widths else 1))
+        sizes = [*widths, 1]
+        self.weights = nn.ParameterList(
+            [nn.Parameter(torch.empty(classes, sizes[i + 1], sizes[i])) for i in range(len(widths))]
+        )
+        self.biases = nn.ParameterList([nn.Parameter(torch.zeros(classes, sizes[i + 1])) for i in range(len(widths))])
+        self._workspace = _Workspace()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights again."""
+        every = [self.first.weight, *self.weights]
+        for weight in every:
+            nn.init.normal_(weight, std=0.01)
+        if len(every) > 1:
+            nn.init.normal_(every[-1], std=0.3)
+        for bias in [self.first.bias, *self.biases]:
+            nn.init.zeros_(bias)
+
+    def forward(self, x: Tensor, *, instance: Tensor | None = None, gradient_scale: Tensor | None = None) -> Tensor:
+        """Return logits [B, K] for ``x`` [B, d].
+
+        Args:
+            x: features, 0 images or more.
+            instance: constants [B, K]; discriminator k then sees ``instance[i, k] * x_i`` (the public PyTorch form), by
+                scaling its first product, not by building the [B, d, K] features.
+            gradient_scale: constants [K]; the gradient that discriminator k sends to ``x`` is multiplied by the k-th (a
+                reversal is a negative one), its own parameters learn unscaled.
+        """
+        if x.dim() != 2 or x.shape[1] != self.features:
+            raise InvalidArgument(
+                f"the discriminators take features [B, {self.features}]", given=f"a tensor of shape {tuple(x.shape)}"
+            )
+        keep = 1 - self.dropout if self.training else 1.0
+        masks: list[Tensor] = []
+        if keep < 1:
+            # the first mask is laid out as the activations it meets, [B, K, h] in memory
+            first = keep_mask((len(x), self.classes, self.hidden[0]), self.dropout, x.device) if self.hidden else None
+            masks = [] if first is None else [first.transpose(0, 1)]
+            masks += [keep_mask((self.classes, len(x), h), self.dropout, x.device) for h in self.hidden[1:]]
+        else:
+            masks = [x.new_empty(0)] * len(self.hidden)
+        fused = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+        if fused and x.dtype == self.first.weight.dtype and not torch.compiler.is_compiling():
+            layers = [
+                self.first.weight.view(self.classes, -1, self.features),
+                self.first.bias.view(self.classes, -1),
+            ]
+            for weight, bias in zip(self.weights, self.biases, strict=True):
+                layers += [weight, bias]
+            logits: Tensor = _Bank.apply(x, instance, gradient_scale, keep, masks, self._workspace, *layers)
+            return logits
+        return self._plain(x, instance, gradient_scale, keep, masks)
+
+    def _plain(
+        self, x: Tensor, instance: Tensor | None, scale: Tensor | None, keep: float, masks: list[Tensor]
+    ) -> Tensor:
+        """Compute the same from plain operators: for the GPU, autocast, higher derivatives and compilation."""
+        if scale is None:
+            z = F.linear(x, self.first.weight)
+        else:
+            # value and parameter gradient from the detached input; the input's gradient alone from a scaled copy
+            z = F.linear(x.detach(), self.first.weight)
+            through = F.linear(x, self.first.weight.detach()).unflatten(1, (self.classes, -1)) * scale[:, None]
+            z = z + (through - through.detach()).flatten(1)
+        z = z.unflatten(1, (self.classes, -1))
+        if instance is not None:
+            z = z * instance[:, :, None]
+        z = (z + self.first.bias.view(self.classes, -1)).transpose(0, 1)
+        for weight, bias, mask in zip(self.weights, self.biases, masks, strict=True):
+            z = torch.relu(z)
+            if keep < 1:
+                z = z * mask * (1 / keep)
+            z = torch.baddbmm(bias[:, None, :], z, weight.mT)
+        return z[:, :, 0].T
+
+    def one(self, k: int) -> nn.Sequential:
+        """Return discriminator ``k`` as an ordinary ``nn.Sequential`` with copied weights (the K-loop's member)."""
+        h = self.hidden[0] if self.hidden else 1
+        weights = [self.first.weight[k * h : (k + 1) * h], *[w[k] for w in self.weights]]
+        biases = [self.first.bias[k * h : (k + 1) * h], *[b[k] for b in self.biases]]
+        layers: list[nn.Module] = []
+        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            if i:
+                layers += [nn.ReLU(), nn.Dropout(self.dropout)]
+            linear = nn.Linear(weight.shape[1], weight.shape[0]).to(weight)
+            linear.weight.data.copy_(weight.detach())
+            linear.bias.data.copy_(bias.detach())
+            layers.append(linear)
+        return nn.Sequential(*layers).train(self.training)
+
+    def extra_repr(self) -> str:
+        """Show the shape of the bank."""
+        return f"features={self.features}, classes={self.classes}, hidden={self.hidden}, dropout={self.dropout}"

@@ -1,0 +1,56 @@
+"""Gradient reversal and its published ramp, a function of the step.
+
+Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016, section 4 and 5.2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convsmith.errors import InvalidArgument
+
+
+class _Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (scale,) = ctx.saved_tensors
+        return -scale.to(grad.dtype) * grad, None
+
+
+def reverse_gradient(x: Tensor, scale: float | Tensor) -> Tensor:
+    """Return ``x`` unchanged; its gradient is multiplied by ``-scale`` on the way back.
+
+    Shapes: ``x`` any; ``scale`` a number or a tensor that broadcasts against ``x`` (it receives no gradient).
+    """
+    factor = scale.detach() if isinstance(scale, Tensor) else torch.tensor(float(scale), device=x.device)
+    reversed_: Tensor = _Reverse.apply(x, factor)
+    return reversed_
+
+
+def ramp(step: int, length: int, *, upper: float = 1.0, alpha: float = 10.0, start: int = 0) -> float:
+    """Return ``upper * (2 / (1 + exp(-alpha p)) - 1)``, ``p = min(1, (step - start) / length)``, 0 before start.
+
+    It is 0 at ``start`` and ``0.99991 * upper`` (alpha 10) from ``start + length`` on. The step comes from the training
+    loop; nothing is counted here, so a resumed run goes on where it stopped.
+    """
+    if length < 1:
+        raise InvalidArgument("a ramp has a length of at least one step", asked="ramp length", given=length)
+    p = min(1.0, max(0, step - start) / length)
+    return upper * (2.0 / (1.0 + math.exp(-alpha * p)) - 1.0)
+
+
+def inverse_decay(step: int, *, gamma: float = 1e-3, power: float = 0.75) -> float:
+    """Return the factor ``(1 + gamma * step) ** -power`` of the learning rate that this line of methods uses.
+
+    With ``gamma * total_steps = 10`` it is the JMLR form ``(1 + 10 p) ** -0.75`` of the progress p.
+    """
+    return float((1.0 + gamma * step) ** -power)
