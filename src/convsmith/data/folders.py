@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from convsmith.data.partition import TRAIN, official_parts
-from convsmith.data.pictures import EXTENSIONS, survey
+from convsmith.data.pictures import EXTENSIONS, files
 from convsmith.data.places import existing
 from convsmith.data.source import SOURCES, Material, Request
+from convsmith.data.survey import survey
 from convsmith.errors import InvalidArgument
 
 
@@ -29,9 +30,9 @@ class Listing:
     def add_folder(self, folder: Path, name: str, part: int) -> int:
         """Add every picture under ``folder``, at any depth, as class ``name``; return how many there are."""
         before = len(self.paths)
-        for place, inner, files in os.walk(folder, followlinks=True):
+        for place, inner, names in os.walk(folder, followlinks=True):
             inner[:] = sorted(n for n in inner if not n.startswith("."))
-            for file in sorted(files):
+            for file in sorted(names):
                 if file.startswith("."):
                     continue
                 path = Path(place) / file
@@ -50,6 +51,11 @@ class Listing:
         kinds = Counter(path.suffix or "(none)" for path in self.others)
         told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         return (f"{len(self.others)} files without an image extension are not read: {told}",)
+
+
+def shortened(names: Sequence[str], most: int = 10) -> str:
+    """Return the names with commas between, cut after ``most``."""
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -76,12 +82,12 @@ def imagefolder(request: Request) -> Material:
             raise InvalidArgument(
                 "every class needs training images",
                 asked=f"the classes of {parts[TRAIN]}",
-                given=f"{place} has also {', '.join(unknown)}",
+                given=f"{place} has also {shortened(unknown)}",
             )
         found = {path.name: listing.add_folder(path, path.name, part) for path in subfolders(place)}
         empty = [name for name, count in found.items() if count == 0]
         if part == TRAIN and empty and any(found.values()):
-            raise InvalidArgument("a class folder holds no picture", asked=request.spec, given=", ".join(empty))
+            raise InvalidArgument("a class folder holds no picture", asked=request.spec, given=shortened(empty))
     _check_found(request, folder, listing, classes)
     return _material(request, listing, tuple(classes), f"pictures in {folder}")
 
@@ -166,7 +172,7 @@ def _list_classes(labels: Sequence[str], request: Request, file: Path) -> tuple[
 
 
 def _material(request: Request, listing: Listing, classes: tuple[str, ...], source: str) -> Material:
-    found = survey(listing.paths, broken=request.broken, channels=request.channels, spec=request.spec)
+    found = survey(files(listing.paths), broken=request.broken, channels=request.channels, spec=request.spec)
     number = {name: n for n, name in enumerate(classes)}
     good = list(found.good)
     labels = torch.tensor([number.get(listing.classes[n], -1) for n in good])

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convsmith.data.external import TORCHVISION
 from convsmith.data.folders import Listing, divided, subfolders
 from convsmith.data.idx import fashion_folder
 from convsmith.data.loading import available, parsed
 from convsmith.data.partition import NAMES, TRAIN
 from convsmith.data.places import data_home, existing
 from convsmith.data.source import SOURCES
+from convsmith.data.torchvision_sets import TORCHVISION
 
 
 @dataclass(frozen=True)

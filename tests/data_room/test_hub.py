@@ -1,6 +1,4 @@
-"""torchvision's and Hugging Face's sets, read from small local files in their own formats."""
-
-import bz2
+"""Hugging Face's sets, read from small local folders in its own formats."""
 
 import numpy as np
 import pytest
@@ -8,73 +6,7 @@ import torch
 from PIL import Image
 
 from convsmith.data import load
-from convsmith.data.external import TORCHVISION
 from convsmith.errors import InvalidArgument
-from data_room.pictures_on_disk import folder
-from data_room.test_idx import write_four
-
-
-def test_torchvision_names_exist_there():
-    import torchvision
-
-    for name, parts in TORCHVISION.items():
-        assert callable(getattr(torchvision.datasets, name))
-        assert 0 in parts
-
-
-@pytest.mark.parametrize("name", ["MNIST", "KMNIST", "FashionMNIST"])
-def test_relatives_of_mnist(tmp_path, name):
-    write_four(tmp_path / name / "raw")
-    data = load(f"torchvision:{name}", root=tmp_path)
-    assert data.description.counts == {"train": 50, "validation": 10, "test": 20}
-    assert data.description.size == (28, 28)
-    assert data.test.index.tolist() == list(range(60, 80))
-    assert len(data.classes) == 10
-    assert data.classes[3] == {"MNIST": "3", "KMNIST": "tsu", "FashionMNIST": "Dress"}[name]
-    reference = load("fashion-mnist", root=tmp_path / name / "raw")
-    assert torch.equal(data.test.pixels(slice(None)), reference.test.pixels(slice(None)))
-
-
-def test_usps(tmp_path):
-    import torchvision
-
-    draw = np.random.default_rng(0)
-    for url, name, _ in torchvision.datasets.USPS.split_list.values():
-        rows = [
-            f"{n % 10 + 1} " + " ".join(f"{i + 1}:{v:.3f}" for i, v in enumerate(draw.uniform(-1, 1, 256)))
-            for n in range(40)
-        ]
-        (tmp_path / name).write_bytes(bz2.compress("\n".join(rows).encode()))
-        assert url
-    data = load("torchvision:USPS", root=tmp_path, size=8)
-    assert data.description.size == (8, 8)
-    assert data.description.counts == {"train": 30, "validation": 10, "test": 40}
-    assert data.test.labels.tolist() == [n % 10 for n in range(40)]
-
-
-def test_a_set_that_is_decoded_on_demand(tmp_path):
-    for part in ("train", "val"):
-        folder(tmp_path / "eurosat" / "2750", classes=("Forest", "River"), suffix=".jpg", size=(9, 9))
-        assert part
-    data = load("torchvision:EuroSAT", root=tmp_path)
-    assert data.classes == ("Forest", "River")
-    assert data.description.counts == {"train": 14, "validation": 2, "test": 4}
-    assert data.train.pixels([0]).shape == (1, 3, 9, 9)
-
-
-def test_unknown_and_absent_torchvision_sets(tmp_path, monkeypatch):
-    import torchvision
-
-    with pytest.raises(InvalidArgument, match="did you mean 'CIFAR100' or 'CIFAR10'"):
-        load("torchvision:cifar10".replace("cifar10", "CIFAR1000"), root=tmp_path)
-
-    def no_network(*_arguments, **_settings):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", no_network)
-    with pytest.raises(InvalidArgument, match=r"cannot be downloaded[\s\S]*no route to host"):
-        load("torchvision:CIFAR10", root=tmp_path)
-
 
 datasets = pytest.importorskip("datasets")
 
@@ -181,3 +113,54 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r"convsmith\[hub\]"):
         load("hf:anything")
+
+
+@pytest.mark.parametrize("checked", [2000, 5])
+def test_broken_and_missing_images_are_refused_or_skipped(tmp_path, monkeypatch, checked):
+    import io
+
+    from convsmith.data import survey
+
+    monkeypatch.setattr(survey, "CHECKED_FILES", checked)
+    stored = []
+    for image in rows(20):
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        stored.append({"bytes": stream.getvalue(), "path": None})
+    stored[3], stored[8] = {"bytes": b"no picture", "path": None}, None
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
+    held = datasets.Dataset.from_dict({"image": stored, "label": [0, 1] * 10}, features=features)
+    datasets.DatasetDict({"train": held}).save_to_disk(tmp_path / "s")
+    with pytest.raises(InvalidArgument, match=r"2 of 20[\s\S]*image 3: not an image[\s\S]*image 8: there is no image"):
+        load(f"hf:{tmp_path / 's'}")
+    data = load(f"hf:{tmp_path / 's'}", broken="skip")
+    assert len(data.skipped) == 2
+    assert sorted(torch.cat([s.index for s in data.splits.values()]).tolist()) == [
+        n for n in range(20) if n not in (3, 8)
+    ]
+
+
+def test_a_set_too_large_to_look_at_says_so_and_names_a_broken_image_when_it_is_reached(tmp_path, monkeypatch):
+    from convsmith.data import hub, survey
+    from convsmith.errors import RunFailed
+
+    root = saved(tmp_path / "s")
+    whole = load(f"hf:{root}")
+    monkeypatch.setattr(survey, "CHECKED_FILES", 5)
+    monkeypatch.setattr(hub, "_LOOKED_ROWS", 10)
+    data = load(f"hf:{root}")
+    assert "26 pictures are not looked at" in data.notes[0]
+    assert torch.equal(data.test.fetch(range(6)).images, whole.test.fetch(range(6)).images)
+    held = datasets.load_from_disk(root)
+    stored = (
+        held["test"]
+        .cast_column("image", datasets.Image(decode=False))
+        .map(
+            lambda row, n: {"image": {"bytes": b"x" if n == 4 else row["image"]["bytes"], "path": None}},
+            with_indices=True,
+        )
+    )
+    held["test"] = stored.cast_column("image", datasets.Image())
+    held.save_to_disk(tmp_path / "t")
+    with pytest.raises(RunFailed, match="image 24: not an image"):
+        load(f"hf:{tmp_path / 't'}").test.fetch(range(6))
