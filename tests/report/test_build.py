@@ -15,8 +15,8 @@ def make_run(folder, name, lr, losses):
     run.mkdir()
     (run / "config.yaml").write_text(f"model: cs_resnet20\nlr: {lr}\n")
     (run / "environment.json").write_text(json.dumps({"versions": {"torch": "2"}, "machine": "m"}))
-    rows = [json.dumps({"step": i, "loss": loss}) for i, loss in enumerate(losses)]
-    (run / "metrics.jsonl").write_text("\n".join([*rows, '{"step": 9, "lo']))
+    rows = [json.dumps({"kind": "train", "step": i, "loss": loss}) for i, loss in enumerate(losses)]
+    (run / "history.jsonl").write_text("\n".join([*rows, '{"step": 9, "lo']))
     result = {"title": f"Training {name}", "lead": ["One line."], "headline": {"top-1, %": losses[-1], "images": 12345}}
     (run / "result.json").write_text(json.dumps(result))
     figure = Figure(lines({"a": Series([1, 2], [1, 2])}, xlabel="x", ylabel="y"), "A caption.", "a line going up")
@@ -71,8 +71,8 @@ def test_several_runs_stand_side_by_side(tmp_path):
     page = Outline()
     page.feed(text)
     assert page.headings[:4] == ["2 runs side by side", "Numbers", "Learning curves", "Settings that differ"]
-    assert "one loss" in text
-    assert "two loss" in text
+    assert "one: training loss" in text
+    assert "two: training loss" in text
     assert page.headings.count("one: Findings <b>") == 1
 
 

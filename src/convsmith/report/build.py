@@ -13,8 +13,9 @@ from typing import Any
 import convsmith
 from convsmith.errors import InvalidArgument
 from convsmith.report.figures import with_own_identifiers
-from convsmith.report.history import curves, read_history
+from convsmith.report.history import curves
 from convsmith.report.section import Section, Table
+from convsmith.training.history import read_history
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,10 @@ def read_run(folder: Path) -> Run:
         )
     sections = [Section.load(path) for path in sorted((folder / "sections").glob("*.json"))]
     result = _json(folder / "result.json")
-    history = read_history(folder / "metrics.jsonl")
+    history = read_history(folder)
     if not (sections or result or history):
         raise InvalidArgument(
-            "the folder holds no result.json, metrics.jsonl or sections",
+            "the folder holds no result.json, history.jsonl or sections",
             asked="report",
             given=str(folder),
             mend="let the run finish its first evaluation, or name another folder",

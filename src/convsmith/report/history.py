@@ -1,33 +1,25 @@
-"""The learning curves of a run's ``metrics.jsonl``."""
+"""The learning curves of a run's history."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from convsmith.report.figures import Series, lines
 from convsmith.report.section import Figure, Section
 
-_PLACES = {"step", "epoch", "seconds", "lr", "images", "kind", "split"}
+_PLACES = {"step", "epoch", "seconds", "lr", "images", "kind"}
+#: quantities that share a figure, because they are one thing measured in two places or in one unit
+_TOGETHER = (("loss", "cross_entropy"), ("accuracy", "top5"))
+
+Rows = Sequence[Mapping[str, Any]]
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a ``metrics.jsonl``, without the half line a killed run may have left at its end."""
-    rows = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return rows
-
-
-def _curve(rows: Sequence[Mapping[str, Any]], name: str) -> Series | None:
+def _curve(rows: Rows, kind: str, name: str) -> Series | None:
     points = {
-        row["step"]: row[name] for row in rows if name in row and "step" in row and isinstance(row[name], int | float)
+        row["step"]: row[name]
+        for row in rows
+        if row.get("kind", kind) == kind and isinstance(row.get(name), int | float) and "step" in row
     }
     if len(points) < 2:
         return None
@@ -35,34 +27,43 @@ def _curve(rows: Sequence[Mapping[str, Any]], name: str) -> Series | None:
     return Series(steps, [points[step] for step in steps])
 
 
-def curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Section | None:
-    """Return a section with one figure a quantity, the runs over each other, or None without curves."""
-    names = list(
-        dict.fromkeys(name for rows in histories.values() for row in rows for name in row if name not in _PLACES)
+def _quantities(histories: Mapping[str, Rows]) -> list[tuple[str, str]]:
+    """Return (kind of row, name) of everything that was logged, in the order it first appeared."""
+    return list(
+        dict.fromkeys(
+            (row.get("kind", "train"), name)
+            for rows in histories.values()
+            for row in rows
+            for name in row
+            if name not in _PLACES
+        )
     )
+
+
+def curves(histories: Mapping[str, Rows]) -> Section | None:
+    """Return a section with one figure a quantity, the runs over each other, or None without curves.
+
+    ``histories`` maps a run's name (empty for the only one) to its rows as `convsmith.training` logs them.
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for kind, name in _quantities(histories):
+        label = next((group[0] for group in _TOGETHER if name in group), name)
+        groups.setdefault(label, []).append((kind, name))
     figures = []
-    for group in _groups(names):
+    for label, members in groups.items():
         found: dict[str, Series] = {}
         for run, rows in histories.items():
-            for name in group:
-                curve = _curve(rows, name)
+            for kind, name in members:
+                curve = _curve(rows, kind, name)
                 if curve is not None:
-                    found[f"{run} {name}".strip()] = curve
+                    measured = f"validation {name}" if kind == "evaluation" else f"training {name}"
+                    found[f"{run}: {measured}" if run else measured.replace("_", " ")] = curve
         if found:
-            label = group[0] if len(group) == 1 else group[0].rsplit("/", 1)[-1]
             figures.append(
                 Figure(
-                    lines(found, xlabel="update", ylabel=label, size=(6.0, 3.2)),
-                    f"{label} by update.",
-                    f"Curves of {label} over training updates: {', '.join(found)}.",
+                    lines(found, xlabel="update", ylabel=label.replace("_", " "), size=(6.0, 3.2)),
+                    f"{', '.join(found)}, by update.".capitalize(),
+                    f"Curves of {label} over training updates.",
                 )
             )
     return Section("Learning curves", figures=figures) if figures else None
-
-
-def _groups(names: Sequence[str]) -> list[list[str]]:
-    """Put quantities that are one thing measured on several splits (``loss``, ``validation/loss``) into one figure."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(name.rsplit("/", 1)[-1], []).append(name)
-    return list(groups.values())
