@@ -1,10 +1,47 @@
 """Compression: fewer parameters and operations at equal accuracy."""
 
+from convsmith.compression.conditions import (
+    Condition,
+    balanced_cost,
+    balanced_partition,
+    condition,
+    is_complementary,
+    shortest_partition,
+)
 from convsmith.compression.cost import CONVENTIONS, Cost, LayerCost, cost
+from convsmith.compression.interleaved import (
+    ChannelOrder,
+    InterleavedGroupConv2d,
+    InterleavedStructuredConv2d,
+    LinearChain,
+    composite_kernel,
+    dense_convolution,
+)
+from convsmith.compression.wiring import Factor, Order, Wiring, interleaved, mixed_radix, path_counts, shuffle, shuffled
 
 __all__ = [
     "CONVENTIONS",
+    "ChannelOrder",
+    "Condition",
     "Cost",
+    "Factor",
+    "InterleavedGroupConv2d",
+    "InterleavedStructuredConv2d",
     "LayerCost",
+    "LinearChain",
+    "Order",
+    "Wiring",
+    "balanced_cost",
+    "balanced_partition",
+    "composite_kernel",
+    "condition",
     "cost",
+    "dense_convolution",
+    "interleaved",
+    "is_complementary",
+    "mixed_radix",
+    "path_counts",
+    "shortest_partition",
+    "shuffle",
+    "shuffled",
 ]

@@ -1,0 +1,356 @@
+"""Interleaved group convolutions as one linear operator: a chain of group convolutions, the first of them spatial.
+
+Zhang et al., Interleaved Group Convolutions for Deep Neural Networks (IGCV1), arXiv 1707.02725, section 3;
+Xie et al., IGCV2: Interleaved Structured Sparse Convolutional Neural Networks, arXiv 1804.06202, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression.backends import BACKENDS, ChainGeometry, dense_kernel, run_chain
+from convsmith.compression.wiring import (
+    Order,
+    Wiring,
+    check_divides,
+    check_partitions,
+    interleaved,
+    mixed_radix,
+    shuffled,
+)
+from convsmith.errors import InvalidArgument, close_matches
+
+
+class LinearChain(nn.Module, ABC):
+    """Group convolutions in a row with fixed permutations and nothing non-linear between them.
+
+    Weights are one tensor per factor, ``weights[l]`` [out_l, members_l, k, k] (k = 1 after the first), as
+    ``nn.Conv2d(groups=...)`` holds them. Any backend may run the forward pass (``convsmith.compression.backends``).
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        kernel_size: int,
+        stride: int,
+        padding: int | None,
+        dilation: int,
+        backend: str,
+        device: Any,
+        dtype: Any,
+    ) -> None:
+        super().__init__()
+        for name, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation)):
+            if int(value) < 1:
+                raise InvalidArgument(f"{name} is a positive integer", given=value)
+        if padding is None:
+            padding = dilation * (kernel_size // 2)
+        if padding < 0:
+            raise InvalidArgument("padding is not negative", given=padding)
+        if backend != "auto" and backend not in BACKENDS:
+            raise InvalidArgument(
+                "no backend has this name", given=repr(backend), mend=close_matches(backend, ["auto", *BACKENDS])
+            )
+        self.wiring = wiring
+        self.geometry = ChainGeometry(int(kernel_size), int(stride), int(padding), int(dilation))
+        self.backend = backend
+        self.weights = nn.ParameterList()
+        for position, factor in enumerate(wiring.factors):
+            side = self.geometry.kernel_size if position == 0 else 1
+            shape = (factor.out_channels, factor.members_in, side, side)
+            self.weights.append(nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        self.reset_parameters()
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+        return self.wiring.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return self.wiring.out_channels
+
+    def reset_parameters(self, gain: float = 2.0) -> None:
+        """Draw normal weights that keep the variance through the linear factors.
+
+        Every factor has standard deviation ``sqrt(1 / fan_in)``; the first one carries ``gain`` for the rectifier that
+        follows the whole chain (2: He's rule, once and not once per factor).
+        """
+        with torch.no_grad():
+            for position, weight in enumerate(self.weights):
+                fan_in = math.prod(weight.shape[1:])
+                weight.normal_(0.0, math.sqrt((gain if position == 0 else 1.0) / fan_in))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B, in_channels, H, W] to [B, out_channels, H', W']."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise InvalidArgument(
+                "the input has the channels the chain was built for",
+                asked=f"[B, {self.in_channels}, H, W]",
+                given=list(x.shape),
+            )
+        return run_chain(self, x)
+
+    def composite(self) -> Tensor:
+        """Return the dense kernel [out, in, k, k] this chain equals, differentiable in the weights."""
+        return dense_kernel(list(self.weights), self.wiring)
+
+    def to_dense(self) -> nn.Conv2d:
+        """Return the ``nn.Conv2d`` that computes the same function, with the composite as its weight."""
+        return dense_convolution(self)
+
+    @abstractmethod
+    def extra_repr(self) -> str:
+        """Describe the chain in one line."""
+
+    def _geometry_repr(self) -> str:
+        g = self.geometry
+        return f"kernel_size={g.kernel_size}, stride={g.stride}, padding={g.padding}, backend={self.backend!r}"
+
+
+class InterleavedGroupConv2d(LinearChain):
+    """IGCV1's operator: a spatial group convolution, then a 1x1 group convolution across its partitions.
+
+    ``y = P^T W_secondary P W_primary x``: the primary convolution has L = ``primary`` partitions of M = ``members``
+    channels, the secondary one M partitions of L, so every input reaches every output by exactly one path and the
+    composite kernel is dense: ``W[(l', m'), (l, m)] = W_secondary[m'][l', l] W_primary[l][m', m]`` (eq. 5-6). Channels
+    in and out are ordered partition by partition, ``(l, m)``. Parameters: ``L M M k k + M L L``. With ``members=1`` it
+    is Xception's depthwise and dense 1x1 pair; with ``primary=1`` a dense convolution followed by a scale.
+
+    Args:
+        primary: L, partitions of the primary convolution.
+        members: M, channels of each.
+        kernel_size, stride, dilation: of the primary convolution.
+        padding: ``dilation * (kernel_size // 2)`` unless given.
+        out_primary, out_members: L and M of the output where the operator changes the width.
+        secondary_groups: partitions of the secondary convolution, ``out_members`` unless given; fewer reproduce the
+            authors' widening blocks and then have several paths per pair.
+        backend: "auto" (measured once per shape and machine) or one of ``backends.BACKENDS``.
+    """
+
+    def __init__(
+        self,
+        primary: int,
+        members: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        *,
+        out_primary: int | None = None,
+        out_members: int | None = None,
+        secondary_groups: int | None = None,
+        backend: str = "auto",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        wiring = interleaved(primary, members, out_primary, out_members, secondary_groups)
+        super().__init__(wiring, kernel_size, stride, padding, dilation, backend, device, dtype)
+        self.primary, self.members = int(primary), int(members)
+
+    @classmethod
+    def of_channels(
+        cls, in_channels: int, out_channels: int, members: int = 2, **settings: Any
+    ) -> InterleavedGroupConv2d:
+        """Build from channel numbers: L = in_channels / members partitions, whose members grow or shrink.
+
+        Raises:
+            InvalidArgument: naming the number that does not divide and the nearest that do.
+        """
+        check_divides(members, in_channels, "members")
+        primary = in_channels // members
+        check_divides(primary, out_channels, "the primary partitions (in_channels / members)")
+        return cls(primary, members, out_members=out_channels // primary, **settings)
+
+    def extra_repr(self) -> str:
+        return f"primary={self.primary}, members={self.members}, {self._geometry_repr()}"
+
+
+class InterleavedStructuredConv2d(LinearChain):
+    """IGCV2's operator: any number of group convolutions, the first spatial, the others 1x1, permuted in between.
+
+    Strict (default): ``partitions`` (K_1, ..., K_n) multiply to the channels; factor l mixes digit l of the channel
+    number in mixed radix, which gives exactly one path per pair (the complementary condition, section 3.2).
+    ``partitions=(1, K_2, ...)`` starts with a depthwise convolution. Loose (``channels`` given): every K divides
+    ``channels`` and shuffles stand in between; ``convsmith.compression.condition`` tells how many paths that makes.
+    Parameters: ``K_1 k k C + K_2 C + ... + K_n C``.
+
+    Args:
+        partitions: channels per branch of each factor, in the order they act.
+        out_partitions: the same after the chain, where it changes the width (strict chains only).
+        channels: channels of a loose chain.
+        kernel_size, stride, padding, dilation, backend: as in `InterleavedGroupConv2d`.
+    """
+
+    def __init__(
+        self,
+        partitions: Sequence[int],
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        *,
+        out_partitions: Sequence[int] | None = None,
+        channels: int | None = None,
+        backend: str = "auto",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        self_partitions = check_partitions(partitions)
+        product = math.prod(self_partitions)
+        if channels is None:
+            wiring = mixed_radix(self_partitions, out_partitions)
+        elif out_partitions is not None:
+            raise InvalidArgument(
+                "a loose chain keeps its channels",
+                asked="channels and out_partitions together",
+                mend=f"leave channels out (the product {product} is implied) or out_partitions",
+            )
+        elif product == channels:
+            wiring = mixed_radix(self_partitions)
+        else:
+            wiring = shuffled(channels, self_partitions)
+        super().__init__(wiring, kernel_size, stride, padding, dilation, backend, device, dtype)
+        self.partitions = self_partitions
+
+    def extra_repr(self) -> str:
+        shape = f"{self.in_channels} -> {self.out_channels}"
+        return f"{shape}, partitions={self.partitions}, {self._geometry_repr()}"
+
+
+class ChannelOrder(nn.Module):
+    """A fixed permutation of the channels as a module, ``y = x[:, order.index()]``."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Permute [B, C, H, W]."""
+        return self.order(x)
+
+    def extra_repr(self) -> str:
+        return f"view={self.order.view}, dims={self.order.dims}"
+
+
+def composite_kernel(module: nn.Module) -> Tensor:
+    """Return the dense kernel [out, in, k, k] that a stack of linear layers equals.
+
+    ``F.conv2d`` with it, at the stride, padding and dilation of the stack's spatial layer, gives the same output.
+    Understood are our chains, ``nn.Conv2d`` without bias, channel permutations (ours and ``nn.ChannelShuffle``),
+    ``nn.Identity`` and ``nn.Sequential`` of these.
+
+    Raises:
+        InvalidArgument: for a bias, a non-linear module, or a second spatial layer (between two padded ones the
+            border is cut, so that no single kernel equals them).
+    """
+    layers = list(_linear_layers(module))
+    if not layers:
+        raise InvalidArgument("a stack has at least one linear layer", given=type(module).__name__)
+    spatial = [layer for layer in layers if _is_spatial(layer)]
+    if len(spatial) > 1:
+        raise InvalidArgument(
+            "one kernel can stand for at most one spatial layer",
+            given=f"{len(spatial)} layers larger than 1x1 or strided",
+        )
+    kernel: Tensor | None = None
+    for layer in layers:
+        if isinstance(layer, LinearChain):
+            step = layer.composite()
+        elif isinstance(layer, nn.Conv2d):
+            step = _dense_weight(layer)
+        else:
+            step = _permutation_kernel(layer, kernel)
+        kernel = step if kernel is None else _then(kernel, step)
+    assert kernel is not None
+    return kernel
+
+
+def dense_convolution(module: nn.Module) -> nn.Conv2d:
+    """Return a ``nn.Conv2d`` that computes what a stack of linear layers computes (see `composite_kernel`)."""
+    with torch.no_grad():
+        kernel = composite_kernel(module).contiguous()
+    stride: Any = 1
+    padding: Any = 0
+    dilation: Any = 1
+    for layer in _linear_layers(module):
+        if _is_spatial(layer):
+            g: Any = layer.geometry if isinstance(layer, LinearChain) else layer
+            stride, padding, dilation = g.stride, g.padding, g.dilation
+    out, into, height, width = kernel.shape
+    layer = nn.Conv2d(into, out, (height, width), stride, padding, dilation, bias=False, device="meta")
+    layer.weight = nn.Parameter(kernel)
+    return layer.train(module.training)
+
+
+def _linear_layers(module: nn.Module) -> Any:
+    """Yield the linear layers of a stack in order, or raise for the first thing that is none."""
+    if isinstance(module, nn.Sequential):
+        for child in module:
+            yield from _linear_layers(child)
+    elif isinstance(module, nn.Identity):
+        return
+    elif isinstance(module, nn.Conv2d):
+        if module.bias is not None:
+            raise InvalidArgument(
+                "a kernel cannot hold a bias", given=repr(module), mend="build the layers with bias=False"
+            )
+        if module.padding_mode != "zeros":
+            raise InvalidArgument("padding is with zeros", given=module.padding_mode)
+        yield module
+    elif isinstance(module, LinearChain | ChannelOrder | nn.ChannelShuffle):
+        yield module
+    else:
+        raise InvalidArgument(
+            "every layer of the stack is linear and without bias",
+            given=type(module).__name__,
+            mend="take the part between two normalisations or activations; fold batch normalisation first",
+        )
+
+
+def _is_spatial(layer: nn.Module) -> bool:
+    if isinstance(layer, LinearChain):
+        return (layer.geometry.kernel_size, layer.geometry.stride, layer.geometry.padding) != (1, 1, 0)
+    if isinstance(layer, nn.Conv2d):
+        return any(n != 1 for n in (*layer.kernel_size, *layer.stride)) or any(layer._reversed_padding_repeated_twice)
+    return False
+
+
+def _dense_weight(layer: nn.Conv2d) -> Tensor:
+    groups, (out, members, height, width) = layer.groups, layer.weight.shape
+    blocks = layer.weight.view(groups, out // groups, 1, members, height, width)
+    eye = torch.eye(groups, dtype=blocks.dtype, device=blocks.device).view(groups, 1, groups, 1, 1, 1)
+    return (blocks * eye).reshape(out, groups * members, height, width)
+
+
+def _permutation_kernel(layer: nn.Module, before: Tensor | None) -> Tensor:
+    if isinstance(layer, ChannelOrder):
+        index = layer.order.index()
+    else:
+        if before is None:
+            raise InvalidArgument(
+                "a stack starts with a layer that knows its channels", given=type(layer).__name__, mend="put it later"
+            )
+        channels, groups = before.shape[0], int(layer.groups)  # type: ignore[arg-type]
+        check_divides(groups, channels, "the groups of a channel shuffle")
+        index = torch.arange(channels).view(groups, -1).t().reshape(-1)
+    eye = torch.eye(len(index)) if before is None else torch.eye(len(index), dtype=before.dtype, device=before.device)
+    return eye[index.to(eye.device)][:, :, None, None]
+
+
+def _then(kernel: Tensor, step: Tensor) -> Tensor:
+    """Compose two kernels of which at most one is larger than 1x1: first ``kernel``, then ``step``."""
+    if step.shape[1] != kernel.shape[0]:
+        raise InvalidArgument(
+            "each layer takes the channels the one before gives", given=f"{kernel.shape[0]} into {step.shape[1]}"
+        )
+    return torch.einsum("omhw,miyx->oihwyx", step, kernel).reshape(
+        step.shape[0], kernel.shape[1], step.shape[2] * kernel.shape[2], step.shape[3] * kernel.shape[3]
+    )

@@ -1,0 +1,230 @@
+"""Which channel reaches which: group convolutions and fixed permutations as data, and the paths through them.
+
+A chain of block-diagonal maps is described by its factors alone, before any weight exists. Channel numbers are written
+in mixed radix: with ``partitions`` (K_1, ..., K_n) channel ``c = d_1 + K_1 (d_2 + K_2 (d_3 + ...))`` and factor ``l``
+mixes digit ``d_l`` only. IGCV1 with L primary partitions of M members is ``(M, L)``: channel order ``(l, m)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convsmith.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Order:
+    """A channel permutation: see the channels as ``view``, transpose to ``dims``, flatten.
+
+    ``x[:, order.index()]`` is the permuted tensor; written as a view it needs no index and exports without a gather.
+    """
+
+    view: tuple[int, ...]
+    dims: tuple[int, ...]
+
+    def index(self) -> Tensor:
+        """Return the input channel of every output position, [C]."""
+        return torch.arange(math.prod(self.view)).view(self.view).permute(self.dims).reshape(-1)
+
+    def inverse(self) -> Order:
+        """Return the order that undoes this one."""
+        back = tuple(self.dims.index(position) for position in range(len(self.dims)))
+        return Order(tuple(self.view[d] for d in self.dims), back)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Reorder the channels of ``x`` [B, C, H, W]; its memory layout is kept."""
+        batch, channels, height, width = x.shape
+        axes = range(len(self.view))
+        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+            grid = x.permute(0, 2, 3, 1).reshape(batch, height, width, *self.view)
+            grid = grid.permute(0, 1, 2, *(3 + self.dims[axis] for axis in axes))
+            return grid.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+        grid = x.reshape(batch, *self.view, height, width)
+        last = len(self.view) + 1
+        grid = grid.permute(0, *(1 + self.dims[axis] for axis in axes), last, last + 1)
+        return grid.reshape(batch, channels, height, width)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One group convolution seen from outside.
+
+    ``order``: the channels are put in this order first (``None``: as they are); then ``groups`` blocks of
+    ``in_channels / groups`` channels each go to ``out_channels / groups``. ``slow``, ``fast``: in a strict chain the
+    sizes of the digits above and below the mixed one: the factor contracts the middle axis of ``[slow, K, fast]``
+    without moving data. ``fast = 0``: there is no such view.
+    """
+
+    in_channels: int
+    out_channels: int
+    groups: int
+    order: Order | None = None
+    slow: int = 1
+    fast: int = 0
+
+    @property
+    def members_in(self) -> int:
+        """Channels of one block, entering."""
+        return self.in_channels // self.groups
+
+    @property
+    def members_out(self) -> int:
+        """Channels of one block, leaving."""
+        return self.out_channels // self.groups
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Factors in the order they act, and the order of the channels after the last one (``None``: as they are)."""
+
+    factors: tuple[Factor, ...]
+    final_order: Order | None = None
+
+    @property
+    def in_channels(self) -> int:
+        """Channels entering the chain."""
+        return self.factors[0].in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels leaving the chain."""
+        return self.factors[-1].out_channels
+
+    @property
+    def is_view(self) -> bool:
+        """Whether every factor contracts one axis of a view, so that no permutation is needed at all."""
+        return all(factor.fast for factor in self.factors)
+
+
+def shuffle(channels: int, groups: int) -> Order:
+    """Return the channel shuffle: view as (groups, channels/groups), transpose, flatten.
+
+    It equals the authors' Reorder(groups) and ``nn.ChannelShuffle(groups)``; ``shuffle(C, C/groups)`` undoes it.
+    """
+    check_divides(groups, channels, "the groups of a channel shuffle")
+    return Order((groups, channels // groups), (1, 0))
+
+
+def mixed_radix(partitions: Sequence[int], out_partitions: Sequence[int] | None = None) -> Wiring:
+    """Return the strict chain that mixes one digit of the channel number per factor (IGCV2; IGCV1 is two digits).
+
+    Args:
+        partitions: sizes K_1 .. K_n of the digits, the first varying fastest; their product is the input's channels.
+        out_partitions: sizes after each factor, where the chain changes the width; the same by default.
+    """
+    entering = check_partitions(partitions)
+    leaving = entering if out_partitions is None else check_partitions(out_partitions)
+    if len(entering) != len(leaving):
+        raise InvalidArgument(
+            "partitions and out_partitions have the same number of digits",
+            given=f"{len(entering)} and {len(leaving)}",
+        )
+    digits = tuple(reversed(range(len(entering))))  # slow to fast
+    sizes = list(entering)
+    layout = digits
+    factors = []
+    for digit, members_out in enumerate(leaving):
+        wanted = (*(d for d in digits if d != digit), digit)
+        order = _order(layout, wanted, sizes)
+        fast, slow = math.prod(sizes[:digit]), math.prod(sizes[digit + 1 :])
+        groups, channels = slow * fast, slow * fast * sizes[digit]
+        sizes[digit] = members_out
+        factors.append(Factor(channels, groups * members_out, groups, order, slow, fast))
+        layout = wanted
+    return Wiring(tuple(factors), _order(layout, digits, sizes))
+
+
+def _order(layout: tuple[int, ...], wanted: tuple[int, ...], sizes: Sequence[int]) -> Order | None:
+    """Return the order that turns one sequence of digits (slow to fast) into another, digits of size 1 left out."""
+    old = [digit for digit in layout if sizes[digit] > 1]
+    new = [digit for digit in wanted if sizes[digit] > 1]
+    if old == new:
+        return None
+    return Order(tuple(sizes[digit] for digit in old), tuple(old.index(digit) for digit in new))
+
+
+def interleaved(
+    primary: int,
+    members: int,
+    out_primary: int | None = None,
+    out_members: int | None = None,
+    groups: int | None = None,
+) -> Wiring:
+    """Return IGCV1's wiring: L = ``primary`` partitions of M = ``members``, channel order (l, m).
+
+    ``groups``: partitions of the secondary convolution, as many as ``out_members`` by default. Fewer merge
+    neighbouring ones: the authors' residual networks do that where they widen, with more than one path per pair.
+    """
+    primary, members = check_partitions([primary, members])
+    out_primary, out_members = check_partitions(
+        [primary if out_primary is None else out_primary, members if out_members is None else out_members]
+    )
+    if groups is None or groups == out_members:
+        return mixed_radix((members, primary), (out_members, out_primary))
+    check_divides(groups, primary * out_members, "the groups of the secondary convolution")
+    check_divides(groups, out_primary * out_members, "the groups of the secondary convolution")
+    first = Factor(primary * members, primary * out_members, primary, None, primary, 1)
+    second = Factor(primary * out_members, out_primary * out_members, groups, shuffle(primary * out_members, primary))
+    return Wiring((first, second), shuffle(out_primary * out_members, out_members))
+
+
+def shuffled(channels: int, partitions: Sequence[int]) -> Wiring:
+    """Return a chain of group convolutions with the stride shuffle in between (the loose wiring of IGCV2).
+
+    Every K of ``partitions`` must divide ``channels``; their product need not equal it. Between two factors the
+    channels are reordered so that neighbours come from different blocks: Reorder(C / K) of the factor before.
+    """
+    sizes = check_partitions(partitions)
+    factors = []
+    for position, members in enumerate(sizes):
+        check_divides(members, channels, f"factor {position + 1} of the partitions")
+        before = sizes[position - 1] if position else channels
+        order = shuffle(channels, channels // before) if 1 < before < channels else None
+        factors.append(Factor(channels, channels, channels // members, order))
+    return Wiring(tuple(factors))
+
+
+def path_counts(wiring: Wiring) -> Tensor:
+    """Return the number of paths from every input to every output channel, [out, in] int64."""
+    counts = torch.eye(wiring.in_channels, dtype=torch.int64)
+    for factor in wiring.factors:
+        if factor.order is not None:
+            counts = counts[factor.order.index()]
+        blocks = counts.view(factor.groups, factor.members_in, -1).sum(1, keepdim=True)
+        counts = blocks.expand(-1, factor.members_out, -1).reshape(factor.out_channels, -1)
+    return counts if wiring.final_order is None else counts[wiring.final_order.index()]
+
+
+def check_partitions(partitions: Sequence[int]) -> tuple[int, ...]:
+    """Return the sizes as a tuple of positive integers, or raise."""
+    sizes = tuple(int(k) for k in partitions)
+    if not sizes or any(k < 1 for k in sizes):
+        raise InvalidArgument(
+            "a chain has at least one factor and every partition at least one member", given=tuple(partitions)
+        )
+    return sizes
+
+
+def check_divides(divisor: int, number: int, what: str) -> None:
+    """Raise an `InvalidArgument` that names both numbers and the nearest divisors unless ``divisor | number``."""
+    if divisor >= 1 and number % divisor == 0:
+        return
+    raise InvalidArgument(
+        f"{what} must divide the channels",
+        asked=f"{divisor} to divide {number}",
+        given=f"{number} / {divisor} leaves {number % divisor}" if divisor >= 1 else divisor,
+        mend="nearest valid: " + " or ".join(str(k) for k in nearest_divisors(number, divisor)),
+    )
+
+
+def nearest_divisors(number: int, wanted: int) -> tuple[int, ...]:
+    """Return the divisors of ``number`` next below and next above ``wanted``."""
+    divisors = [k for k in range(1, number + 1) if number % k == 0]
+    below = [k for k in divisors if k < wanted]
+    above = [k for k in divisors if k > wanted]
+    return tuple(below[-1:] + above[:1])
