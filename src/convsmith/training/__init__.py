@@ -11,8 +11,9 @@ from convsmith.training.evaluation import (
     expected_calibration_error,
     predict,
 )
-from convsmith.training.loop import FitResult, fit
+from convsmith.training.loop import fit
 from convsmith.training.machine import rank_and_world, resolve_device
+from convsmith.training.result import FitResult
 from convsmith.training.task import Losses, Task
 
 __all__ = [

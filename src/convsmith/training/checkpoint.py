@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,21 @@ def load(run: Path, step: int | None = None) -> Checkpoint:
         state=torch.load(place / "state.pt", map_location="cpu", weights_only=True),
         facts=about["facts"],
     )
+
+
+def refuse_other_run(loaded: Checkpoint, now: Mapping[str, Any], *, free: Collection[str], source: str) -> None:
+    """Raise `InvalidArgument` if a checkpoint's settings and data differ from those of ``now`` outside ``free``."""
+    then = {**loaded.config, **loaded.facts}
+    differing = [
+        f"{k}: {then[k]!r} then, {now[k]!r} now" for k in now if k not in free and k in then and then[k] != now[k]
+    ]
+    if differing:
+        raise InvalidArgument(
+            "a run continues only with the settings and data it began with",
+            asked=f"resume {source}",
+            given="; ".join(differing),
+            mend="give the same settings, or start a new run from these weights",
+        )
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:

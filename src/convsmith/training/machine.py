@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument, require
 from convsmith.training.config import TrainConfig
 
@@ -117,6 +118,16 @@ class Machine:
         if self.world > 1:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
+
+
+class OnDevice:
+    """Batches that are moved when they are asked for; can be iterated more than once."""
+
+    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
+        self.batches, self.device = batches, device
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (batch.to(self.device) for batch in self.batches)
 
 
 @contextmanager
