@@ -1,0 +1,144 @@
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import convsmith  # noqa: F401  (registers our models)
+from convsmith.errors import InvalidArgument
+from convsmith.models.storage import ModelRecipe, build, load_model, save_model
+
+SMALL = {"width": 2, "depth": 8, "in_chans": 1, "num_classes": 3}
+DESCRIPTION = {"name": "shapes", "classes": ["a", "b", "c"], "channels": 1}
+
+
+def saved(folder, **changes):
+    torch.manual_seed(4)
+    recipe = ModelRecipe("cs_resnet20", {**SMALL, **changes}, description=DESCRIPTION)
+    model = build(recipe).eval()
+    return model, recipe, save_model(folder, model, recipe)
+
+
+def test_round_trip_by_folder_and_by_file(tmp_path):
+    model, recipe, file = saved(tmp_path / "run")
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["model.json", "model.safetensors"]
+    x = torch.randn(2, 1, 8, 8)
+    for spec in (tmp_path / "run", str(file)):
+        loaded = load_model(spec)
+        assert loaded.recipe == recipe
+        assert loaded.description == DESCRIPTION
+        assert not loaded.model.training
+        torch.testing.assert_close(loaded.model(x), model(x), rtol=0, atol=0)
+    assert load_model(tmp_path / "run", num_classes=3, in_chans=1).recipe == recipe
+
+
+def test_a_timm_name_takes_classes_channels_and_its_own_arguments():
+    loaded = load_model("cs_resnet20", num_classes=4, in_chans=2, width=3)
+    assert loaded.description is None
+    assert loaded.recipe.kwargs == {"num_classes": 4, "in_chans": 2, "width": 3}
+    assert loaded.model(torch.randn(1, 2, 8, 8)).shape == (1, 4)
+    assert load_model("resnet18", num_classes=5).model.fc.out_features == 5
+
+
+def test_a_weights_file_alone_needs_a_name(tmp_path):
+    model, _, _ = saved(tmp_path / "run")
+    file = tmp_path / "bare.safetensors"
+    save_file(model.state_dict(), file)
+    with pytest.raises(InvalidArgument, match="needs its recipe beside it"):
+        load_model(file)
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(load_model(file, name="cs_resnet20", **SMALL).model(x), model(x), rtol=0, atol=0)
+
+
+def test_pooling_and_compression_are_rebuilt_in_this_order(tmp_path, monkeypatch):
+    calls = []
+
+    def attach(model, pooling, **settings):
+        calls.append(("attach", pooling, settings))
+        return model
+
+    def rebuild(model, recipes):
+        calls.append(("rebuild", recipes))
+        return model
+
+    import convsmith.compression
+    import convsmith.pooling
+
+    monkeypatch.setattr(convsmith.pooling, "attach", attach, raising=False)
+    monkeypatch.setattr(convsmith.compression, "rebuild", rebuild, raising=False)
+    recipe = ModelRecipe(
+        "cs_resnet20",
+        SMALL,
+        pooling={"pooling": "isqrt-cov", "dim": 8},
+        compression=[{"method": "low-rank", "keep": 0.5}],
+    )
+    save_model(tmp_path, build(recipe), recipe)
+    calls.clear()
+    assert load_model(tmp_path).recipe == recipe
+    assert calls == [
+        ("attach", "isqrt-cov", {"dim": 8}),
+        ("rebuild", [{"method": "low-rank", "keep": 0.5}]),
+    ]
+
+
+def test_weights_of_another_model_name_the_first_differing_tensors(tmp_path):
+    _, _, file = saved(tmp_path)
+    recipe = json.loads((tmp_path / "model.json").read_text())
+    recipe["kwargs"]["width"] = 3
+    (tmp_path / "model.json").write_text(json.dumps(recipe))
+    with pytest.raises(InvalidArgument, match=r"conv1\.weight is \(2, 1, 3, 3\) in the file and \(3, 1, 3, 3\)"):
+        load_model(tmp_path)
+    with pytest.raises(InvalidArgument, match="another name"):
+        load_model(file, name="resnet18")
+
+
+@pytest.mark.parametrize(
+    ("spec", "arguments", "message"),
+    [
+        ("cs_resnet2", {}, "did you mean .*'cs_resnet20'"),
+        ("cs_resnet20", {"wdth": 3}, "does not take these arguments"),
+        ("nowhere/run", {}, "no such file or folder"),
+        ("weights.safetensors", {}, "no such file or folder"),
+        (".", {}, "holds no saved model"),
+        ("run", {"num_classes": 4}, "built differently"),
+        ("run", {"in_chans": 3}, "built differently"),
+        ("old.pt", {}, "safetensors files only"),
+        ("torn", {}, "cannot be read"),
+        ("odd", {}, "not a model recipe"),
+        ("future", {}, "format 99"),
+    ],
+)
+def test_bad_specs(tmp_path, monkeypatch, spec, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "torn", "odd", "future"):
+        saved(tmp_path / name)
+    (tmp_path / "torn" / "model.safetensors").write_bytes(b"\x00" * 20)
+    (tmp_path / "odd" / "model.json").write_text("{]")
+    about = json.loads((tmp_path / "future" / "model.json").read_text())
+    (tmp_path / "future" / "model.json").write_text(json.dumps({**about, "format": 99}))
+    (tmp_path / "old.pt").write_bytes(b"pickle")
+    with pytest.raises(InvalidArgument, match=message):
+        load_model(spec, **arguments)
+
+
+def test_classes_are_checked_where_the_recipe_does_not_name_them(tmp_path):
+    recipe = ModelRecipe("cs_resnet20", {"width": 2, "depth": 8})
+    save_model(tmp_path, build(recipe), recipe)
+    with pytest.raises(InvalidArgument, match="another number of classes"):
+        load_model(tmp_path, num_classes=7)
+    assert load_model(tmp_path, num_classes=10).model.num_classes == 10
+
+
+def test_a_recipe_holds_only_json():
+    with pytest.raises(InvalidArgument, match="only what JSON can hold"):
+        ModelRecipe("cs_resnet20", {"norm_layer": torch.nn.BatchNorm2d})
+    recipe = ModelRecipe("cs_resnet20", SMALL, compression=[{"method": "prune", "channels": [1, 2]}])
+    assert ModelRecipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_shared_weights_are_saved_and_come_back(tmp_path):
+    model = timm.create_model("cs_resnet20", **SMALL)
+    model.bn1.bias = model.bn1.weight
+    save_model(tmp_path, model, ModelRecipe("cs_resnet20", SMALL))
+    torch.testing.assert_close(load_model(tmp_path).model.bn1.bias, model.bn1.weight, rtol=0, atol=0)
