@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from convsmith.cli import terminal
 from convsmith.cli.progress import progress
+from convsmith.errors import RunFailed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,6 +35,13 @@ def evaluate(model: nn.Module, split: ImageSplit, *, name: str, device: str, bat
 
     with progress(f"evaluate {name}") as callback:
         logits, labels, _ = predict(model, Loader(split, batch_size), device, progress=callback)
+    if not bool(logits.isfinite().all()):
+        raise RunFailed(
+            "the network's output is not finite",
+            asked=f"evaluation on {len(labels)} {name} images",
+            given=f"{int((~logits.isfinite()).any(1).sum())} images with nan or infinite outputs",
+            mend="lower the learning rate, warm up or clip gradients; checkpoints from before are kept",
+        )
     metrics = classification_metrics(logits, labels, seed)
     return Evaluation(split, name, metrics, logits.softmax(1), labels)
 

@@ -12,7 +12,10 @@ from convsmith.cli.progress import progress
 from convsmith.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from convsmith.data import ImageData, ImageSplit
+    from convsmith.models.storage import ModelRecipe
     from convsmith.training import FitResult, Task
 
 EXAMPLES = (
@@ -50,10 +53,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         raise run_folder.Interrupted("train", folder, f"stopped after {result.steps} of {result.total_steps} updates")
     if not terminal.is_main_process():
         return {}
-    from convsmith.models.storage import save_model
-
-    save_model(folder, model, recipe)
-    return conclude(model, images, result, arguments, folder)
+    return conclude(model, recipe, images, result, arguments, folder)
 
 
 def fit(task: Task, images: ImageData, arguments: Arguments, folder: Path) -> FitResult:
@@ -84,12 +84,17 @@ def fit(task: Task, images: ImageData, arguments: Arguments, folder: Path) -> Fi
         )
 
 
-def conclude(model: Any, images: ImageData, result: FitResult, arguments: Arguments, folder: Path) -> dict[str, Any]:
-    """Evaluate, and write ``result.json``, the report's sections and the report."""
+def conclude(
+    model: nn.Module, recipe: ModelRecipe, images: ImageData, result: FitResult, arguments: Arguments, folder: Path
+) -> dict[str, Any]:
+    """Evaluate, and write the weights, ``result.json``, the report's sections and the report."""
+    from convsmith.models.storage import save_model
+
     name, split = held_out(images)
     found = evaluation.evaluate(
         model, split, name=name, device=result.device, batch_size=arguments.batch_size, seed=arguments.seed
     )
+    save_model(folder, model, recipe)
     parameters = sum(weight.numel() for weight in model.parameters())
     summary = {
         "title": f"{arguments.model} on {images.description.name}",

