@@ -16,6 +16,7 @@ from convsmith.cli import main
 from convsmith.models.storage import load_model
 from convsmith.report import Section
 from convsmith.training import checkpoint
+from convsmith.training.history import read_history
 
 SOURCE = Path(__file__).parents[2] / "src"
 WORDS = ("train", "--data", "digits", "--model-args", "width=4", "depth=8", "--augment", "digits", "--batch-size", "64")
@@ -37,9 +38,10 @@ def test_the_run_folder_holds_settings_environment_log_weights_and_report(run):
     environment = json.loads((run / "environment.json").read_text())
     assert environment["command"].startswith("convsmith train --data digits")
     assert {"torch", "timm", "convsmith"} <= set(environment["versions"])
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = read_history(run)
     assert rows[-1]["step"] == 38
-    with (run / "metrics.csv").open() as file:
+    (table,) = run.glob("*.csv")
+    with table.open() as file:
         assert len(list(csv.DictReader(file))) == len(rows)
     assert checkpoint.saved_steps(run)[-1] == 38
     result = json.loads((run / "result.json").read_text())
@@ -174,5 +176,4 @@ def test_two_processes_write_one_run(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "report.html").is_file()
     assert done.stdout.count("report  run/report.html") == 1
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["step"] == 4
+    assert read_history(tmp_path / "run")[-1]["step"] == 4

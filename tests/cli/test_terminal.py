@@ -1,0 +1,46 @@
+"""Tables and complaints, in a pipe and on a terminal."""
+
+import io
+import sys
+
+from convsmith.cli import terminal
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_piped_table_is_one_aligned_line_per_row(capsys):
+    terminal.table(("name", "n", "x"), [("a", 1234, 0.123456), ("long name", 5, None)])
+    assert capsys.readouterr().out.splitlines() == [
+        "name           n       x",
+        "a          1,234  0.1235",
+        "long name      5       -",
+    ]
+
+
+def test_an_empty_table_is_its_head(capsys):
+    terminal.table(("name", "n"), [])
+    assert capsys.readouterr().out == "name  n\n"
+
+
+def test_text_in_brackets_survives_on_a_terminal(monkeypatch):
+    for name, speak in (
+        ("stdout", lambda: terminal.table(("rule",), [('pip install "convsmith[demo]"',)])),
+        ("stderr", lambda: terminal.complain("error", 'pip install "convsmith[demo]"')),
+    ):
+        stream = Terminal()
+        monkeypatch.setattr(sys, name, stream)
+        speak()
+        monkeypatch.undo()
+        assert '"convsmith[demo]"' in stream.getvalue()
+
+
+def test_only_the_first_process_speaks(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    terminal.say("x")
+    terminal.table(("a",), [("b",)])
+    terminal.complain("error", "x")
+    heard = capsys.readouterr()
+    assert heard.out + heard.err == ""
