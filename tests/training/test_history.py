@@ -5,7 +5,7 @@ from convsmith.training.history import History, read_history
 
 
 def table(run):
-    with (run / "metrics.csv").open(newline="") as file:
+    with (run / "history.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -14,7 +14,7 @@ def test_rows_appear_in_both_files_as_they_come(tmp_path):
     history.add({"kind": "train", "step": 1, "loss": 0.5})
     history.add({"kind": "evaluation", "step": 1, "accuracy": float("nan")})
     history.add({"kind": "train", "step": 2, "loss": float("inf")})
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in lines] == [1, 1, 2]
     assert lines[1]["accuracy"] is None
     assert lines[2]["loss"] is None
@@ -27,7 +27,7 @@ def test_reading_leaves_out_a_line_cut_off_by_a_kill_and_what_came_after_the_che
     history = History(tmp_path)
     for step in (1, 2, 3):
         history.add({"kind": "train", "step": step})
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+    with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')
     assert [r["step"] for r in read_history(tmp_path)] == [1, 2, 3]
     rows = read_history(tmp_path, up_to=2)

@@ -97,9 +97,9 @@ def test_learns_and_logs(tmp_path):
     assert [r["step"] for r in done.history if r["kind"] == "train"] == [20, 40, 60]
     assert notes[-1][:2] == (60, 60)
     assert not task.training
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == done.history
-    table = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    table = (tmp_path / "run" / "history.csv").read_text().splitlines()
     assert len(table) == len(done.history) + 1
     assert {"kind", "step", "loss", "accuracy"} <= set(table[0].split(","))
 

@@ -80,7 +80,7 @@ def test_resumed_from_every_step(tmp_path, optimizer):
         place = checkpoint.path_of(part, step)
         place.parent.mkdir(parents=True)
         place.symlink_to(checkpoint.path_of(whole, step))
-        (part / "metrics.jsonl").write_text((whole / "metrics.jsonl").read_text())
+        (part / "history.jsonl").write_text((whole / "history.jsonl").read_text())
         runs.train(part, resume=True, keep=100, optimizer=optimizer)
         assert_same_run(checkpoint.load(part), end)
         assert rows(part) == rows(whole)

@@ -1,4 +1,4 @@
-"""The log of a run: rows in memory, ``metrics.jsonl`` and ``metrics.csv`` in the run folder."""
+"""The log of a run: rows in memory, ``history.jsonl`` and ``history.csv`` in the run folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class History:
         self.run = run
         self._columns: list[str] = []
         if run is not None:
-            (run / "metrics.jsonl").write_text("".join(_line(row) for row in self.rows))
+            (run / "history.jsonl").write_text("".join(_line(row) for row in self.rows))
             self._write_csv()
 
     def add(self, row: dict[str, Any]) -> None:
@@ -29,18 +29,18 @@ class History:
         self.rows.append(row)
         if self.run is None:
             return
-        with (self.run / "metrics.jsonl").open("a") as file:
+        with (self.run / "history.jsonl").open("a") as file:
             file.write(_line(row))
         if any(name not in self._columns for name in row):
             self._write_csv()
         else:
-            with (self.run / "metrics.csv").open("a", newline="") as file:
+            with (self.run / "history.csv").open("a", newline="") as file:
                 csv.DictWriter(file, self._columns).writerow(_finite(row))
 
     def _write_csv(self) -> None:
         assert self.run is not None
         self._columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with (self.run / "metrics.csv").open("w", newline="") as file:
+        with (self.run / "history.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(_finite(row) for row in self.rows)
@@ -48,7 +48,7 @@ class History:
 
 def read_history(run: Path, up_to: int | None = None) -> list[dict[str, Any]]:
     """Read a run's rows, those up to a step if one is given; a line cut off by a kill is left out."""
-    file = run / "metrics.jsonl"
+    file = run / "history.jsonl"
     rows = []
     for line in file.read_text().splitlines() if file.is_file() else []:
         try:

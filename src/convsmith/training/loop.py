@@ -35,7 +35,7 @@ def fit(
         loader: has ``len()`` (batches per epoch) and ``epoch(e, start)``; or is a plain sequence of batches.
         config: see `TrainConfig`.
         validation: batches for `Task.evaluate`, iterated anew each time.
-        out: run folder for checkpoints, ``metrics.jsonl`` and ``metrics.csv``; None keeps everything in memory.
+        out: run folder for checkpoints, ``history.jsonl`` and ``history.csv``; None keeps everything in memory.
         resume: continue from the latest checkpoint in ``out``: the same weights, bit for bit on a CPU, as without the
             interruption.
         progress: called between steps with steps done, steps in all and a note.
