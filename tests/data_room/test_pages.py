@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from convsmith.data import AUGMENTATIONS
+from convsmith.data import AUGMENTATIONS, SOURCES
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "data").glob("*.md"))
 EXAMPLES = [
@@ -24,6 +24,7 @@ def test_there_are_pages_with_examples():
 @pytest.mark.parametrize("block", EXAMPLES)
 def test_an_example_runs(block, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(AUGMENTATIONS, "_entries", dict(AUGMENTATIONS._entries))
+    for registry in (AUGMENTATIONS, SOURCES):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     exec(compile(block, "example", "exec"), {"__name__": "example"})
     assert capsys.readouterr().err == ""

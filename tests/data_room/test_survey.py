@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from convsmith.data import Loader, load, survey
+from convsmith.data.source import Request
 from convsmith.errors import InvalidArgument, RunFailed
 from data_room.pictures_on_disk import folder
 
@@ -69,11 +70,20 @@ def test_pictures_that_end_alike_but_differ_are_no_copies(large):
         (large / "dog" / name).write_bytes(b"P6 40 40 255\n" + first + b"\7" * (3 * 1599))
     (large / "dog" / "same.ppm").write_bytes((large / "dog" / "one.ppm").read_bytes())
     data = load(f"imagefolder:{large}", size=8)
-    groups = survey.survey(
-        data.train.store.decode.originals, broken="refuse", channels=None, spec="a large folder"
-    ).copies.tolist()
+    request = Request("a large folder", "", None, "refuse", None)
+    groups = survey.survey(data.train.store.decode.originals, request).copies.tolist()
     names = [name.rsplit("/", 1)[1] for name in data.train.store.names]
     one, two, same = (groups[names.index(name)] for name in ("one.ppm", "two.ppm", "same.ppm"))
     assert one == same
     assert one != two
     assert len(set(groups)) == len(groups) - 1
+
+
+def test_progress_is_told(tmp_path):
+    told = []
+    load(
+        f"imagefolder:{folder(tmp_path / 'pets')}", progress=lambda done, count, note: told.append((done, count, note))
+    )
+    assert told[0][:2] == (20, 20)
+    assert "looking at" in told[0][2]
+    assert told[-1][:2] == (14, 14)

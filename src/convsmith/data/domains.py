@@ -16,7 +16,7 @@ from convsmith.data.resize import Size, checked_size
 from convsmith.errors import InvalidArgument, close_matches
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DomainPair:
     """A source and a target whose labels count the source's classes; ``shared`` are the classes the target has
     (empty for a target without labels).

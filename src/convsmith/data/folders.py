@@ -172,7 +172,7 @@ def _list_classes(labels: Sequence[str], request: Request, file: Path) -> tuple[
 
 
 def _material(request: Request, listing: Listing, classes: tuple[str, ...], source: str) -> Material:
-    found = survey(files(listing.paths), broken=request.broken, channels=request.channels, spec=request.spec)
+    found = survey(files(listing.paths), request)
     number = {name: n for n, name in enumerate(classes)}
     good = list(found.good)
     labels = torch.tensor([number.get(listing.classes[n], -1) for n in good])

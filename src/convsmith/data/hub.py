@@ -56,8 +56,7 @@ def hugging_face(request: Request) -> Material:
     parts, values = _labelled(parts, label)
     classes, labels = _classes(request, getattr(features[label], "names", None), values)
     official = torch.cat([torch.full((len(column),), part) for part, column in values.items()])
-    originals = _originals(name, list(parts.held.values()), image)
-    found = survey(originals, broken=request.broken, channels=request.channels, spec=request.spec)
+    found = survey(_originals(name, list(parts.held.values()), image), request)
     good = torch.tensor(found.good)
     return Material(
         request.spec,

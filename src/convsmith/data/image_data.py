@@ -10,7 +10,7 @@ from convsmith.data.source import BrokenFile
 from convsmith.data.split import ImageSplit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageData:
     """What `load` returns.
 

@@ -17,7 +17,7 @@ from convsmith.data.split import ImageSplit
 from convsmith.errors import InvalidArgument
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Loader:
     """Batches of ``batch_size`` images per process.
 

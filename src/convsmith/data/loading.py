@@ -12,7 +12,7 @@ from convsmith.data.image_data import ImageData
 from convsmith.data.partition import LEFT_OUT, NAMES, partition
 from convsmith.data.places import existing
 from convsmith.data.resize import Size, checked_size
-from convsmith.data.source import SOURCES, Material, Pictures, Request
+from convsmith.data.source import SOURCES, Material, Pictures, Progress, Request
 from convsmith.data.split import ImageSplit
 from convsmith.data.statistics import mean_and_std
 from convsmith.data.store import DecodingStore, Store, prepared
@@ -38,6 +38,7 @@ def load(
     broken: str = "refuse",
     root: str | Path | None = None,
     crop: int | None = None,
+    progress: Progress | None = None,
 ) -> ImageData:
     """Load a data set and divide it into train, validation and test.
 
@@ -50,6 +51,7 @@ def load(
         broken: "refuse" raises one error that lists all files that cannot be read, "skip" lists them in ``skipped``.
         root: folder of the files, for sources that look for files, download them, or name them relatively. Where it is
             None: the folder in the environment variable CONVSMITH_DATA, then ``~/.cache/convsmith/data``.
+        progress: called with (done, all, what) while pictures are looked at.
         crop: cut a window of that many pixels around the ink before resizing (20 for MNIST; images in memory only).
 
     Raises:
@@ -65,8 +67,9 @@ def load(
         raise InvalidArgument("broken files are refused or skipped", asked="'refuse' or 'skip'", given=repr(broken))
     AUGMENTATIONS.entry(augment)
     where = None if root is None else existing(root, "root", folder=True)
-    request = Request(spec, argument, where, broken, channels)
-    return build(SOURCES[name](request), size=wanted, channels=channels, seed=seed, augment=augment, crop=crop)
+    request = Request(spec, argument, where, broken, channels, progress)
+    material = SOURCES[name](request)
+    return build(material, size=wanted, channels=channels, seed=seed, augment=augment, crop=crop, progress=progress)
 
 
 def parsed(spec: str) -> tuple[str, str]:
@@ -97,6 +100,7 @@ def build(
     seed: int = 0,
     augment: str = "none",
     crop: int | None = None,
+    progress: Progress | None = None,
 ) -> ImageData:
     """Divide, resize and describe what a source gave; see `load` for the arguments."""
     if len(material.labels) == 0:
@@ -104,7 +108,7 @@ def build(
     store = _store(material, size, channels, crop)
     numbers, part = material.numbers(), partition(material.labels, material.copies, material.division(), seed)
     rows = {name: (part == code).nonzero()[:, 0] for code, name in NAMES.items()}
-    mean, std = mean_and_std(store, rows["train"], seed)
+    mean, std = mean_and_std(store, rows["train"], seed, progress)
     counts = {name: len(chosen) for name, chosen in rows.items()}
     description = DataDescription(
         material.name, material.classes, store.channels, store.size, mean, std, counts, material.source

@@ -16,6 +16,9 @@ from torch import Tensor
 from convsmith.data.partition import TRAIN
 from convsmith.registry import Registry
 
+#: called with pictures done, pictures in all, and what is being done
+Progress = Callable[[int, int, str], None]
+
 
 @dataclass(frozen=True)
 class Request:
@@ -26,6 +29,7 @@ class Request:
     root: Path | None
     broken: str
     channels: int | None
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Pictures:
     size: tuple[int, int] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Material:
     """A data set as its source gives it.
 

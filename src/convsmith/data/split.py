@@ -17,7 +17,7 @@ from convsmith.errors import InvalidArgument
 Positions = Tensor | Sequence[int] | range | slice
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageSplit:
     """Images ``rows`` of a store with their labels.
 

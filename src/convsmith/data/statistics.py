@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 from convsmith.data.keyed import shuffled
+from convsmith.data.source import Progress
 from convsmith.data.store import MemoryStore, Store
 
 #: images that must be decoded to look at them are sampled down to this many
 SAMPLE = 2000
 
 
-def mean_and_std(store: Store, rows: Tensor, seed: int = 0) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_and_std(
+    store: Store, rows: Tensor, seed: int = 0, progress: Progress | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return (mean, std) over images ``rows`` and all their pixels, in float64.
 
     Images in memory are all counted; of images on disk at most 2000, chosen by ``seed``. A channel that never changes
@@ -20,7 +23,7 @@ def mean_and_std(store: Store, rows: Tensor, seed: int = 0) -> tuple[tuple[float
     """
     if not isinstance(store, MemoryStore) and len(rows) > SAMPLE:
         rows = rows[shuffled(rows, seed, 0x57A7)[:SAMPLE].sort().values]
-    count = 0
+    count = done = 0
     total = squares = torch.zeros(store.channels, dtype=torch.float64)
     # two passes would decode twice; in float64 the one-pass form loses nothing for values in [0, 1]
     for part in rows.split(1024 if isinstance(store, MemoryStore) else 64):
@@ -28,6 +31,9 @@ def mean_and_std(store: Store, rows: Tensor, seed: int = 0) -> tuple[tuple[float
         count += pixels.numel() // store.channels
         total = total + pixels.sum((0, 2, 3))
         squares = squares + pixels.square().sum((0, 2, 3))
+        done += len(part)
+        if progress is not None:
+            progress(done, len(rows), "mean and deviation of the training pixels")
     if count == 0:
         return (0.0,) * store.channels, (1.0,) * store.channels
     mean = total / count

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convsmith.data.partition import copies
 from convsmith.data.pictures import FAILURES, Originals, channels_of, picture_tensor, reason
-from convsmith.data.source import BrokenFile, Pictures
+from convsmith.data.source import BrokenFile, Pictures, Request
 from convsmith.errors import InvalidArgument
 
 #: up to this many pictures and stored bytes, every picture is decoded; beyond, only headers are read
@@ -46,21 +46,26 @@ class Survey:
     notes: tuple[str, ...]
 
 
-def survey(originals: Originals, *, broken: str, channels: int | None, spec: str) -> Survey:
+def survey(originals: Originals, request: Request) -> Survey:
     """Look at every picture, and refuse or set aside the broken ones.
 
     Small sets are decoded, so that a file cut in its middle is found now. Of large ones only the headers are read; such
     a file then raises `RunFailed` with its name when it is reached. Copies are found by pixels, or by stored bytes.
 
     Raises:
-        InvalidArgument: broken pictures under ``broken="refuse"``; none that can be read; unequal channel counts, or an
-            alpha channel, while ``channels`` is None.
+        InvalidArgument: broken pictures that are to be refused; none that can be read; unequal channel counts,
+            or an alpha channel, while ``request.channels`` is None.
     """
+    broken, channels, spec = request.broken, request.channels, request.spec
     whole = len(originals) <= CHECKED_FILES and sum(originals.lengths or ()) <= CHECKED_BYTES
     if not whole and not originals.headers:
         return _unseen(originals, channels, spec)
     with ThreadPoolExecutor(4) as pool:
-        looks = list(pool.map(lambda n: _look(originals, n, whole), range(len(originals))))
+        looks = []
+        for look in pool.map(lambda n: _look(originals, n, whole), range(len(originals))):
+            looks.append(look)
+            if request.progress is not None and (len(looks) % 100 == 0 or len(looks) == len(originals)):
+                request.progress(len(looks), len(originals), f"looking at the pictures of {spec}")
     bad = tuple(
         BrokenFile(name, look) for name, look in zip(originals.names, looks, strict=True) if isinstance(look, str)
     )

@@ -58,9 +58,7 @@ def torchvision_set(request: Request) -> Material:
     if len(stacked) == len(arrays):
         images = torch.cat(stacked)
         return Material(request.spec, classes, images, labels, copies(fingerprints(images)), source, official)
-    found = survey(
-        _originals(name, list(parts.values())), broken=request.broken, channels=request.channels, spec=request.spec
-    )
+    found = survey(_originals(name, list(parts.values())), request)
     good = torch.tensor(found.good)
     return Material(
         request.spec,
