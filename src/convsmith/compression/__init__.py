@@ -8,9 +8,7 @@ from convsmith.compression.conditions import (
     is_complementary,
     shortest_partition,
 )
-from convsmith.compression.convert import available, compress, plan_compression, rebuild, recipes
 from convsmith.compression.cost import CONVENTIONS, Cost, LayerCost, cost
-from convsmith.compression.int8 import Int8Model, finish
 from convsmith.compression.interleaved import (
     ChannelOrder,
     InterleavedGroupConv2d,
@@ -19,44 +17,30 @@ from convsmith.compression.interleaved import (
     composite_kernel,
     dense_convolution,
 )
-from convsmith.compression.packing import load_packed_state, packed_state
-from convsmith.compression.plan import Budget, Choice, Plan
 from convsmith.compression.wiring import Factor, Order, Wiring, interleaved, mixed_radix, path_counts, shuffle, shuffled
 
 __all__ = [
     "CONVENTIONS",
-    "Budget",
     "ChannelOrder",
-    "Choice",
     "Condition",
     "Cost",
     "Factor",
-    "Int8Model",
     "InterleavedGroupConv2d",
     "InterleavedStructuredConv2d",
     "LayerCost",
     "LinearChain",
     "Order",
-    "Plan",
     "Wiring",
-    "available",
     "balanced_cost",
     "balanced_partition",
     "composite_kernel",
-    "compress",
     "condition",
     "cost",
     "dense_convolution",
-    "finish",
     "interleaved",
     "is_complementary",
-    "load_packed_state",
     "mixed_radix",
-    "packed_state",
     "path_counts",
-    "plan_compression",
-    "rebuild",
-    "recipes",
     "shortest_partition",
     "shuffle",
     "shuffled",

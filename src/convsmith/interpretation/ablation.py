@@ -1,0 +1,208 @@
+"""Switch nodes off, or only some on, and see what is left of the accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument, close_matches
+from convsmith.interpretation.find import Progress, _column, prepare, rows_at_once
+from convsmith.interpretation.gates import GatedNetwork
+from convsmith.interpretation.routes import Routes
+from convsmith.interpretation.sites import SitePlan, plan_sites
+
+ORDERS = ("critical", "random", "least")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy [F] with 95 % Wilson intervals at F fractions of switched-off (or kept) nodes, and by class [F, K].
+
+    ``by_class`` holds NaN for a class without images. ``correct`` [F, B] bool is what everything is computed from.
+    """
+
+    fractions: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    by_class: Tensor
+    correct: Tensor
+    order: str
+    keep: bool
+
+
+def apply_routes(
+    model: nn.Module, images: Tensor, gates: Routes | Mapping[str, Tensor], *, batch_size: int | None = None
+) -> Tensor:
+    """Return logits [B, K] of the network with these gates on; the model is as before afterwards.
+
+    ``gates``: `Routes`, or layer name to [B, C_l] (or [1, C_l] / [C_l] for all images alike). Layers that are not
+    named stay open.
+    """
+    model, images = prepare(model, images)
+    named = dict(gates.gates) if isinstance(gates, Routes) else dict(gates)
+    if not named:
+        return _run(model, images, None, None, batch_size)
+    plan = plan_for(model, images, tuple(named))
+    return _run(model, images, plan, _flat(named, plan, len(images)), batch_size)
+
+
+def ablate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    routes: Routes,
+    fractions: Sequence[float],
+    *,
+    order: str = "critical",
+    keep: bool = False,
+    by: str = "image",
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Return the accuracy after switching off each of ``fractions`` of all nodes; see `removal_curve`."""
+    curve = removal_curve(
+        model,
+        images,
+        labels,
+        routes,
+        fractions,
+        order=order,
+        keep=keep,
+        by=by,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return list(curve.accuracy)
+
+
+def removal_curve(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    routes: Routes,
+    fractions: Sequence[float],
+    *,
+    order: str = "critical",
+    keep: bool = False,
+    by: str = "image",
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Curve:
+    """Switch off a fraction of all nodes, image by image, and measure accuracy with intervals.
+
+    ``order``: ``"critical"`` highest gate or score first, ``"least"`` lowest first, ``"random"``. Ties (many gates are
+    0) are broken at random with ``seed``. ``keep=True`` turns it round: only that fraction stays on. ``by="class"``
+    ranks by the mean over the images of the same label. Fraction x total is rounded to whole nodes (at least one
+    for a fraction above 0).
+
+    Raises:
+        InvalidArgument: fractions outside [0, 1], an unknown order, routes of other images.
+    """
+    if order not in ORDERS:
+        raise InvalidArgument(
+            "no removal order has this name", asked="order", given=repr(order), mend=close_matches(order, ORDERS)
+        )
+    if by not in ("image", "class"):
+        raise InvalidArgument("nodes are ranked by image or by class", asked="by", given=repr(by))
+    if not fractions or not all(0 <= f <= 1 for f in fractions):
+        raise InvalidArgument("fractions lie in [0, 1]", asked="fractions", given=list(fractions))
+    if len(routes) != len(images):
+        raise InvalidArgument("one route per image", asked=f"{len(images)} images", given=f"{len(routes)} routes")
+    model, images = prepare(model, images)
+    labels = _column(labels, len(images), None, "labels").to(images.device)
+    plan = plan_for(model, images, routes.layers)
+    score = _flat(dict(routes.gates), plan, len(images)).to(images.device).double()
+    if by == "class":
+        for label in labels.unique():
+            score[labels == label] = score[labels == label].mean(0, keepdim=True)
+    ranked = _rank(score, order, seed)
+    total, correct = plan.total, []
+    for done, fraction in enumerate(fractions):
+        count = max(round(fraction * total), 1) if fraction > 0 else 0
+        chosen = torch.zeros_like(score).scatter(1, ranked[:, :count], 1.0)
+        gates = chosen if keep else 1 - chosen
+        logits = _run(model, images, plan, gates.to(images.dtype), batch_size)
+        correct.append(logits.argmax(1) == labels)
+        if progress is not None:
+            progress(done + 1, len(fractions), order)
+    return _curve(torch.stack(correct).cpu(), labels.cpu(), tuple(fractions), order, keep)
+
+
+def plan_for(model: nn.Module, images: Tensor, layers: Sequence[str]) -> SitePlan:
+    """Return the plan of exactly these layers, whatever rule found them."""
+    return plan_sites(model, images, "auto", tuple(layers))
+
+
+def wilson(successes: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % Wilson score interval of a proportion."""
+    if count == 0:
+        return 0.0, 1.0
+    p = successes / count
+    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * ((p * (1 - p) + z * z / (4 * count)) / count) ** 0.5 / (1 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _rank(score: Tensor, order: str, seed: int) -> Tensor:
+    """Node numbers [B, total], first to go first; ties in random order."""
+    generator = torch.Generator().manual_seed(seed)
+    shuffle = torch.rand(score.shape, generator=generator).to(score.device).argsort(1)
+    if order == "random":
+        return shuffle
+    shuffled = score.gather(1, shuffle)
+    place = shuffled.sort(dim=1, descending=order == "critical", stable=True).indices
+    return shuffle.gather(1, place)
+
+
+def _flat(gates: Mapping[str, Tensor], plan: SitePlan, rows: int) -> Tensor:
+    parts = []
+    for site in plan.sites:
+        g = gates[site.name]
+        g = g[None] if g.dim() == 1 else g
+        if g.shape[1] != site.width or g.shape[0] not in (1, rows):
+            raise InvalidArgument(
+                "gates of a layer are [B, channels]",
+                asked=f"{site.name}: [{rows}, {site.width}]",
+                given=tuple(g.shape),
+            )
+        parts.append(g.expand(rows, -1))
+    return torch.cat(parts, dim=1)
+
+
+def _run(
+    model: nn.Module, images: Tensor, plan: SitePlan | None, gates: Tensor | None, batch_size: int | None
+) -> Tensor:
+    size = rows_at_once(images, batch_size)
+    plan = plan or SitePlan((), "none", ())
+    parts = []
+    for first in range(0, len(images), size):
+        rows = slice(first, first + size)
+        with torch.no_grad(), GatedNetwork(model, plan, images[rows], cache=False) as network:
+            parts.append(network.logits(None if gates is None else gates[rows].to(images)))
+    return torch.cat(parts)
+
+
+def _curve(correct: Tensor, labels: Tensor, fractions: tuple[float, ...], order: str, keep: bool) -> Curve:
+    count = correct.shape[1]
+    bounds = [wilson(float(row.sum()), count) for row in correct]
+    classes = int(labels.max()) + 1 if len(labels) else 0
+    by_class = torch.full((len(fractions), classes), float("nan"))
+    for label in labels.unique().tolist():
+        by_class[:, label] = correct[:, labels == label].float().mean(1)
+    return Curve(
+        fractions,
+        tuple(correct.double().mean(1).tolist()),
+        tuple(low for low, _ in bounds),
+        tuple(high for _, high in bounds),
+        by_class,
+        correct,
+        order,
+        keep,
+    )

@@ -1,0 +1,168 @@
+"""Other ways to score the same nodes, behind the same object, so that every claim about routes has its control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument
+from convsmith.interpretation.find import Progress, _column, collect, look, prepare, rows_at_once
+from convsmith.interpretation.gates import GatedNetwork
+from convsmith.interpretation.routes import Routes
+from convsmith.interpretation.sites import SiteRule, plan_sites
+from convsmith.registry import Registry
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """One batch to score: the gated network, the class [B] whose logit counts, integration steps, random stream."""
+
+    network: GatedNetwork
+    target: Tensor
+    steps: int
+    generator: torch.Generator
+
+    @property
+    def ones(self) -> Tensor:
+        """Open gates [B, total]."""
+        return torch.ones(len(self.target), self.network.total, device=self.target.device)
+
+
+#: a scorer returns non-negative scores [B, total]
+Scorer = Callable[[ScoreRequest], Tensor]
+SCORES: Registry[Scorer] = Registry("unit score")
+
+_THETA = 0.5
+
+
+def score_units(
+    model: nn.Module,
+    images: Tensor,
+    method: str = "gradient-times-activation",
+    *,
+    sites: str | SiteRule = "auto",
+    layers: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    steps: int = 10,
+    seed: int = 0,
+    target: Tensor | None = None,
+    progress: Progress | None = None,
+    labels: Tensor | None = None,
+    index: Tensor | None = None,
+) -> Routes:
+    """Score every node of every image without optimising gates; the result has the shape of `Routes`.
+
+    ``method``: ``"activation"`` mean absolute activation; ``"gradient-times-activation"`` |activation x gradient| of
+    the class logit summed over positions (NeuronMCT of Khakzar et al., CVPR 2021); ``"integrated"`` the same averaged
+    while the layer's gates go from 0 to 1 in ``steps`` steps (NeuronIntGrad, same paper); ``"effective-path"`` the
+    fewest nodes of each layer that make up half of the positive contribution to the class logit; ``"random"``.
+
+    ``target`` [B] int64 is the class whose logit is scored, default the predicted one. In the result ``gates`` are
+    scores, and ``kept`` and ``divergence`` describe the network in which nodes with score 0 are switched off.
+    """
+    scorer = SCORES[method]
+    if steps < 1:
+        raise InvalidArgument("integration takes at least one step", asked="steps", given=steps)
+    model, images = prepare(model, images)
+    plan = plan_sites(model, images, sites, layers)
+    count, size = len(images), rows_at_once(images, batch_size)
+    labels, index = _column(labels, count, -1, "labels"), _column(index, count, None, "index")
+    if target is not None:
+        target = _column(target, count, None, "target").to(images.device)
+    settings = {"mode": method, "steps": steps, "seed": seed, "sites": plan.kind}
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for first in range(0, count, size):
+        rows = slice(first, min(first + size, count))
+        with torch.inference_mode(False), torch.enable_grad(), GatedNetwork(model, plan, images[rows]) as network:
+            full, silent = look(network)
+            chosen = full.argmax(1) if target is None else target[rows]
+            scores = scorer(ScoreRequest(network, chosen, steps, generator)).to(full)
+            objective = torch.full((len(full),), float("nan"), device=full.device, dtype=full.dtype)
+            parts.append(
+                collect(
+                    network,
+                    full,
+                    silent,
+                    scores,
+                    (scores > 0).to(full),
+                    objective,
+                    torch.full((len(full),), steps if method == "integrated" else 1, device=full.device),
+                    torch.ones(len(full), dtype=torch.bool, device=full.device),
+                    settings,
+                    labels[rows],
+                    index[rows],
+                )
+            )
+        if progress is not None:
+            progress(rows.stop, count, method)
+    return Routes.concatenate(parts)
+
+
+@SCORES.register("activation")
+def _activation(request: ScoreRequest) -> Tensor:
+    """Mean absolute activation over positions."""
+    with torch.no_grad():
+        request.network.logits(watch=True)
+        parts = []
+        for number, site in enumerate(request.network.plan.sites):
+            maps = request.network.outputs[number].movedim(site.axis, 1)
+            parts.append((maps.relu() if site.rectified else maps.abs()).reshape(*maps.shape[:2], -1).mean(2))
+    return torch.cat(parts, dim=1)
+
+
+@SCORES.register("gradient-times-activation")
+def _contribution(request: ScoreRequest) -> Tensor:
+    """|sum over positions of activation x gradient|: the derivative of the class logit by the gate, at gates of one."""
+    return _slope(request, request.ones).abs()
+
+
+@SCORES.register("integrated")
+def _integrated(request: ScoreRequest) -> Tensor:
+    """Integrated gates, layer by layer: the mean slope of the class logit while the layer's gates go from 0 to 1."""
+    ones, steps = request.ones, request.steps
+    scores = torch.zeros_like(ones)
+    first = 0
+    for width in request.network.plan.widths:
+        columns = slice(first, first + width)
+        for step in range(steps):
+            gates = ones.clone()
+            gates[:, columns] = (step + 0.5) / steps  # midpoint rule
+            scores[:, columns] += _slope(request, gates)[:, columns] / steps
+        first += width
+    return scores.abs()
+
+
+@SCORES.register("effective-path")
+def _effective(request: ScoreRequest) -> Tensor:
+    """Per layer, the fewest nodes whose contributions exceed half of the layer's positive contribution.
+
+    Qiu et al., CVPR 2019. Differs from the paper: contributions are channel by channel to the class logit (activation
+    x gradient), where the paper walks back neuron by neuron and needs the connectivity of the network.
+    """
+    slopes = _slope(request, request.ones).clamp(min=0)
+    parts = []
+    for part in slopes.split(request.network.plan.widths, dim=1):
+        value, place = part.sort(dim=1, descending=True, stable=True)
+        before = value.cumsum(1) - value
+        chosen = (before < _THETA * value.sum(1, keepdim=True)) & (value > 0)
+        parts.append(torch.zeros_like(part).scatter(1, place, value * chosen))
+    return torch.cat(parts, dim=1)
+
+
+@SCORES.register("random")
+def _random(request: ScoreRequest) -> Tensor:
+    """Uniform random scores in (0, 1], drawn from a generator of their own."""
+    return 1 - torch.rand(request.ones.shape, generator=request.generator)
+
+
+def _slope(request: ScoreRequest, gates: Tensor) -> Tensor:
+    """Return the derivative of the class logit by every gate, [B, total]."""
+    gates = gates.to(torch.float64 if request.network.images.dtype == torch.float64 else torch.float32)
+    gates.requires_grad_(True)
+    logits = request.network.logits(gates).gather(1, request.target[:, None])
+    (slope,) = torch.autograd.grad(logits.sum(), gates)
+    return slope

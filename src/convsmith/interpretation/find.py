@@ -1,0 +1,319 @@
+"""Find the critical routing paths of images: whole batches at once, memory bounded by the batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument, RunFailed, close_matches
+from convsmith.interpretation.gates import PRECISIONS, GatedNetwork
+from convsmith.interpretation.routes import RouteFlags, Routes
+from convsmith.interpretation.sites import SitePlan, SiteRule, plan_sites
+from convsmith.interpretation.solvers import Solution, solve_converged, solve_paper
+from convsmith.interpretation.survey import check_evaluation, unwrap
+
+Progress = Callable[[int, int, str], None]
+MODES = ("converged", "paper")
+#: steps where the caller names none: the published horizon; enough for the converging solver to settle or come close
+DEFAULT_STEPS = {"paper": 30, "converged": 100}
+
+
+@dataclass(frozen=True)
+class RouteSettings:
+    """How gates are searched; see `find_routes` for the meaning of every field."""
+
+    gamma: float = 0.05
+    gamma_per: str = "sum"
+    steps: int | None = None
+    mode: str = "converged"
+    upper: float | None = None
+    init: str = "ones"
+    seed: int = 0
+    step_size: float = 1.0
+    tolerance: float = 1e-3
+    precision: str = "fp32"
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        rules: list[tuple[bool, str, str]] = [
+            (self.mode in MODES, "the solver has one of two modes", "mode"),
+            (self.gamma_per in ("sum", "mean"), "gamma weighs the sum or the mean of the gates", "gamma_per"),
+            (self.init in ("ones", "uniform"), "gates start at ones or uniform in [0, 1]", "init"),
+            (self.precision in PRECISIONS, "the precision is one of " + ", ".join(PRECISIONS), "precision"),
+            (0 <= self.gamma < float("inf"), "gamma is a finite weight of at least 0", "gamma"),
+            (self.steps is None or self.steps >= 1, "the solver takes at least one step", "steps"),
+            (self.upper is None or self.upper >= 1, "gates start at 1, so their bound is at least 1", "upper"),
+            (self.step_size > 0, "the step size is positive", "step_size"),
+            (self.tolerance >= 0, "the tolerance is not negative", "tolerance"),
+        ]
+        for holds, rule, asked in rules:
+            if not holds:
+                given = getattr(self, asked)
+                mend = close_matches(str(given), MODES) if asked == "mode" else None
+                raise InvalidArgument(rule, asked=asked, given=repr(given), mend=mend)
+
+
+def find_routes(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    gamma: float = 0.05,
+    steps: int | None = None,
+    mode: str = "converged",
+    sites: str | SiteRule = "auto",
+    layers: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    gamma_per: str = "sum",
+    upper: float | None = None,
+    init: str = "ones",
+    step_size: float = 1.0,
+    tolerance: float = 1e-3,
+    precision: str = "fp32",
+    channels_last: bool = False,
+    labels: Tensor | None = None,
+    index: Tensor | None = None,
+) -> Routes:
+    """Find, for every image, the channels that carry the network's prediction (critical data routing path).
+
+    Non-negative gates multiply the channels of the gated layers; they minimise the cross-entropy to the full
+    network's output plus ``gamma`` times their sum, and the prediction must stay. Channels whose gate stays positive
+    are the critical nodes. Wang et al., CVPR 2018. The model is not changed; nothing random is drawn from torch's
+    global state; the result does not depend on how images are batched (to rounding).
+
+    Args:
+        model: any classifier in evaluation mode with logits [B, K]; wrappers are looked through.
+        images: [B, C, H, W] as the model takes them (normalised).
+        gamma: weight of the gates. A sum over more gates presses harder, so it does not transfer between networks...
+        gamma_per: ... unless ``"mean"``: the penalty is ``gamma`` times the mean gate (divide by the number of gates).
+        steps: solver steps; None is 30 in paper mode and 100 (at most) in converged mode.
+        mode: ``"converged"`` (accelerated proximal gradient, stops per image) or ``"paper"`` (the published 30 SGD
+            steps). Sparsity in paper mode is set by rate x gamma x steps, so never compare it between modes.
+        sites: ``"auto"``, ``"conv"``, ``"block"``, ``"activation"`` or a rule of your own, see `plan_sites`.
+        layers: names (or patterns) of the layers to gate, see `plan_sites`.
+        batch_size: images solved at once (default 32, on CUDA 128); memory grows with it, not with B.
+        seed: of ``init="uniform"``; every image has its own stream, whatever the batch.
+        upper: largest gate, default 5 (100 at blocks, as published for residual networks).
+        progress: called with images done, images in all, a note.
+        init: gates start at ``"ones"`` or ``"uniform"`` in [0, 1].
+        step_size: first step of the converging solver.
+        tolerance: movement below which the converging solver counts a row as at rest.
+        precision: ``"fp32"``, ``"tf32"``, ``"bf16"``, ``"fp16"`` for the network; gates and losses stay float32.
+        channels_last: memory order of the images on their way through the network.
+        labels: [B] int64, stored in the result.
+        index: [B] int64 image numbers, stored in the result; versions of one image share a number.
+
+    Raises:
+        InvalidArgument: a bad setting, a model in training mode, no such site, images that are not finite.
+    """
+    settings = RouteSettings(
+        gamma, gamma_per, steps, mode, upper, init, seed, step_size, tolerance, precision, channels_last
+    )
+    model, images = prepare(model, images)
+    plan = plan_sites(model, images, sites, layers)
+    return solve(model, images, plan, settings, batch_size, progress, labels=labels, index=index)
+
+
+def solve(
+    model: nn.Module,
+    images: Tensor,
+    plan: SitePlan,
+    settings: RouteSettings,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+    *,
+    gammas: Tensor | None = None,
+    labels: Tensor | None = None,
+    index: Tensor | None = None,
+) -> Routes:
+    """Find routes for a plan made before; ``gammas`` [B] overrides ``settings.gamma`` image by image."""
+    count = len(images)
+    size = rows_at_once(images, batch_size)
+    labels = _column(labels, count, -1, "labels")
+    index = _column(index, count, None, "index")
+    parts = []
+    for start in range(0, count, size):
+        rows = slice(start, min(start + size, count))
+        gamma = None if gammas is None else gammas[rows]
+        parts.append(_solve_batch(model, images[rows], plan, settings, gamma, start, labels[rows], index[rows]))
+        if progress is not None:
+            progress(rows.stop, count, "routes")
+    return Routes.concatenate(parts)
+
+
+def rows_at_once(images: Tensor, batch_size: int | None) -> int:
+    """Return the batch size: as asked, else 32, on CUDA 128."""
+    if batch_size is not None and batch_size < 1:
+        raise InvalidArgument("a batch holds at least one image", asked="batch_size", given=batch_size)
+    return batch_size or (128 if images.is_cuda else 32)
+
+
+def prepare(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+    """Unwrap and check the model, check the images and bring them to the model's device (and dtype if float64)."""
+    model = unwrap(model)
+    check_evaluation(model)
+    if not isinstance(images, Tensor) or images.dim() < 2 or not images.is_floating_point():
+        given = (tuple(images.shape), images.dtype) if isinstance(images, Tensor) else type(images).__name__
+        raise InvalidArgument("images are a float tensor [B, C, H, W]", asked="images", given=given)
+    if len(images) == 0:
+        raise InvalidArgument("there is no image", asked="images", given=tuple(images.shape))
+    if not bool(images.isfinite().all()):
+        raise InvalidArgument("images must be finite", asked="images", given="NaN or infinite pixels")
+    parameter = next(iter(model.parameters()), None)
+    if parameter is not None:
+        images = images.to(parameter.device)
+        if parameter.is_floating_point() and images.dtype != parameter.dtype:
+            images = images.to(parameter.dtype)
+    return model, images
+
+
+def describe(plan: SitePlan, settings: RouteSettings) -> dict[str, Any]:
+    """Return the settings as JSON values with the defaults filled in."""
+    filled = replace(
+        settings, steps=settings.steps or DEFAULT_STEPS[settings.mode], upper=settings.upper or _upper(plan)
+    )
+    return {**asdict(filled), "sites": plan.kind}
+
+
+def _upper(plan: SitePlan) -> float:
+    return 100.0 if plan.kind == "block" else 5.0
+
+
+def _column(values: Tensor | None, count: int, fill: int | None, name: str) -> Tensor:
+    if values is None:
+        return torch.arange(count) if fill is None else torch.full((count,), fill)
+    if values.shape != (count,):
+        raise InvalidArgument("one number per image", asked=f"{name} [{count}]", given=tuple(values.shape))
+    return values.long()
+
+
+def _solve_batch(
+    model: nn.Module,
+    images: Tensor,
+    plan: SitePlan,
+    settings: RouteSettings,
+    gammas: Tensor | None,
+    first: int,
+    labels: Tensor,
+    index: Tensor,
+) -> Routes:
+    steps, upper = settings.steps or DEFAULT_STEPS[settings.mode], settings.upper or _upper(plan)
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        GatedNetwork(
+            model, plan, images, precision=settings.precision, channels_last=settings.channels_last
+        ) as network,
+    ):
+        full, silent = look(network)
+        probabilities = full.softmax(1)
+        if gammas is None:
+            gammas = torch.full((len(images),), settings.gamma, dtype=full.dtype, device=full.device)
+        weight = gammas.to(full) / (plan.total if settings.gamma_per == "mean" else 1)
+        start = _start(settings, len(images), plan.total, first).to(full)
+        if settings.mode == "paper":
+            solution = solve_paper(network, probabilities, weight, start, steps=steps, upper=upper)
+        else:
+            solution = solve_converged(
+                network,
+                probabilities,
+                weight,
+                start,
+                steps=steps,
+                upper=upper,
+                step_size=settings.step_size,
+                tolerance=settings.tolerance,
+            )
+        network.restore()
+        if settings.mode == "converged":
+            solution = close_silent(network, solution, weight)
+        return collect(
+            network,
+            full,
+            silent,
+            solution.gates,
+            solution.gates,
+            solution.objective,
+            solution.steps,
+            solution.settled,
+            describe(plan, settings),
+            labels,
+            index,
+        )
+
+
+def _start(settings: RouteSettings, rows: int, total: int, first: int) -> Tensor:
+    if settings.init == "ones":
+        return torch.ones(rows, total)
+    streams = (torch.Generator().manual_seed(settings.seed * 1_000_003 + first + row) for row in range(rows))
+    return torch.stack([torch.rand(total, generator=stream) for stream in streams])
+
+
+def close_silent(network: GatedNetwork, solution: Solution, weight: Tensor) -> Solution:
+    """Close gates on channels that pass nothing on: the output stays exactly, the objective falls by their weight."""
+    _, silent = look(network, solution.gates)
+    closed = torch.where(silent, 0.0, solution.gates)
+    return replace(solution, gates=closed, objective=solution.objective - weight * (solution.gates - closed).sum(1))
+
+
+def look(network: GatedNetwork, gates: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return logits [B, K] (of the full network if no gates) and which nodes pass nothing on, bool [B, total]."""
+    with torch.no_grad():
+        logits = network.logits(gates, watch=True)
+        if not bool(logits.isfinite().all()):
+            raise RunFailed("the network's output for these images is not finite", given="NaN or infinite logits")
+        silent = []
+        for number, site in enumerate(network.plan.sites):
+            maps = (
+                network.outputs[number].movedim(site.axis, 1).flatten(2)
+                if site.rank > 2
+                else network.outputs[number][..., None]
+            )
+            silent.append(maps.amax(2) <= 0 if site.rectified else maps.abs().amax(2) == 0)
+        network.outputs.clear()
+    return logits, torch.cat(silent, dim=1)
+
+
+def collect(
+    network: GatedNetwork,
+    full: Tensor,
+    silent: Tensor,
+    values: Tensor,
+    applied: Tensor,
+    objective: Tensor,
+    steps: Tensor,
+    settled: Tensor,
+    settings: dict[str, Any],
+    labels: Tensor,
+    index: Tensor,
+) -> Routes:
+    """Check ``applied`` gates [B, total] by a pass of their own and wrap ``values`` [B, total] into `Routes`."""
+    plan = network.plan
+    with torch.no_grad():
+        gated = network.logits(applied)
+    log_p, log_q = full.log_softmax(1), gated.log_softmax(1)
+    top = full.topk(2, dim=1).indices
+    critical = values > 0
+    names = tuple(site.name for site in plan.sites)
+    closed = torch.stack([~part.any(1) for part in critical.split(plan.widths, dim=1)], dim=1)
+    dead = (critical & silent).sum(1) / critical.sum(1).clamp(min=1)
+    gates = {name: part.contiguous() for name, part in zip(names, values.split(plan.widths, dim=1), strict=True)}
+    return Routes(
+        gates=gates,
+        prediction=top[:, 0],
+        confidence=log_p.exp().gather(1, top[:, :1])[:, 0],
+        runner_up=top[:, 1],
+        kept=gated.argmax(1) == full.argmax(1),
+        divergence=(log_p.exp() * (log_p - log_q)).sum(1).clamp(min=0),
+        objective=objective,
+        steps=steps,
+        flags=RouteFlags(closed, dead, settled, names),
+        index=index.to(full.device),
+        labels=labels.to(full.device),
+        settings=settings,
+    )

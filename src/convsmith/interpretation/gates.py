@@ -1,0 +1,229 @@
+"""Gates on a network: one non-negative factor per image and channel, put on by hooks and taken off without a trace.
+
+For a batch x and gates lambda [B, total] the gated network computes, at every site l with output a_l,
+``lambda_l[b, k] * a_l[b, k]`` in place of ``a_l[b, k]``. Rows never mix (evaluation mode), so the gradient of a sum of
+per-image losses holds every image's own gradient: a batch is many independent problems.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument
+from convsmith.interpretation.sites import Site, SitePlan
+from convsmith.interpretation.survey import check_evaluation, eager, unwrap
+
+PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
+
+
+class GatedNetwork:
+    """A context in which ``logits(gates)`` runs ``model`` with gates on; nothing of the model is changed after it.
+
+    Inside the context weights do not ask for gradients (saves about a third of the work and the saved inputs), hooks
+    multiply, and modules that are complete before the first gate return their stored output (the images are fixed, so
+    their outputs are). On exit, exceptions included, hooks are removed, ``requires_grad`` flags and ``forward``
+    methods are as before; buffers, ``.grad`` and random state are never touched.
+
+    Args:
+        model: a network in evaluation mode; wrappers (DataParallel, DDP, compiled) are looked through.
+        plan: sites from `plan_sites`.
+        images: [B, C, H, W] on the model's device.
+        cache: keep the outputs of the constant prefix.
+        precision: ``"fp32"``, or ``"bf16"`` / ``"fp16"`` (autocast) or ``"tf32"`` (CUDA matmuls and convolutions) for
+            the network; gates and losses stay in float32.
+        channels_last: feed images in channels-last memory order (faster convolutions on many devices).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: SitePlan,
+        images: Tensor,
+        *,
+        cache: bool = True,
+        precision: str = "fp32",
+        channels_last: bool = False,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise InvalidArgument(
+                "the precision has no such name", asked="precision", given=repr(precision), mend=", ".join(PRECISIONS)
+            )
+        self.model = unwrap(model)
+        check_evaluation(self.model)
+        self.plan, self.cache, self.precision = plan, cache, precision
+        if channels_last and images.dim() == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        self.images = images.clone() if images.is_inference() else images.detach()
+        self.outputs: dict[int, Tensor] = {}
+        self.watch = False
+        self._factors: tuple[Tensor, ...] | None = None
+        self._calls: dict[str, int] = {}
+        self._prefix: dict[str, Tensor] = {}
+        self._everything: tuple[Tensor, dict[str, Tensor]] = (self.images, {})
+        self._overwritten: set[str] = set()
+        self._stack = contextlib.ExitStack()
+
+    @property
+    def total(self) -> int:
+        """Number of gates of one image."""
+        return self.plan.total
+
+    def __enter__(self) -> GatedNetwork:
+        try:
+            self._stack.enter_context(eager(self.model))
+            self._freeze()
+            self._hook()
+            if self.cache:
+                self._store_prefix()
+            self._everything = (self.images, self._prefix)
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+        self._prefix, self._everything = {}, (self.images, {})
+        self.outputs.clear()
+
+    def logits(self, gates: Tensor | None = None, *, watch: bool = False) -> Tensor:
+        """Return float logits [B, K] with ``gates`` [B, total] on (None: the plain network).
+
+        ``watch=True`` keeps the outputs of the sites (before the gate) in ``self.outputs`` by site number.
+        """
+        # one split, whose backward is one concatenation, instead of a slice (and a zero-filled gradient) per site
+        self._factors = None if gates is None else torch.split(gates, self.plan.widths, dim=1)
+        self.watch = watch
+        self._calls.clear()
+        self.outputs.clear()
+        try:
+            with self._numerics():
+                output = self.model(self.images)
+        finally:
+            self._factors = None
+        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
+            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+            raise InvalidArgument(
+                "routes explain a classifier: its output must be logits [B, K] with K >= 2",
+                given=given,
+                mend="wrap the network so that forward(images) returns the logits",
+            )
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only (a finished image costs nothing any more)."""
+        self.images = self.images[rows]
+        self._prefix = {name: value[rows] for name, value in self._prefix.items()}
+
+    def restore(self) -> None:
+        """Go back to all rows."""
+        self.images, self._prefix = self._everything
+
+    def _numerics(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision in ("bf16", "fp16"):
+            dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+            return torch.autocast(self.images.device.type, dtype=dtype)
+        if self.precision == "tf32":
+            return _tf32()
+        return contextlib.nullcontext()
+
+    def _freeze(self) -> None:
+        frozen = [p for p in self.model.parameters() if p.requires_grad]
+        self._stack.callback(lambda: [p.requires_grad_(True) for p in frozen])
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+    def _hook(self) -> None:
+        modules = dict(self.model.named_modules(remove_duplicate=False))
+        by_module: dict[str, dict[int, int]] = {}
+        for number, site in enumerate(self.plan.sites):
+            by_module.setdefault(site.module, {})[site.call] = number
+        for name, calls in by_module.items():
+            handle = modules[name].register_forward_hook(self._gate(name, calls))
+            self._stack.callback(handle.remove)
+
+    def _gate(self, name: str, calls: dict[int, int]) -> Callable[..., Any]:
+        def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
+            call = self._calls.get(name, 0)
+            self._calls[name] = call + 1
+            number = calls.get(call)
+            if number is None:
+                return None
+            if self.watch:
+                self.outputs[number] = output
+            if self._factors is None:
+                return None
+            # a new tensor, never in place: the same output may feed a shortcut or an in-place activation
+            return output * spread(self._factors[number], self.plan.sites[number]).to(output.dtype)
+
+        return hook
+
+    def _store_prefix(self) -> None:
+        modules = dict(self.model.named_modules(remove_duplicate=False))
+        gated = {site.module for site in self.plan.sites}
+        handles = []
+
+        def record(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+                if isinstance(output, Tensor):
+                    self._prefix[name] = output.clone()  # an in-place operation may overwrite the original later
+
+            return hook
+
+        try:
+            for name in self.plan.prefix:
+                module = modules[name]
+                hooked = len(module._forward_hooks) > (name in gated) or module._forward_pre_hooks
+                if not hooked and "forward" not in module.__dict__:  # somebody else's hook must see every call
+                    handles.append(module.register_forward_hook(record(name)))
+            with torch.no_grad():
+                self.logits()
+        finally:
+            for handle in handles:
+                handle.remove()
+        for name in self._prefix:
+            self._patch(modules[name], name)
+        self._find_overwritten()
+
+    def _patch(self, module: nn.Module, name: str) -> None:
+        def stored(*_args: Any, **_kwargs: Any) -> Tensor:
+            value = self._prefix[name]
+            return value.clone() if name in self._overwritten else value
+
+        module.__dict__["forward"] = stored
+        self._stack.callback(module.__dict__.pop, "forward", None)
+
+    def _find_overwritten(self) -> None:
+        """Find stored outputs that the rest of the network overwrites in place; these are handed out as copies."""
+        originals = {name: value.clone() for name, value in self._prefix.items()}
+        versions = {name: value._version for name, value in self._prefix.items()}
+        with torch.no_grad():
+            self.logits()
+        self._overwritten = {name for name, value in self._prefix.items() if value._version != versions[name]}
+        self._prefix.update({name: originals[name] for name in self._overwritten})
+
+
+def spread(gates: Tensor, site: Site) -> Tensor:
+    """Reshape gates [B, C] so that they multiply the site's output along its channel axis."""
+    shape = [1] * site.rank
+    shape[0], shape[site.axis] = gates.shape
+    return gates.view(shape) if gates.is_contiguous() else gates.reshape(shape)
+
+
+@contextlib.contextmanager
+def _tf32() -> Any:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = True, True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before

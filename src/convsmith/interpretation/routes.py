@@ -1,0 +1,284 @@
+"""The result object: gates by layer for every image, with the numbers that say how far to trust them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convsmith.errors import InvalidArgument, close_matches, require
+
+_FORMAT = "convsmith-routes-1"
+_STORAGE = ("float32", "float16", "uint8")
+_ROWWISE = ("prediction", "confidence", "runner_up", "kept", "divergence", "objective", "steps")
+
+
+@dataclass(frozen=True)
+class RouteFlags:
+    """Self-checks, one row per image.
+
+    ``closed`` [B, L] bool: every gate of this layer is 0, so the prediction comes from biases behind it.
+    ``dead_share`` [B]: share of critical nodes whose channel is silent in the full network (no positive value where a
+    ReLU follows, else all zeros). ``settled`` [B] bool: the solver stopped by itself rather than at its last step.
+    ``layers``: names of the columns of ``closed``.
+    """
+
+    closed: Tensor
+    dead_share: Tensor
+    settled: Tensor
+    layers: tuple[str, ...]
+
+    @property
+    def closed_layers(self) -> list[list[str]]:
+        """Names of the completely closed layers, image by image."""
+        return [[name for name, shut in zip(self.layers, row, strict=True) if shut] for row in self.closed.tolist()]
+
+    def messages(self, row: int) -> list[str]:
+        """Return sentences on what is suspicious about image ``row``; empty if nothing is."""
+        notes = []
+        shut = self.closed_layers[row]
+        if shut:
+            notes.append("all gates closed in " + ", ".join(shut) + ": the prediction comes from biases behind it")
+        if float(self.dead_share[row]) > 0.1:
+            notes.append(f"{float(self.dead_share[row]):.0%} of the critical nodes are silent in the full network")
+        return notes
+
+
+@dataclass(frozen=True)
+class Routes:
+    """Per-image gates (or scores of the same shape) of B images.
+
+    ``gates``: layer name, in execution order, to non-negative [B, C_l]. ``prediction``, ``runner_up`` [B] int64 and
+    ``confidence`` [B] belong to the full network; ``kept`` [B] bool: the gated network predicts the same;
+    ``divergence`` [B]: KL(full || gated) in nats; ``objective`` [B]: the minimised value; ``steps`` [B].
+    ``index`` [B] int64 numbers the images (which rows are versions of one image), ``labels`` [B] int64 or -1.
+    ``settings``: how the gates were found (JSON values).
+    """
+
+    gates: Mapping[str, Tensor]
+    prediction: Tensor
+    confidence: Tensor
+    runner_up: Tensor
+    kept: Tensor
+    divergence: Tensor
+    objective: Tensor
+    steps: Tensor
+    flags: RouteFlags
+    index: Tensor
+    labels: Tensor
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.prediction)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layer names in execution order."""
+        return tuple(self.gates)
+
+    @property
+    def total(self) -> int:
+        """Number of nodes (gates) of one image."""
+        return sum(g.shape[1] for g in self.gates.values())
+
+    def vector(self, layers: Sequence[str] | None = None) -> Tensor:
+        """Return the concatenated gates [B, total], of ``layers`` only if given."""
+        names = self.layers if layers is None else tuple(layers)
+        for name in names:
+            if name not in self.gates:
+                raise InvalidArgument(
+                    "these routes have no such layer", asked=name, mend=close_matches(name, self.layers)
+                )
+        return torch.cat([self.gates[name] for name in names], dim=1)
+
+    def critical(self, threshold: float = 0.0) -> dict[str, Tensor]:
+        """Return bool [B, C_l] by layer: gates above ``threshold``."""
+        return {name: g > threshold for name, g in self.gates.items()}
+
+    def sparsity(self, threshold: float = 0.0) -> Tensor:
+        """Return [B]: critical nodes / all nodes."""
+        return (self.vector() > threshold).double().mean(1).to(self.confidence.dtype)
+
+    def __getitem__(self, rows: Any) -> Routes:
+        """Return the routes of ``rows``: an integer, a slice, a list, a bool or an index tensor."""
+        if isinstance(rows, int):
+            if not -len(self) <= rows < len(self):
+                raise IndexError(f"row {rows} of {len(self)} routes")
+            rows = [rows % len(self)]
+        if isinstance(rows, list | tuple):
+            rows = torch.as_tensor(rows, device=self.prediction.device)
+            rows = rows if rows.dtype == torch.bool else rows.long()
+        return replace(
+            self,
+            gates={name: g[rows] for name, g in self.gates.items()},
+            flags=replace(
+                self.flags,
+                closed=self.flags.closed[rows],
+                dead_share=self.flags.dead_share[rows],
+                settled=self.flags.settled[rows],
+            ),
+            index=self.index[rows],
+            labels=self.labels[rows],
+            **{name: getattr(self, name)[rows] for name in _ROWWISE},
+        )
+
+    def __iter__(self) -> Iterator[Routes]:
+        return (self[row] for row in range(len(self)))
+
+    @staticmethod
+    def concatenate(parts: Sequence[Routes]) -> Routes:
+        """Join routes of the same layers and settings, in order."""
+        if not parts:
+            raise InvalidArgument("there is nothing to concatenate", given="0 routes")
+        first = parts[0]
+        for part in parts[1:]:
+            same = {n: g.shape[1] for n, g in part.gates.items()} == {n: g.shape[1] for n, g in first.gates.items()}
+            if not same or dict(part.settings) != dict(first.settings):
+                raise InvalidArgument(
+                    "routes found on other layers or with other settings cannot be joined or compared",
+                    asked=f"{list(first.gates)} with {dict(first.settings)}",
+                    given=f"{list(part.gates)} with {dict(part.settings)}",
+                )
+        rowwise: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in _ROWWISE}
+        return replace(
+            first,
+            gates={name: torch.cat([p.gates[name] for p in parts]) for name in first.gates},
+            flags=replace(
+                first.flags,
+                closed=torch.cat([p.flags.closed for p in parts]),
+                dead_share=torch.cat([p.flags.dead_share for p in parts]),
+                settled=torch.cat([p.flags.settled for p in parts]),
+            ),
+            index=torch.cat([p.index for p in parts]),
+            labels=torch.cat([p.labels for p in parts]),
+            **rowwise,
+        )
+
+    def to(self, device: torch.device | str) -> Routes:
+        """Return the routes on ``device``."""
+        return replace(
+            self,
+            gates={name: g.to(device) for name, g in self.gates.items()},
+            flags=replace(
+                self.flags,
+                closed=self.flags.closed.to(device),
+                dead_share=self.flags.dead_share.to(device),
+                settled=self.flags.settled.to(device),
+            ),
+            index=self.index.to(device),
+            labels=self.labels.to(device),
+            **{name: getattr(self, name).to(device) for name in _ROWWISE},
+        )
+
+    def save(self, path: str | Path, *, storage: str = "float32") -> Path:
+        """Write one safetensors file; ``storage`` of the gates is ``"float32"`` (exact), ``"float16"`` or ``"uint8"``.
+
+        ``"uint8"`` keeps 255 levels between 0 and the layer's largest gate and rounds small positive gates up to the
+        first level, so that ``critical()`` and ``sparsity()`` of the file are exact. The file is written beside and
+        then renamed: an interrupted save leaves the old file.
+        """
+        from safetensors.torch import save_file
+
+        if storage not in _STORAGE:
+            raise InvalidArgument(
+                "gates are stored in one of three forms", asked="storage", given=repr(storage), mend=", ".join(_STORAGE)
+            )
+        tensors: dict[str, Tensor] = {name: getattr(self, name) for name in _ROWWISE}
+        tensors.update(
+            index=self.index,
+            labels=self.labels,
+            closed=self.flags.closed,
+            dead_share=self.flags.dead_share,
+            settled=self.flags.settled,
+        )
+        for number, g in enumerate(self.gates.values()):
+            key = f"gates.{number}"
+            if storage == "uint8":
+                scale = g.max().clamp(min=1e-12).float() / 255 if g.numel() else torch.tensor(1.0)
+                levels = (g / scale).round().clamp(0, 255)
+                tensors[key] = torch.where((g > 0) & (levels < 1), torch.ones_like(levels), levels).to(torch.uint8)
+                tensors[f"scale.{number}"] = scale.reshape(1)
+            elif storage == "float16":
+                tiny = torch.finfo(torch.float16).smallest_normal
+                tensors[key] = torch.where(g > 0, g.clamp(tiny, 65504), torch.zeros_like(g)).half()
+            else:
+                tensors[key] = g
+        metadata = {
+            "format": _FORMAT,
+            "layers": json.dumps(list(self.gates)),
+            "settings": json.dumps(dict(self.settings)),
+        }
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".part")
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside, metadata)
+        beside.replace(path)
+        return path
+
+    @staticmethod
+    def load(path: str | Path, *, rows: slice | None = None) -> Routes:
+        """Read what `save` wrote, only ``rows`` of it if given (the rest is not read).
+
+        A folder of files from `find_routes_from_loader` is read as one, in order.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(path)
+        if path.is_dir():
+            files = sorted(path.glob("routes-*.safetensors"))
+            if not files:
+                raise InvalidArgument(
+                    "the folder holds no routes", given=str(path), mend="expected routes-*.safetensors"
+                )
+            whole = Routes.concatenate([Routes.load(file) for file in files])
+            whole = whole[torch.argsort(whole.index, stable=True)]
+            return whole if rows is None else whole[rows]
+        if not path.is_file():
+            raise InvalidArgument("there is no such routes file", given=str(path))
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise InvalidArgument(
+                        "the file does not hold routes", given=str(path), mend="expected a file of Routes.save"
+                    )
+                cut = rows or slice(None)
+                t = {
+                    key: (file.get_tensor(key) if key.startswith("scale.") else file.get_slice(key)[cut])
+                    for key in file.keys()  # noqa: SIM118  # safe_open is no mapping
+                }
+        except SafetensorError as error:
+            raise InvalidArgument("the file is no complete safetensors file", given=str(path)) from error
+        layers = tuple(json.loads(metadata["layers"]))
+        gates = {}
+        for number, name in enumerate(layers):
+            g = t[f"gates.{number}"]
+            g = g.float() * t[f"scale.{number}"] if g.dtype == torch.uint8 else g
+            gates[name] = g.float() if g.dtype == torch.float16 else g
+        return Routes(
+            gates=gates,
+            flags=RouteFlags(t["closed"], t["dead_share"], t["settled"], layers),
+            index=t["index"],
+            labels=t["labels"],
+            settings=json.loads(metadata["settings"]),
+            **{name: t[name] for name in _ROWWISE},
+        )
+
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame: one row per image, self-checks first, then one column per node (``layer[k]``)."""
+        pandas = require("pandas", "frames")
+        columns: dict[str, Any] = {"index": self.index.tolist(), "label": self.labels.tolist()}
+        columns.update({name: getattr(self, name).tolist() for name in _ROWWISE})
+        columns["sparsity"] = self.sparsity().tolist()
+        columns["dead_share"] = self.flags.dead_share.tolist()
+        columns["closed_layers"] = [", ".join(names) for names in self.flags.closed_layers]
+        nodes = pandas.DataFrame(
+            self.vector().detach().cpu().numpy(),
+            columns=[f"{name}[{k}]" for name, g in self.gates.items() for k in range(g.shape[1])],
+        )
+        return pandas.concat([pandas.DataFrame(columns), nodes], axis=1)
