@@ -189,7 +189,7 @@ def test_preset_caffe_reproduces_its_column():
         "target",
         True,
     )
-    weights = ClassWeights(2, form.weights).double()
+    weights = ClassWeights(2, form.weights, 100).double()
     z_s, z_t = numbers([[0.0, 0.3]]), numbers([[0.2, 0.0], [0.0, 0.1]])
     p_t = weights.probabilities(z_t)
     # softmax of (2, 0) and (0, 1)
@@ -223,7 +223,7 @@ def test_preset_pytorch_reproduces_its_column():
         "both",
         False,
     )
-    weights = ClassWeights(2, form.weights).double()
+    weights = ClassWeights(2, form.weights, 100).double()
     p_s, p_t = numbers([[0.7, 0.3]]), numbers([[0.9, 0.1]])
     weights.take_batch(p_s, p_t, 0)
     assert_close(weights.weights, numbers([1.0, 0.25]))

@@ -37,6 +37,10 @@ class SANForm:
     7. ``entropy``: its coefficient.
     8. ``adversarial``: the coefficient of the summed discriminator losses.
     9. ``weight_decay``: None leaves it to the training configuration.
+
+    ``ramp_upper`` and ``ramp_share`` are the reversal's final strength and the share of all steps after which it is
+    reached; ``source_is`` is the domain label of the source; ``source_weights`` says which discriminators a labelled
+    source image counts for, by its prediction (both codes) or by its label.
     """
 
     instance_weight: Literal["loss", "feature", "none"] = "loss"
@@ -50,6 +54,7 @@ class SANForm:
     source_weights: Literal["predicted", "label"] = "predicted"
     source_is: Literal[0, 1] = 1
     ramp_upper: float = 1.0
+    ramp_share: float = 1.0
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -76,6 +81,7 @@ PRESETS: dict[str, SANForm] = {
         adversarial=0.1,
         weight_decay=0.0,
         source_is=0,
+        ramp_share=0.5,
     ),
     "pytorch": SANForm(
         instance_weight="feature",
@@ -85,6 +91,7 @@ PRESETS: dict[str, SANForm] = {
         entropy_ramp=False,
         entropy=0.2,
         weight_decay=5e-4,
+        ramp_share=0.2,
     ),
 }
 

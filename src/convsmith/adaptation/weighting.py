@@ -72,7 +72,7 @@ class WeightSettings:
         inverse_temperature: multiplies the logits before the softmax; 10 and 100 in the Caffe files, 1 in the paper.
         every: steps between estimates of the whole target.
         average: share of the old estimate kept at every new one (0 forgets it).
-        warmup: steps during which all weights stay 1.
+        warmup: share of all steps during which the weights stay equal.
     """
 
     estimate: Estimate = "target"
@@ -80,13 +80,15 @@ class WeightSettings:
     inverse_temperature: float = 1.0
     every: int = 50
     average: float = 0.5
-    warmup: int = 0
+    warmup: float = 0.0
 
     def __post_init__(self) -> None:
         if self.estimate not in ("target", "running-sum", "batch"):
             raise InvalidArgument("no estimate has this name", given=self.estimate, mend="target, running-sum or batch")
-        if self.every < 1 or self.warmup < 0:
-            raise InvalidArgument("every >= 1 and warmup >= 0", given=f"every={self.every}, warmup={self.warmup}")
+        if self.every < 1:
+            raise InvalidArgument("there is at least one step between estimates", asked="every", given=self.every)
+        if not 0 <= self.warmup < 1:
+            raise InvalidArgument("the warm-up is a share of all steps, in [0, 1)", asked="warmup", given=self.warmup)
         if not 0 <= self.average < 1:
             raise InvalidArgument("the kept share lies in [0, 1)", asked="average", given=self.average)
         if not self.inverse_temperature > 0:
@@ -104,9 +106,10 @@ class ClassWeights(nn.Module):
     mass: Tensor
     updates: Tensor
 
-    def __init__(self, classes: int, settings: WeightSettings) -> None:
+    def __init__(self, classes: int, settings: WeightSettings, steps: int) -> None:
         super().__init__()
         self.settings = settings
+        self.start = round(settings.warmup * steps)
         start = torch.full((classes,), 1.0)
         self.register_buffer("weights", scale_weights(start, settings.scale))
         self.register_buffer("mass", torch.zeros(classes, dtype=torch.float64))
@@ -115,7 +118,7 @@ class ClassWeights(nn.Module):
     def due(self, step: int) -> bool:
         """Say whether the whole target is to be looked at before ``step``."""
         s = self.settings
-        return s.estimate == "target" and step >= s.warmup and (step - s.warmup) % s.every == 0
+        return s.estimate == "target" and step >= self.start and (step - self.start) % s.every == 0
 
     @torch.no_grad()
     def take_target(self, total: Tensor, count: int) -> None:
@@ -130,7 +133,7 @@ class ClassWeights(nn.Module):
     def take_batch(self, source: Tensor, target: Tensor, step: int) -> None:
         """Take in the probabilities of one training batch, for the estimates that live on batches."""
         s = self.settings
-        if s.estimate == "target" or step < s.warmup:
+        if s.estimate == "target" or step < self.start:
             return
         if s.estimate == "running-sum":
             self.mass.add_(sum_over_ranks(target.double().sum(0)))

@@ -1,0 +1,98 @@
+"""SAN: one domain discriminator per source class, weighted by how likely each class is in the target.
+
+Cao, Long, Wang, Jordan, Partial Transfer Learning with Selective Adversarial Networks, CVPR 2018.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convsmith.adaptation.discriminators import ClassDiscriminators
+from convsmith.adaptation.method import METHODS, Common, Domains, DomainTask
+from convsmith.adaptation.reversal import ramp
+from convsmith.adaptation.selective import SANForm, entropy, selective_adversarial_loss
+from convsmith.adaptation.weighting import ClassWeights, total_probabilities
+from convsmith.data.batch import DomainBatch
+from convsmith.training.task import Losses
+
+
+@dataclass(frozen=True)
+class SANSettings(Common):
+    """Settings of SAN.
+
+    Args:
+        hidden: widths of each class's discriminator; ``()`` for linear probes.
+        dropout: of the discriminators.
+        form: everything on which paper and public codes disagree, see `SANForm`.
+    """
+
+    hidden: tuple[int, ...] = (1024, 1024)
+    dropout: float = 0.5
+    form: SANForm = field(default_factory=SANForm)
+
+
+@METHODS.register("san", settings=SANSettings, partial=True)
+class SAN(DomainTask):
+    """Align each class with its own discriminator, and ignore classes the target does not hold.
+
+    Total loss: ``CE(source) + adversarial * L_d + entropy * H(target)``, see `selective_adversarial_loss`; during the
+    warm-up all class weights are equal and the entropy term is off.
+    """
+
+    def __init__(self, model: nn.Module, domains: Domains, settings: SANSettings) -> None:
+        super().__init__(model, domains, settings)
+        self.settings, self.form = settings, settings.form
+        self.discriminators = ClassDiscriminators(self.features, self.classes, settings.hidden, settings.dropout)
+        self.weighting = ClassWeights(self.classes, self.form.weights, domains.steps)
+
+    def before_step(self, step: int) -> None:
+        """Estimate the class weights from the whole target where they are due."""
+        if self.weighting.due(step):
+            self.weighting.take_target(*total_probabilities(self.model, self.domains.target, self.weighting))
+
+    def forward(self, batch: DomainBatch, step: int) -> Losses:
+        """Return the three losses of one pair of batches."""
+        form, seen = self.form, self.look(batch)
+        classification = F.cross_entropy(seen.source_logits, seen.source_labels)
+        p_source = self.weighting.probabilities(seen.source_logits)
+        p_target = self.weighting.probabilities(seen.target_logits)
+        self.weighting.take_batch(p_source, p_target, step)
+        if form.source_weights == "label":
+            p_source = F.one_hot(seen.source_labels, self.classes).to(p_source)
+        strength = ramp(step, max(1, round(form.ramp_share * self.domains.steps)), upper=form.ramp_upper)
+        domain = selective_adversarial_loss(
+            seen.source_features,
+            seen.target_features,
+            p_source,
+            p_target,
+            self.weighting.weights,
+            self.discriminators,
+            reversal=strength,
+            form=form,
+        )
+        logits = seen.target_logits
+        if form.entropy_on == "both":
+            logits = torch.cat([seen.source_logits, seen.target_logits])
+        uncertainty = entropy(logits)
+        share = 0.0 if step < self.weighting.start else form.entropy * (strength if form.entropy_ramp else 1.0)
+        return Losses(
+            classification + form.adversarial * domain + share * uncertainty,
+            {"classification": classification, "domain": domain, "entropy": uncertainty},
+        )
+
+    def class_weights(self) -> Tensor:
+        """Return the weights [K] as the loss uses them."""
+        return self.weighting.weights
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Return the usual groups; a form that fixes the weight decay fixes it for all."""
+        groups = super().parameter_groups(lr)
+        if self.form.weight_decay is not None:
+            for group in groups:
+                group["weight_decay"] = self.form.weight_decay
+        return groups
