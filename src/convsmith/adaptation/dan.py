@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from convsmith.adaptation.discrepancy import mmd
 from convsmith.adaptation.method import METHODS, Common, Domains, DomainTask
-from convsmith.adaptation.reversal import ramp
 from convsmith.data.batch import DomainBatch
 from convsmith.errors import InvalidArgument
 from convsmith.training.task import Losses
@@ -68,7 +67,7 @@ class DAN(DomainTask):
             pairs.append((seen.source_logits.float().softmax(1), seen.target_logits.float().softmax(1)))
         measured = [mmd(a, b, bandwidths=s.bandwidths, estimator=s.estimator, distributed=True) for a, b in pairs]
         discrepancy = torch.stack(measured).sum()
-        strength = s.weight * ramp(step, max(1, round(s.ramp_share * self.domains.steps)))
+        strength = self.strength(step, s.weight, s.ramp_share)
         return Losses(
             classification + strength * discrepancy, {"classification": classification, "discrepancy": discrepancy}
         )

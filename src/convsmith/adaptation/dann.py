@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from convsmith.adaptation.adversarial import domain_loss
 from convsmith.adaptation.discriminators import ClassDiscriminators
 from convsmith.adaptation.method import METHODS, Common, Domains, DomainTask
-from convsmith.adaptation.reversal import ramp
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
@@ -50,6 +49,6 @@ class DANN(DomainTask):
         """Return source cross-entropy plus the reversed domain loss."""
         s, seen = self.settings, self.look(batch)
         classification = F.cross_entropy(seen.source_logits, seen.source_labels)
-        strength = ramp(step, max(1, round(s.ramp_share * self.domains.steps)), upper=s.ramp_upper)
+        strength = self.strength(step, s.ramp_upper, s.ramp_share)
         domain = domain_loss(seen.source_features, seen.target_features, self.discriminator, reversal=strength)
         return Losses(classification + s.adversarial * domain, {"classification": classification, "domain": domain})

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.adaptation.features import Look, Normalisation, classifier_of, look
+from convsmith.adaptation.reversal import ramp
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.registry import Registry
@@ -74,6 +75,10 @@ class DomainTask(Task):
     def look(self, batch: DomainBatch) -> Look:
         """Return features and logits of both domains, normalised as the settings say."""
         return look(self.model, batch, self.common.normalisation)
+
+    def strength(self, step: int, upper: float, share: float, start: int = 0) -> float:
+        """Return the reversal's strength at ``step``: 0 up to ``start``, then a ramp over ``share`` of what is left."""
+        return ramp(step, max(1, round(share * (self.domains.steps - start))), upper=upper, start=start)
 
     def class_weights(self) -> Tensor | None:
         """Return the weights [K] the method gives the source classes, None if it has none."""

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from convsmith.adaptation.adversarial import domain_loss
 from convsmith.adaptation.discriminators import ClassDiscriminators
 from convsmith.adaptation.method import METHODS, Common, Domains, DomainTask
-from convsmith.adaptation.reversal import ramp
 from convsmith.adaptation.weighting import ClassWeights, WeightSettings, total_probabilities
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
@@ -71,7 +70,7 @@ class PADA(DomainTask):
             seen.source_features,
             seen.target_features,
             self.discriminator,
-            reversal=ramp(step, max(1, round(s.ramp_share * self.domains.steps)), upper=s.ramp_upper),
+            reversal=self.strength(step, s.ramp_upper, s.ramp_share, self.weighting.start),
             source_weights=weights[seen.source_labels],
         )
         return Losses(classification + s.adversarial * domain, {"classification": classification, "domain": domain})

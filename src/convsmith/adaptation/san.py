@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from convsmith.adaptation.discriminators import ClassDiscriminators
 from convsmith.adaptation.method import METHODS, Common, Domains, DomainTask
-from convsmith.adaptation.reversal import ramp
 from convsmith.adaptation.selective import SANForm, entropy, selective_adversarial_loss
 from convsmith.adaptation.weighting import ClassWeights, total_probabilities
 from convsmith.data.batch import DomainBatch
@@ -41,7 +40,8 @@ class SAN(DomainTask):
     """Align each class with its own discriminator, and ignore classes the target does not hold.
 
     Total loss: ``CE(source) + adversarial * L_d + entropy * H(target)``, see `selective_adversarial_loss`; during the
-    warm-up all class weights are equal and the entropy term is off.
+    warm-up all class weights are equal, the entropy term is off and nothing is reversed: an adversary that acts before
+    the weights know the classes aligns the target with all of them.
     """
 
     def __init__(self, model: nn.Module, domains: Domains, settings: SANSettings) -> None:
@@ -64,7 +64,7 @@ class SAN(DomainTask):
         self.weighting.take_batch(p_source, p_target, step)
         if form.source_weights == "label":
             p_source = F.one_hot(seen.source_labels, self.classes).to(p_source)
-        strength = ramp(step, max(1, round(form.ramp_share * self.domains.steps)), upper=form.ramp_upper)
+        strength = self.strength(step, form.ramp_upper, form.ramp_share, self.weighting.start)
         domain = selective_adversarial_loss(
             seen.source_features,
             seen.target_features,
@@ -79,7 +79,7 @@ class SAN(DomainTask):
         if form.entropy_on == "both":
             logits = torch.cat([seen.source_logits, seen.target_logits])
         uncertainty = entropy(logits)
-        share = 0.0 if step < self.weighting.start else form.entropy * (strength if form.entropy_ramp else 1.0)
+        share = form.entropy * (strength if form.entropy_ramp else float(step >= self.weighting.start))
         return Losses(
             classification + form.adversarial * domain + share * uncertainty,
             {"classification": classification, "domain": domain, "entropy": uncertainty},
