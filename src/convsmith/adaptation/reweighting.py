@@ -33,15 +33,15 @@ def worst_weights(values: Tensor, rho: float) -> Tensor:
     elif rho == 0:
         weights[:] = 1.0
     else:
-        m = torch.arange(1, n + 1, dtype=torch.float64, device=c.device)
+        active = torch.arange(1, n + 1, dtype=torch.float64, device=c.device)
         first, second = c.cumsum(0), c.square().cumsum(0)
-        spread = (second - first.square() / m).clamp_min(0)
-        theta = (((1 + rho) * n - n * n / m).clamp_min(0) / spread.clamp_min(1e-300)).sqrt()
-        tau = (n + theta * first) / m
+        spread = (second - first.square() / active).clamp_min(0)
+        theta = (((1 + rho) * n - n * n / active).clamp_min(0) / spread.clamp_min(1e-300)).sqrt()
+        tau = (n + theta * first) / active
         following = torch.cat([c[1:], c.new_full((1,), torch.inf)])
         slack = 1e-9 * (1 + tau.abs())
         fits = (tau - theta * c > -slack) & (tau - theta * following <= slack) & (spread > 0)
-        fits &= (1 + rho) * n >= n * n / m
+        fits &= (1 + rho) * n >= n * n / active
         if not bool(fits.any()):
             raise InvalidArgument("the weights' problem has no solution for these values", given=values.tolist()[:5])
         at = int(fits.nonzero()[0])
@@ -73,10 +73,10 @@ def train_critic(
     # built with the generator's numbers, not the global ones: training must not notice
     sizes = [(d, hidden), (hidden, hidden), (hidden, 1)]
     linears = []
-    for i, o in sizes:
-        linear = nn.utils.skip_init(nn.Linear, i, o)
+    for fan_in, fan_out in sizes:
+        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
         with torch.no_grad():
-            linear.weight.copy_(torch.randn(o, i, generator=generator) * (2 / i) ** 0.5)
+            linear.weight.copy_(torch.randn(fan_out, fan_in, generator=generator) * (2 / fan_in) ** 0.5)
             linear.bias.zero_()
         linears.append(linear)
     critic = nn.Sequential(linears[0], nn.LeakyReLU(0.2), linears[1], nn.LeakyReLU(0.2), linears[2]).to(device)

@@ -1,0 +1,43 @@
+"""Confidences that mean something on the target, without its labels: one temperature, weighted by density ratio.
+
+Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature); Park et al., Calibrated Prediction with
+Covariate Shift via Unsupervised Domain Adaptation, AISTATS 2020 (importance weights on source images).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from convsmith.errors import InvalidArgument
+
+
+def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
+    """Return T > 0 that minimises ``sum_i w_i CE(logits_i / T, y_i)``, between 0.05 and 20.
+
+    Shapes: ``logits`` [n, K], ``labels`` [n], ``weights`` [n] (1 if not given). The loss is convex in 1/T, so a golden
+    section over 1/T finds its minimum.
+    """
+    if len(logits) == 0 or len(logits) != len(labels):
+        raise InvalidArgument("calibration needs labelled logits", given=f"{len(logits)} logits, {len(labels)} labels")
+    z, w = logits.detach().double(), torch.ones(len(logits)) if weights is None else weights.detach()
+    w = (w / w.sum()).to(z)
+
+    def loss(inverse: float) -> float:
+        return float((w * F.cross_entropy(z * inverse, labels, reduction="none")).sum())
+
+    low, high = 0.05, 20.0
+    golden = (5**0.5 - 1) / 2
+    a, b = high - golden * (high - low), low + golden * (high - low)
+    at_a, at_b = loss(a), loss(b)
+    while high - low > 1e-4:
+        if at_a < at_b:
+            high, b, at_b = b, a, at_a
+            a = high - golden * (high - low)
+            at_a = loss(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + golden * (high - low)
+            at_b = loss(b)
+    return 2 / (low + high)

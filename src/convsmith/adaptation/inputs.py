@@ -1,0 +1,197 @@
+"""Whatever the caller has (specs, folders, lists, data sets, arrays) as one labelled source and one bare target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convsmith import data
+from convsmith.data import ImageData, ImageSplit
+from convsmith.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Both domains, ready to train on.
+
+    ``target`` has every image of the target and no label; ``target_labels`` [n] are what the data came with (-1 where
+    unknown), for evaluation alone; ``shared`` are the classes among them, () if none is known.
+    """
+
+    source: ImageSplit
+    validation: ImageSplit
+    target: ImageSplit
+    target_labels: Tensor
+    classes: tuple[str, ...]
+    shared: tuple[int, ...]
+
+
+def resolve(
+    source: Any,
+    target: Any,
+    *,
+    target_classes: Any = None,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    crop: tuple[int | None, int | None] = (None, None),
+    validation_share: float = 0.2,
+) -> Inputs:
+    """Return source and target in one form.
+
+    Args:
+        source: a data spec, a folder of class folders, a list file, `ImageData`, a labelled `ImageSplit`, a labelled
+            torch dataset of (image, label), or ``(X, y)``.
+        target: the same, labels unused; or ``X`` alone.
+        target_classes: keep only these classes of the target; needs a target with labels (see `convsmith.data.pair`).
+        size: side of the images, for specs and folders.
+        channels: 1 or 3, for specs and folders.
+        seed: of the divisions.
+        crop: see `convsmith.data.pair`.
+        validation_share: held out from a source that comes without a division.
+
+    Raises:
+        InvalidArgument: unlabelled or one-class source, empty target, unequal size or channels, unknown target class.
+    """
+    left, right = _opened(source, "source"), _opened(target, "target")
+    if isinstance(left, (str, ImageData)) and isinstance(right, (str, ImageData)):
+        pair = data.pair(left, right, target_classes=target_classes, size=size, channels=channels, seed=seed, crop=crop)
+        train, validation, whole = pair.source.train, pair.source.validation, _merged(pair.target)
+        shared = pair.shared
+    else:
+        if isinstance(left, str):
+            left = data.load(left, size=size, channels=channels, seed=seed)
+        if isinstance(right, str):
+            right = data.load(right, size=size, channels=channels, seed=seed)
+        train, validation = (left.train, left.validation) if isinstance(left, ImageData) else (left, left.subset([]))
+        whole = _merged(right) if isinstance(right, ImageData) else right
+        whole, shared = _restricted(whole, train.classes, target_classes)
+    if len(validation) < 2:
+        train, validation = _divided(train, validation_share, seed)
+    _check(train, whole)
+    description = train.description
+    whole = whole.with_normalisation(description.mean, description.std)
+    bare = replace(whole.without_labels(), description=replace(whole.description, classes=train.classes))
+    return Inputs(train, validation, bare, whole.labels, train.classes, shared)
+
+
+def _opened(value: Any, role: str) -> str | ImageData | ImageSplit:
+    if isinstance(value, (ImageData, ImageSplit)):
+        return value
+    if isinstance(value, (str, Path)):
+        return _spec(value)
+    if isinstance(value, torch.utils.data.Dataset):
+        return _from_dataset(value, role)
+    if isinstance(value, (tuple, list)) and len(value) == 2 and _is_array(value[0]):
+        return data.from_arrays(value[0], value[1], name=role)
+    if _is_array(value) and role == "target":
+        return data.from_arrays(value, name=role)
+    raise InvalidArgument(
+        f"the {role} is a data spec, a folder, a list file, a dataset, "
+        + ("(X, y)" if role == "source" else "X or (X, y)"),
+        asked=role,
+        given=type(value).__name__,
+    )
+
+
+def _spec(value: str | Path) -> str:
+    text = str(value)
+    path = Path(text)
+    if ":" in text or text in data.SOURCES:
+        return text
+    if path.is_dir():
+        inside = any(child.is_dir() for child in path.iterdir())
+        return f"imagefolder:{text}" if inside else f"images:{text}"
+    return f"list:{text}" if path.is_file() else text
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _from_dataset(value: Any, role: str) -> ImageSplit:
+    items = [value[i] for i in range(len(value))]
+    if not items:
+        raise InvalidArgument(f"the {role} has no images", asked=role, given="an empty dataset")
+    pairs = [item if isinstance(item, (tuple, list)) else (item,) for item in items]
+    images = torch.stack([torch.as_tensor(pair[0]) for pair in pairs])
+    labels = torch.tensor([int(pair[1]) for pair in pairs]) if len(pairs[0]) > 1 else None
+    return data.from_arrays(images, labels, name=role)
+
+
+def _merged(images: ImageData) -> ImageSplit:
+    """Return all images of all splits: a target without labels needs no division."""
+    parts = [split for split in images.splits.values() if len(split)]
+    first = parts[0] if parts else images.train
+    if len(parts) < 2:
+        return first.with_augment("none")
+    return replace(
+        first,
+        rows=torch.cat([p.rows for p in parts]),
+        labels=torch.cat([p.labels for p in parts]),
+        index=torch.cat([p.index for p in parts]),
+        augment="none",
+    )
+
+
+def _restricted(whole: ImageSplit, classes: tuple[str, ...], target_classes: Any) -> tuple[ImageSplit, tuple[int, ...]]:
+    from convsmith.data.classes import chosen_classes
+
+    if target_classes is not None:
+        chosen = chosen_classes(target_classes, classes)
+        if bool((whole.labels < 0).any()):
+            raise InvalidArgument(
+                "only a target with labels can be cut to some classes", asked=f"target_classes={target_classes!r}"
+            )
+        whole = whole.subset(torch.isin(whole.labels, torch.tensor(chosen)))
+    known = whole.labels[whole.labels >= 0]
+    if len(known) and int(known.max()) >= len(classes):
+        raise InvalidArgument(
+            f"target labels count the source's {len(classes)} classes", given=f"a label {int(known.max())}"
+        )
+    return whole, tuple(sorted(set(known.tolist())))
+
+
+def _divided(split: ImageSplit, share: float, seed: int) -> tuple[ImageSplit, ImageSplit]:
+    """Hold out ``share`` of every class with two images or more."""
+    generator = torch.Generator().manual_seed(seed)
+    held = []
+    for label in split.labels.unique().tolist():
+        rows = (split.labels == label).nonzero()[:, 0]
+        count = min(len(rows) - 1, math.ceil(share * len(rows)))
+        held.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
+    chosen = torch.cat(held).sort().values if held else torch.zeros(0, dtype=torch.long)
+    keep = torch.ones(len(split), dtype=torch.bool)
+    keep[chosen] = False
+    return split.subset(keep), split.subset(chosen)
+
+
+def _check(train: ImageSplit, target: ImageSplit) -> None:
+    if len(train) == 0 or bool((train.labels < 0).any()):
+        raise InvalidArgument("the source needs labels", asked="source", given=f"{len(train)} images, some unlabelled")
+    present = train.labels.unique()
+    if len(present) < 2:
+        raise InvalidArgument(
+            "the source needs two classes or more", asked="source", given=f"{len(present)} class in its training images"
+        )
+    if len(target) == 0:
+        raise InvalidArgument("the target has no images", asked="target", given="0 images")
+    ours, theirs = train.description, target.description
+    if (ours.channels, tuple(ours.size)) != (theirs.channels, tuple(theirs.size)):
+        raise InvalidArgument(
+            "source and target images have one size and one number of channels",
+            asked=f"{ours.channels} channels, {ours.size[0]} x {ours.size[1]}",
+            given=f"{theirs.channels} channels, {theirs.size[0]} x {theirs.size[1]}",
+            mend="size= and channels= change specs and folders; resize arrays before",
+        )
+
+
+def class_names(classes: Sequence[str], numbers: Sequence[int]) -> str:
+    """Return the names of classes ``numbers``, separated by commas."""
+    return ", ".join(classes[n] for n in numbers)
