@@ -2,4 +2,5 @@
 
 from __future__ import annotations
 
+from convsmith.models import lenet as lenet
 from convsmith.models import residual as residual
