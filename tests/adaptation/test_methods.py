@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.adaptation.worlds import K, loader, network, world
 from torch.testing import assert_close
 
+from adaptation.worlds import K, loader, network, world
 from convsmith.adaptation import METHODS, available, method_settings
 from convsmith.adaptation.method import Domains
 from convsmith.data import Loader
@@ -135,15 +135,15 @@ def test_adda_moves_the_target_encoder_alone_after_the_parting():
 
 
 def test_separate_normalisation_gives_running_statistics_of_the_target():
-    source, target = world(n=48, m=48)
+    source, target = world(n=48, m=48, shift=0.6)
     task = task_of("dann", 40, source, target, norm=True, normalisation="separate", adversarial=0.0)
     fit(task, loader(source, target, batch=24), config(40, lr=1e-9))
     conv, norm = task.model[0], task.model[1]
     with torch.no_grad():
         expected = conv(target.fetch(range(48)).images).mean((0, 2, 3))
         other = conv(source.fetch(range(48)).images).mean((0, 2, 3))
-    assert_close(norm.running_mean, expected, rtol=0.05, atol=0.01)
-    assert float((norm.running_mean - other).abs().max()) > 0.02
+    gap = float((expected - other).abs().max())
+    assert float((norm.running_mean - expected).abs().max()) < 0.2 * gap
 
 
 def test_learning_rates_of_body_head_and_adversary():

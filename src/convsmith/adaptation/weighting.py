@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.gather import sum_over_ranks
+from convsmith.adaptation.gather import sum_over_ranks, world_size
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 
@@ -138,7 +138,7 @@ class ClassWeights(nn.Module):
         if s.estimate == "running-sum":
             self.mass.add_(sum_over_ranks(target.double().sum(0)))
         else:
-            self.mass.copy_(sum_over_ranks(torch.cat([source, target]).double().mean(0)))
+            self.mass.copy_(sum_over_ranks(torch.cat([source, target]).double().mean(0)) / world_size())
         self._publish()
 
     def _publish(self) -> None:
