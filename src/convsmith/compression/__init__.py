@@ -1,5 +1,14 @@
 """Compression: fewer parameters and operations at equal accuracy."""
 
+from convsmith.compression.blocks import (
+    ChainBlock,
+    ChainResidual,
+    DepthwiseSeparableBlock,
+    InceptionLikeBlock,
+    InvertedInterleavedBlock,
+    MergeAndRunBlock,
+    xception_block,
+)
 from convsmith.compression.conditions import (
     Condition,
     balanced_cost,
@@ -21,14 +30,20 @@ from convsmith.compression.wiring import Factor, Order, Wiring, interleaved, mix
 
 __all__ = [
     "CONVENTIONS",
+    "ChainBlock",
+    "ChainResidual",
     "ChannelOrder",
     "Condition",
     "Cost",
+    "DepthwiseSeparableBlock",
     "Factor",
+    "InceptionLikeBlock",
     "InterleavedGroupConv2d",
     "InterleavedStructuredConv2d",
+    "InvertedInterleavedBlock",
     "LayerCost",
     "LinearChain",
+    "MergeAndRunBlock",
     "Order",
     "Wiring",
     "balanced_cost",
@@ -44,4 +59,5 @@ __all__ = [
     "shortest_partition",
     "shuffle",
     "shuffled",
+    "xception_block",
 ]

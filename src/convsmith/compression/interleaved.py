@@ -186,6 +186,7 @@ class InterleavedStructuredConv2d(LinearChain):
         partitions: channels per branch of each factor, in the order they act.
         out_partitions: the same after the chain, where it changes the width (strict chains only).
         channels: channels of a loose chain.
+        out_channels, widen_at: width after a loose chain and the factor that changes it, 1 (the second) by default.
         kernel_size, stride, padding, dilation, backend: as in `InterleavedGroupConv2d`.
     """
 
@@ -199,6 +200,8 @@ class InterleavedStructuredConv2d(LinearChain):
         *,
         out_partitions: Sequence[int] | None = None,
         channels: int | None = None,
+        out_channels: int | None = None,
+        widen_at: int | None = None,
         backend: str = "auto",
         device: Any = None,
         dtype: Any = None,
@@ -206,17 +209,23 @@ class InterleavedStructuredConv2d(LinearChain):
         self_partitions = check_partitions(partitions)
         product = math.prod(self_partitions)
         if channels is None:
+            if out_channels is not None or widen_at is not None:
+                raise InvalidArgument(
+                    "a strict chain changes its width digit by digit",
+                    asked="out_channels or widen_at without channels",
+                    mend="give out_partitions, or channels for a loose chain",
+                )
             wiring = mixed_radix(self_partitions, out_partitions)
         elif out_partitions is not None:
             raise InvalidArgument(
-                "a loose chain keeps its channels",
+                "a loose chain changes its width by out_channels",
                 asked="channels and out_partitions together",
-                mend=f"leave channels out (the product {product} is implied) or out_partitions",
+                mend=f"leave channels out (the product {product} is implied), or give out_channels",
             )
-        elif product == channels:
+        elif product == channels and out_channels in (None, channels):
             wiring = mixed_radix(self_partitions)
         else:
-            wiring = shuffled(channels, self_partitions)
+            wiring = shuffled(channels, self_partitions, out_channels, widen_at)
         super().__init__(wiring, kernel_size, stride, padding, dilation, backend, device, dtype)
         self.partitions = self_partitions
 

@@ -173,19 +173,31 @@ def interleaved(
     return Wiring((first, second), shuffle(out_primary * out_members, out_members))
 
 
-def shuffled(channels: int, partitions: Sequence[int]) -> Wiring:
+def shuffled(
+    channels: int, partitions: Sequence[int], out_channels: int | None = None, widen_at: int | None = None
+) -> Wiring:
     """Return a chain of group convolutions with the stride shuffle in between (the loose wiring of IGCV2).
 
-    Every K of ``partitions`` must divide ``channels``; their product need not equal it. Between two factors the
-    channels are reordered so that neighbours come from different blocks: Reorder(C / K) of the factor before.
+    Every K of ``partitions`` must divide the channels that enter its factor; their product need not equal them. Between
+    two factors the channels are reordered so that neighbours come from different blocks: Reorder(C / K) of the factor
+    before. Factor ``widen_at`` (the second by default, the first of a single one) goes to ``out_channels``.
     """
     sizes = check_partitions(partitions)
-    factors = []
+    wide = channels if out_channels is None else int(out_channels)
+    position_of_change = min(1, len(sizes) - 1) if widen_at is None else widen_at
+    if not 0 <= position_of_change < len(sizes):
+        raise InvalidArgument("widen_at names one of the factors", given=widen_at, asked=f"0 to {len(sizes) - 1}")
+    factors: list[Factor] = []
+    now = channels
     for position, members in enumerate(sizes):
-        check_divides(members, channels, f"factor {position + 1} of the partitions")
-        before = sizes[position - 1] if position else channels
-        order = shuffle(channels, channels // before) if 1 < before < channels else None
-        factors.append(Factor(channels, channels, channels // members, order))
+        check_divides(members, now, f"factor {position + 1} of the partitions")
+        order = None
+        if factors and 1 < factors[-1].members_out < now:
+            order = shuffle(now, factors[-1].groups)
+        after = wide if position == position_of_change else now
+        check_divides(now // members, after, f"the groups of factor {position + 1} (into {after} channels)")
+        factors.append(Factor(now, after, now // members, order))
+        now = after
     return Wiring(tuple(factors))
 
 

@@ -1,0 +1,189 @@
+"""IGCV3 networks: MobileNetV2's plan with grouped pointwise convolutions and twice the depth.
+
+Paper: Sun, Li, Liu, Wang, "IGCV3: Interleaved Low-Rank Group Convolutions for Efficient Deep Neural Networks"
+(BMVC 2018), section 4. https://arxiv.org/abs/1806.00178. The layer tables are those of the authors' symbol files.
+
+Differs from the paper: ``multiplier="fixed"`` (the default) scales every width once and rounds it to an even number;
+the authors' script (``"authors"``) scales the expansion of a stage's first block twice and adds a channel to the last
+convolution above 1. At width 1.0 the two are equal. The printed MACs of 0.7 and 1.4 follow from neither.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.models import generate_default_cfgs, register_model
+from torch import nn
+
+from convsmith.compression.blocks import InvertedInterleavedBlock
+from convsmith.errors import InvalidArgument
+from convsmith.models.staged import StagedNet, configuration, create
+
+__all__ = ["DEEP", "SMALL", "WIDE", "igcv3_net"]
+
+#: (expansion t, channels c, repeats n, stride s) of every stage, ImageNet strides
+Row = tuple[float, int, int, int]
+DEEP: tuple[Row, ...] = (
+    (1, 16, 1, 1),
+    (6, 24, 4, 2),
+    (6, 32, 6, 2),
+    (6, 64, 8, 2),
+    (6, 96, 6, 1),
+    (6, 160, 6, 2),
+    (6, 320, 1, 1),
+)
+WIDE: tuple[Row, ...] = (
+    (1, 32, 1, 1),
+    (6, 48, 2, 2),
+    (6, 64, 3, 2),
+    (6, 128, 4, 2),
+    (6, 192, 3, 1),
+    (6, 320, 3, 2),
+    (6, 640, 1, 1),
+)
+#: for 8x8 to 32x32 images
+SMALL: tuple[Row, ...] = ((1, 16, 1, 1), (4, 24, 3, 1), (4, 32, 4, 2), (4, 48, 3, 2))
+
+
+def igcv3_net(
+    rows: tuple[Row, ...] = DEEP,
+    width: float = 1.0,
+    multiplier: str = "fixed",
+    groups: tuple[int, int] = (2, 2),
+    strides: tuple[int, ...] | None = None,
+    stem_channels: int = 32,
+    stem_stride: int = 2,
+    last_channels: int = 1280,
+    expand_activation: bool = False,
+    permute_out: bool = False,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    **head: Any,
+) -> StagedNet:
+    """Build an IGCV3 network.
+
+    Args:
+        rows: the layer table.
+        width: multiplier of all widths.
+        multiplier: ``"fixed"``, ``"truncating"`` (int, then even; another public port) or ``"authors"``.
+        groups: G1, G2 of every block; (1, 1) is MobileNetV2 with a linear expansion in the first block.
+        strides: one a row, in place of the table's.
+        stem_channels: channels of the 3x3 stem before the multiplier.
+        stem_stride: its stride.
+        last_channels: channels of the last 1x1 convolution; 0: none.
+        expand_activation: see `InvertedInterleavedBlock`.
+        permute_out: see `InvertedInterleavedBlock`.
+        num_classes: classes.
+        in_chans: channels of the images.
+        **head: ``global_pool`` and ``drop_rate`` of `StagedNet`.
+    """
+    if multiplier not in ("fixed", "truncating", "authors"):
+        raise InvalidArgument("multiplier is 'fixed', 'truncating' or 'authors'", given=repr(multiplier))
+    if width <= 0:
+        raise InvalidArgument("a width multiplier is positive", asked="width", given=width)
+    if strides is not None and len(strides) != len(rows):
+        raise InvalidArgument("one stride for every row of the table", asked=f"{len(rows)} strides", given=strides)
+
+    def scaled(channels: float) -> int:
+        number = int(channels * width) if multiplier == "truncating" else round(channels * width)
+        return number + number % 2
+
+    before = scaled(stem_channels)
+    stem = nn.Sequential(nn.Conv2d(in_chans, before, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(before), nn.ReLU6())
+    stem_out = before
+    stages: list[tuple[nn.Sequential, int, int]] = []
+    for number, (expansion, channels, repeats, stride) in enumerate(rows):
+        stride = stride if strides is None else strides[number]
+        out = scaled(channels)
+        blocks = []
+        for position in range(repeats):
+            hidden = round(before * expansion)
+            if position == 0 and multiplier == "authors":
+                hidden = round(scaled(before) * expansion)  # a width that was scaled already
+            blocks.append(
+                InvertedInterleavedBlock(
+                    before,
+                    out,
+                    stride if position == 0 else 1,
+                    expansion,
+                    *groups,
+                    hidden_channels=hidden,
+                    expand_activation=expand_activation,
+                    permute_out=permute_out,
+                )
+            )
+            before = out
+        stages.append((nn.Sequential(*blocks), out, stride))
+    tail: nn.Module | None = None
+    features = before
+    if last_channels:
+        features = _last(last_channels, width, multiplier)
+        tail = nn.Sequential(nn.Conv2d(before, features, 1, bias=False), nn.BatchNorm2d(features), nn.ReLU6())
+    return StagedNet(
+        stem,
+        stem_out,
+        stages,
+        num_features=features,
+        stem_reduction=stem_stride,
+        tail=tail,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        **head,
+    )
+
+
+def _last(channels: int, width: float, multiplier: str) -> int:
+    if width <= 1:
+        return channels
+    return int(channels * width) + (1 if multiplier == "authors" else 0)
+
+
+def cifar_strides(rows: tuple[Row, ...]) -> tuple[int, ...]:
+    """Return strides for 32x32 inputs: those ahead of the 64-channel stage become 1 (total stride 4 with stem 1)."""
+    return tuple(1 if position < 3 else stride for position, (_, _, _, stride) in enumerate(rows))
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        **{f"igcv3_{net}.untrained": configuration(224, 32, 1000) for net in ("d_070", "d_100", "d_140", "w_100")},
+        **{f"igcv3_{net}.untrained": configuration(32, 8, 10) for net in ("cifar", "cifar_small")},
+    }
+)
+
+
+@register_model
+def igcv3_d_070(pretrained: bool = False, **kwargs: Any) -> StagedNet:
+    """IGCV3-D at width 0.7, for ImageNet: 2,502,486 parameters, 174.6 M MACs."""
+    return create(igcv3_net, "igcv3_d_070", 7, pretrained, **{"width": 0.7, **kwargs})
+
+
+@register_model
+def igcv3_d_100(pretrained: bool = False, **kwargs: Any) -> StagedNet:
+    """IGCV3-D at width 1.0, for ImageNet: 3,491,688 parameters, 313.0 M MACs."""
+    return create(igcv3_net, "igcv3_d_100", 7, pretrained, **kwargs)
+
+
+@register_model
+def igcv3_d_140(pretrained: bool = False, **kwargs: Any) -> StagedNet:
+    """IGCV3-D at width 1.4, for ImageNet: 6,023,004 parameters, 590.0 M MACs."""
+    return create(igcv3_net, "igcv3_d_140", 7, pretrained, **{"width": 1.4, **kwargs})
+
+
+@register_model
+def igcv3_w_100(pretrained: bool = False, **kwargs: Any) -> StagedNet:
+    """IGCV3-W (wider, as deep as MobileNetV2), for ImageNet: 5,724,968 parameters, 585.8 M MACs."""
+    return create(igcv3_net, "igcv3_w_100", 7, pretrained, **{"rows": WIDE, **kwargs})
+
+
+@register_model
+def igcv3_cifar(pretrained: bool = False, **kwargs: Any) -> StagedNet:
+    """IGCV3-D 1.0 with CIFAR strides: 2,223,498 parameters for 10 classes."""
+    settings = {"stem_stride": 1, "strides": cifar_strides(DEEP), "num_classes": 10, **kwargs}
+    return create(igcv3_net, "igcv3_cifar", 7, pretrained, **settings)
+
+
+@register_model
+def igcv3_cifar_small(pretrained: bool = False, **kwargs: Any) -> StagedNet:
+    """IGCV3 for 8x8 to 32x32 inputs: eleven blocks of 16 to 48 channels, 62,778 parameters."""
+    settings = {"rows": SMALL, "stem_stride": 1, "stem_channels": 16, "last_channels": 0, "num_classes": 10, **kwargs}
+    return create(igcv3_net, "igcv3_cifar_small", 4, pretrained, **settings)
