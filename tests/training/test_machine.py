@@ -1,9 +1,10 @@
 """Several processes do what one does; devices and precisions are refused where they do not exist."""
 
 import os
-import socket
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,43 +20,34 @@ from training import processes, runs
 ROOT = Path(__file__).parents[2]
 
 
-def spawn(out, *jobs, world=2):
-    """Run jobs (norm, accumulate, mode) in gloo processes; return each job's final weights, by rank."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {
+def launch(out, *jobs, world=2):
+    """Start jobs (norm, accumulate, mode) in gloo processes with torchrun."""
+    environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([f"{ROOT}/src", f"{ROOT}/tests"]),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": str(world),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    command = [sys.executable, "-m", "training.processes", str(out), *(",".join(job) for job in jobs)]
-    started = [
-        subprocess.Popen(
-            command,
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(world)
-    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
+    words = ["-m", "training.processes", str(out), *(",".join(job) for job in jobs)]
+    return subprocess.Popen([*torchrun, *words], env=environment, stderr=subprocess.PIPE)
+
+
+def spawn(out, *jobs, world=2):
+    """Run jobs to their end; return each job's final weights, by rank."""
+    process = launch(out, *jobs, world=world)
     try:
-        for process in started:
-            _, complaint = process.communicate(timeout=120)
-            assert process.returncode == 0, complaint.decode()
+        _, complaint = process.communicate(timeout=120)
     finally:
-        for process in started:
-            process.kill()
+        process.kill()
+    assert process.returncode == 0, complaint.decode()
     return [[load_file(out / "-".join(job) / f"final-{rank}.safetensors") for rank in range(world)] for job in jobs]
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     out = tmp_path_factory.mktemp("two")
-    jobs = [("group", "1", "new"), ("frozen", "1", "new"), ("group", "2", "new")]
+    jobs = [("group", "1", "new"), ("frozen", "1", "new"), ("group", "2", "new"), ("group", "2", "resume")]
     return out, dict(zip(jobs, spawn(out, *jobs), strict=True))
 
 
@@ -75,13 +67,27 @@ def test_two_gloo_processes_equal_one_with_the_same_global_batch(tmp_path, toget
     assert positions[0].best_step == positions[1].best_step
 
 
-def test_two_processes_resume_bit_identically(tmp_path, together):
-    out, finals = together
-    place = checkpoint.path_of(tmp_path / "group-2-resume", 8)
-    place.parent.mkdir(parents=True)
-    place.symlink_to(checkpoint.path_of(out / "group-2-new", 8))
-    (again,) = spawn(tmp_path, ("group", "2", "resume"))
-    torch.testing.assert_close(again, finals["group", "2", "new"], rtol=0, atol=0)
+def test_two_processes_resume_bit_identically(together):
+    _, finals = together
+    torch.testing.assert_close(finals["group", "2", "resume"], finals["group", "2", "new"], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_signal_to_torchrun_is_agreed_on_and_saved(tmp_path):
+    process = launch(tmp_path, ("group", "1", "slow"))
+    folder = tmp_path / "group-1-slow"
+    deadline = time.monotonic() + 90
+    while not any(s >= 4 for s in checkpoint.saved_steps(folder)):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, complaint = process.communicate(timeout=60)
+    assert "stopped at" in complaint.decode()
+    saved = checkpoint.load(folder).position
+    assert saved.step < processes.STEPS
+    assert saved.step % 4 == 0  # processes agree every log_every steps
+    assert not saved.complete
 
 
 def test_rank_and_world_come_from_the_launcher(monkeypatch):
