@@ -16,8 +16,8 @@ from convsmith.training.checkpoint import Checkpoint, Position
 SOURCE = str(Path(__file__).parents[2] / "src")
 
 
-def at(step, best=None, weight=None):
-    weights = {"w": torch.full((3,), float(step)) if weight is None else weight, "n": torch.tensor(step)}
+def at(step, best=None):
+    weights = {"w": torch.full((3,), float(step)), "n": torch.tensor(step)}
     state = {"optimizer": {"m": torch.ones(2)}, "average": None, "numbers": [1, 2.5, "three", None, True]}
     return Checkpoint(
         Position(step, 0, step, best_step=best, best_value=0.5), {"lr": 0.1}, weights, state, {"batches": 4}
@@ -98,11 +98,18 @@ checkpoint.save(run, at(2), keep=1)
     assert [p.name for p in checkpoint.folder(tmp_path).iterdir()] == ["step-00000003"]
 
 
-def test_weights_that_are_not_finite_are_not_written(tmp_path):
-    checkpoint.save(tmp_path, at(1), keep=2)
-    with pytest.raises(RunFailed, match="no longer finite"):
-        checkpoint.save(tmp_path, at(2, weight=torch.tensor([1.0, float("nan"), 0.0])), keep=2)
-    assert checkpoint.saved_steps(tmp_path) == [1]
+def test_only_trained_parameters_must_be_finite():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module.register_buffer("mask", torch.tensor([float("-inf"), 0.0]))
+    module[1].requires_grad_(False)
+    with torch.no_grad():
+        module[1].weight.fill_(float("inf"))
+    checkpoint.refuse_broken(module, 3)
+    with torch.no_grad():
+        module[0].bias.fill_(float("nan"))
+    with pytest.raises(RunFailed, match="no longer finite") as caught:
+        checkpoint.refuse_broken(module, 3)
+    assert "0.bias" in str(caught.value)
 
 
 def test_a_disk_that_refuses_is_reported(tmp_path, monkeypatch):

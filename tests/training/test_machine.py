@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from convsmith.errors import InvalidArgument
-from convsmith.training import ClassificationTask, checkpoint, fit, rank_and_world, resolve_device
+from convsmith.errors import InvalidArgument, MissingExtra
+from convsmith.training import ClassificationTask, TrainConfig, checkpoint, fit, rank_and_world, resolve_device
 from convsmith.training.machine import resolve_precision
 from training import processes, runs
 
@@ -145,3 +145,9 @@ def test_a_tracker_gets_the_numbers(tmp_path):
     events = EventAccumulator(str(tmp_path / "convsmith"))
     events.Reload()
     assert [e.step for e in events.Scalars("train/loss")] == [4, 8]
+
+
+def test_a_tracker_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="pip install wandb"):
+        fit(ClassificationTask(runs.network(), 3), runs.loader(), TrainConfig(steps=1, trackers=("wandb",)))

@@ -85,16 +85,8 @@ def save(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     """Write a checkpoint, then remove all but the last ``keep`` and the best.
 
     Raises:
-        RunFailed: a trained tensor is not finite (nothing is written), or the disk refuses.
+        RunFailed: the disk refuses; earlier checkpoints stay.
     """
-    for name, tensor in checkpoint.weights.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise RunFailed(
-                "the weights are no longer finite; the last good checkpoint is kept",
-                asked=f"a checkpoint at step {checkpoint.position.step}",
-                given=name,
-                mend="lower the learning rate, clip gradients, or use fp32",
-            )
     place, final = folder(run), path_of(run, checkpoint.position.step)
     if final.exists():  # resumed here and interrupted again before a step was done: the same state, already complete
         return final
@@ -161,6 +153,18 @@ def load(run: Path, step: int | None = None) -> Checkpoint:
         state=torch.load(place / "state.pt", map_location="cpu", weights_only=True),
         facts=about["facts"],
     )
+
+
+def refuse_broken(module: nn.Module, step: int) -> None:
+    """Raise `RunFailed` if a trained parameter is not finite: such weights are never written over good ones."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad and not torch.isfinite(parameter).all():
+            raise RunFailed(
+                "the weights are no longer finite; the last good checkpoint is kept",
+                asked=f"a checkpoint at step {step}",
+                given=name,
+                mend="lower the learning rate, clip gradients, or use fp32",
+            )
 
 
 def refuse_other_run(loaded: Checkpoint, now: Mapping[str, Any], *, free: Collection[str], source: str) -> None:

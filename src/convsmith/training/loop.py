@@ -24,7 +24,7 @@ def fit(
     config: TrainConfig,
     *,
     validation: Iterable[Batch] | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> FitResult:
@@ -47,6 +47,7 @@ def fit(
     SIGTERM and Ctrl-C end the run between two steps, after a checkpoint, with ``interrupted`` set; a second Ctrl-C
     stops at once. The global random states are put back to what they were before the call.
     """
+    out = Path(out) if out is not None else None
     _check(loader, config, validation, out, resume)
     before = randomness.capture()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convsmith.data.batch import Batch
-from convsmith.errors import InvalidArgument, require
+from convsmith.errors import InvalidArgument, MissingExtra, require
 from convsmith.training.config import TrainConfig
 
 
@@ -157,8 +158,7 @@ def start_machine(config: TrainConfig, out: Path | None) -> Iterator[Machine]:
             given=str(device),
             mend="freeze batch normalisation, use group normalisation, or train with statistics per process",
         )
-    for tracker in config.trackers:
-        require(tracker, "trackers")
+    _require_trackers(config.trackers)
     singletons = (AcceleratorState, GradientState, PartialState)
     before = [dict(s._shared_state) for s in singletons]
     for s in singletons:
@@ -187,6 +187,16 @@ def start_machine(config: TrainConfig, out: Path | None) -> Iterator[Machine]:
             s._shared_state.update(state)
         if _has_group() and not had_group:  # it stays for the next call, and ends with the process
             atexit.register(_end_group)
+
+
+def _require_trackers(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name == "tensorboard":
+            require("tensorboard", "trackers")
+        elif importlib.util.find_spec(name) is None:
+            raise MissingExtra(
+                f"the package {name!r} is not installed", asked=f"tracker {name!r}", mend=f"pip install {name}"
+            )
 
 
 def _has_group() -> bool:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,11 @@ class Run:
 
     def train(self, interruption: Interruption) -> bool:
         """Do the remaining steps; return whether a signal ended them early."""
+        with closing(self._stream()) as stream:  # a loader's threads end with it
+            return self._steps(stream, interruption)
+
+    def _steps(self, stream: Iterator[Any], interruption: Interruption) -> bool:
         config, machine, task = self.config, self.machine, self.task
-        stream = self._stream()
         scaler, clip, accumulate = machine.accelerator.scaler, config.clip, config.accumulate
         on_cpu, alone = machine.device.type == "cpu", machine.world == 1
         step, shown = self.position.step, 0.0
@@ -180,7 +183,7 @@ class Run:
             checkpoint=checkpoints.path_of(self.out, self.position.step) if self.out is not None else None,
         )
 
-    def _stream(self) -> Iterator[Any]:
+    def _stream(self) -> Generator[Any, None, None]:
         """Endless batches from the current data position on: batch ``n`` is batch ``n % len`` of epoch ``n // len``."""
         epoch, start = divmod(self.position.step * self.config.accumulate, self.batches)
         while True:
@@ -270,6 +273,7 @@ class Run:
             self.position = replace(self.position, stale=self.position.stale + 1)
         seconds = round(time.perf_counter() - self.began, 3)
         self._add({"kind": "evaluation", **self._where(), **metrics, "seconds": seconds})
+        self.note = f"{self.note.split(',')[0]}, {self.task.primary} {metrics[self.task.primary]:.4g}".lstrip(", ")
 
     def _improves(self, metrics: dict[str, float]) -> bool:
         if self.task.primary not in metrics:
@@ -288,6 +292,7 @@ class Run:
         if self.out is None:
             return
         self._check_window()
+        checkpoints.refuse_broken(self.task, self.position.step)
         random_states = self.machine.gather(randomness.capture())
         self.saved = self.position.step
         if not self.machine.main:
