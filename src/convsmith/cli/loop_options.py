@@ -10,7 +10,7 @@ from convsmith.cli.options import Work, option
 if TYPE_CHECKING:
     from convsmith.training import TrainConfig
 
-_LOOP, _LOG = "optimisation", "checkpoints and logs"
+_LOOP, _LOG = "optimisation", "record"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if code and "--json" in words:
+            _last_line(words, "wrong flags, see stderr", code)
+        return code
     except KeyboardInterrupt as stopped:
         _complain(words, "interrupted", str(stopped), code=130)
         return 130
@@ -159,9 +162,13 @@ def _complain(words: Sequence[str], kind: str, text: str, *, code: int) -> None:
 
     terminal.complain(kind, text)
     if "--json" in words:
-        import json
+        _last_line(words, text, code)
 
-        print(json.dumps({"verb": words[0], "exit_code": code, "error": text}))
+
+def _last_line(words: Sequence[str], text: str, code: int) -> None:
+    import json
+
+    print(json.dumps({"verb": words[0], "exit_code": code, "error": text}))
 
 
 def _explained(error: Exception) -> tuple[str, int]:

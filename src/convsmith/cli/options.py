@@ -80,7 +80,7 @@ def parse(verb: str, arguments: type[A], argv: Sequence[str], *, prog: str | Non
         metavar = field.metadata["metavar"]
         plain = default is None or default == () or field.name in settings.SOURCES
         shown = tyro.conf.arg(help=field.metadata["help"], metavar=metavar, help_behavior_hint="" if plain else None)
-        kind: Any = Annotated[hints[field.name], shown]
+        kind: Any = Annotated[hints[field.name], shown, tyro.conf.DisallowNone]
         if field.metadata["positional"]:
             kind = Annotated[kind, tyro.conf.Positional]
         if field.name in settings.SOURCES:
@@ -110,9 +110,10 @@ def _names(made: type[Any]) -> list[str]:
 
 
 def _verb_fields_first(arguments: type[Listing]) -> list[Any]:
-    """Order the fields as help shows them: the verb's own, then what its base classes share."""
-    fields = dataclasses.fields(arguments)
-    return sorted(fields, key=lambda field: field.metadata["group"] == "common")
+    """Order the fields as help shows them: the verb's own, then what its base classes share, then what all share."""
+    fields = list(dataclasses.fields(arguments))
+    order = ["options", "images", *(field.metadata["group"] for field in fields if field.metadata["group"] != "common")]
+    return sorted(fields, key=lambda field: [*order, "common"].index(field.metadata["group"]))
 
 
 def flags(arguments: type[Listing]) -> list[str]:

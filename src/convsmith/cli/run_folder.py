@@ -95,7 +95,12 @@ def open_run(verb: str, arguments: options.Computation, *, name: str | None = No
         return folder
     if arguments.overwrite and not resumes(arguments) and (folder / MARK).is_file():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgument(
+            "the run folder cannot be made", asked=str(folder), given=error.strerror, mend="another --out"
+        ) from None
     settings = options.resolved(verb, arguments) | {"out": str(folder)}
     (folder / MARK).write_text(f"# {environment.command()}\n{to_yaml(settings)}")
     known = folder / "environment.json"
