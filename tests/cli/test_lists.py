@@ -41,7 +41,7 @@ def test_methods_lists_every_registry(capsys):
 
 def test_data_lists_and_describes(capsys):
     summary, _ = said(capsys, "data")
-    assert {"digits", "imagefolder:PATH"} <= set(summary["data"])
+    assert {"digits", "imagefolder:PATH"} <= {row["spec"] for row in summary["data"]}
     summary, text = said(capsys, "data", "digits", "--size", "16")
     about = summary["description"]
     assert (about["size"], about["channels"], len(about["classes"])) == ([16, 16], 1, 10)

@@ -24,7 +24,7 @@ def lines(events):
 
 def test_never_two_lines_within_a_second_but_always_the_last():
     printed = lines([(k / 1000, k, 1000) for k in range(1, 1001)])
-    assert printed == ["train: 1000/1000 loss 1  [1 s]"]
+    assert printed == ["train: 1000/1000 loss 1 [1 s]"]
 
 
 def test_a_line_per_tenth_when_work_is_brisk():
@@ -36,14 +36,15 @@ def test_a_line_per_ten_seconds_when_work_is_slow():
 
 
 def test_unknown_totals_are_counted():
-    assert lines([(11, 5, 0)]) == ["train: 5 loss 1  [11 s]"]
+    assert lines([(11, 5, 0)]) == ["train: 5 loss 1 [11 s]"]
 
 
 def test_a_pipe_gets_lines_and_a_terminal_gets_a_bar():
     stream = io.StringIO()
     with progress.progress("work", stream) as callback:
+        callback.began -= 5
         callback(1, 1, "")
-    assert stream.getvalue().startswith("work: 1/1")
+    assert stream.getvalue() == "work: 1/1 [5 s]\n"
 
     class Terminal(io.StringIO):
         def isatty(self):
@@ -53,3 +54,13 @@ def test_a_pipe_gets_lines_and_a_terminal_gets_a_bar():
     with progress.progress("work", stream) as callback:
         callback(1, 2, "note")
     assert "work:" not in stream.getvalue()
+
+
+def test_a_line_says_how_long_it_will_take():
+    assert lines([(20, 1, 10)]) == ["train: 1/10 loss 1 [20 s, about 3.0 min left]"]
+    assert lines([(3600, 1, 10)]) == ["train: 1/10 loss 1 [3600 s, about 9.0 h left]"]
+    assert lines([(20, 9, 10)]) == ["train: 9/10 loss 1 [20 s, about 2 s left]"]
+
+
+def test_work_of_less_than_a_second_says_nothing():
+    assert lines([(0.5, 1, 2), (0.9, 2, 2)]) == []

@@ -167,7 +167,7 @@ def test_resuming_a_finished_run_evaluates_it_again(run, capsys):
 
 
 def test_two_processes_write_one_run(tmp_path):
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29531", "-m", "convsmith"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "convsmith"]
     environment = {"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     words = [*WORDS, "--epochs", "1", "--limit", "256", "--batch-size", "32", "--device", "cpu", "--out", "run"]
     done = subprocess.run(

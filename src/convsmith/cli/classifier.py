@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from convsmith.data import DataDescription, ImageSplit
-    from convsmith.models.storage import ModelRecipe
+    from convsmith.models.storage import LoadedModel, ModelRecipe
 
 
 def keyword_arguments(words: Sequence[str]) -> dict[str, Any]:
@@ -63,15 +64,19 @@ def check(arguments: ModelOptions) -> None:
             mend = "leave --pretrained out: the saved weights are taken"
             raise InvalidArgument("published weights belong to a name", asked=f"--model {arguments.model}", mend=mend)
         return
+    check_name(arguments.model)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that timm does not know."""
     import timm
 
-    name = arguments.model
     if not timm.is_model(name.split(".")[0]) and not name.startswith(("hf-hub:", "hf_hub:")):
         mend = close_matches(name.split(".")[0], timm.list_models())
         mend = (
             mend if mend.startswith("did you") else "convsmith models '*' lists all; a saved model is a folder or file"
         )
-        raise InvalidArgument("no model has this name", asked="--model", given=repr(name), mend=mend)
+        raise InvalidArgument("no model has this name", asked="MODEL", given=repr(name), mend=mend)
 
 
 def is_saved(spec: str) -> bool:
@@ -106,6 +111,17 @@ def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, 
     return attach(loaded.model, num_classes=len(about.classes), **pooling), replace(recipe, pooling=pooling)
 
 
+def load(spec: str, *, device: str = "cpu") -> LoadedModel:
+    """Load MODEL: a run folder or weights file, or a timm name with its published weights; in eval mode."""
+    from convsmith.models.storage import load_model
+
+    if is_saved(spec):
+        return load_model(spec, device=device)
+    check_name(spec)
+    with _published(spec):
+        return load_model(spec, pretrained=True, device=device)
+
+
 def _pooling(arguments: ModelOptions) -> dict[str, Any] | None:
     if arguments.pooling is None:
         return None
@@ -116,16 +132,21 @@ def _pooling(arguments: ModelOptions) -> dict[str, Any] | None:
 def _built(recipe: ModelRecipe, pretrained: bool) -> nn.Module:
     from convsmith.models.storage import build
 
-    try:
+    with _published(recipe.name) if pretrained else nullcontext():
         return build(recipe, pretrained=pretrained)
+
+
+@contextmanager
+def _published(name: str) -> Iterator[None]:
+    """Turn what timm and the hub raise about weights into one message."""
+    try:
+        yield
     except ConvsmithError:
         raise
     except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
         raise InvalidArgument(
             "the published weights cannot be had",
-            asked=f"--pretrained {recipe.name}",
+            asked=f"pretrained {name}",
             given=" ".join(str(error).split())[:160],
             mend="check the name (convsmith models --pretrained PATTERN) and the network connection",
         ) from None

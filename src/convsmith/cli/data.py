@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli import terminal
 from convsmith.cli.options import Listing, option
+from convsmith.cli.progress import progress
+
+if TYPE_CHECKING:
+    from convsmith.data import DataSummary
 
 EXAMPLES = (
     "data",
@@ -33,17 +37,19 @@ def run(arguments: Arguments) -> dict[str, Any]:
     from convsmith import data
 
     if arguments.data is None:
-        rows = [(spec, data.SOURCES.entry(spec.partition(":")[0]).summary) for spec in data.available()]
-        terminal.table(("DATA", "what it is"), rows)
-        return {"data": [spec for spec, _ in rows]}
-    loaded = data.load(
-        arguments.data,
-        size=arguments.size,
-        channels=arguments.channels,
-        seed=arguments.seed,
-        broken=arguments.broken,
-        root=arguments.data_root,
-    )
+        known = data.summaries()
+        terminal.table(("DATA", "here", "what it is"), [(row.spec, here(row), row.source) for row in known])
+        return {"data": [asdict(row) for row in known]}
+    with progress("read") as callback:
+        loaded = data.load(
+            arguments.data,
+            size=arguments.size,
+            channels=arguments.channels,
+            seed=arguments.seed,
+            broken=arguments.broken,
+            root=arguments.data_root,
+            progress=callback,
+        )
     about = loaded.description
     terminal.say(
         f"name      {about.name}",
@@ -59,6 +65,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
         terminal.complain("warning", f"skipped a broken image: {file.path}: {file.reason}")
     terminal.say(*(f"note: {note}" for note in loaded.notes))
     return {"description": about.to_json(), "skipped": [str(file.path) for file in loaded.skipped]}
+
+
+def here(row: DataSummary) -> str:
+    """Say whether a data set can be loaded without a download, or what it needs."""
+    return "yes" if row.present else f"needs {row.missing}"
 
 
 def _by_class(loaded: Any) -> list[tuple[Any, ...]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from convsmith.cli import terminal
 from convsmith.cli.options import Computation, option
+from convsmith.cli.progress import progress
 from convsmith.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -47,15 +48,17 @@ def load(arguments: DataOptions, *, augment: str = "none", like: DataDescription
 
     check(arguments)
     size, channels = arguments.size, arguments.channels
-    loaded = data.load(
-        arguments.data,
-        size=size if size is not None or like is None else like.size,
-        channels=channels if channels is not None or like is None else like.channels,
-        seed=arguments.seed,
-        augment=augment,
-        broken=arguments.broken,
-        root=arguments.data_root,
-    )
+    with progress("read images") as callback:
+        loaded = data.load(
+            arguments.data,
+            size=size if size is not None or like is None else like.size,
+            channels=channels if channels is not None or like is None else like.channels,
+            seed=arguments.seed,
+            augment=augment,
+            broken=arguments.broken,
+            root=arguments.data_root,
+            progress=callback,
+        )
     for file in loaded.skipped:
         terminal.complain("warning", f"skipped a broken image: {file.path}: {file.reason}")
     for note in loaded.notes:

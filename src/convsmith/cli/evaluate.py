@@ -38,11 +38,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
     elif arguments.overwrite:
         raise InvalidArgument("there is nothing to overwrite", asked="--overwrite", mend="add --out DIR")
     data_options.check(arguments)
-    from convsmith.models.storage import load_model
     from convsmith.training import resolve_device
 
     device = resolve_device(arguments.device)
-    loaded = load_model(arguments.checkpoint, pretrained=not classifier.is_saved(arguments.checkpoint))
+    loaded = classifier.load(arguments.checkpoint)
     images = data_options.load(arguments, like=trained_on(loaded))
     split = images.splits[arguments.split]
     if not len(split) or bool((split.labels < 0).any()):

@@ -18,8 +18,8 @@ Callback = Callable[[int, int, str], None]
 def progress(title: str, stream: TextIO | None = None) -> Iterator[Callback]:
     """Give a callback that shows work under ``title`` on stderr.
 
-    On a terminal it is a bar. Otherwise it is a line whenever another tenth is done or ten seconds have passed, and
-    never two within a second, so that a log stays readable.
+    On a terminal it is a bar. Otherwise it is a line whenever another tenth is done or ten seconds have passed, never
+    two within a second and none for work of less than one, so that a log stays readable.
     """
     stream = sys.stderr if stream is None else stream
     if not terminal.is_main_process():
@@ -69,8 +69,23 @@ class Lines:
         now, share = self.clock(), done / total if total else 0.0
         since = now - self.last_time
         finished = total > 0 and done >= total and self.last_share < 1.0
+        if now - self.began < 1.0:
+            return
         if not finished and (since < 1.0 or (since < 10.0 and share - self.last_share < 0.1)):
             return
         self.last_time, self.last_share = now, share
         amount = f"{done}/{total}" if total else str(done)
-        print(f"{self.title}: {amount} {note}  [{now - self.began:.0f} s]", file=self.stream, flush=True)
+        words = [f"{self.title}: {amount}", note, f"[{self._times(now - self.began, share)}]"]
+        print(*(word for word in words if word), file=self.stream, flush=True)
+
+    def _times(self, elapsed: float, share: float) -> str:
+        left = elapsed / share - elapsed if share > 0 else 0.0
+        return f"{elapsed:.0f} s" + (f", about {duration(left)} left" if left >= 1 else "")
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit one would say."""
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
