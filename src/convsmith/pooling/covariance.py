@@ -1,0 +1,102 @@
+"""Second moments of features over their positions, and the vector of a symmetric matrix."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from convsmith.errors import InvalidArgument
+from convsmith.pooling.inputs import columns, float32_island, square
+
+
+@float32_island
+def covariance(x: Tensor, *, center: bool = True, weights: Tensor | None = None) -> Tensor:
+    """Return the covariance of C channels over M positions, ``[B, C, H, W]`` or ``[B, C, M]`` -> ``[B, C, C]``.
+
+    ``Sigma = 1/M sum_m (x_m - mu)(x_m - mu)^T``, the biased estimate; ``center=False`` gives ``1/M sum_m x_m x_m^T``.
+    ``weights`` [B, M] (non-negative, for masks of tokens or soft attention) replaces 1/M by weights of sum one in both
+    sums. Units: those of x squared. One position gives zeros. Raises `InvalidArgument` on a wrong rank or type, no
+    channel or position, values that are not finite, or weights that do not fit.
+
+    Paper: Li et al., "Is Second-order Information Helpful for Large-scale Visual Recognition?" (ICCV 2017), section 3.
+    Differs from the paper: the mean is subtracted instead of multiplying by the M x M centring matrix.
+    """
+    x = columns(x, "covariance")
+    if weights is not None:
+        return _weighted(x, weights, center)
+    scale = 1.0 / math.sqrt(x.shape[2])
+    x = (x - x.mean(2, keepdim=True)) * scale if center else x * scale
+    return x @ x.mT
+
+
+def _weighted(x: Tensor, weights: Tensor, center: bool) -> Tensor:
+    if weights.shape != (x.shape[0], x.shape[2]):
+        raise InvalidArgument(
+            "weights are [B, M], one per position",
+            asked="covariance",
+            given=f"weights {tuple(weights.shape)} for features {tuple(x.shape)}",
+        )
+    share = weights.to(x.dtype)
+    total = share.sum(1, keepdim=True)
+    share = (share / torch.where(total > 0, total, 1.0))[:, None, :]
+    if center:
+        x = x - (x * share).sum(2, keepdim=True)
+    return (x * share) @ x.mT
+
+
+@functools.lru_cache(maxsize=32)
+def _upper(d: int, device: torch.device) -> Tensor:
+    row, column = torch.triu_indices(d, d, device=device)
+    return row * d + column
+
+
+def _upper_index(d: int, device: torch.device) -> Tensor:
+    if torch.compiler.is_compiling():
+        row, column = torch.triu_indices(d, d, device=device)
+        return row * d + column
+    with torch.inference_mode(False):
+        return _upper(d, device)
+
+
+def triu_size(d: int) -> int:
+    """Length of the upper triangle with its diagonal: d (d + 1) / 2."""
+    return d * (d + 1) // 2
+
+
+def triu_vector(a: Tensor, *, isometric: bool = False) -> Tensor:
+    """Return the upper triangle with the diagonal, row by row, ``[B, d, d]`` -> ``[B, d (d + 1) / 2]``.
+
+    ``isometric=True`` multiplies the off-diagonal entries by sqrt(2), so that the vector's dot product is the
+    matrices' Frobenius product. The published networks use False.
+    """
+    a = square(a, "triu_vector")
+    d = a.shape[-1]
+    index = _upper_index(d, a.device)
+    v = a.flatten(-2).index_select(-1, index)
+    return v * _isometry(d, v) if isometric else v
+
+
+def matrix_from_triu(v: Tensor, *, isometric: bool = False) -> Tensor:
+    """Return the symmetric matrix of a `triu_vector`, ``[B, d (d + 1) / 2]`` -> ``[B, d, d]``."""
+    n = v.shape[-1]
+    d = (math.isqrt(8 * n + 1) - 1) // 2
+    if d == 0 or triu_size(d) != n:
+        raise InvalidArgument(
+            "the length must be d (d + 1) / 2", asked="matrix_from_triu", given=n, mend=f"near: {triu_size(max(d, 1))}"
+        )
+    if isometric:
+        v = v / _isometry(d, v)
+    row, column = torch.triu_indices(d, d, device=v.device)
+    where = torch.empty(d, d, dtype=torch.long, device=v.device)
+    order = torch.arange(n, device=v.device)
+    where[row, column] = order
+    where[column, row] = order
+    return v.index_select(-1, where.flatten()).unflatten(-1, (d, d))
+
+
+def _isometry(d: int, like: Tensor) -> Tensor:
+    row, column = torch.triu_indices(d, d, device=like.device)
+    return torch.where(row == column, 1.0, math.sqrt(2.0)).to(like.dtype)

@@ -1,0 +1,191 @@
+"""Features straight to the normalised root of their covariance, on the cheaper side.
+
+With X centred (d x M) the covariance ``X X^T / M`` and the Gram matrix ``X^T X / M`` share their non-zero spectrum and
+their trace. For every polynomial q, ``X X^T q(X X^T) = X q(X^T X) X^T``, and all schemes of
+`convsmith.pooling.product_form` have the form A q(A). So the whole iteration may run on M x M matrices: the same iterates,
+the same normalisation. A 7 x 7 map of 256 channels costs a hundredth of the work.
+
+Paper: Li et al. (CVPR 2018), sections 3.1 to 3.3 and the gradients of its section 3.4.
+Differs from the paper: the Gram side, the number of matrix products, no stored chain on the channel side (the backward
+pass runs the iteration again and pulls the gradient back through it), and defined results where the paper's are 0/0.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from convsmith.pooling import product_form
+from convsmith.pooling.inputs import columns, float32_island, one_of
+from convsmith.pooling.newton_schulz import newton_schulz_steps, warn_if_unsafe
+from convsmith.pooling.product_form import Step
+from convsmith.pooling.pull_back import product_of, pull_back
+
+SIDES = ("auto", "channels", "positions")
+
+
+def isqrt_covariance(x: Tensor, *, iterations: int = 5, side: str = "auto", keep: bool | None = None) -> Tensor:
+    """Return ``sqrt(t) Y_N(Sigma / t)``, the compensated Newton-Schulz root of the covariance Sigma with trace t.
+
+    Shapes: ``[B, C, H, W]`` or ``[B, C, M]`` -> ``[B, C, C]``, symmetric. ``side`` forces the iteration onto C x C
+    (``"channels"``) or M x M matrices (``"positions"``); ``"auto"`` takes the cheaper. ``keep`` says whether the
+    backward pass finds the iterates stored (faster) or computes them again; None stores them only where they take less
+    than half of what the published backward pass stores.
+
+    A map that is zero, constant (up to rounding) or has one position gives zeros and a zero gradient; no sample
+    influences another. Double-differentiable. Raises `InvalidArgument` on a wrong rank or type, no position, values that
+    are not finite, ``iterations < 1`` or an unknown side; warns when the iterations exceed what the type carries.
+    """
+    steps = newton_schulz_steps(iterations)
+    one_of("side", side, SIDES)
+    warn_if_unsafe(iterations, torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return covariance_root(x, steps, side=side, keep=keep)
+
+
+@float32_island
+def covariance_root(x: Tensor, steps: tuple[Step, ...], *, side: str = "auto", keep: bool | None = None) -> Tensor:
+    """Return the compensated root of the trace-normalised covariance by any product scheme, as `isqrt_covariance`."""
+    x = columns(x, "isqrt_covariance")
+    d, m = x.shape[1], x.shape[2]
+    positions = side == "positions" or (side == "auto" and prefers_positions(d, m, len(steps)))
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return _forward(x, steps, positions).out
+    if keep is None:
+        keep = _worth_keeping(d, m, steps, positions)
+    return _CovarianceRoot.apply(x, steps, positions, bool(keep))[0]
+
+
+def prefers_positions(d: int, m: int, steps: int) -> bool:
+    """True where M x M iterations cost less than d x d ones, products with X included, forward and backward."""
+    iteration = 15 * max(steps, 1)
+    return iteration * m**3 + 5 * d * m * m + 2 * d * d * m < iteration * d**3 + 2 * d * d * m
+
+
+def _worth_keeping(d: int, m: int, steps: tuple[Step, ...], positions: bool) -> bool:
+    n = m if positions else d
+    kept = product_form.kept_matrices(steps, root=not positions) * n * n
+    iterations = sum({2: 1, 3: 1, 5: 2}[len(step.coefficients)] for step in steps)
+    published = (2 * iterations + 3) * d * d
+    return kept + d * m <= (published + d * m) / 2
+
+
+class _Forward(NamedTuple):
+    out: Tensor
+    mean: Tensor
+    scale: Tensor
+    chain: list[Tensor]
+
+
+class _Unit(NamedTuple):
+    x: Tensor
+    mean: Tensor
+    scale: Tensor
+    root_trace: Tensor
+
+
+def _unit(x: Tensor) -> _Unit:
+    """Centre x and scale it to Frobenius norm one, per sample; ``root_trace`` is the square root of the covariance's trace."""
+    m = x.shape[2]
+    mean = x.mean(2, keepdim=True)
+    centred = x - mean
+    energy = centred.square().sum((1, 2), keepdim=True)
+    # subtracting the mean of M equal values leaves rounding of some ulp of the mean; that is not a signal
+    floor = (8 * torch.finfo(x.dtype).eps) ** 2 * m * mean.square().sum((1, 2), keepdim=True)
+    alive = energy > floor + torch.finfo(x.dtype).tiny
+    scale = torch.where(alive, torch.where(alive, energy, 1.0).rsqrt(), 0.0)
+    return _Unit(centred * scale, mean, scale, energy * scale * (1.0 / math.sqrt(m)))
+
+
+class _Forward(NamedTuple):
+    out: Tensor
+    mean: Tensor
+    scale: Tensor
+    chain: list[Tensor]
+
+
+def _forward(x: Tensor, steps: tuple[Step, ...], positions: bool) -> _Forward:
+    unit, mean, scale, root_trace = _unit(x)
+    if positions:
+        z, chain = product_form.run(torch.bmm(unit.mT, unit), steps, root=False)
+        out = torch.bmm(torch.bmm(unit * root_trace, z), unit.mT)
+    else:
+        y, chain = product_form.run(torch.bmm(unit, unit.mT), steps, root=True)
+        out = y * root_trace
+    return _Forward(out, mean, scale, chain)
+
+
+def _gradient(
+    g: Tensor, unit: Tensor, product: Tensor | None, chain: list[Tensor], steps: tuple[Step, ...], positions: bool
+) -> Tensor:
+    """Gradient with respect to x for the cotangent ``g`` of the root (any square matrix), from X of unit norm.
+
+    With out = r F(X / |X|), r = |X| / sqrt(M) and D the gradient of F at the unit matrix, the gradient is
+    ``(D + (<g, F> - <D, X>) X) / sqrt(M)``: it does not depend on the size of x.
+    """
+    share = 1.0 / math.sqrt(unit.shape[2])
+    if product is None:
+        a = torch.bmm(unit.mT, unit) if positions else torch.bmm(unit, unit.mT)
+        product, chain = product_form.run(a, steps, root=not positions)
+    else:
+        a = chain[0] + steps[0].centre * _eye(chain[0])
+    twice = g + g.mT
+    if not positions:
+        pulled = pull_back(chain, steps, True, twice)
+        c = _inner(pulled, a) - 0.5 * _inner(twice, product)
+        return torch.bmm((pulled - c * _eye(a)) * share, unit)
+    through = torch.bmm(twice, unit)
+    middle = torch.bmm(unit.mT, through)
+    pulled = pull_back(chain, steps, False, middle)
+    c = 0.5 * _inner(middle, product) + _inner(a, pulled)
+    return torch.baddbmm(torch.bmm(through, product), unit, pulled - c * _eye(a), beta=share, alpha=share)
+
+
+def _eye(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum((1, 2), keepdim=True)
+
+
+class _CovarianceRoot(torch.autograd.Function):
+    """x -> (root, mean, scale, kept chain ...); only the root carries a gradient."""
+
+    @staticmethod
+    def forward(x: Tensor, steps: tuple[Step, ...], positions: bool, keep: bool) -> tuple[Tensor, ...]:
+        done = _forward(x, steps, positions)
+        return (done.out, done.mean, done.scale, *(done.chain if keep else ()))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, ctx.steps, ctx.positions, ctx.keep = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+        g = grads[0]
+        if g is None:
+            return None, None, None, None
+        x, mean, scale, *chain = ctx.saved_tensors
+        with torch.autocast(x.device.type, enabled=False):
+            if torch.is_grad_enabled():
+                # a second derivative is wanted: everything again from x, in differentiable operations
+                return _gradient(g, _unit(x).x, None, [], ctx.steps, ctx.positions), None, None, None
+            unit = (x - mean) * scale
+            product = product_of(chain, ctx.steps, not ctx.positions) if ctx.keep else None
+            return _gradient(g, unit, product, chain, ctx.steps, ctx.positions), None, None, None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, steps: tuple[Step, ...], positions: bool, keep: bool
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """Fold the mapped dimension into the batch: samples do not influence each other."""
+        assert in_dims[0] is not None
+        x = x.movedim(in_dims[0], 0)
+        outputs = _CovarianceRoot.apply(x.flatten(0, 1), steps, positions, keep)
+        return tuple(o.unflatten(0, x.shape[:2]) for o in outputs), (0,) * len(outputs)

@@ -1,0 +1,109 @@
+"""The Newton-Schulz iteration for the matrix square root: the published coupled form and the same iterates in fewer products.
+
+Paper: Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
+Normalization" (CVPR 2018), equations (4) to (6). From Y_0 = A, Z_0 = I::
+
+    T = (3 I - Z Y) / 2,    Y <- Y T,    Z <- T Z,        Y -> A^(1/2),  Z -> A^(-1/2)   for |A - I| < 1
+
+On an eigenvalue p the product ZY becomes p (3 - p)^2 / 4. Small eigenvalues a grow by 3/2 a step in sqrt(a), so N steps
+act like a filter that shrinks eigenvalues below (2/3)^(2N): with N = 5 the result is 20 to 50 % away from the exact root
+on the spectra of real features, on purpose of the paper.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+import torch
+from torch import Tensor
+
+from convsmith.errors import InvalidArgument
+from convsmith.pooling.inputs import positive
+from convsmith.pooling.product_form import Step
+
+#: (3 - p) / 2, one Newton-Schulz step
+SINGLE = Step((3 / 2, -1 / 2))
+#: u(p) of two steps at once: (3 - p)/2 times (3 - p (3 - p)^2 / 4)/2
+DOUBLE = Step((9 / 4, -39 / 16, 27 / 16, -9 / 16, 1 / 16))
+
+#: Steps after which rounding in the null space, which grows by 9/4 a step, reaches the size of the matrix.
+SAFE_STEPS = {torch.float16: 8, torch.bfloat16: 7, torch.float32: 20, torch.float64: 40}
+
+
+@functools.lru_cache(maxsize=64)
+def newton_schulz_steps(iterations: int) -> tuple[Step, ...]:
+    """Return the factors of ``iterations`` Newton-Schulz steps: pairs first, a single one last if the number is odd."""
+    positive("iterations", iterations)
+    return (DOUBLE,) * (iterations // 2) + (SINGLE,) * (iterations % 2)
+
+
+def coupled(a: Tensor, iterations: int = 5) -> tuple[Tensor, Tensor | None]:
+    """Return (Y_N, Z_{N-1}) of the published coupled recurrence, [B, d, d] each, in 3 N - 3 products (1 for N = 1).
+
+    The last step leaves Z out, as published; Z is None for N = 1. ``a`` must be normalised already. Plain differentiable
+    operations: this is the ``backward="unrolled"`` form, and the reference that the fast form is tested against.
+    """
+    positive("iterations", iterations)
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    z = 1.5 * eye - 0.5 * a
+    y = a @ z
+    if iterations == 1:
+        return y, None
+    for _ in range(iterations - 2):
+        t = 1.5 * eye - 0.5 * (z @ y)
+        y, z = y @ t, t @ z
+    return y @ (1.5 * eye - 0.5 * (z @ y)), z
+
+
+def warn_if_unsafe(iterations: int, dtype: torch.dtype) -> None:
+    """Warn when ``iterations`` exceeds what ``dtype`` carries on a rank-deficient matrix."""
+    safe = SAFE_STEPS.get(dtype)
+    if safe is not None and iterations > safe and not torch.compiler.is_compiling():
+        warnings.warn(
+            f"{iterations} Newton-Schulz iterations in {str(dtype).removeprefix('torch.')} are more than the {safe} that"
+            " are safe: on a rank-deficient matrix rounding grows by 9/4 a step and ends in NaN. Use fewer iterations,"
+            ' float64, or method="eigh".',
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def warn_if_diverged(a: Tensor, y: Tensor) -> None:
+    """Warn when the iteration left its region of convergence on a matrix that was not pre-normalised.
+
+    Inside the region ``Y^2 <= A``, so ``|Y|_F^2 <= tr A`` and ``tr Y >= 0``. Costs one synchronisation.
+    """
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return
+    with torch.no_grad():
+        energy = y.square().sum((-2, -1))
+        trace = a.diagonal(dim1=-2, dim2=-1).sum(-1)
+        good = (energy <= 1.01 * trace.clamp(min=0)) & (y.diagonal(dim1=-2, dim2=-1).sum(-1) >= 0)
+        bad = int((~good).sum())
+    if bad:
+        warnings.warn(
+            f"the Newton-Schulz iteration diverged on {bad} of {good.numel()} matrices: without pre-normalisation it"
+            f" needs every eigenvalue below 3, and the largest trace here is {float(trace.max()):.3g}."
+            ' Use normalization="trace" (or "frobenius").',
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def normalizer(a: Tensor, normalization: str | None) -> Tensor | None:
+    """Return the pre-normalisation factor per matrix: trace, Frobenius norm or None; zero where the matrix is zero."""
+    if normalization == "trace":
+        return a.diagonal(dim1=-2, dim2=-1).sum(-1)
+    if normalization == "frobenius":
+        squares = a.square().sum((-2, -1))
+        alive = squares > 0
+        return torch.where(alive, squares, 1.0).sqrt() * alive
+    if normalization is None:
+        return None
+    raise InvalidArgument(
+        "not one of the known choices",
+        asked="normalization",
+        given=repr(normalization),
+        mend="one of 'trace', 'frobenius', None",
+    )

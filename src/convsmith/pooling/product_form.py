@@ -1,0 +1,187 @@
+"""Matrix roots as products of small polynomials: the iteration behind Newton-Schulz and its faster relatives.
+
+Every scheme here is a list of polynomials u_k. Started at P_0 = A it multiplies ``P_{k+1} = P_k u_k(P_k)^2``, so P goes
+to the identity on the range of A, and the product ``Z = prod_k u_k(P_k)`` goes to A^(-1/2), ``Y = A Z`` to A^(1/2). All
+iterates are polynomials in A: they commute, and for symmetric A they are symmetric. That is used three times.
+
+1. Two Newton-Schulz steps are one quartic u, and a quartic costs two squarings (complete the square twice), so N = 5
+   takes 10 matrix products where the coupled recurrence takes 12.
+2. The gradient of a squaring is ``G P + P G = R + R^T`` with R = P G for symmetric G: one product where a general
+   product needs two.
+3. The Frechet derivative of a polynomial at a symmetric point is self-adjoint, so the backward pass is a second pass over
+   the same quantities; they may be kept or computed again.
+
+Measured in float64 against the coupled recurrence: equal to 1e-14 (the test of this file).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One factor u(p) = sum_i coefficients[i] p^i of degree 1, 2 or 4, lowest first."""
+
+    coefficients: tuple[float, ...]
+
+    def __call__(self, p: float) -> float:
+        """The value at a number (tests and scalar analysis)."""
+        return sum(c * p**i for i, c in enumerate(self.coefficients))
+
+    @property
+    def squarings(self) -> int:
+        """Matrix products that one evaluation takes."""
+        return {2: 0, 3: 1, 5: 2}[len(self.coefficients)]
+
+    @property
+    def centre(self) -> float:
+        """The shift m in R = P - m I that removes the next-to-highest coefficient."""
+        c = self.coefficients
+        return 0.0 if len(c) == 2 else -c[-2] / ((len(c) - 1) * c[-1])
+
+    def completed(self) -> tuple[float, ...]:
+        """Coefficients after completing the square.
+
+        Degree 1: ``(a, b)`` of a + b R. Degree 2: ``(a, e)`` of a + e R^2. Degree 4: ``(a, b, e, k)`` of
+        a + b R + e (R^2 + k)^2.
+        """
+        c, m = self.coefficients, self.centre
+        if len(c) == 2:
+            return c
+        if len(c) == 3:
+            return (c[0] - c[2] * m * m, c[2])
+        # Taylor coefficients around m; the third is zero by the choice of m
+        t0 = self(m)
+        t1 = c[1] + 2 * c[2] * m + 3 * c[3] * m**2 + 4 * c[4] * m**3
+        t2 = c[2] + 3 * c[3] * m + 6 * c[4] * m**2
+        k = t2 / (2 * c[4])
+        return (t0 - c[4] * k * k, t1, c[4], k)
+
+
+def matmuls(steps: tuple[Step, ...], root: bool) -> int:
+    """Count the matrix products of `run` without the backward pass."""
+    count = 0
+    for k, step in enumerate(steps):
+        last = k == len(steps) - 1
+        count += step.squarings
+        if k == 0 and root:
+            count += 1 if last else 2
+        else:
+            count += (k > 0) + (0 if last else 2)
+    return count
+
+
+def kept_matrices(steps: tuple[Step, ...], root: bool) -> int:
+    """Count the matrices that `run` puts on the chain."""
+    count = 0
+    for k, step in enumerate(steps):
+        last = k == len(steps) - 1
+        count += {2: 1, 3: 2, 5: 3}[len(step.coefficients)]
+        count += (k > 1 or (k == 1 and root)) + (not last and not (k == 0 and root))
+    return count
+
+
+def run(a: Tensor, steps: tuple[Step, ...], root: bool) -> tuple[Tensor, list[Tensor]]:
+    """Return the product of the steps and the chain that `convsmith.pooling.pull_back` reads.
+
+    Shapes: ``a`` [B, n, n], the eigenvalues in (0, 1] for the schemes of this package; the result is [B, n, n],
+    ``A prod u_k`` if ``root`` else ``prod u_k``. Per step the chain holds R, then K (degree 4), then u, W = u^2 where
+    P goes on, and the product before the step where it is not in the chain already. Plain differentiable tensor
+    operations only.
+    """
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    chain: list[Tensor] = []
+    product, p = None, a
+    for k, step in enumerate(steps):
+        last = k == len(steps) - 1
+        m = step.centre
+        r = p - m * eye if m else p
+        chain.append(r)
+        u = _evaluate(step, r, eye, chain)
+        if k == 0 and root:
+            product = torch.bmm(a, u)
+            if not last:
+                p = torch.bmm(product, u)
+            continue
+        if product is None:
+            product = u
+        else:
+            if k > 1 or root:
+                chain.append(product)
+            product = torch.bmm(product, u)
+        if not last:
+            w = torch.bmm(u, u)
+            chain.append(w)
+            p = torch.baddbmm(w, r, w, beta=m) if m else torch.bmm(r, w)
+    assert product is not None
+    return product, chain
+
+
+def commuting_product(x: Tensor, y: Tensor) -> Tensor:
+    """Return x y for symmetric x and y that commute, so that the result is symmetric.
+
+    On a CPU and from 128 rows on only the upper block row and the lower right block are computed and the third block is
+    mirrored: 3/4 of the operations (measured: 18 % less time at 196 and 256 rows, more time below 128).
+    """
+    n = x.shape[-1]
+    if n < 128 or x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.bmm(x, y)
+    h = (n // 2 + 15) // 16 * 16
+    out = torch.empty_like(x)
+    top = torch.bmm(x[:, :h], y)
+    out[:, :h] = top
+    out[:, h:, h:] = torch.bmm(x[:, h:], y[:, :, h:])
+    out[:, h:, :h] = top[:, :, h:].mT
+    return out
+
+
+def _evaluate(step: Step, r: Tensor, eye: Tensor, chain: list[Tensor]) -> Tensor:
+    c = step.completed()
+    if len(c) == 2 and step.squarings == 0:
+        return c[0] * eye + c[1] * r
+    if len(c) == 2:
+        u = torch.baddbmm(eye, r, r, beta=c[0], alpha=c[1])
+    else:
+        inner = torch.baddbmm(eye, r, r, beta=c[3])
+        chain.append(inner)
+        u = torch.baddbmm(r, inner, inner, beta=c[1], alpha=c[2]) + c[0] * eye
+    chain.append(u)
+    return u
+
+
+def frechet(a: Tensor, direction: Tensor, steps: tuple[Step, ...], root: bool) -> Tensor:
+    """Return the derivative of `run` at A in ``direction``, [B, n, n], in one pass that stores no chain.
+
+    The gradient of ``<g, run(A)>`` is ``frechet(A^T, g)``, for any square A and g, symmetric or not.
+    """
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    p, dp = a, direction
+    product, d_product = (a, direction) if root else (None, None)
+    for k, step in enumerate(steps):
+        m, c = step.centre, step.completed()
+        r = p - m * eye
+        if step.squarings == 0:
+            u, du = c[0] * eye + c[1] * r, c[1] * dp
+        elif step.squarings == 1:
+            u, du = torch.baddbmm(eye, r, r, beta=c[0], alpha=c[1]), c[1] * _d_product(r, dp, r, dp)
+        else:
+            inner, d_inner = torch.baddbmm(eye, r, r, beta=c[3]), _d_product(r, dp, r, dp)
+            u = torch.baddbmm(r, inner, inner, beta=c[1], alpha=c[2]) + c[0] * eye
+            du = torch.add(c[1] * dp, _d_product(inner, d_inner, inner, d_inner), alpha=c[2])
+        if k < len(steps) - 1:
+            w, dw = torch.bmm(u, u), _d_product(u, du, u, du)
+            p, dp = torch.bmm(p, w), _d_product(p, dp, w, dw)
+        if product is None or d_product is None:
+            product, d_product = u, du
+        else:
+            product, d_product = torch.bmm(product, u), _d_product(product, d_product, u, du)
+    assert d_product is not None
+    return d_product
+
+
+def _d_product(x: Tensor, dx: Tensor, y: Tensor, dy: Tensor) -> Tensor:
+    return torch.baddbmm(torch.bmm(dx, y), x, dy)
