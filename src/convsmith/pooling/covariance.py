@@ -27,9 +27,24 @@ def covariance(x: Tensor, *, center: bool = True, weights: Tensor | None = None)
     x = columns(x, "covariance")
     if weights is not None:
         return _weighted(x, weights, center)
-    scale = 1.0 / math.sqrt(x.shape[2])
-    x = (x - x.mean(2, keepdim=True)) * scale if center else x * scale
+    x = (centred(x) if center else x) * (1.0 / math.sqrt(x.shape[2]))
     return x @ x.mT
+
+
+def centred(x: Tensor) -> Tensor:
+    """Subtract the mean over positions, [B, C, M]; a sample that is constant up to rounding becomes exactly zero."""
+    mean = x.mean(2, keepdim=True)
+    x = x - mean
+    return torch.where(is_signal(x.square().sum((1, 2), keepdim=True), mean, x.shape[2]), x, 0.0)
+
+
+def is_signal(energy: Tensor, mean: Tensor, positions: int) -> Tensor:
+    """Say per sample whether the centred energy [B, 1, 1] is more than the rounding of subtracting ``mean`` [B, C, 1].
+
+    Subtracting the mean of M equal values leaves some ulp of that mean; a normalisation would blow it up to full size.
+    """
+    floor = (8 * torch.finfo(mean.dtype).eps) ** 2 * positions * mean.square().sum((1, 2), keepdim=True)
+    return energy > floor + torch.finfo(mean.dtype).tiny
 
 
 def _weighted(x: Tensor, weights: Tensor, center: bool) -> Tensor:

@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def is_plain(x: Tensor) -> bool:
-    """True where looking at values is allowed and free: eager mode on a CPU, no function transform, no tracing."""
+    """Say whether looking at values is allowed and free: eager mode on a CPU, no function transform, no tracing."""
     return (
         not torch.compiler.is_compiling()
         and type(x) in (Tensor, torch.nn.Parameter)

@@ -1,9 +1,9 @@
 """Features straight to the normalised root of their covariance, on the cheaper side.
 
-With X centred (d x M) the covariance ``X X^T / M`` and the Gram matrix ``X^T X / M`` share their non-zero spectrum and
-their trace. For every polynomial q, ``X X^T q(X X^T) = X q(X^T X) X^T``, and all schemes of
-`convsmith.pooling.product_form` have the form A q(A). So the whole iteration may run on M x M matrices: the same iterates,
-the same normalisation. A 7 x 7 map of 256 channels costs a hundredth of the work.
+With X centred (d x M) the covariance ``X X^T / M`` and the Gram matrix ``X^T X / M`` share their non-zero spectrum
+and their trace. For every polynomial q, ``X X^T q(X X^T) = X q(X^T X) X^T``, and all schemes of
+`convsmith.pooling.product_form` have the form A q(A). So the whole iteration may run on M x M matrices: the same
+iterates, the same normalisation. A 7 x 7 map of 256 channels costs a hundredth of the work.
 
 Paper: Li et al. (CVPR 2018), sections 3.1 to 3.3 and the gradients of its section 3.4.
 Differs from the paper: the Gram side, the number of matrix products, no stored chain on the channel side (the backward
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from convsmith.pooling import product_form
+from convsmith.pooling.covariance import is_signal
 from convsmith.pooling.inputs import columns, float32_island, one_of
 from convsmith.pooling.newton_schulz import newton_schulz_steps, warn_if_unsafe
-from convsmith.pooling.product_form import Step
+from convsmith.pooling.product_form import Step, symmetric_product
 from convsmith.pooling.pull_back import product_of, pull_back
 
 SIDES = ("auto", "channels", "positions")
@@ -36,8 +37,9 @@ def isqrt_covariance(x: Tensor, *, iterations: int = 5, side: str = "auto", keep
     than half of what the published backward pass stores.
 
     A map that is zero, constant (up to rounding) or has one position gives zeros and a zero gradient; no sample
-    influences another. Double-differentiable. Raises `InvalidArgument` on a wrong rank or type, no position, values that
-    are not finite, ``iterations < 1`` or an unknown side; warns when the iterations exceed what the type carries.
+    influences another. Double-differentiable. Raises `InvalidArgument` on a wrong rank or type, no position, values
+    that are not finite, ``iterations < 1`` or an unknown side; warns when the iterations exceed what the type
+    carries.
     """
     steps = newton_schulz_steps(iterations)
     one_of("side", side, SIDES)
@@ -59,7 +61,7 @@ def covariance_root(x: Tensor, steps: tuple[Step, ...], *, side: str = "auto", k
 
 
 def prefers_positions(d: int, m: int, steps: int) -> bool:
-    """True where M x M iterations cost less than d x d ones, products with X included, forward and backward."""
+    """Say whether M x M iterations cost less than d x d ones, products with X included, forward and backward."""
     iteration = 15 * max(steps, 1)
     return iteration * m**3 + 5 * d * m * m + 2 * d * d * m < iteration * d**3 + 2 * d * d * m
 
@@ -72,13 +74,6 @@ def _worth_keeping(d: int, m: int, steps: tuple[Step, ...], positions: bool) -> 
     return kept + d * m <= (published + d * m) / 2
 
 
-class _Forward(NamedTuple):
-    out: Tensor
-    mean: Tensor
-    scale: Tensor
-    chain: list[Tensor]
-
-
 class _Unit(NamedTuple):
     x: Tensor
     mean: Tensor
@@ -87,14 +82,12 @@ class _Unit(NamedTuple):
 
 
 def _unit(x: Tensor) -> _Unit:
-    """Centre x and scale it to Frobenius norm one, per sample; ``root_trace`` is the square root of the covariance's trace."""
+    """Centre x and scale it to Frobenius norm one, per sample; ``root_trace`` is sqrt(trace of the covariance)."""
     m = x.shape[2]
     mean = x.mean(2, keepdim=True)
     centred = x - mean
     energy = centred.square().sum((1, 2), keepdim=True)
-    # subtracting the mean of M equal values leaves rounding of some ulp of the mean; that is not a signal
-    floor = (8 * torch.finfo(x.dtype).eps) ** 2 * m * mean.square().sum((1, 2), keepdim=True)
-    alive = energy > floor + torch.finfo(x.dtype).tiny
+    alive = is_signal(energy, mean, m)
     scale = torch.where(alive, torch.where(alive, energy, 1.0).rsqrt(), 0.0)
     return _Unit(centred * scale, mean, scale, energy * scale * (1.0 / math.sqrt(m)))
 
@@ -109,10 +102,10 @@ class _Forward(NamedTuple):
 def _forward(x: Tensor, steps: tuple[Step, ...], positions: bool) -> _Forward:
     unit, mean, scale, root_trace = _unit(x)
     if positions:
-        z, chain = product_form.run(torch.bmm(unit.mT, unit), steps, root=False)
-        out = torch.bmm(torch.bmm(unit * root_trace, z), unit.mT)
+        z, chain = product_form.run(symmetric_product(unit.mT, unit), steps, root=False, symmetric=True)
+        out = symmetric_product(torch.bmm(unit * root_trace, z), unit.mT)
     else:
-        y, chain = product_form.run(torch.bmm(unit, unit.mT), steps, root=True)
+        y, chain = product_form.run(symmetric_product(unit, unit.mT), steps, root=True, symmetric=True)
         out = y * root_trace
     return _Forward(out, mean, scale, chain)
 
@@ -127,24 +120,28 @@ def _gradient(
     """
     share = 1.0 / math.sqrt(unit.shape[2])
     if product is None:
-        a = torch.bmm(unit.mT, unit) if positions else torch.bmm(unit, unit.mT)
-        product, chain = product_form.run(a, steps, root=not positions)
+        a = symmetric_product(unit.mT, unit) if positions else symmetric_product(unit, unit.mT)
+        product, chain = product_form.run(a, steps, root=not positions, symmetric=True)
     else:
-        a = chain[0] + steps[0].centre * _eye(chain[0])
+        a = torch.add(chain[0], _eye(chain[0]), alpha=steps[0].centre)
     twice = g + g.mT
     if not positions:
         pulled = pull_back(chain, steps, True, twice)
         c = _inner(pulled, a) - 0.5 * _inner(twice, product)
-        return torch.bmm((pulled - c * _eye(a)) * share, unit)
+        return torch.bmm(_less_identity(pulled, c) * share, unit)
     through = torch.bmm(twice, unit)
-    middle = torch.bmm(unit.mT, through)
+    middle = symmetric_product(unit.mT, through)
     pulled = pull_back(chain, steps, False, middle)
     c = 0.5 * _inner(middle, product) + _inner(a, pulled)
-    return torch.baddbmm(torch.bmm(through, product), unit, pulled - c * _eye(a), beta=share, alpha=share)
+    return torch.baddbmm(torch.bmm(through, product), unit, _less_identity(pulled, c), beta=share, alpha=share)
 
 
 def _eye(like: Tensor) -> Tensor:
     return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+
+
+def _less_identity(a: Tensor, c: Tensor) -> Tensor:
+    return torch.addcmul(a, _eye(a), c, value=-1.0)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
@@ -182,7 +179,12 @@ class _CovarianceRoot(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int | None, ...], x: Tensor, steps: tuple[Step, ...], positions: bool, keep: bool
+        info: Any,  # noqa: ARG004 - the signature is torch's
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        steps: tuple[Step, ...],
+        positions: bool,
+        keep: bool,
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Fold the mapped dimension into the batch: samples do not influence each other."""
         assert in_dims[0] is not None

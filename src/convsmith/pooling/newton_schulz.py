@@ -1,13 +1,13 @@
-"""The Newton-Schulz iteration for the matrix square root: the published coupled form and the same iterates in fewer products.
+"""The Newton-Schulz iteration for the matrix square root: published, and the same iterates in fewer products.
 
 Paper: Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
 Normalization" (CVPR 2018), equations (4) to (6). From Y_0 = A, Z_0 = I::
 
     T = (3 I - Z Y) / 2,    Y <- Y T,    Z <- T Z,        Y -> A^(1/2),  Z -> A^(-1/2)   for |A - I| < 1
 
-On an eigenvalue p the product ZY becomes p (3 - p)^2 / 4. Small eigenvalues a grow by 3/2 a step in sqrt(a), so N steps
-act like a filter that shrinks eigenvalues below (2/3)^(2N): with N = 5 the result is 20 to 50 % away from the exact root
-on the spectra of real features, on purpose of the paper.
+On an eigenvalue p the product ZY becomes p (3 - p)^2 / 4. Small eigenvalues a grow by 3/2 a step in sqrt(a), so N
+steps act like a filter that shrinks eigenvalues below (2/3)^(2N): with N = 5 the result is 20 to 50 % away from the
+exact root on the spectra of real features, on purpose of the paper.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def newton_schulz_steps(iterations: int) -> tuple[Step, ...]:
 def coupled(a: Tensor, iterations: int = 5) -> tuple[Tensor, Tensor | None]:
     """Return (Y_N, Z_{N-1}) of the published coupled recurrence, [B, d, d] each, in 3 N - 3 products (1 for N = 1).
 
-    The last step leaves Z out, as published; Z is None for N = 1. ``a`` must be normalised already. Plain differentiable
-    operations: this is the ``backward="unrolled"`` form, and the reference that the fast form is tested against.
+    The last step leaves Z out, as published; Z is None for N = 1. ``a`` must be normalised already. Plain
+    differentiable operations: this is the ``backward="unrolled"`` form, and the reference that the fast form is
+    tested against.
     """
     positive("iterations", iterations)
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
@@ -61,9 +62,9 @@ def warn_if_unsafe(iterations: int, dtype: torch.dtype) -> None:
     safe = SAFE_STEPS.get(dtype)
     if safe is not None and iterations > safe and not torch.compiler.is_compiling():
         warnings.warn(
-            f"{iterations} Newton-Schulz iterations in {str(dtype).removeprefix('torch.')} are more than the {safe} that"
-            " are safe: on a rank-deficient matrix rounding grows by 9/4 a step and ends in NaN. Use fewer iterations,"
-            ' float64, or method="eigh".',
+            f"{iterations} Newton-Schulz iterations in {str(dtype).removeprefix('torch.')} are more than the {safe}"
+            " that are safe: on a rank-deficient matrix rounding grows by 9/4 a step and ends in NaN. Use fewer"
+            ' iterations, float64, or method="eigh".',
             RuntimeWarning,
             stacklevel=3,
         )

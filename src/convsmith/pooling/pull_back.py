@@ -1,9 +1,9 @@
 """The backward pass of `convsmith.pooling.product_form.run` for symmetric matrices.
 
-Everything here is symmetric: A, the iterates (they commute), the cotangent, and therefore every intermediate gradient.
-So a squaring ``K = R^2`` passes ``R G + (R G)^T`` back, one matrix product, and a product ``P = R W`` passes the symmetric
-parts of ``G W`` and ``R G``. Constant factors travel beside the matrices as numbers and end in a product's ``alpha``: a
-pass over memory saved each time.
+Everything here is symmetric: A, the iterates (they commute), the cotangent, and therefore every intermediate
+gradient. So a squaring ``K = R^2`` passes ``R G + (R G)^T`` back, one matrix product, and a product ``P = R W``
+passes the symmetric parts of ``G W`` and ``R G``. Constant factors travel beside the matrices as numbers and end in a
+product's ``alpha``: a pass over memory saved each time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convsmith.pooling.product_form import Step
+from convsmith.pooling.product_form import Step, symmetric_product
 
 
 def pull_back(chain: list[Tensor], steps: tuple[Step, ...], root: bool, g: Tensor) -> Tensor:
@@ -32,13 +32,13 @@ def pull_back(chain: list[Tensor], steps: tuple[Step, ...], root: bool, g: Tenso
         r = stack.pop()
         c = step.completed()
         if u is None:
-            u = c[0] * eye + c[1] * r
+            u = torch.add(c[1] * r, eye, alpha=c[0])
         if k == 1 and not root:
             before = first_factor(stack, steps[0], eye)
 
         passed = None  # a gradient of R before its symmetric part is taken, times two
         if first_root:
-            a = r + m * eye if m else r
+            a = torch.add(r, eye, alpha=m) if m else r
             u_bar, y_bar = _first_product(a, u, z_bar, z_factor, p_bar, p_factor)
             passed = torch.bmm(y_bar, u)
         else:
@@ -48,9 +48,7 @@ def pull_back(chain: list[Tensor], steps: tuple[Step, ...], root: bool, g: Tenso
                 if before is None:
                     half = torch.baddbmm(z_bar, u, w_bar, beta=z_factor / 2, alpha=p_factor / 2)
                 else:
-                    half = torch.baddbmm(
-                        torch.bmm(before, z_bar), u, w_bar, beta=z_factor / 2, alpha=p_factor / 2
-                    )
+                    half = torch.baddbmm(torch.bmm(before, z_bar), u, w_bar, beta=z_factor / 2, alpha=p_factor / 2)
             elif before is not None:
                 half = torch.bmm(before, z_bar) * (z_factor / 2)
             u_bar = z_bar * z_factor if half is None else _mirrored(half)
@@ -81,7 +79,7 @@ def _first_product(
         y_bar = z_bar * z_factor
         return _mirrored(torch.bmm(a, y_bar)) * 0.5, y_bar
     y_bar = _mirrored(torch.baddbmm(z_bar, p_bar, u, beta=z_factor / 2, alpha=p_factor / 2))
-    y = torch.bmm(a, u)
+    y = symmetric_product(a, u)
     half = torch.baddbmm(torch.bmm(y, p_bar), a, y_bar, beta=p_factor / 2, alpha=0.5)
     return _mirrored(half), y_bar
 
@@ -91,11 +89,11 @@ def _mirrored(x: Tensor) -> Tensor:
 
 
 def first_factor(stack: list[Tensor], step: Step, eye: Tensor) -> Tensor:
-    """The first step's u, from the end of a chain that stops after it."""
+    """Return the first step's u, from the end of a chain that stops after it."""
     if step.squarings:
         return stack[-2]
     c = step.completed()
-    return c[0] * eye + c[1] * stack[-2]
+    return torch.add(c[1] * stack[-2], eye, alpha=c[0])
 
 
 def product_of(chain: list[Tensor], steps: tuple[Step, ...], root: bool) -> Tensor:
@@ -109,9 +107,9 @@ def product_of(chain: list[Tensor], steps: tuple[Step, ...], root: bool) -> Tens
     r = stack.pop()
     if u is None:
         c = step.completed()
-        u = c[0] * eye + c[1] * r
+        u = torch.add(c[1] * r, eye, alpha=c[0])
     if k == 0:
-        return torch.bmm(r + step.centre * eye, u) if root else u
+        return symmetric_product(torch.add(r, eye, alpha=step.centre), u) if root else u
     if before is None:
         before = first_factor(stack, steps[0], eye)
-    return torch.bmm(before, u)
+    return symmetric_product(before, u)

@@ -1,0 +1,156 @@
+"""Poolings that describe the positions by a Gaussian: mean and covariance in one symmetric matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from convsmith.errors import InvalidArgument
+from convsmith.pooling.covariance import centred, covariance, triu_size, triu_vector
+from convsmith.pooling.inputs import columns, float32_island, one_of, positive, square
+from convsmith.pooling.layers import POOLINGS, Pooling
+from convsmith.pooling.matrix_root import matrix_log, matrix_sqrt
+from convsmith.pooling.power import power_covariance
+from convsmith.pooling.triangular import triangular_log
+
+
+@float32_island
+def gaussian_embedding(x: Tensor, *, ridge: float = 0.0) -> Tensor:
+    """Return ``[[Sigma + mu mu^T, mu], [mu^T, 1]]``, ``[B, C, H, W]`` -> ``[B, C + 1, C + 1]``.
+
+    It is the second moment of the features with a constant 1 appended. ``ridge`` is added to Sigma.
+
+    Paper: Wang, Li, Zhang, "G2DeNet: Global Gaussian Distribution Embedding Network" (CVPR 2017), equation (5).
+    """
+    matrix = covariance(_with_ones(columns(x, "gaussian_embedding")), center=False)
+    return _with_ridge(matrix, ridge) if ridge else matrix
+
+
+def _with_ones(x: Tensor) -> Tensor:
+    return torch.cat([x, torch.ones_like(x[:, :1])], 1)
+
+
+def _with_ridge(matrix: Tensor, ridge: float) -> Tensor:
+    d = matrix.shape[-1] - 1
+    where = torch.arange(d + 1, device=matrix.device) < d
+    return matrix + ridge * torch.diag(where.to(matrix.dtype))
+
+
+@float32_island
+def von_neumann_estimate(s: Tensor, theta: float = 0.75) -> Tensor:
+    """Return the covariance regularised by its von Neumann divergence from the identity, [B, d, d] -> the same.
+
+    The minimiser of ``log |S'| + tr(S'^-1 S) + theta D_vN(I, S')`` keeps the eigenvectors and maps an eigenvalue l to
+    ``sqrt(c^2 + l / theta) - c`` with ``c = (1 - theta) / (2 theta)``: the square root of a shifted matrix. theta = 1
+    is the plain square root; theta > 1 lifts a null eigenvalue to (theta - 1) / theta.
+
+    Paper: Wang, Li, Zuo, Zhang, "RAID-G: Robust Estimation of Approximate Infinite Dimensional Gaussian with
+    Application to Material Recognition" (CVPR 2016), theorem 1.
+    """
+    if not theta > 0:
+        raise InvalidArgument("the weight of the divergence must be positive", asked="theta", given=theta)
+    s = square(s, "von_neumann_estimate")
+    c = (1.0 - theta) / (2.0 * theta)
+    eye = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
+    return torch.sub(matrix_sqrt(torch.add(s / theta, eye, alpha=c * c), method="eigh", normalization=None), c * eye)
+
+
+@POOLINGS.register("g2denet", order=2, paper="Wang et al., CVPR 2017")
+class G2DeNet(Pooling):
+    """Square root of the Gaussian embedding; (dim + 1)(dim + 2) / 2 features: 33,153 for 256, 131,841 for 512.
+
+    ``method`` is ``"eigh"`` (exact, as published; on the cheaper side) or any of `convsmith.pooling.matrix_sqrt` with
+    ``iterations``. A zero map gives the mean's part alone: one 1 at the end.
+    """
+
+    def __init__(self, in_channels: int, dim: int | None = None, *, method: str = "eigh", iterations: int = 5) -> None:
+        super().__init__(in_channels, dim)
+        one_of("method", method, ("eigh", "newton-schulz", "polar-express", "pade", "taylor"))
+        self.method, self.iterations = method, positive("iterations", iterations)
+        self.out_features = triu_size(self.dim + 1)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the upper triangle of the root."""
+        if self.method == "eigh":
+            return triu_vector(power_covariance(_with_ones(x.flatten(2)), exponent=0.5, center=False))
+        root = matrix_sqrt(gaussian_embedding(x), method=self.method, iterations=self.iterations)
+        return triu_vector(root)
+
+
+@POOLINGS.register("raid-g", order=2, paper="Wang et al., CVPR 2016")
+class RAIDG(Pooling):
+    """Robust Gaussian: the embedding's square root with the von Neumann estimate in place of the covariance.
+
+    ``theta`` weighs the divergence (0.75), ``mean_weight`` scales the mean in the embedding.
+
+    Differs from the paper: the explicit maps to infinite-dimensional features are left to the network.
+    """
+
+    def __init__(
+        self, in_channels: int, dim: int | None = None, *, theta: float = 0.75, mean_weight: float = 1.0
+    ) -> None:
+        super().__init__(in_channels, dim)
+        if not theta > 0:
+            raise InvalidArgument("the weight of the divergence must be positive", asked="theta", given=theta)
+        self.theta, self.mean_weight = float(theta), float(mean_weight)
+        self.out_features = triu_size(self.dim + 1)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the upper triangle of the root."""
+        dtype = x.dtype
+        x = (x.float() if dtype in (torch.float16, torch.bfloat16) else x).flatten(2)
+        with torch.autocast(x.device.type, enabled=False):
+            estimate = von_neumann_estimate(covariance(x), self.theta)
+            mean = x.mean(2, keepdim=True) * self.mean_weight
+            one = torch.ones_like(mean[:, :1])
+            top = torch.cat([estimate + mean @ mean.mT, mean], 2)
+            matrix = torch.cat([top, torch.cat([mean.mT, one], 2)], 1)
+            return triu_vector(matrix_sqrt(matrix, method="eigh", normalization=None)).to(dtype)
+
+
+@POOLINGS.register("l2emg", order=2, paper="Li et al., TPAMI 2017")
+class L2EMG(Pooling):
+    """Log-Euclidean embedding of the Gaussian through the affine group.
+
+    The Gaussian (mu, Sigma + ridge I = L L^T, L upper triangular) is the matrix ``[[L, mu], [0, 1]]``. ``mode="ie"``
+    (IE-LogE) takes the logarithm of its left polar factor, which is half the logarithm of the Gaussian embedding;
+    ``mode="de"`` (DE-LogE) takes the logarithm of the triangular matrix itself. (dim + 1)(dim + 2) / 2 features.
+
+    Paper: Li, Wang, Zeng, Zhang, "Local Log-Euclidean Multivariate Gaussian Descriptor and Its Application to Image
+    Classification" (TPAMI 2017), sections 3.2 and 3.3.
+    """
+
+    def __init__(self, in_channels: int, dim: int | None = None, *, mode: str = "ie", ridge: float = 1e-3) -> None:
+        super().__init__(in_channels, dim)
+        one_of("mode", mode, ("ie", "de"))
+        if not ridge > 0:
+            raise InvalidArgument("a singular covariance needs a positive ridge", asked="ridge", given=ridge)
+        self.mode, self.ridge = mode, float(ridge)
+        self.out_features = triu_size(self.dim + 1)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the upper triangle of the logarithm."""
+        dtype = x.dtype
+        x = (x.float() if dtype in (torch.float16, torch.bfloat16) else x).flatten(2)
+        with torch.autocast(x.device.type, enabled=False):
+            log = self._inner(x) if self.mode == "ie" else self._direct(x)
+        return triu_vector(log).to(dtype)
+
+    def _inner(self, x: Tensor) -> Tensor:
+        # the block matrix is positive definite; a tiny ridge inside the logarithm only guards its rounding
+        tiny = 4 * torch.finfo(x.dtype).eps
+        return 0.5 * matrix_log(gaussian_embedding(x, ridge=self.ridge), ridge=tiny)
+
+    def _direct(self, x: Tensor) -> Tensor:
+        sigma = covariance(x)
+        eye = torch.eye(self.dim, dtype=x.dtype, device=x.device)
+        # L upper triangular: the lower Cholesky factor of the matrix with rows and columns in reverse order
+        factor = torch.linalg.cholesky(torch.add(sigma, eye, alpha=self.ridge).flip(-1, -2)).flip(-1, -2)
+        mean = x.mean(2, keepdim=True)
+        bottom = torch.cat([torch.zeros_like(mean), torch.ones_like(mean[:, :1])], 1).mT
+        return triangular_log(torch.cat([torch.cat([factor, mean], 2), bottom], 1))
+
+
+def is_constant(x: Tensor) -> Tensor:
+    """Return per sample [B] whether the features are constant over positions up to rounding."""
+    return ~(centred(columns(x, "is_constant")) != 0).flatten(1).any(1)

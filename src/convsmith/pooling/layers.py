@@ -1,0 +1,219 @@
+"""The pooling layers' common form and their registry; average pooling and the covariance poolings.
+
+Every layer is ``forward([B, C, H, W]) -> [B, out_features]`` (``[B, C, M]`` is accepted too), built from
+``in_channels`` and an optional ``dim``: with it, a 1 x 1 convolution, batch normalisation and ReLU reduce the
+channels first, as the papers do in front of 2,048 channels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument
+from convsmith.pooling.covariance import covariance, triu_size, triu_vector
+from convsmith.pooling.inputs import columns, one_of, positive
+from convsmith.pooling.isqrt import SIDES, covariance_root
+from convsmith.pooling.matrix_root import matrix_log, matrix_sqrt
+from convsmith.pooling.newton_schulz import newton_schulz_steps, warn_if_unsafe
+from convsmith.pooling.power import power_covariance
+from convsmith.pooling.remez import polar_express_steps
+from convsmith.registry import Registry
+
+#: every pooling by name; traits: ``order`` (1 or 2) and ``paper``
+POOLINGS: Registry[type[Pooling]] = Registry("pooling")
+
+
+def available() -> list[str]:
+    """Return the names that `attach` and ``--pooling`` take."""
+    return POOLINGS.names()
+
+
+class Reduction(nn.Sequential):
+    """1 x 1 convolution without bias, batch normalisation, ReLU; kaiming-normal fan-out, as published."""
+
+    def __init__(self, in_channels: int, dim: int) -> None:
+        conv = nn.Conv2d(in_channels, dim, 1, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        super().__init__(conv, nn.BatchNorm2d(dim), nn.ReLU(inplace=True))
+
+
+class Pooling(nn.Module, ABC):
+    """Features to one vector per image.
+
+    Attributes: ``in_channels``; ``dim``, the channels that are pooled (after the reduction, if there is one);
+    ``out_features``, the length of the result. Raises `InvalidArgument` in ``forward`` on a wrong rank, type, number of
+    channels, on no position and on values that are not finite.
+    """
+
+    out_features: int
+
+    def __init__(self, in_channels: int, dim: int | None = None) -> None:
+        super().__init__()
+        self.in_channels = positive("in_channels", in_channels)
+        self.dim = in_channels if dim is None else positive("dim", dim)
+        self.reduce: nn.Module = nn.Identity() if dim is None else Reduction(in_channels, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, out_features]."""
+        name = type(self).__name__
+        columns(x, name)
+        if x.shape[1] != self.in_channels:
+            raise InvalidArgument(
+                "the features must have the channels this layer was built for",
+                asked=f"{name}(in_channels={self.in_channels})",
+                given=f"shape {tuple(x.shape)}",
+                mend=f"build it with in_channels={x.shape[1]}, or transpose tokens [B, N, C] to [B, C, N]",
+            )
+        return self.pool(self.reduce(x if x.dim() == 4 else x.unsqueeze(-1)))
+
+    @abstractmethod
+    def pool(self, x: Tensor) -> Tensor:
+        """Return [B, out_features] from reduced features [B, dim, H, W]."""
+
+    def extra_repr(self) -> str:
+        """Show the sizes in ``print(model)``."""
+        return f"{self.in_channels} -> {self.dim} channels -> {self.out_features} features"
+
+
+@POOLINGS.register("average", order=1, paper="")
+class GlobalAverage(Pooling):
+    """The mean over positions: the baseline that every other pooling replaces."""
+
+    def __init__(self, in_channels: int, dim: int | None = None) -> None:
+        super().__init__(in_channels, dim)
+        self.out_features = self.dim
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the mean over positions."""
+        return x.mean((2, 3))
+
+
+@POOLINGS.register("isqrt-cov", order=2, paper="Li et al., CVPR 2018")
+class ISQRTCOV(Pooling):
+    """Iterative square root of the covariance (fast MPN-COV): Newton-Schulz with trace normalisation and compensation.
+
+    ``out_features`` is dim (dim + 1) / 2; 32,896 for dim 256. ``dim=None`` leaves the reduction out.
+    ``method="polar-express"`` takes ``iterations`` minimax steps (7 give the true root to single precision).
+    ``normalization`` ("trace", "frobenius" or None) and ``compensate`` exist to show what they are good for.
+
+    Paper: Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
+    Normalization" (CVPR 2018).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int | None = 256,
+        iterations: int = 5,
+        *,
+        method: str = "newton-schulz",
+        normalization: str | None = "trace",
+        compensate: bool = True,
+        isometric: bool = False,
+        side: str = "auto",
+    ) -> None:
+        super().__init__(in_channels, dim)
+        self.iterations = positive("iterations", iterations)
+        one_of("method", method, ("newton-schulz", "polar-express"))
+        one_of("normalization", normalization, ("trace", "frobenius", None))
+        one_of("side", side, SIDES)
+        self.fused = normalization == "trace" and compensate
+        if side != "auto" and not self.fused:
+            raise InvalidArgument(
+                "a side can be forced with trace normalisation and compensation only",
+                asked=f"side={side!r}",
+                given=f"normalization={normalization!r}, compensate={compensate}",
+            )
+        self.method, self.normalization, self.compensate = method, normalization, compensate
+        self.isometric, self.side = isometric, side
+        self.out_features = triu_size(self.dim)
+        maker = newton_schulz_steps if method == "newton-schulz" else polar_express_steps
+        self.steps = maker(iterations)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the upper triangle of the root."""
+        if self.fused:
+            warn_if_unsafe(self.iterations, torch.float64 if x.dtype == torch.float64 else torch.float32)
+            root = covariance_root(x, self.steps, side=self.side)
+        else:
+            root = matrix_sqrt(
+                covariance(x),
+                method=self.method,
+                iterations=self.iterations,
+                normalization=self.normalization,
+                compensate=self.compensate,
+            )
+        return triu_vector(root, isometric=self.isometric)
+
+
+@POOLINGS.register("mpn-cov", order=2, paper="Li et al., ICCV 2017")
+class MPNCOV(Pooling):
+    """Matrix power normalised covariance, by exact eigenvalues.
+
+    ``exponent`` is any positive number, 0.5 published. ``normalization="frobenius"`` (M-Fro) or ``"spectral"`` (M-l2)
+    divides the power by its Frobenius norm or its largest eigenvalue; the authors found neither to help.
+
+    Paper: Li et al., "Is Second-order Information Helpful for Large-scale Visual Recognition?" (ICCV 2017), section 3.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int | None = None,
+        exponent: float = 0.5,
+        *,
+        normalization: str | None = None,
+        isometric: bool = False,
+        side: str = "auto",
+    ) -> None:
+        super().__init__(in_channels, dim)
+        if not exponent > 0:
+            raise InvalidArgument("the exponent of a covariance must be positive", asked="exponent", given=exponent)
+        one_of("normalization", normalization, (None, "frobenius", "spectral"))
+        one_of("side", side, SIDES)
+        self.exponent, self.normalization = float(exponent), normalization
+        self.isometric, self.side = isometric, side
+        self.out_features = triu_size(self.dim)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the upper triangle of the power."""
+        dtype, power = x.dtype, power_covariance(x, exponent=self.exponent, side=self.side)
+        if self.normalization is not None:
+            power = power.float() if dtype in (torch.float16, torch.bfloat16) else power
+            squares = power.square().sum((1, 2), keepdim=True)
+            alive = squares > 0
+            if self.normalization == "frobenius":
+                size = torch.where(alive, squares, 1.0).sqrt()
+            else:
+                filled = torch.where(alive, power, torch.eye(self.dim, dtype=power.dtype, device=power.device))
+                size = torch.linalg.eigvalsh(filled)[:, -1, None, None]
+            power = (torch.where(alive, power, 0.0) / size).to(dtype)
+        return triu_vector(power, isometric=self.isometric)
+
+
+@POOLINGS.register("deep-o2p", order=2, paper="Ionescu et al., ICCV 2015")
+class DeepO2P(Pooling):
+    """Matrix logarithm of the second moment, log(X X^T / M + ridge I).
+
+    A zero map gives log(ridge) I. ``center=True`` takes the covariance instead.
+
+    Paper: Ionescu, Vantzos, Sminchisescu, "Matrix Backpropagation for Deep Networks with Structured Layers" (ICCV
+    2015).
+    Differs from the paper: the sum over positions is divided by M, and no eigenvalue gaps occur in the gradient.
+    """
+
+    def __init__(self, in_channels: int, dim: int | None = None, *, ridge: float = 1e-3, center: bool = False) -> None:
+        super().__init__(in_channels, dim)
+        if not ridge > 0:
+            raise InvalidArgument("the logarithm needs a positive ridge", asked="ridge", given=ridge)
+        self.ridge, self.center = float(ridge), center
+        self.out_features = triu_size(self.dim)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Return the upper triangle of the logarithm."""
+        dtype = x.dtype
+        x = x.float() if dtype in (torch.float16, torch.bfloat16) else x
+        return triu_vector(matrix_log(covariance(x, center=self.center), ridge=self.ridge)).to(dtype)

@@ -1,0 +1,98 @@
+"""The best odd quintics for the matrix sign, found by Remez exchange, and the schedule they make for matrix roots.
+
+With ``P = x^2`` the factor ``u(p) = a + b p + c p^2`` of `convsmith.pooling.product_form` is the odd quintic
+``x u(x^2) = a x + b x^3 + c x^5`` on the singular value x. If x lies in [l, u], the quintic that minimises
+``max |1 - x u(x^2)|`` there equioscillates at four points l < q < r < u, and maps [l, u] onto [1 - E, 1 + E]: the next
+step's interval. The composition of these optimal steps is itself optimal.
+
+Paper: Amsel, Persson, Musco, Gower, "The Polar Express: Optimal Matrix Sign Methods and Their Application to the Muon
+Algorithm" (2025), theorem 3.1 and algorithm 1.
+Differs from the paper: the coupled root instead of the polar factor, so float32 or more is needed (the large leading
+coefficients amplify the null space; bfloat16 diverges), and coefficients are derived here, not tabulated.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from convsmith.errors import InvalidArgument
+from convsmith.pooling.inputs import positive
+from convsmith.pooling.product_form import Step
+
+#: 15/8, -10/8, 3/8: the quintic with a triple fixed point at one, where the interval is narrower than Remez resolves
+TAYLOR = Step((15 / 8, -10 / 8, 3 / 8))
+
+
+def best_quintic(low: float, high: float) -> tuple[Step, float]:
+    """Return the odd quintic closest to 1 on [low, high] and its error E, by Remez exchange.
+
+    The leading coefficient's sign and the order of the extrema are those of the unique best approximation. Raises
+    `InvalidArgument` unless 0 < low < high.
+    """
+    if not 0.0 < low < high:
+        raise InvalidArgument("an interval 0 < low < high is needed", asked="best_quintic", given=(low, high))
+    if low / high > 0.995:
+        middle = 2.0 / (low + high)
+        scaled = Step(tuple(c * middle ** (2 * i + 1) for i, c in enumerate(TAYLOR.coefficients)))
+        return scaled, max(abs(1 - low * scaled(low * low)), abs(1 - high * scaled(high * high)))
+    points = [low, low + 0.25 * (high - low), low + 0.75 * (high - low), high]
+    error = math.inf
+    for _ in range(100):
+        a, b, c, level = _solve([[x, x**3, x**5, float((-1) ** i), 1.0] for i, x in enumerate(points)])
+        # extrema inside: roots of a + 3 b x^2 + 5 c x^4
+        spread = math.sqrt(max(9 * b * b - 20 * a * c, 0.0))
+        inner = sorted(math.sqrt(max((-3 * b + sign * spread) / (10 * c), 0.0)) for sign in (-1, 1))
+        points = [low, inner[0], inner[1], high]
+        if abs(abs(level) - error) <= 1e-15 * abs(level):
+            break
+        error = abs(level)
+    return Step((a, b, c)), abs(level)
+
+
+def _solve(rows: list[list[float]]) -> list[float]:
+    """Gaussian elimination with pivoting on a small augmented system."""
+    rows = [list(row) for row in rows]
+    n = len(rows)
+    for i in range(n):
+        pivot = max(range(i, n), key=lambda k: abs(rows[k][i]))
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        for k in range(i + 1, n):
+            factor = rows[k][i] / rows[i][i]
+            rows[k] = [x - factor * y for x, y in zip(rows[k], rows[i], strict=True)]
+    solution = [0.0] * n
+    for i in reversed(range(n)):
+        rest = sum(rows[i][k] * solution[k] for k in range(i + 1, n))
+        solution[i] = (rows[i][n] - rest) / rows[i][i]
+    return solution
+
+
+@functools.lru_cache(maxsize=64)
+def polar_express_steps(iterations: int, smallest: float = 1e-3) -> tuple[Step, ...]:
+    """Return ``iterations`` optimal quintic steps for singular values in [smallest, 1].
+
+    ``smallest`` is a singular value: eigenvalues of the normalised matrix down to ``smallest**2`` get the error that
+    `schedule_errors` gives; smaller ones, zero included, are treated as a filter would.
+    """
+    return tuple(step for step, _ in _schedule(iterations, smallest))
+
+
+def schedule_errors(iterations: int, smallest: float = 1e-3) -> tuple[float, ...]:
+    """Return max |1 - x Z| on [smallest, 1] after each step: the root's relative error, known before any matrix."""
+    return tuple(error for _, error in _schedule(iterations, smallest))
+
+
+@functools.lru_cache(maxsize=64)
+def _schedule(iterations: int, smallest: float) -> tuple[tuple[Step, float], ...]:
+    positive("iterations", iterations)
+    if not 0.0 < smallest < 1.0:
+        raise InvalidArgument("a singular value between 0 and 1 is needed", asked="smallest", given=smallest)
+    low, high = smallest, 1.0
+    found = []
+    for _ in range(iterations):
+        step, error = best_quintic(low, high)
+        found.append((step, error))
+        low, high = 1.0 - error, 1.0 + error
+        if error < 1e-12:
+            low, high = 1.0 - 1e-12, 1.0 + 1e-12
+    return tuple(found)

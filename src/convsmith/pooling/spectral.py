@@ -1,0 +1,157 @@
+"""Functions of symmetric positive semi-definite matrices through their eigenvalues, with a gradient that has no gaps.
+
+For ``f(A) = U f(lambda) U^T`` the derivative in direction E is ``U [L o (U^T E U)] U^T`` with the divided differences
+``L_ij = (f(l_i) - f(l_j)) / (l_i - l_j)``, ``L_ii = f'(l_i)`` (Daleckii and Krein). The published gradients of
+MPN-COV and DeepO2P go through the eigenvectors and divide by l_i - l_j; here every divided difference has a closed
+form without that difference, so repeated eigenvalues are exact. Over the null space a root is not differentiable;
+that block is zero, which is what the chain rule through a covariance sees anyway (X^T times a null vector is zero).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convsmith.pooling.lyapunov import LyapunovExact
+
+
+class SpectralFunction(ABC):
+    """A scalar function on [0, inf) and its divided differences."""
+
+    @abstractmethod
+    def value(self, x: Tensor) -> Tensor:
+        """f(x), finite at zero."""
+
+    @abstractmethod
+    def slope(self, x: Tensor, y: Tensor) -> Tensor:
+        """(f(x) - f(y)) / (x - y), f'(x) where x equals y; zero where both are null and f' is infinite there."""
+
+
+@dataclass(frozen=True)
+class Power(SpectralFunction):
+    """x^exponent on the positive eigenvalues; null ones stay zero (negative exponents: the pseudo-inverse's power)."""
+
+    exponent: float
+
+    def value(self, x: Tensor) -> Tensor:
+        safe = torch.where(x > 0, x, 1.0)
+        return torch.where(x > 0, safe**self.exponent, 0.0)
+
+    def slope(self, x: Tensor, y: Tensor) -> Tensor:
+        e = self.exponent
+        x, y = torch.broadcast_tensors(x, y)
+        both, one = (x > 0) & (y > 0), (x > 0) ^ (y > 0)
+        larger = torch.where(x > y, x, y)
+        base = torch.where(larger > 0, larger, 1.0) ** (e - 1.0)
+        lower = torch.where(x > y, y, x)
+        general = base * _ratio(torch.where(both, lower, larger), torch.where(larger > 0, larger, 1.0), e)
+        null = 1.0 if e == 1.0 else 0.0
+        return torch.where(both, general, torch.where(one, base, null))
+
+
+@dataclass(frozen=True)
+class Logarithm(SpectralFunction):
+    """log(x + ridge)."""
+
+    ridge: float
+
+    def value(self, x: Tensor) -> Tensor:
+        return (x + self.ridge).log()
+
+    def slope(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = torch.broadcast_tensors(x + self.ridge, y + self.ridge)
+        larger, lower = torch.where(x > y, x, y), torch.where(x > y, y, x)
+        return _ratio(lower, larger, 0.0) / larger
+
+
+def _ratio(lower: Tensor, larger: Tensor, exponent: float) -> Tensor:
+    """(t^e - 1) / (t - 1) for t = lower / larger in (0, 1], and log(t) / (t - 1) for e = 0; e or 1 where t is 1."""
+    equal = lower == larger
+    t = torch.where(larger > 0, lower / torch.where(larger > 0, larger, 1.0), 1.0)
+    delta = torch.where(equal | (t <= 0), -1.0, torch.log(torch.where(t > 0, t, 1.0)))
+    top = delta if exponent == 0.0 else torch.expm1(exponent * delta)
+    # the value at t = 1 is e; its slope there, (e - 1) e / 2 per unit of t, keeps second derivatives right
+    first = 1.0 if exponent == 0.0 else exponent
+    second = -0.5 if exponent == 0.0 else exponent * (exponent - 1.0) / 2.0
+    near = first + second * (t - 1.0)
+    return torch.where(equal, near, top / torch.expm1(delta))
+
+
+def eigenvalues(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues [B, d], ascending, those below d eps times the largest zero, and eigenvectors of sym(A)."""
+    values, vectors = torch.linalg.eigh((a + a.mT) * 0.5)
+    floor = a.shape[-1] * torch.finfo(a.dtype).eps * values[..., -1:].detach().abs()
+    return torch.where(values > floor, values, 0.0), vectors
+
+
+def spectral_map(a: Tensor, function: SpectralFunction) -> Tensor:
+    """Return f(A) for symmetric positive semi-definite A, [B, d, d] -> [B, d, d].
+
+    Only the symmetric part of A counts. Twice differentiable where eigenvalues are distinct; the square root, through
+    Lyapunov equations, everywhere and to any order.
+    """
+    if torch.compiler.is_compiling():
+        raise NotImplementedError("eigenvalues have no traced form")
+    if function == Power(0.5):
+        return _SquareRoot.apply(a)[0]
+    return _Spectral.apply(a, function)[0]
+
+
+def _daleckii_krein(values: Tensor, vectors: Tensor, g: Tensor, function: SpectralFunction) -> Tensor:
+    slopes = function.slope(values[..., :, None], values[..., None, :])
+    inner = vectors.mT @ ((g + g.mT) * 0.5) @ vectors
+    return vectors @ (slopes * inner) @ vectors.mT
+
+
+class _Spectral(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, function: SpectralFunction) -> tuple[Tensor, Tensor, Tensor]:
+        values, vectors = eigenvalues(a)
+        return (vectors * function.value(values)[..., None, :]) @ vectors.mT, values, vectors
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        a, ctx.function = inputs
+        ctx.mark_non_differentiable(output[1], output[2])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(a, output[1], output[2])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
+        g = grads[0]
+        if g is None:
+            return None, None
+        a, values, vectors = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            values, vectors = eigenvalues(a)
+        return _daleckii_krein(values, vectors, g, ctx.function), None
+
+
+class _SquareRoot(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        values, vectors = eigenvalues(a)
+        roots = values.sqrt()
+        return (vectors * roots[..., None, :]) @ vectors.mT, roots, vectors
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004
+        ctx.mark_non_differentiable(output[1], output[2])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Tensor | None:
+        g = grads[0]
+        if g is None:
+            return None
+        root, roots, vectors = ctx.saved_tensors
+        return LyapunovExact.apply(root, (g + g.mT) * 0.5, roots, vectors)
