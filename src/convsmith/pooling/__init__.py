@@ -1,5 +1,6 @@
 """Second-order pooling: statistics of the features in place of their average, before the classifier."""
 
+from convsmith.pooling.attach import PooledClassifier, attach
 from convsmith.pooling.bilinear import BilinearPooling, CompactBilinear, ImprovedBilinear
 from convsmith.pooling.covariance import covariance, matrix_from_triu, triu_size, triu_vector
 from convsmith.pooling.gaussian import L2EMG, RAIDG, G2DeNet, gaussian_embedding, von_neumann_estimate
@@ -23,7 +24,9 @@ __all__ = [
     "G2DeNet",
     "GlobalAverage",
     "ImprovedBilinear",
+    "PooledClassifier",
     "Pooling",
+    "attach",
     "available",
     "brownian_covariance",
     "covariance",

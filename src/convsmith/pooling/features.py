@@ -1,0 +1,201 @@
+"""The last feature map of a classifier, before its pooling: timm's interface, and torchvision family by family."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument
+
+#: top-level modules that belong to a head when the feature pass does not call them
+HEAD_NAMES = (
+    "attn_pool",
+    "avgpool",
+    "classifier",
+    "conv_head",
+    "fc",
+    "fc_norm",
+    "final_conv",
+    "flatten",
+    "global_pool",
+    "head",
+    "head_dist",
+    "head_drop",
+    "heads",
+    "norm_head",
+    "pre_logits",
+)
+
+
+def _stages(*names: str) -> Callable[[Any, Tensor], Tensor]:
+    return functools.partial(_in_turn, names)
+
+
+def _in_turn(names: tuple[str, ...], model: Any, x: Tensor) -> Tensor:
+    for name in names:
+        x = getattr(model, name)(x)
+    return x
+
+
+def _densenet(model: Any, x: Tensor) -> Tensor:
+    return torch.relu(model.features(x))
+
+
+def _swin(model: Any, x: Tensor) -> Tensor:
+    return model.permute(model.norm(model.features(x)))
+
+
+def _vision_transformer(model: Any, x: Tensor) -> Tensor:
+    x = model._process_input(x)
+    x = torch.cat([model.class_token.expand(x.shape[0], -1, -1), x], 1)
+    return model.encoder(x)[:, 1:]
+
+
+def _inception(model: Any, x: Tensor) -> Tensor:
+    x = model._transform_input(x)
+    for name, child in model.named_children():
+        if name in ("AuxLogits", "aux1", "aux2", "avgpool", "dropout", "fc"):
+            continue
+        x = child(x)
+    return x
+
+
+def _timm(model: Any, x: Tensor) -> Tensor:
+    return model.forward_features(x)
+
+
+_FEATURES = _stages("features")
+#: torchvision's model classes by name; each reads [B, C, H, W] or [B, N, C]
+TORCHVISION: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "AlexNet": _FEATURES,
+    "ConvNeXt": _FEATURES,
+    "DenseNet": _densenet,
+    "EfficientNet": _FEATURES,
+    "GoogLeNet": _inception,
+    "Inception3": _inception,
+    "MNASNet": _stages("layers"),
+    "MobileNetV2": _FEATURES,
+    "MobileNetV3": _FEATURES,
+    "RegNet": _stages("stem", "trunk_output"),
+    "ResNet": _stages("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"),
+    "ShuffleNetV2": _stages("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"),
+    "SqueezeNet": _FEATURES,
+    "SwinTransformer": _swin,
+    "VGG": _FEATURES,
+    "VisionTransformer": _vision_transformer,
+}
+
+
+def reader(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
+    """Return the function ``(model, images) -> features`` of a timm or torchvision classifier.
+
+    Raises `InvalidArgument` for a network that is neither.
+    """
+    if type(model).__module__.startswith("torchvision."):
+        known = TORCHVISION.get(type(model).__name__)
+        if known is not None:
+            return known
+        raise InvalidArgument(
+            "the features of this torchvision family are not known",
+            asked=f"attach to {type(model).__name__}",
+            mend=f"known: {', '.join(TORCHVISION)}; or take the same network from timm",
+        )
+    if callable(getattr(model, "forward_features", None)):
+        return _timm
+    raise InvalidArgument(
+        "a classifier with forward_features (timm's interface) or one of torchvision's is needed",
+        asked=f"attach to {type(model).__name__}",
+        mend="give the network a forward_features(images) method that returns [B, C, H, W], or use a timm name",
+    )
+
+
+def channels_first(x: Tensor, channels: int, model: nn.Module) -> Tensor:
+    """Return features as [B, C, H, W] from [B, C, H, W], [B, H, W, C] or tokens [B, N, C] without class tokens."""
+    if x.dim() == 3:
+        prefix = int(getattr(model, "num_prefix_tokens", 0))
+        return x[:, prefix:].mT.unsqueeze(-1)
+    if getattr(model, "output_fmt", "NCHW") == "NHWC" or (x.shape[1] != channels and x.shape[3] == channels):
+        return x.permute(0, 3, 1, 2)
+    return x
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Any:
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def input_shape(model: nn.Module, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
+    """Return (channels, height, width) that the network takes: its own configuration, else 224 x 224."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = 3 if first is None else first.in_channels
+    if size is not None:
+        return (channels, *size)
+    embed = getattr(model, "patch_embed", None)
+    fixed = getattr(embed, "img_size", None)
+    if fixed is not None:
+        return (channels, int(fixed[0]), int(fixed[1]))
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    shape = config.get("input_size") or (channels, 224, 224)
+    return (channels, int(shape[1]), int(shape[2]))
+
+
+def probe(
+    model: nn.Module, read: Callable[[nn.Module, Tensor], Tensor], size: tuple[int, int] | None
+) -> tuple[int, set[str]]:
+    """Run one black image through the feature pass; return the channels and the top-level modules that it used.
+
+    Raises `InvalidArgument` if the features are neither a map nor tokens.
+    """
+    used: set[str] = set()
+
+    def watch(name: str) -> Callable[..., None]:
+        return lambda *_: used.add(name)
+
+    hooks = [m.register_forward_hook(watch(n.split(".")[0])) for n, m in model.named_modules() if n]
+    weight = next(model.parameters())
+    image = torch.zeros(1, *input_shape(model, size), dtype=weight.dtype, device=weight.device)
+    try:
+        with _evaluating(model), torch.no_grad():
+            x = read(model, image)
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        raise InvalidArgument(
+            "the feature pass failed on a black image",
+            asked=f"attach to {type(model).__name__}",
+            given=f"{tuple(image.shape)}: {' '.join(str(error).split())[:160]}",
+            mend="say the image size the network takes: input_size=(height, width)",
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(x, Tensor) or x.dim() not in (3, 4):
+        raise InvalidArgument(
+            "second-order pooling needs a feature map or tokens",
+            asked=f"attach to {type(model).__name__}",
+            given=f"features of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__,
+        )
+    if x.dim() == 3:
+        return x.shape[2], used
+    declared = getattr(model, "num_features", None)
+    last = getattr(model, "output_fmt", "NCHW") == "NHWC" or (x.shape[1] != declared and x.shape[3] == declared)
+    return (x.shape[3] if last else x.shape[1]), used
+
+
+def drop_head(model: nn.Module, used: set[str]) -> None:
+    """Replace the head's modules, those that the feature pass does not use, by identities: their weights are gone."""
+    for name in HEAD_NAMES:
+        if name not in used and isinstance(getattr(model, name, None), nn.Module):
+            setattr(model, name, nn.Identity())
+    for name in ("AuxLogits", "aux1", "aux2"):
+        if name not in used and isinstance(getattr(model, name, None), nn.Module):
+            setattr(model, name, None)
