@@ -45,10 +45,10 @@ class SANForm:
 
     instance_weight: Literal["loss", "feature", "none"] = "loss"
     class_weight_on: Literal["both", "features", "none"] = "both"
-    weights: WeightSettings = field(default_factory=WeightSettings)
+    weights: WeightSettings = field(default_factory=lambda: WeightSettings(warmup=0.25))
     entropy_on: Literal["target", "both"] = "target"
     entropy_ramp: bool = True
-    entropy: float = 0.1
+    entropy: float = 0.3
     adversarial: float = 1.0
     weight_decay: float | None = None
     source_weights: Literal["predicted", "label"] = "predicted"
