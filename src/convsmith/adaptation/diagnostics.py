@@ -30,8 +30,8 @@ def shared_auroc(weights: Tensor, shared: Sequence[int]) -> float:
 def proxy_a_distance(source: Tensor, target: Tensor, *, seed: int = 0, limit: int = 2000) -> float:
     """Return ``2 (1 - 2 error)`` of a linear domain classifier on held-out halves of features [n, d] and [m, d].
 
-    0 where the domains cannot be told apart (slightly negative by chance), 2 where they always can. Both sides are cut to
-    the same number of images, at most ``limit``.
+    0 where the domains cannot be told apart (slightly negative by chance), 2 where they always can. Both sides are cut
+    to the same number of images, at most ``limit``.
     """
     from sklearn.linear_model import LogisticRegression
 
