@@ -42,7 +42,7 @@ class _Plan:
 def adapt(
     model: nn.Module | str,
     source: Any,
-    target: Any,
+    target: Any = None,
     *,
     method: str = "san",
     validator: str | None = None,
@@ -68,7 +68,7 @@ def adapt(
 
     Args:
         model: a classifier whose logits come from a linear layer, one per source class, or a timm name; it is copied.
-        source: labelled images; see `convsmith.adaptation.inputs.resolve` for every form.
+        source: labelled images; see `convsmith.adaptation.inputs.resolve` for every form, or its result.
         target: images whose labels, if they have any, are not looked at.
         method: one of `available()`.
         validator: choose the step by this score, computed ten times a run; None keeps the last step. ``"oracle"`` uses
@@ -113,9 +113,12 @@ def adapt(
         config = TrainConfig(
             steps=steps, lr=lr, schedule="inverse", gamma=10 / steps, seed=seed, device=device, nesterov=False
         )
-    inputs = resolve(
-        source, target, target_classes=target_classes, size=size, channels=channels, seed=config.seed, crop=crop
-    )
+    if isinstance(source, Inputs):
+        inputs = source
+    else:
+        inputs = resolve(
+            source, target, target_classes=target_classes, size=size, channels=channels, seed=config.seed, crop=crop
+        )
     labels_known = bool((inputs.target_labels >= 0).all())
     if evaluate and not labels_known:
         raise InvalidArgument("the target has no labels to evaluate on", asked="evaluate=True")
