@@ -26,6 +26,7 @@ from convsmith.compression.interleaved import (
     composite_kernel,
     dense_convolution,
 )
+from convsmith.compression.projection import Projection, from_dense, patch_second_moment, project, project_low_rank
 from convsmith.compression.wiring import Factor, Order, Wiring, interleaved, mixed_radix, path_counts, shuffle, shuffled
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "LinearChain",
     "MergeAndRunBlock",
     "Order",
+    "Projection",
     "Wiring",
     "balanced_cost",
     "balanced_partition",
@@ -52,10 +54,14 @@ __all__ = [
     "condition",
     "cost",
     "dense_convolution",
+    "from_dense",
     "interleaved",
     "is_complementary",
     "mixed_radix",
+    "patch_second_moment",
     "path_counts",
+    "project",
+    "project_low_rank",
     "shortest_partition",
     "shuffle",
     "shuffled",
