@@ -9,3 +9,4 @@ from convsmith.models import lean_controls as lean_controls
 from convsmith.models import lenet as lenet
 from convsmith.models import merge_run as merge_run
 from convsmith.models import residual as residual
+from convsmith.models import second_order as second_order

@@ -1,0 +1,169 @@
+"""Published second-order networks: ResNet and VGG with iSQRT-COV pooling before the classifier.
+
+Paper: Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
+Normalization" (CVPR 2018). The ResNets keep stride 1 in their last stage, reduce to 256 channels and classify the
+32,896 entries of the root by one layer; the VGG drops its last max-pooling and keeps two hidden layers of 4,096.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument, differing_tensors
+from convsmith.pooling import PooledClassifier, attach
+
+
+def _cfg(classifier: str) -> dict[str, Any]:
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (14, 14),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "classifier": classifier,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        **{f"resnet{depth}_isqrt.untrained": _cfg("classifier") for depth in (18, 34, 50, 101)},
+        "vgg16_bn_isqrt.untrained": _cfg("classifier.6"),
+    }
+)
+
+
+def _create(
+    name: str, backbone: str, pretrained: bool, hidden: tuple[int, ...] = (), drop_rate: float = 0.0, **kwargs: Any
+) -> PooledClassifier:
+    if pretrained:
+        raise InvalidArgument(
+            "no weights come with this network",
+            asked=f"{name}(pretrained=True)",
+            mend="pretrained_backbone=True starts from timm's features; load_fast_mpncov reads the authors' files",
+        )
+    for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        kwargs.pop(unused, None)
+    if kwargs.pop("features_only", False):
+        raise InvalidArgument(
+            "a second-order network has no intermediate feature interface",
+            asked="features_only",
+            mend=f"timm.create_model({backbone!r}, features_only=True)",
+        )
+    classes = kwargs.pop("num_classes", 1000)
+    dim = kwargs.pop("dim", 256)
+    options = {k: kwargs.pop(k) for k in ("iterations", "method", "normalization", "compensate") if k in kwargs}
+    drop_rate = kwargs.pop("head_drop_rate", drop_rate)
+    model = timm.create_model(backbone, pretrained=kwargs.pop("pretrained_backbone", False), **kwargs)
+    attached = attach(
+        model,
+        "isqrt-cov",
+        dim=dim,
+        num_classes=classes,
+        last_stride=1,
+        hidden=hidden,
+        drop_rate=drop_rate,
+        options=options,
+    )
+    attached.backbone.pretrained_cfg = attached.backbone.default_cfg = default_cfgs[name].default.to_dict()
+    return attached
+
+
+@register_model
+def resnet18_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
+    """ResNet-18 with iSQRT-COV pooling: 44,205,096 parameters for 1000 classes."""
+    return _create("resnet18_isqrt", "resnet18", pretrained, **kwargs)
+
+
+@register_model
+def resnet34_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
+    """ResNet-34 with iSQRT-COV pooling: 54,313,256 parameters for 1000 classes."""
+    return _create("resnet34_isqrt", "resnet34", pretrained, **kwargs)
+
+
+@register_model
+def resnet50_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
+    """ResNet-50 with iSQRT-COV pooling: 56,929,832 parameters for 1000 classes."""
+    return _create("resnet50_isqrt", "resnet50", pretrained, **kwargs)
+
+
+@register_model
+def resnet101_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
+    """ResNet-101 with iSQRT-COV pooling: 75,921,960 parameters for 1000 classes."""
+    return _create("resnet101_isqrt", "resnet101", pretrained, **kwargs)
+
+
+@register_model
+def vgg16_bn_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
+    """VGG-16 with batch normalisation and iSQRT-COV pooling: 170,479,144 parameters for 1000 classes."""
+    return _create("vgg16_bn_isqrt", "vgg16_bn", pretrained, hidden=(4096, 4096), drop_rate=0.5, **kwargs)
+
+
+_RULES = (
+    (r"^layer_reduce\.", "pooling.reduce.0."),
+    (r"^layer_reduce_bn\.", "pooling.reduce.1."),
+    (r"^representation\.conv_dr_block\.(\d+)\.", r"pooling.reduce.\1."),
+    (r"^(?:fc|classifier)\.", "classifier."),
+)  #: a ResNet cut into a Sequential numbers its children
+_RESNET_CHILDREN = (
+    *("conv1", "bn1", None, None, "layer1", "layer2", "layer3", "layer4"),
+    *("layer_reduce", "layer_reduce_bn"),
+)
+
+
+def convert_fast_mpncov(weights: Mapping[str, Tensor], *, resnet: bool) -> dict[str, Tensor]:
+    """Return weights in the naming of fast-MPN-COV under this package's names.
+
+    Knows both ResNet layouts (``layer_reduce.weight`` beside ``layer1...``, and ``features.N`` with
+    ``representation.conv_dr_block``) and the VGG layout; strips ``module.`` of data-parallel training.
+    """
+    out = {}
+    for original, tensor in weights.items():
+        key = re.sub(r"(^|\.)module\.", r"\1", original)
+        numbered = re.match(r"^features\.(\d+)\.(.*)$", key)
+        if resnet and numbered:
+            child = _RESNET_CHILDREN[int(numbered[1])] if int(numbered[1]) < len(_RESNET_CHILDREN) else None
+            if child is None:
+                raise InvalidArgument("a numbered layer of a ResNet that has no weights", asked=original)
+            key = f"{child}.{numbered[2]}"
+        for pattern, replacement in _RULES:
+            renamed = re.sub(pattern, replacement, key)
+            if renamed != key:
+                key = renamed
+                break
+        else:
+            key = f"backbone.{key}"
+        out[key] = tensor
+    return out
+
+
+def load_fast_mpncov(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights in the naming of fast-MPN-COV into one of this file's networks, strictly.
+
+    ``weights`` is a state dict, or a checkpoint that holds one as ``"state_dict"``; read the file with
+    ``torch.load(path, weights_only=True)``. Raises `InvalidArgument` that names the first tensors that do not fit.
+    """
+    if not isinstance(model, PooledClassifier):
+        raise InvalidArgument(
+            "one of the *_isqrt networks is needed", asked="load_fast_mpncov", given=type(model).__name__
+        )
+    inner = weights.get("state_dict", weights)
+    assert isinstance(inner, Mapping)
+    converted = convert_fast_mpncov(inner, resnet=hasattr(model.backbone, "layer4"))
+    expected = model.state_dict()
+    for key, value in expected.items():
+        # files of torch before 1.0 do not count batches
+        if key.endswith("num_batches_tracked"):
+            converted.setdefault(key, value)
+    differing = differing_tensors({k: v.shape for k, v in expected.items()}, {k: v.shape for k, v in converted.items()})
+    if differing:
+        raise InvalidArgument("these weights belong to another network", asked="load_fast_mpncov", given=differing)
+    model.load_state_dict(converted)
