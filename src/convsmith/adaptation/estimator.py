@@ -112,4 +112,5 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any, sample_domain: Any = None) -> np.ndarray:
         """Return the class [N] of images ``X``, in the labels that ``fit`` was given."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        p = self.predict_proba(X)
+        return self.classes_[p.argmax(1)]

@@ -48,7 +48,7 @@ class SANForm:
     weights: WeightSettings = field(default_factory=lambda: WeightSettings(warmup=0.25))
     entropy_on: Literal["target", "both"] = "target"
     entropy_ramp: bool = True
-    entropy: float = 0.3
+    entropy: float = 1.0
     adversarial: float = 1.0
     weight_decay: float | None = None
     source_weights: Literal["predicted", "label"] = "predicted"

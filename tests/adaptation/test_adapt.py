@@ -1,0 +1,197 @@
+"""One call from data to model, predictions and alarms; what selects and what must not; bad input before training."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from adaptation.worlds import SHARED, K, network, world
+from convsmith.adaptation import adapt
+from convsmith.adaptation.alarms import CollapseRule
+from convsmith.adaptation.examine import EXCLUDED
+from convsmith.errors import ConvsmithError, InvalidArgument
+from convsmith.training import TrainConfig
+
+QUICK = {"steps": 20, "lr": 0.05, "batch_size": 12, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def sides():
+    return world(n=100, m=60, shift=0.35)
+
+
+@pytest.fixture(scope="module")
+def result(sides):
+    return adapt(network(), *sides, method="san", validator="infomax", evaluate=True, hidden=(6,), every=5, **QUICK)
+
+
+def test_result_carries_everything(result, sides):
+    assert result.method == "san"
+    assert_close(result.class_weights.mean(), torch.tensor(1.0))
+    assert result.selected_step in {row["step"] for row in result.history if row["kind"] == "evaluation"}
+    assert 0 <= result.measurements["oracle_accuracy"] <= 1
+    assert result.reference is not None
+    assert result.weight_history.shape == (10, K)
+    assert not result.model.training
+    p = result.predictions.probabilities
+    assert_close(p.sum(1), torch.ones(len(sides[1])))
+    assert result.predictions.index.tolist() == list(range(len(sides[1])))
+
+
+def test_the_selected_step_is_the_validators_best_among_those_that_pass_the_guard(result):
+    rows = [row for row in result.history if row["kind"] == "evaluation"]
+    floor = 0.9 * result.reference.measurements["source_accuracy"]
+    allowed = [row for row in rows if row["source_accuracy"] >= floor]
+    for row in rows:
+        assert row["selection"] == (pytest.approx(-row["infomax"]) if row in allowed else EXCLUDED)
+    assert result.selected_step == max(rows, key=lambda row: row["selection"])["step"]
+    assert_close(result.measurements["infomax"], -max(row["selection"] for row in rows), rtol=0, atol=1e-5)
+
+
+def test_the_input_model_is_left_alone(sides):
+    model = network()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    adapt(model, *sides, method="dan", reference=None, **QUICK)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("validator", [None, "entropy", "infomax", "snd", "bnm", "source-accuracy", "dev"])
+def test_target_labels_neither_train_nor_select(sides, validator):
+    source, target = sides
+    outcomes = []
+    for labels in (target.labels, (target.labels + 1) % 3, torch.full_like(target.labels, -1)):
+        changed = target.with_labels(labels, target.classes)
+        outcomes.append(
+            adapt(network(), source, changed, method="dann", validator=validator, hidden=(6,), **{**QUICK, "steps": 10})
+        )
+    first = outcomes[0]
+    assert "oracle_accuracy" not in first.measurements
+    for other in outcomes[1:]:
+        assert other.selected_step == first.selected_step
+        assert_close(other.predictions.probabilities, first.predictions.probabilities, rtol=0, atol=0)
+
+
+def test_the_oracle_says_so(sides):
+    found = adapt(network(), *sides, method="dann", validator="oracle", evaluate=True, hidden=(6,), **QUICK)
+    assert any("oracle" in warning for warning in found.warnings)
+    rows = [row for row in found.history if row["kind"] == "evaluation"]
+    assert found.measurements["oracle_accuracy"] == pytest.approx(max(row["oracle_accuracy"] for row in rows))
+
+
+def test_an_earlier_reference_equals_training_it_anew(sides):
+    base = adapt(network(), *sides, method="source-only", **QUICK)
+    given = adapt(network(), *sides, method="dan", reference=base, **QUICK)
+    anew = adapt(network(), *sides, method="dan", **QUICK)
+    assert_close(given.reference.measurements["source_accuracy"], anew.reference.measurements["source_accuracy"])
+    assert given.warnings == anew.warnings
+
+
+def test_alarms_reach_result_and_warnings(sides):
+    found = adapt(network(), *sides, method="dan", collapse=CollapseRule(fewest=99.0), **QUICK)
+    assert found.alarms[0].kind == "collapse"
+    assert any(w.startswith("collapse: ") for w in found.warnings)
+
+
+def test_resume_continues_reference_and_method(sides, tmp_path):
+    whole = adapt(network(), *sides, method="san", hidden=(6,), every=5, out=tmp_path / "a", **QUICK)
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, total, note):
+        if note.startswith("san"):
+            raise Stop
+
+    config = TrainConfig(
+        steps=20, lr=0.05, schedule="inverse", gamma=0.5, nesterov=False, device="cpu", checkpoint_every=7
+    )
+    again = {"method": "san", "hidden": (6,), "every": 5, "batch_size": 12, "config": config}
+    with pytest.raises(Stop):
+        adapt(network(), *sides, out=tmp_path / "b", progress=stop, **again)
+    resumed = adapt(network(), *sides, out=tmp_path / "b", resume=True, **again)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    assert torch.equal(whole.class_weights, resumed.class_weights)
+
+
+def test_predictions_file(result, tmp_path):
+    path = result.predictions.save(tmp_path / "predictions.csv")
+    rows = list(csv.DictReader(path.open()))
+    assert len(rows) == len(result.predictions.index)
+    assert {row["prediction"] for row in rows} <= {f"c{k}" for k in range(K)}
+    assert all(0 < float(row["second_confidence"]) <= float(row["confidence"]) <= 1 for row in rows)
+
+
+def test_arrays_specs_and_datasets_are_taken(sides, tmp_path):
+    source, target = sides
+    arrays = (source.pixels(slice(None)).numpy(), source.labels.numpy())
+    X = target.pixels(slice(None)).numpy()
+    by_array = adapt(network(), arrays, X, method="source-only", **QUICK)
+    dataset = torch.utils.data.TensorDataset(torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1]))
+    by_dataset = adapt(network(), dataset, X, method="source-only", **QUICK)
+    assert_close(by_array.predictions.probabilities, by_dataset.predictions.probabilities, rtol=0, atol=0)
+    digits = adapt("cs_lenet", "digits", "digits", target_classes="0-2", method="dann", hidden=(6,), **QUICK)
+    assert len(digits.classes) == 10
+
+
+def bad_network(value):
+    model = network()
+    with torch.no_grad():
+        model[0].weight[0] = value
+    return model
+
+
+def images(n, channels=1, side=8, seed=0):
+    return np.random.default_rng(seed).random((n, channels, side, side), dtype=np.float32)
+
+
+LABELS = np.arange(40) % K
+GOOD = (images(40), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "rule"),
+    [
+        ((network(), "digits", "digits"), {"target_classes": "0,ten"}, "ten"),
+        ((network(), GOOD, images(0)), {}, "none of them 0|no images"),
+        ((network(), (images(40), np.zeros(40, dtype=int)), images(20)), {}, "two classes"),
+        ((network(), GOOD, images(20)), {"batch_size": 1}, "two or more"),
+        ((bad_network(math.nan), GOOD, images(20)), {}, "not finite before training"),
+        ((network(), (images(40) * np.nan, LABELS), images(20)), {}, "finite"),
+        ((network(), GOOD, images(20, channels=3)), {}, "one number of channels"),
+        ((network(), GOOD, images(20, side=9)), {}, "one size"),
+        ((network(), (images(40, 3), LABELS), images(20, 3)), {}, "does not take these images"),
+        ((network(), GOOD, images(20)), {"method": "sam"}, "did you mean 'san'"),
+        ((network(), GOOD, images(20)), {"validator": "infomx"}, "did you mean 'infomax'"),
+        ((network(), GOOD, images(20)), {"validator": "oracle"}, "evaluate=True"),
+        ((network(), GOOD, images(20)), {"evaluate": True}, "no labels to evaluate"),
+        ((network(), GOOD, images(20)), {"entropi": 1}, "did you mean 'entropy'"),
+        ((network(), (images(40), LABELS + 1), images(20)), {}, "one logit per source class"),
+        ((network(), (images(40), LABELS - 1), images(20)), {}, "labels run from 0"),
+        ((network(), images(40), images(20)), {}, "the source is"),
+        ((network(), GOOD, (images(20), np.full(20, 7))), {}, "count the source's 5 classes"),
+        ((network(), GOOD, images(20)), {"target_classes": "0-2"}, "only a target with labels"),
+        (("no_such_model", GOOD, images(20)), {}, "no model"),
+        ((nn.Flatten(), GOOD, images(20)), {}, "linear layer"),
+        ((network(), GOOD, images(20)), {"reference": "other"}, "a reference is"),
+    ],
+)
+def test_bad_input_is_one_clear_error_before_training(arguments, changes, rule):
+    def never(done, total, note):
+        raise AssertionError("training began")
+
+    with pytest.raises(InvalidArgument, match=rule) as caught:
+        adapt(*arguments, **{**QUICK, "steps": 3, "progress": never, **changes})
+    assert isinstance(caught.value, ConvsmithError)
+
+
+def test_shared_classes_are_known_only_where_labels_are(sides):
+    from convsmith.adaptation.inputs import resolve
+
+    assert resolve(*sides).shared == SHARED
+    assert resolve(sides[0], sides[1].without_labels()).shared == ()
