@@ -1,0 +1,224 @@
+"""Adversarial images, in pixel units and on the device: gradient sign, iterated, projected; others through ART."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument, close_matches, require
+from convsmith.interpretation.find import prepare, rows_at_once
+from convsmith.registry import Registry
+
+#: moves pixels: (setting, start pixels [B, C, H, W], labels [B]) -> pixels
+Move = Callable[["AttackSetting", Tensor, Tensor], Tensor]
+ATTACKS: Registry[Move] = Registry("attack")
+
+
+@dataclass(frozen=True)
+class AttackSetting:
+    """What an attack knows: ``gradient(pixels, labels)`` is that of the loss it raises (targeted: lowers)."""
+
+    gradient: Callable[[Tensor, Tensor], Tensor]
+    epsilon: float
+    step: float
+    steps: int
+    generator: torch.Generator
+
+
+def attack(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    method: str = "fgsm",
+    epsilon: float = 8 / 255,
+    *,
+    targeted: bool = False,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    step: float | None = None,
+    steps: int = 10,
+    seed: int = 0,
+    round_to_8bit: bool = True,
+    batch_size: int | None = None,
+    **settings: Any,
+) -> Tensor:
+    """Return adversarial versions of ``images`` [B, C, H, W], normalised as they came, on the model's device.
+
+    Args:
+        model: classifier in evaluation mode; not changed.
+        images: as the model takes them: (pixel - mean) / std.
+        labels: [B] int64, the true class; with ``targeted`` the class to reach.
+        method: ``"fgsm"`` one step of the gradient's sign (Goodfellow et al. 2015); ``"ifgsm"`` iterated from the image
+            itself (Kurakin et al. 2017); ``"pgd"`` iterated from a random point of the ball (Madry et al. 2018); else
+            the name of an evasion attack of adversarial-robustness-toolbox, such as ``"DeepFool"``.
+        epsilon: largest change of a pixel, for pixels in [0, 1] (8/255 by default).
+        targeted: lower the loss of ``labels`` instead of raising it.
+        mean: of the normalisation, by channel; None: images are plain pixels in [0, 1].
+        std: of the normalisation, by channel.
+        step: change per iteration in pixel units, default 2.5 epsilon / steps (iterated methods).
+        steps: iterations (iterated methods).
+        seed: of the random start.
+        round_to_8bit: round pixels to multiples of 1/255, as a stored image would be, towards the original so that the
+            change never exceeds epsilon. Where the original is itself no 8-bit image its nearest one is the reference.
+        batch_size: images at once.
+        settings: passed on to an attack of ART.
+
+    Raises:
+        InvalidArgument: an unknown method, a negative epsilon, pixels outside [0, 1] (the mean or std is wrong).
+    """
+    if epsilon < 0:
+        raise InvalidArgument("epsilon is not negative", asked="epsilon", given=epsilon)
+    if steps < 1:
+        raise InvalidArgument("an attack takes at least one step", asked="steps", given=steps)
+    model, images = prepare(model, images)
+    if labels.shape != (len(images),):
+        raise InvalidArgument("one label per image", asked=f"[{len(images)}]", given=tuple(labels.shape))
+    labels = labels.to(images.device).long()
+    shift, scale = _normalisation(images, mean, std)
+    pixels = images * scale + shift
+    if float(pixels.min()) < -0.01 or float(pixels.max()) > 1.01:
+        raise InvalidArgument(
+            "attacks work on pixels in [0, 1]",
+            given=f"pixels from {float(pixels.min()):.3f} to {float(pixels.max()):.3f} after undoing mean and std",
+            mend="pass the mean and std the images were normalised with",
+        )
+    pixels = pixels.clamp(0, 1)
+    if method not in ATTACKS:
+        moved = _through_art(model, pixels, labels, method, epsilon, targeted, shift, scale, settings)
+        return (_eight_bit(moved, pixels, None) if round_to_8bit else moved).sub(shift).div(scale)
+    if settings:
+        raise InvalidArgument(
+            "this attack has no such setting",
+            asked=method,
+            given=", ".join(settings),
+            mend=close_matches(next(iter(settings)), ("step", "steps", "seed", "epsilon")),
+        )
+    sign = -1.0 if targeted else 1.0
+
+    def gradient(points: Tensor, wanted: Tensor) -> Tensor:
+        with torch.enable_grad():
+            points = points.detach().requires_grad_(True)
+            loss = nn.functional.cross_entropy(model((points - shift) / scale), wanted, reduction="sum")
+            (slope,) = torch.autograd.grad(sign * loss, points)
+        return slope
+
+    generator = torch.Generator().manual_seed(seed)
+    setting = AttackSetting(gradient, epsilon, 2.5 * epsilon / steps if step is None else step, steps, generator)
+    size, parts = rows_at_once(images, batch_size), []
+    for first in range(0, len(images), size):
+        rows = slice(first, first + size)
+        parts.append(ATTACKS[method](setting, pixels[rows], labels[rows]))
+    moved = torch.cat(parts)
+    if round_to_8bit:
+        moved = _eight_bit(moved, pixels, epsilon)
+    return (moved - shift) / scale
+
+
+@ATTACKS.register("fgsm")
+def _fgsm(setting: AttackSetting, pixels: Tensor, labels: Tensor) -> Tensor:
+    """One step of epsilon along the sign of the gradient."""
+    return (pixels + setting.epsilon * setting.gradient(pixels, labels).sign()).clamp(0, 1)
+
+
+@ATTACKS.register("ifgsm")
+def _ifgsm(setting: AttackSetting, pixels: Tensor, labels: Tensor) -> Tensor:
+    """Take iterated sign steps inside the ball, from the image."""
+    return _iterate(setting, pixels, pixels, labels)
+
+
+@ATTACKS.register("pgd")
+def _pgd(setting: AttackSetting, pixels: Tensor, labels: Tensor) -> Tensor:
+    """Take iterated sign steps inside the ball, from a random point of it."""
+    noise = torch.rand(pixels.shape, generator=setting.generator).to(pixels) * 2 - 1
+    return _iterate(setting, (pixels + setting.epsilon * noise).clamp(0, 1), pixels, labels)
+
+
+def _iterate(setting: AttackSetting, start: Tensor, pixels: Tensor, labels: Tensor) -> Tensor:
+    low, high = (pixels - setting.epsilon).clamp(0, 1), (pixels + setting.epsilon).clamp(0, 1)
+    for _ in range(setting.steps):
+        start = torch.minimum(torch.maximum(start + setting.step * setting.gradient(start, labels).sign(), low), high)
+    return start
+
+
+def _eight_bit(moved: Tensor, pixels: Tensor, epsilon: float | None) -> Tensor:
+    """Round the change, in steps of 1/255 from the 8-bit original, towards it where the ball demands it."""
+    base = (pixels * 255).round()
+    change = (moved * 255).round() - base
+    if epsilon is not None:
+        limit = float(int(epsilon * 255 + 1e-6))
+        change = change.clamp(-limit, limit)
+    return (base + change).clamp(0, 255) / 255
+
+
+def _normalisation(images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[Tensor, Tensor]:
+    shape = (1, -1, *([1] * (images.dim() - 2)))
+    shift = images.new_tensor(list(mean) if mean is not None else [0.0]).view(shape)
+    scale = images.new_tensor(list(std) if std is not None else [1.0]).view(shape)
+    for name, value in (("mean", shift), ("std", scale)):
+        if value.shape[1] not in (1, images.shape[1]):
+            raise InvalidArgument("one number per channel", asked=f"{name} of {images.shape[1]}", given=value.shape[1])
+    return shift, scale
+
+
+def _through_art(
+    model: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    method: str,
+    epsilon: float,
+    targeted: bool,
+    shift: Tensor,
+    scale: Tensor,
+    settings: dict[str, Any],
+) -> Tensor:
+    evasion = require("art.attacks.evasion", "attacks")
+    estimators = require("art.estimators.classification", "attacks")
+    known = [name for name in dir(evasion) if isinstance(getattr(evasion, name), type)]
+    if method not in known:
+        raise InvalidArgument(
+            "no attack has this name",
+            asked="attack",
+            given=repr(method),
+            mend=close_matches(method, ATTACKS.names() + known),
+        )
+    with torch.no_grad():
+        classes = model((pixels[:1] - shift) / scale).shape[1]
+
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, points: Tensor) -> Tensor:
+            return self.inner((points - shift) / scale)
+
+    wrapped = Normalised().eval()
+    estimator = estimators.PyTorchClassifier(
+        wrapped,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=tuple(pixels.shape[1:]),
+        nb_classes=classes,
+        clip_values=(0.0, 1.0),
+        device_type="gpu" if pixels.is_cuda else "cpu",
+    )
+    kind = getattr(evasion, method)
+    accepted = set(getattr(kind, "attack_params", ()))
+    if "eps" in accepted and "eps" not in settings:
+        settings = {**settings, "eps": epsilon}
+    if "targeted" in accepted:
+        settings = {"targeted": targeted, **settings}
+    elif targeted:
+        raise InvalidArgument("this attack cannot be targeted", asked="targeted=True", given=method)
+    if "verbose" in accepted:
+        settings = {"verbose": False, **settings}
+    unknown = sorted(set(settings) - accepted)
+    if unknown:
+        raise InvalidArgument(
+            "this attack has no such setting", asked=method, given=unknown[0], mend=close_matches(unknown[0], accepted)
+        )
+    made = kind(estimator, **settings).generate(x=pixels.cpu().numpy(), y=labels.cpu().numpy())
+    return torch.as_tensor(made).to(pixels)

@@ -1,0 +1,281 @@
+"""Is this input adversarial? A small classifier on routes, with a threshold set by a false-positive rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument
+from convsmith.interpretation.find import find_routes
+from convsmith.interpretation.routes import Routes
+from convsmith.interpretation.trees import CLASSIFIERS, fit_trees, load_trees, make_classifier, save_trees
+
+
+class RouteDetector:
+    """Score routes (or anything of their shape) for being adversarial.
+
+    ``classifier``: ``"random-forest"``, ``"adaboost"``, ``"gradient-boosting"`` of scikit-learn. ``layers`` restricts
+    the features. ``false_positive_rate`` sets the threshold of `predict` on clean images that were not used for the trees
+    that score them (cross-fitting, split by image).
+
+    Wang et al., CVPR 2018, section 4.3. Differs from the paper's released code: every image starts its search with
+    fresh solver state, area under the curve is computed from scores, and an image's clean and adversarial versions
+    never sit on both sides of a split.
+    """
+
+    def __init__(
+        self,
+        classifier: str = "random-forest",
+        layers: Sequence[str] | None = None,
+        seed: int = 0,
+        *,
+        false_positive_rate: float = 0.05,
+        trees: int = 100,
+    ) -> None:
+        self.classifier, self.layers, self.seed = classifier, layers, seed
+        self.false_positive_rate, self.trees = false_positive_rate, trees
+
+    def fit(
+        self, clean: Routes, adversarial: Routes, groups: tuple[Sequence[int], Sequence[int]] | None = None
+    ) -> RouteDetector:
+        """Fit on routes of clean and adversarial images; return self.
+
+        ``groups``: image numbers of the clean and of the adversarial rows. Default: the routes' ``index``; where both
+        sides are numbered 0..n-1 with equal length, row i of one is taken as a version of row i of the other.
+
+        Sets ``ensemble_``, ``threshold_``, ``widths_``, ``settings_`` and ``out_of_fold_`` (scores [N] of all training
+        rows, clean first, each from trees that saw no version of its image).
+        """
+        if self.classifier not in CLASSIFIERS:
+            make_classifier(self.classifier, self.seed)
+        if not 0 < self.false_positive_rate < 1:
+            raise InvalidArgument(
+                "a false-positive rate lies between 0 and 1", asked="rate", given=self.false_positive_rate
+            )
+        if len(clean) == 0 or len(adversarial) == 0:
+            raise InvalidArgument(
+                "a detector needs clean and adversarial routes", given=f"{len(clean)}, {len(adversarial)}"
+            )
+        _same_kind(clean, adversarial)
+        x = np.concatenate([self._features(clean), self._features(adversarial)])
+        y = np.concatenate([np.zeros(len(clean), dtype=int), np.ones(len(adversarial), dtype=int)])
+        group = _groups(clean, adversarial, groups)
+        self.widths_ = {
+            name: g.shape[1] for name, g in clean.gates.items() if self.layers is None or name in self.layers
+        }
+        self.settings_ = dict(clean.settings)
+        self.out_of_fold_ = self._cross_fit(x, y, group)
+        self.threshold_ = _threshold(self.out_of_fold_[y == 0], self.false_positive_rate)
+        self.ensemble_ = fit_trees(self.classifier, x, y, self.seed, self.trees)
+        return self
+
+    def score(self, routes: Routes) -> Tensor:
+        """Return [B] float64 in [0, 1]: higher means more adversarial."""
+        self._check_fitted()
+        widths = {name: routes.gates[name].shape[1] for name in self.widths_ if name in routes.gates}
+        if widths != self.widths_ or (self.layers is None and set(routes.gates) != set(self.widths_)):
+            raise InvalidArgument(
+                "the detector was fitted on other layers",
+                asked=self.widths_,
+                given={name: g.shape[1] for name, g in routes.gates.items()},
+            )
+        if dict(routes.settings) != self.settings_:
+            raise InvalidArgument(
+                "the detector was fitted on routes found with other settings",
+                asked=self.settings_,
+                given=dict(routes.settings),
+                mend="find the routes with the same settings",
+            )
+        return torch.from_numpy(self.ensemble_.score(self._features(routes)))
+
+    def predict(self, routes: Routes) -> Tensor:
+        """Return [B] bool: the score lies above the threshold."""
+        return self.score(routes) > self.threshold_
+
+    def set_threshold(self, clean: Routes, false_positive_rate: float) -> RouteDetector:
+        """Set the threshold on clean routes that were not used in `fit`; return self."""
+        self.false_positive_rate = false_positive_rate
+        self.threshold_ = _threshold(self.score(clean).numpy(), false_positive_rate)
+        return self
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file (arrays of the trees, JSON header); scores after `load` are equal bit for bit."""
+        self._check_fitted()
+        header = {
+            "layers": None if self.layers is None else list(self.layers),
+            "seed": self.seed,
+            "false_positive_rate": self.false_positive_rate,
+            "trees": self.trees,
+            "threshold": self.threshold_,
+            "widths": self.widths_,
+            "settings": self.settings_,
+        }
+        save_trees(Path(path), self.ensemble_, header)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> RouteDetector:
+        """Read what `save` wrote; nothing in the file is executed."""
+        ensemble, header = load_trees(Path(path))
+        detector = cls(
+            ensemble.kind,
+            header["layers"],
+            header["seed"],
+            false_positive_rate=header["false_positive_rate"],
+            trees=header["trees"],
+        )
+        detector.ensemble_, detector.threshold_ = ensemble, header["threshold"]
+        detector.widths_, detector.settings_ = header["widths"], header["settings"]
+        return detector
+
+    def _features(self, routes: Routes) -> NDArray[np.float32]:
+        return routes.vector(self.layers).detach().cpu().numpy().astype(np.float32)
+
+    def _cross_fit(self, x: NDArray[Any], y: NDArray[Any], group: NDArray[Any]) -> NDArray[np.float64]:
+        scores = np.full(len(y), np.nan)
+        for train, test in folds_by_group(group, self.seed):
+            if len(set(y[train])) == 2:
+                scores[test] = fit_trees(self.classifier, x[train], y[train], self.seed, self.trees).score(x[test])
+        if np.isnan(scores).any():
+            raise InvalidArgument(
+                "the threshold needs clean and adversarial rows of at least two images",
+                given=f"{len(set(group.tolist()))} images",
+            )
+        return scores
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "ensemble_"):
+            raise InvalidArgument("the detector is not fitted", mend="call fit(clean, adversarial) or load(path) first")
+
+
+@dataclass(frozen=True)
+class ArtDetector:
+    """The detector behind the signature of adversarial-robustness-toolbox's evasion detectors (numpy in, numpy out).
+
+    ``find`` holds the settings of `find_routes`; images are [N, C, H, W] as the model takes them.
+    """
+
+    model: nn.Module
+    detector: RouteDetector
+    find: Mapping[str, Any]
+
+    def fit(self, x: NDArray[Any], y: NDArray[Any], **_settings: Any) -> ArtDetector:
+        """Fit on images ``x`` with ``y`` [N] (or one-hot [N, 2]): 1 is adversarial; return self."""
+        y = np.asarray(y)
+        y = y.argmax(1) if y.ndim == 2 else y
+        x = np.asarray(x, dtype=np.float32)
+        clean, adversarial = (self._routes(x[y == side]) for side in (0, 1))
+        own = np.arange(len(clean)), len(clean) + np.arange(len(adversarial))
+        paired = len(clean) == len(adversarial)
+        self.detector.fit(clean, adversarial, None if paired else (own[0].tolist(), own[1].tolist()))
+        return self
+
+    def detect(self, x: NDArray[Any], **_settings: Any) -> tuple[dict[str, Any], NDArray[np.bool_]]:
+        """Return a report (scores and threshold) and which images are adversarial, bool [N]."""
+        scores = self.detector.score(self._routes(np.asarray(x, dtype=np.float32))).numpy()
+        report = {"scores": scores, "threshold": self.detector.threshold_}
+        return report, scores > self.detector.threshold_
+
+    def _routes(self, x: NDArray[Any]) -> Routes:
+        return find_routes(self.model, torch.from_numpy(x), **self.find)
+
+
+@dataclass(frozen=True)
+class DetectionReport:
+    """Area under the ROC curve and hit rate at 5 % (or ``rate``) false positives, with 95 % intervals by image."""
+
+    auroc: float
+    auroc_low: float
+    auroc_high: float
+    hit_rate: float
+    hit_low: float
+    hit_high: float
+    rate: float
+    images: int
+
+
+def detection_report(
+    clean: Tensor | NDArray[Any],
+    adversarial: Tensor | NDArray[Any],
+    *,
+    clean_index: Sequence[int] | None = None,
+    adversarial_index: Sequence[int] | None = None,
+    rate: float = 0.05,
+    resamples: int = 500,
+    seed: int = 0,
+) -> DetectionReport:
+    """Compare scores of clean and adversarial rows; images (not rows) are resampled for the percentile intervals."""
+    a, b = np.asarray(clean, dtype=float), np.asarray(adversarial, dtype=float)
+    if not len(a) or not len(b):
+        raise InvalidArgument("scores of both sides are needed", given=f"{len(a)} clean, {len(b)} adversarial")
+    ga = np.arange(len(a)) if clean_index is None else np.asarray(clean_index)
+    gb = np.arange(len(b)) if adversarial_index is None else np.asarray(adversarial_index)
+    images = np.unique(np.concatenate([ga, gb]))
+    rows_a, rows_b = ([np.flatnonzero(g == i) for i in images] for g in (ga, gb))
+    random = np.random.default_rng(seed)
+    measure: Callable[[NDArray[Any], NDArray[Any]], tuple[float, float]] = lambda p, q: (auroc(p, q), hits(p, q, rate))  # noqa: E731  # two numbers of one pair of score lists, used three lines below
+    draws = []
+    for _ in range(resamples):
+        pick = random.integers(0, len(images), len(images))
+        p = np.concatenate([rows_a[i] for i in pick])
+        q = np.concatenate([rows_b[i] for i in pick])
+        if len(p) and len(q):
+            draws.append(measure(a[p], b[q]))
+    low, high = np.percentile(np.asarray(draws), [2.5, 97.5], axis=0)
+    area, rate_hit = measure(a, b)
+    return DetectionReport(
+        area, float(low[0]), float(high[0]), rate_hit, float(low[1]), float(high[1]), rate, len(images)
+    )
+
+
+def auroc(clean: NDArray[Any], adversarial: NDArray[Any]) -> float:
+    """Area under the ROC curve from scores: P(adversarial > clean) + P(equal) / 2 (Mann-Whitney)."""
+    ordered = np.sort(clean)
+    below = np.searchsorted(ordered, adversarial, side="left")
+    upto = np.searchsorted(ordered, adversarial, side="right")
+    return float((below + upto).mean() / (2 * len(clean)))
+
+
+def hits(clean: NDArray[Any], adversarial: NDArray[Any], rate: float = 0.05) -> float:
+    """Share of adversarial rows above the threshold that at most ``rate`` of the clean rows exceed."""
+    return float((adversarial > _threshold(clean, rate)).mean())
+
+
+def folds_by_group(group: NDArray[Any], seed: int, folds: int = 5) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Split rows into (train, test) parts such that all rows of one image lie on the same side."""
+    names = np.unique(group)
+    names = names[np.random.default_rng(seed).permutation(len(names))]
+    parts = np.array_split(names, min(folds, len(names)))
+    masks = [np.isin(group, part) for part in parts]
+    return [(np.flatnonzero(~mask), np.flatnonzero(mask)) for mask in masks]
+
+
+def _threshold(clean: NDArray[Any], rate: float) -> float:
+    """Smallest score that at most ``rate`` of the clean rows exceed."""
+    ordered = np.sort(clean)[::-1]
+    return float(ordered[min(int(rate * len(ordered)), len(ordered) - 1)])
+
+
+def _groups(
+    clean: Routes, adversarial: Routes, groups: tuple[Sequence[int], Sequence[int]] | None
+) -> NDArray[np.int64]:
+    given: tuple[Any, Any] = (clean.index.cpu(), adversarial.index.cpu()) if groups is None else groups
+    first, second = np.asarray(given[0]).reshape(-1), np.asarray(given[1]).reshape(-1)
+    if len(first) != len(clean) or len(second) != len(adversarial):
+        raise InvalidArgument(
+            "one image number per row on each side",
+            asked=f"groups of {len(clean)} and {len(adversarial)}",
+            given=f"{len(first)} and {len(second)}",
+        )
+    return np.concatenate([first, second]).astype(np.int64)
+
+
+def _same_kind(clean: Routes, adversarial: Routes) -> None:
+    Routes.concatenate([clean[:1], adversarial[:1]])
