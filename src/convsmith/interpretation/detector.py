@@ -22,8 +22,8 @@ class RouteDetector:
     """Score routes (or anything of their shape) for being adversarial.
 
     ``classifier``: ``"random-forest"``, ``"adaboost"``, ``"gradient-boosting"`` of scikit-learn. ``layers`` restricts
-    the features. ``false_positive_rate`` sets the threshold of `predict` on clean images that were not used for the trees
-    that score them (cross-fitting, split by image).
+    the features. ``false_positive_rate`` sets the threshold of `predict` on clean images that were not used for the
+    trees that score them (cross-fitting, split by image).
 
     Wang et al., CVPR 2018, section 4.3. Differs from the paper's released code: every image starts its search with
     fresh solver state, area under the curve is computed from scores, and an image's clean and adversarial versions
