@@ -8,11 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from convsmith.cli import environment, options, terminal
+from convsmith.cli import environment, options, settings, terminal
 from convsmith.errors import InvalidArgument
 
 #: the file by which a folder is recognised as a run
 MARK = "config.yaml"
+#: settings that may differ when a run goes on: they change no number that comes out
+RESUME_FREE = frozenset({"out", "data_root", "device", "log_every", "checkpoint_every", "keep", "trackers"})
 
 
 class Interrupted(KeyboardInterrupt):
@@ -38,7 +40,9 @@ def check(verb: str, arguments: options.Computation) -> Path:
         return folder
     if folder.exists() and not folder.is_dir():
         raise InvalidArgument("the run folder is a file", asked=f"--out {folder}", mend="name another place")
-    if folder.is_dir() and any(folder.iterdir()) and not resumes(arguments):
+    if resumes(arguments):
+        _check_same_settings(verb, folder, arguments)
+    elif folder.is_dir() and any(folder.iterdir()):
         _check_occupied(folder, arguments)
     _check_writable(folder)
     return folder
@@ -61,6 +65,29 @@ def _check_occupied(folder: Path, arguments: options.Computation) -> None:
             given=f"a folder without {MARK}",
             mend="empty it yourself or name another place",
         )
+
+
+def _check_same_settings(verb: str, folder: Path, arguments: options.Computation) -> None:
+    stored = settings.checked(verb, type(arguments), (folder / MARK).read_text(), where=str(folder / MARK))
+    now = options.resolved(verb, arguments)
+    differing = []
+    for name, then in stored.items():
+        then = list(then) if isinstance(then, tuple) else then
+        if name not in RESUME_FREE and now[name] != then:
+            differing.append(f"{name.replace('_', '-')}: {then} then, {now[name]} now")
+    if differing:
+        raise InvalidArgument(
+            "a run goes on only with the settings it began with",
+            asked=f"--resume --out {folder}",
+            given="; ".join(differing),
+            mend="leave these flags out, or start a new run (train --model RUN starts from its weights)",
+        )
+
+
+def discard(folder: Path, arguments: options.Computation) -> None:
+    """Remove the folder of a run that was refused before it began; one that goes on is left alone."""
+    if terminal.is_main_process() and not resumes(arguments):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_writable(folder: Path) -> None:
@@ -101,8 +128,9 @@ def open_run(verb: str, arguments: options.Computation, *, name: str | None = No
         raise InvalidArgument(
             "the run folder cannot be made", asked=str(folder), given=error.strerror, mend="another --out"
         ) from None
-    settings = options.resolved(verb, arguments) | {"out": str(folder)}
-    (folder / MARK).write_text(f"# {environment.command()}\n{to_yaml(settings)}")
+    if not resumes(arguments):
+        values = options.resolved(verb, arguments) | {"out": str(folder)}
+        (folder / MARK).write_text(f"# {environment.command()}\n{to_yaml(values)}")
     known = folder / "environment.json"
     if resumes(arguments) and known.is_file():
         known = folder / f"environment-resumed-{len(list(folder.glob('environment-resumed-*.json'))) + 1}.json"

@@ -28,7 +28,8 @@ def layers(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, An
     if preset is not None:
         values |= checked(verb, arguments, preset_text(verb, preset), where=f"preset {preset}")
     if file is not None:
-        values |= checked(verb, arguments, _text_of(Path(file)), where=file)
+        path = Path(file) / "config.yaml" if (Path(file) / "config.yaml").is_file() else Path(file)
+        values |= checked(verb, arguments, _text_of(path), where=str(path))
     elif "resume" in known and "--resume" in argv:
         folder = _flag_value(argv, "out")
         if folder is None:

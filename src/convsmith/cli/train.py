@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from convsmith.cli import classifier, data_options, evaluation, loop_options, run_folder, terminal
 from convsmith.cli.options import option
 from convsmith.cli.progress import progress
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, MissingExtra
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +48,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
     task = training.ClassificationTask(model, len(images.classes), arguments.label_smoothing)
     classifier.check_takes(model, images.train)
     folder = run_folder.open_run("train", arguments)
-    result = fit(task, images, arguments, folder)
+    counts = ", ".join(f"{count:,} {name}" for name, count in images.description.counts.items())
+    parameters = sum(weight.numel() for weight in model.parameters())
+    terminal.say(f"network {arguments.model}, {parameters:,} parameters", f"images  {arguments.data}: {counts}")
+    try:
+        result = fit(task, images, arguments, folder)
+    except (InvalidArgument, MissingExtra):
+        run_folder.discard(folder, arguments)
+        raise
     if result.interrupted:
         raise run_folder.Interrupted("train", folder, f"stopped after {result.steps} of {result.total_steps} updates")
     if not terminal.is_main_process():
