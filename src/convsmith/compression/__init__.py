@@ -17,7 +17,9 @@ from convsmith.compression.conditions import (
     is_complementary,
     shortest_partition,
 )
+from convsmith.compression.convert import available, compress, plan_compression, rebuild, recipes
 from convsmith.compression.cost import CONVENTIONS, Cost, LayerCost, cost
+from convsmith.compression.int8 import Int8Model, finish
 from convsmith.compression.interleaved import (
     ChannelOrder,
     InterleavedGroupConv2d,
@@ -26,19 +28,24 @@ from convsmith.compression.interleaved import (
     composite_kernel,
     dense_convolution,
 )
+from convsmith.compression.packing import load_packed_state, packed_state
+from convsmith.compression.plan import Budget, Choice, Plan
 from convsmith.compression.projection import Projection, from_dense, patch_second_moment, project, project_low_rank
 from convsmith.compression.wiring import Factor, Order, Wiring, interleaved, mixed_radix, path_counts, shuffle, shuffled
 
 __all__ = [
     "CONVENTIONS",
+    "Budget",
     "ChainBlock",
     "ChainResidual",
     "ChannelOrder",
+    "Choice",
     "Condition",
     "Cost",
     "DepthwiseSeparableBlock",
     "Factor",
     "InceptionLikeBlock",
+    "Int8Model",
     "InterleavedGroupConv2d",
     "InterleavedStructuredConv2d",
     "InvertedInterleavedBlock",
@@ -46,22 +53,31 @@ __all__ = [
     "LinearChain",
     "MergeAndRunBlock",
     "Order",
+    "Plan",
     "Projection",
     "Wiring",
+    "available",
     "balanced_cost",
     "balanced_partition",
     "composite_kernel",
+    "compress",
     "condition",
     "cost",
     "dense_convolution",
+    "finish",
     "from_dense",
     "interleaved",
     "is_complementary",
+    "load_packed_state",
     "mixed_radix",
+    "packed_state",
     "patch_second_moment",
     "path_counts",
+    "plan_compression",
     "project",
     "project_low_rank",
+    "rebuild",
+    "recipes",
     "shortest_partition",
     "shuffle",
     "shuffled",

@@ -1,0 +1,262 @@
+"""One verb for every method: `compress`, its plan, and `rebuild` from the JSON recipe a compressed model carries."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression import int8, lowrank, precision, pruning, sparsity  # noqa: F401  (they register themselves)
+from convsmith.compression.budget import Progress
+from convsmith.compression.latency import plan_for_latency
+from convsmith.compression.method import METHODS, Method
+from convsmith.compression.plan import WHOLE, Budget, Plan
+from convsmith.compression.survey import Survey, survey
+from convsmith.errors import InvalidArgument, close_matches
+
+_RECIPES = "_convsmith_compression"
+#: square sizes tried when no example is given and the model names no input size
+_SIZES = (32, 64, 224, 28, 96, 128, 8)
+
+
+def available() -> list[str]:
+    """Return the names of all compression methods."""
+    return METHODS.names()
+
+
+def compress(
+    model: nn.Module,
+    method: str,
+    *,
+    example: Tensor | None = None,
+    keep_macs: float | None = None,
+    keep_params: float | None = None,
+    keep_latency: float | None = None,
+    plan: Plan | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> nn.Module:
+    """Return a compressed copy of ``model``; the input model is not changed.
+
+    Args:
+        model: any network that maps one image tensor to one tensor.
+        method: a name of `available`, or several joined by commas, applied from left to right.
+        example: images [B, C, H, W] as the network expects them. They give the shapes and, if they are real images,
+            calibrate what needs calibration. Without one, noise of the model's own input size gives the shapes.
+        keep_macs: the share of operations to keep, in (0, 1]. At most one of the three budgets; in a chain the first
+            method that can obey it does.
+        keep_params: the share of parameters to keep.
+        keep_latency: the share of the measured time to keep.
+        plan: a `Plan` (edited or not) to carry out instead of making one.
+        progress: called with (done, total, note).
+        settings: the method's own (``METHODS[name]`` documents them); in a chain each goes to the methods that know it.
+
+    Returns:
+        An ordinary module in the mode (training or evaluation) of ``model``. `recipes` of it say what was done, what
+        was left alone and why, and rebuild the structure (`rebuild`).
+
+    Raises:
+        InvalidArgument: not a module, unknown method or setting, bad or impossible budget, nothing to compress.
+        MissingExtra: an optional package the method needs is not installed.
+    """
+    methods = _methods(model, method, settings)
+    budget = _budget(keep_macs, keep_params, keep_latency)
+    if plan is not None and (budget is not None or len(methods) > 1):
+        raise InvalidArgument("a plan replaces the budget and belongs to one method", given=f"method {method!r}")
+    if plan is not None and plan.method != methods[0][0]:
+        raise InvalidArgument("the plan was made for another method", asked=methods[0][0], given=plan.method)
+    obeying = _who_obeys(methods, budget)
+    history = recipes(model)
+    result = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        for i, (name, chosen) in enumerate(methods):
+            if history and not METHODS[history[-1]["method"]].chains:
+                raise InvalidArgument(
+                    f"nothing can follow {history[-1]['method']}: it leaves a fixed graph without layers",
+                    asked=name,
+                    mend="put it last in the chain",
+                )
+            seen = look(result, example, calibrates=chosen.calibrates, name=name)
+            made = plan if plan is not None else _plan(result, seen, chosen, budget if i == obeying else None, progress)
+            _check(made, seen)
+            applied = chosen.apply(result, seen, made)
+            result = applied.model
+            history.append(
+                {
+                    "method": name,
+                    "settings": _json(chosen),
+                    "layers": applied.layers,
+                    "refused": {**made.refused, **applied.refused},
+                    "notes": list(applied.notes),
+                }
+            )
+    setattr(result, _RECIPES, history)
+    return result.train(model.training)
+
+
+def plan_compression(
+    model: nn.Module,
+    method: str,
+    *,
+    example: Tensor | None = None,
+    keep_macs: float | None = None,
+    keep_params: float | None = None,
+    keep_latency: float | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Plan:
+    """Return what `compress` would do with the same arguments, to print, save, edit and pass back as ``plan``."""
+    methods = _methods(model, method, settings)
+    if len(methods) > 1:
+        raise InvalidArgument("a plan belongs to one method", given=method, mend="plan the first one, then the next")
+    budget = _budget(keep_macs, keep_params, keep_latency)
+    _who_obeys(methods, budget)
+    name, chosen = methods[0]
+    with torch.random.fork_rng(devices=[]):
+        work = copy.deepcopy(model)
+        seen = look(work, example, calibrates=chosen.calibrates, name=name)
+        return _plan(work, seen, chosen, budget, progress)
+
+
+def rebuild(model: nn.Module, recipes: Sequence[dict[str, Any]]) -> nn.Module:
+    """Return a copy of the uncompressed ``model`` with the structure that ``recipes`` describe.
+
+    Weights are whatever the constructors give: load them afterwards (`convsmith.compression.load_packed_state`).
+    """
+    result = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        for recipe in recipes:
+            result = METHODS[recipe["method"]].rebuild(result, recipe["layers"])
+    setattr(result, _RECIPES, copy.deepcopy(list(recipes)))
+    return result.train(model.training)
+
+
+def recipes(model: nn.Module) -> list[dict[str, Any]]:
+    """Return the JSON recipes of everything that was done to ``model``, in order (empty: nothing was)."""
+    return copy.deepcopy(getattr(model, _RECIPES, []))
+
+
+def look(model: nn.Module, example: Tensor | None, *, calibrates: bool = False, name: str = "compress") -> Survey:
+    """Survey ``model`` on ``example``, or on noise of the model's own input size if there is none."""
+    parameter = next((p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
+    if parameter is None:
+        raise InvalidArgument("there is nothing to compress in a network without weights", given=type(model).__name__)
+    if example is not None:
+        if not isinstance(example, Tensor) or example.dim() != 4 or len(example) == 0:
+            given = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+            raise InvalidArgument(
+                "an example is a non-empty batch of images [B, C, H, W]", asked="example", given=given
+            )
+        return survey(model, example.detach().to(parameter.device, parameter.dtype))
+    if calibrates:
+        raise InvalidArgument(
+            f"{name} needs real images to calibrate on", asked="example", given=None, mend="pass a batch of 32 or more"
+        )
+    failure: InvalidArgument | None = None
+    generator = torch.Generator().manual_seed(0)
+    for shape in _shapes(model):
+        noise = torch.randn(2, *shape, generator=generator).to(parameter.device, parameter.dtype)
+        try:
+            return survey(model, noise, real=False)
+        except InvalidArgument as error:
+            failure = failure or error
+    raise InvalidArgument(
+        "the input shape of this network could not be found", given=failure, mend="pass example=, one batch of images"
+    )
+
+
+def _shapes(model: nn.Module) -> list[tuple[int, ...]]:
+    """Return input shapes worth trying: timm's own configuration first."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)), None)
+    channels = 3 if first is None else first.in_channels
+    known = [getattr(model, key, None) for key in ("pretrained_cfg", "default_cfg")]
+    sizes = [tuple(c["input_size"])[1:] for c in known if isinstance(c, dict) and c.get("input_size")]
+    return [(channels, *size) for size in [*sizes[:1], *((n, n) for n in _SIZES)]]
+
+
+def _methods(model: nn.Module, method: str, settings: dict[str, Any]) -> list[tuple[str, Method]]:
+    if not isinstance(model, nn.Module):
+        raise InvalidArgument("only a torch.nn.Module can be compressed", asked="model", given=type(model).__name__)
+    if not isinstance(method, str) or not method.strip(", "):
+        raise InvalidArgument("a method is a name", given=repr(method), mend=f"known: {', '.join(available())}")
+    names = [name.strip() for name in method.split(",") if name.strip()]
+    classes = [METHODS[name] for name in names]
+    fields = [{f.name for f in dataclasses.fields(c)} for c in classes]  # type: ignore[arg-type]  # all are dataclasses
+    for key in settings:
+        if not any(key in known for known in fields):
+            everything = {"keep_macs", "keep_params", "keep_latency", "plan", "example"}.union(*fields)
+            raise InvalidArgument(
+                f"{method} has no such setting", asked=method, given=key, mend=close_matches(key, everything)
+            )
+    return [
+        (name, cls(**{k: v for k, v in settings.items() if k in known}))
+        for name, cls, known in zip(names, classes, fields, strict=True)
+    ]
+
+
+def _budget(macs: float | None, params: float | None, latency: float | None) -> Budget | None:
+    asked = {k: v for k, v in (("macs", macs), ("params", params), ("latency", latency)) if v is not None}
+    if len(asked) > 1:
+        raise InvalidArgument("give one budget", given=", ".join(f"keep_{k}={v}" for k, v in asked.items()))
+    return next((Budget(kind, keep) for kind, keep in asked.items()), None)
+
+
+def _who_obeys(methods: list[tuple[str, Method]], budget: Budget | None) -> int:
+    """Return the place of the method that takes the budget."""
+    if budget is None:
+        return -1
+    needed = "macs" if budget.kind == "latency" else budget.kind
+    for i, (_, chosen) in enumerate(methods):
+        if needed in chosen.budgets:
+            return i
+    able = [entry.name for entry in METHODS if needed in entry.value.budgets]
+    raise InvalidArgument(
+        f"{', '.join(n for n, _ in methods)} does not change the number of {needed}",
+        asked=f"keep_{budget.kind}={budget.keep}",
+        mend=f"chain it behind one of {', '.join(able)}, or leave the budget away",
+    )
+
+
+def _plan(model: nn.Module, seen: Survey, method: Method, budget: Budget | None, progress: Progress | None) -> Plan:
+    if budget is not None and budget.kind == "latency":
+        return plan_for_latency(model, seen, method, budget, progress)
+    return method.plan(model, seen, budget, progress)
+
+
+def _check(plan: Plan, seen: Survey) -> None:
+    """Refuse plans that name unknown or refused layers, or do nothing without being asked to."""
+    known = {name for name, _ in _named(seen)}
+    for name in plan.settings():
+        if name == WHOLE:
+            continue
+        if name not in known:
+            raise InvalidArgument(
+                "the plan names a layer this network lacks", given=name, mend=close_matches(name, known)
+            )
+        if name in seen.refused():
+            raise InvalidArgument(f"{name} cannot be compressed: {seen.refused()[name]}", asked="plan", given=name)
+    if not plan.settings() and not (plan.budget is not None and plan.budget.keep == 1) and not plan.choices:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(plan.refused.items())[:6])
+        raise InvalidArgument(
+            f"{plan.method} found nothing to compress", given=reasons or "a network without layers it knows"
+        )
+
+
+def _named(seen: Survey) -> list[tuple[str, nn.Module]]:
+    return [(layer.name, layer.module) for layer in seen.layers]
+
+
+def _json(method: Method) -> dict[str, Any]:
+    """Return the settings that are not at their defaults; what JSON cannot hold is named by its type."""
+    out: dict[str, Any] = {}
+    for item in dataclasses.fields(method):  # type: ignore[arg-type]  # every method is a dataclass
+        value = getattr(method, item.name)
+        if value == item.default:
+            continue
+        plain = isinstance(value, str | int | float | bool | type(None))
+        out[item.name] = value if plain else list(value) if isinstance(value, tuple) else f"<{type(value).__name__}>"
+    return out

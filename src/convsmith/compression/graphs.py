@@ -1,0 +1,159 @@
+"""A network as a JSON graph of torch operators: how an int8 model is stored and rebuilt without pickle or tracing.
+
+Only operators of a short list of namespaces are written or read, so a recipe cannot name arbitrary code. Tensors are
+not part of the JSON: they stay in the state, under the names the graph reads them by.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from convsmith.errors import InvalidArgument
+
+NAMESPACES = ("aten", "quantized_decomposed")
+_OPERATORS = {name: getattr(operator, name) for name in ("getitem", "add", "mul", "sub", "floordiv", "mod", "neg")}
+_KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+
+
+def graph_to_json(graph: fx.GraphModule) -> dict[str, Any]:
+    """Return nodes and tensor descriptions of ``graph``; see `graph_from_json`.
+
+    Raises:
+        InvalidArgument: the graph calls something outside `NAMESPACES` (a custom operator, a sub-module).
+    """
+    nodes, tensors = [], {}
+    for node in graph.graph.nodes:
+        if node.op == "call_module" and not node.users:
+            continue  # guards that torch.export adds; the shape is checked by the operators themselves
+        entry: dict[str, Any] = {"name": node.name, "op": node.op}
+        if node.op == "get_attr":
+            value = _find(graph, str(node.target))
+            kind = "parameter" if isinstance(value, nn.Parameter) else "buffer"
+            entry["target"] = str(node.target)
+            tensors[str(node.target)] = {
+                "shape": list(value.shape),
+                "dtype": str(value.dtype).removeprefix("torch."),
+                "kind": kind,
+            }
+        elif node.op == "call_function":
+            entry["target"] = _name_of(node.target)
+            entry["args"], entry["kwargs"] = _encode(node.args), _encode(node.kwargs)
+        elif node.op == "output":
+            entry["args"] = _encode(node.args)
+        elif node.op != "placeholder":
+            raise InvalidArgument("a graph of plain operators is needed", given=f"{node.op} {node.target}")
+        nodes.append(entry)
+    return {"nodes": nodes, "tensors": tensors}
+
+
+def graph_from_json(value: dict[str, Any]) -> fx.GraphModule:
+    """Return the graph that `graph_to_json` described, its tensors zero until a state is loaded."""
+    import torch.ao.quantization.fx._decomposed  # registers the quantize and dequantize operators
+
+    root = nn.Module()
+    for name, form in value["tensors"].items():
+        tensor = torch.zeros(form["shape"], dtype=getattr(torch, form["dtype"]))
+        holder, key = _holder(root, name)
+        if form["kind"] == "parameter":
+            holder.register_parameter(key, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
+        else:
+            holder.register_buffer(key, tensor)
+    graph = fx.Graph()
+    nodes: dict[str, fx.Node] = {}
+    for entry in value["nodes"]:
+        name, op = entry["name"], entry["op"]
+        if op == "placeholder":
+            nodes[name] = graph.placeholder(name)
+        elif op == "get_attr":
+            nodes[name] = graph.create_node("get_attr", entry["target"], name=name)
+        elif op == "output":
+            args = _decode(entry["args"], nodes)
+            result = args[0]
+            graph.output(result[0] if isinstance(result, tuple | list) and len(result) == 1 else result)
+        else:
+            nodes[name] = graph.create_node(
+                "call_function",
+                _operator(entry["target"]),
+                _decode(entry["args"], nodes),
+                _decode(entry["kwargs"], nodes),
+                name=name,
+            )
+    graph.lint()
+    return fx.GraphModule(root, graph)
+
+
+def _find(module: nn.Module, path: str) -> Any:
+    found: Any = module
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _holder(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+    *parents, key = path.split(".")
+    for part in parents:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        root = root._modules[part]  # type: ignore[assignment]  # just put there
+    return root, key
+
+
+def _name_of(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload) and target.namespace in NAMESPACES:
+        return str(target)
+    for name, function in _OPERATORS.items():
+        if target is function:
+            return f"operator.{name}"
+    raise InvalidArgument(
+        "an int8 graph may only call torch's own operators", given=str(target), mend="leave that part out of the model"
+    )
+
+
+def _operator(name: str) -> Any:
+    space, *rest = name.split(".")
+    if space == "operator" and len(rest) == 1 and rest[0] in _OPERATORS:
+        return _OPERATORS[rest[0]]
+    if space in NAMESPACES and len(rest) == 2 and hasattr(getattr(torch.ops, space), rest[0]):
+        return getattr(getattr(getattr(torch.ops, space), rest[0]), rest[1])
+    raise InvalidArgument("the recipe names an operator this torch lacks or that is not allowed", given=name)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, tuple | list):
+        return {"tuple" if isinstance(value, tuple) else "list": [_encode(v) for v in value]}
+    if isinstance(value, dict):
+        return {"dict": {key: _encode(v) for key, v in value.items()}}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    for kind, cls in _KINDS.items():
+        if isinstance(value, cls):
+            return {kind: str(value).removeprefix("torch.")}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InvalidArgument("a graph argument cannot be written as JSON", given=f"{type(value).__name__}: {value}")
+
+
+def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    if kind == "node":
+        return nodes[inner]
+    if kind in ("tuple", "list"):
+        return (tuple if kind == "tuple" else list)(_decode(v, nodes) for v in inner)
+    if kind == "dict":
+        return {key: _decode(v, nodes) for key, v in inner.items()}
+    if kind == "float":
+        return float(inner)
+    if kind == "device":
+        return torch.device(inner)
+    return getattr(torch, inner)
