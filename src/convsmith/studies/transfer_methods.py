@@ -13,7 +13,7 @@ from convsmith.studies.contract import Outcome, Study, Verdict, study
 from convsmith.studies.digit_transfer import DATA, DIRECTIONS, VALIDATOR, last_accuracy, run, selected_accuracy
 from convsmith.studies.statistics import interval, paired_difference
 
-FIRST = ("0-9", "first-5", "first-3")
+FIRST = ("first-10", "first-5", "first-3")
 RANDOM = ("random-5@1", "random-5@2", "random-5@3", "random-3@1", "random-3@2", "random-3@3")
 #: these run on every target set, the others on the first ones only
 CENTRAL = ("source-only", "dann", "san", "pada")
@@ -68,7 +68,7 @@ def decide(cells: Cells, sets: tuple[str, ...]) -> tuple[Verdict, Table, str]:
     rows, hurt, san_hurt, ahead, count = [], 0, 0, True, 0
     for direction in DIRECTIONS:
         for spec in sets:
-            if spec == "0-9":
+            if spec == "first-10":
                 continue
             base, dann, san = (accuracies(cells, direction, spec, m) for m in ("source-only", "dann", "san"))
             harm, gain, lead = (paired_difference(a, b) for a, b in ((dann, base), (san, base), (san, dann)))
