@@ -28,18 +28,25 @@ from convsmith.compression.interleaved import (
     composite_kernel,
     dense_convolution,
 )
+from convsmith.compression.measure import Latency, Size, latencies, layer_errors, size
+from convsmith.compression.method import METHODS
 from convsmith.compression.packing import load_packed_state, packed_state
 from convsmith.compression.plan import Budget, Choice, Plan
 from convsmith.compression.projection import Projection, from_dense, patch_second_moment, project, project_low_rank
+from convsmith.compression.repair import reestimate_batchnorm, repair
+from convsmith.compression.table import Accuracy, Comparison, Row
 from convsmith.compression.wiring import Factor, Order, Wiring, interleaved, mixed_radix, path_counts, shuffle, shuffled
 
 __all__ = [
     "CONVENTIONS",
+    "METHODS",
+    "Accuracy",
     "Budget",
     "ChainBlock",
     "ChainResidual",
     "ChannelOrder",
     "Choice",
+    "Comparison",
     "Condition",
     "Cost",
     "DepthwiseSeparableBlock",
@@ -49,12 +56,15 @@ __all__ = [
     "InterleavedGroupConv2d",
     "InterleavedStructuredConv2d",
     "InvertedInterleavedBlock",
+    "Latency",
     "LayerCost",
     "LinearChain",
     "MergeAndRunBlock",
     "Order",
     "Plan",
     "Projection",
+    "Row",
+    "Size",
     "Wiring",
     "available",
     "balanced_cost",
@@ -68,6 +78,8 @@ __all__ = [
     "from_dense",
     "interleaved",
     "is_complementary",
+    "latencies",
+    "layer_errors",
     "load_packed_state",
     "mixed_radix",
     "packed_state",
@@ -78,8 +90,11 @@ __all__ = [
     "project_low_rank",
     "rebuild",
     "recipes",
+    "reestimate_batchnorm",
+    "repair",
     "shortest_partition",
     "shuffle",
     "shuffled",
+    "size",
     "xception_block",
 ]

@@ -28,6 +28,7 @@ from convsmith.compression.precision import apply_lowbit, plan_lowbit, rebuild_l
 from convsmith.compression.survey import Survey
 from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
 
+_UNFINISHED = ("in int8 training: train it, then call finish",)
 MODES = ("static", "qat", "weight-only")
 
 
@@ -51,9 +52,10 @@ class Int8Model(nn.Module):
 class Int8Training(nn.Module):
     """A network that trains with the rounding of int8 in place; `finish` converts it."""
 
-    def __init__(self, graph: fx.GraphModule) -> None:
+    def __init__(self, graph: fx.GraphModule, *, trainable: bool = True) -> None:
         super().__init__()
         self.graph: Any = graph
+        self.training = trainable
 
     def forward(self, x: Tensor) -> Tensor:
         return self.graph(x)
@@ -127,11 +129,8 @@ class Int8(Method):
         if self.mode == "weight-only":
             return apply_lowbit(model, seen, plan)
         if self.mode == "qat":
-            return Applied(prepare(model, seen.example, training=True), {}, ("train it, then call finish",))
-        prepared = prepare(model, seen.example, training=False)
-        with torch.no_grad():
-            for images in seen.example.split(64):
-                prepared.graph(images)
+            return Applied(_calibrated(prepare(model, seen.example, training=True), seen.example), {}, _UNFINISHED)
+        prepared = _calibrated(prepare(model, seen.example, training=False), seen.example)
         done, layers = converted(prepared)
         return Applied(done, layers, (_speed_note(),))
 
@@ -145,6 +144,20 @@ class Int8(Method):
                 "a network in int8 training cannot be stored", given="mode 'qat'", mend="finish it first"
             )
         return rebuild_lowbit(model, layers)
+
+
+def _calibrated(prepared: Int8Training, example: Tensor) -> Int8Training:
+    """Show the example to the observers, in evaluation mode."""
+    if prepared.training:
+        prepared.train(False)
+        for module in prepared.graph.modules():
+            switch: Any = getattr(module, "enable_observer", None)
+            if switch is not None:
+                switch(True)
+    with torch.no_grad():
+        for images in example.split(64):
+            prepared.graph(images)
+    return prepared
 
 
 def _speed_note() -> str:
@@ -179,7 +192,8 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Trainin
         quantiser = x86.X86InductorQuantizer()
         quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=training))
         try:
-            return Int8Training((prepare_qat_pt2e if training else prepare_pt2e)(exported, quantiser))
+            prepared = (prepare_qat_pt2e if training else prepare_pt2e)(exported, quantiser)
+            return Int8Training(prepared, trainable=training)
         except Exception as error:
             raise RunFailed(
                 "torchao's x86 quantiser cannot annotate this network (a layer that runs twice is one reason)",

@@ -28,10 +28,13 @@ def traceable(seen: Survey) -> bool:
 def remove(model: nn.Module, seen: Survey, going: Mapping[str, Tensor]) -> None:
     """Remove ``going``, channel numbers by root layer, from ``model`` in place."""
     graph = dependency_graph(model, seen.example)
+    learns = {name: p.requires_grad for name, p in model.named_parameters()}
     for root, channels in going.items():
         module = model.get_submodule(root)
         pruner = graph.get_pruner_of_module(module)
         graph.get_pruning_group(module, pruner.prune_out_channels, channels.tolist()).prune()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(learns[name])
 
 
 def disagreement(model: nn.Module, masked: nn.Module, seen: Survey) -> float:

@@ -104,7 +104,12 @@ def save_model(folder: Path | str, model: nn.Module, recipe: ModelRecipe) -> Pat
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    if recipe.compression:
+        from convsmith.compression import packed_state
+
+        weights = packed_state(model)
+    else:
+        weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     file = folder / f"{STEM}.safetensors"
     draft = folder / f".{STEM}.safetensors.writing"
     save_file(weights, draft, metadata={"format": "pt", "model": recipe.name})
@@ -177,7 +182,7 @@ def load_model(
         raise InvalidArgument(
             "the saved model has another number of classes", asked=num_classes, given=f"{classes} in {recipe_file}"
         )
-    _load_weights(model, file)
+    _load_weights(model, file, packed=bool(recipe.compression))
     return LoadedModel(model.to(device).eval(), recipe, recipe.description)
 
 
@@ -221,11 +226,16 @@ def _read_recipe(file: Path) -> ModelRecipe:
     return recipe
 
 
-def _load_weights(model: nn.Module, file: Path) -> None:
+def _load_weights(model: nn.Module, file: Path, *, packed: bool) -> None:
     try:
         weights = load_file(file)
     except (SafetensorError, OSError) as error:
         raise InvalidArgument("this weights file cannot be read", asked=str(file), given=str(error)) from error
+    if packed:
+        from convsmith.compression import load_packed_state
+
+        load_packed_state(model, weights)
+        return
     differing = differing_tensors(
         {k: v.shape for k, v in model.state_dict().items()}, {k: v.shape for k, v in weights.items()}
     )

@@ -1,0 +1,63 @@
+"""Plans are printed, saved, edited and obeyed."""
+
+import pytest
+import torch
+
+from convsmith.compression import Plan, compress, plan_compression, recipes
+from convsmith.errors import InvalidArgument
+
+
+@pytest.fixture
+def planned(Plain, settled):
+    images = torch.randn(8, 1, 8, 8)
+    model = settled(Plain(), images)
+    return model, images, plan_compression(model, "low-rank", example=images, keep_macs=0.5)
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_saved_and_loaded(planned, suffix, tmp_path):
+    _, _, plan = planned
+    assert Plan.load(plan.save(tmp_path / f"plan.{suffix}")) == plan
+
+
+def test_an_edited_plan_is_obeyed(planned, tmp_path):
+    model, images, plan = planned
+    path = plan.save(tmp_path / "plan.yaml")
+    text = path.read_text()
+    assert "Edit any `setting`" in text
+    rank = plan.settings()["conv2"]["rank"]
+    path.write_text(text.replace(f"rank: {rank}", "rank: 3"))
+    made = compress(model, "low-rank", example=images, plan=Plan.load(path))
+    assert recipes(made)[0]["layers"]["conv2"]["rank"] == 3
+    assert made.conv2[0].out_channels == 3
+    alone = compress(model, "low-rank", example=images, plan=plan.with_choice("conv2", {}))
+    assert torch.equal(alone.conv2.weight, model.conv2.weight)
+
+
+def test_text_names_layers_shares_and_budget(planned):
+    text = planned[2].text()
+    assert "asked: 50.0% of macs" in text
+    assert "conv2" in text
+    assert "rank" in text
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "{", '{"method": "sparse"}', '{"method": "x", "choices": 3}'])
+def test_files_that_are_no_plans(content, tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text(content)
+    with pytest.raises(InvalidArgument, match="not a compression plan"):
+        Plan.load(path)
+    with pytest.raises(InvalidArgument, match="must exist"):
+        Plan.load(tmp_path / "none.json")
+
+
+def test_plans_that_do_not_fit_are_refused(planned):
+    model, images, plan = planned
+    with pytest.raises(InvalidArgument, match="another method"):
+        compress(model, "sparse", example=images, plan=plan)
+    with pytest.raises(InvalidArgument, match="replaces the budget"):
+        compress(model, "low-rank", example=images, plan=plan, keep_macs=0.5)
+    with pytest.raises(InvalidArgument, match="no such layer"):
+        plan.with_choice("conv9", {})
+    with pytest.raises(InvalidArgument, match="full rank"):
+        compress(model, "low-rank", example=images, plan=plan.with_choice("conv2", {"form": "svd", "rank": 999}))
