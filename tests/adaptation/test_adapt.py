@@ -67,7 +67,7 @@ def test_target_labels_neither_train_nor_select(sides, validator):
     for labels in (target.labels, (target.labels + 1) % 3, torch.full_like(target.labels, -1)):
         changed = target.with_labels(labels, target.classes)
         outcomes.append(
-            adapt(network(), source, changed, method="dann", validator=validator, hidden=(6,), **{**QUICK, "steps": 10})
+            adapt(network(), source, changed, method="dann", validator=validator, hidden=(6,), **{**QUICK, "steps": 3})
         )
     first = outcomes[0]
     assert "oracle_accuracy" not in first.measurements

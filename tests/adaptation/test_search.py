@@ -24,10 +24,18 @@ def test_grid_and_rungs():
 
 def test_the_best_by_the_validator_goes_on_and_a_stopped_search_continues(tmp_path, monkeypatch):
     source, target = world(n=100, m=60)
-    values = {"entropy": [0.0, 0.1, 0.3, 1.0], "hidden": [(6,)]}
-    arguments = {"method": "san", "values": values, "steps": 120, "keep": 0.5, "seeds": (0, 1), **COMMON}
+    values = {"entropy": [0.0, 0.1, 0.3, 1.0]}
+    arguments = {
+        "method": "san",
+        "values": values,
+        "steps": 80,
+        "keep": 0.5,
+        "seeds": (0, 1),
+        "hidden": (6,),
+        **COMMON,
+    }
     whole = search(network(), source, target, **arguments)
-    first, last = [t for t in whole.trials if t.steps == 60], [t for t in whole.trials if t.steps == 120]
+    first, last = [t for t in whole.trials if t.steps == 40], [t for t in whole.trials if t.steps == 80]
     assert (len(first), len(last)) == (4, 2)
     kept = sorted(first, key=lambda t: -t.score)[:2]
     assert {t.settings["entropy"] for t in kept} == {t.settings["entropy"] for t in last}

@@ -279,7 +279,9 @@ def _predictions(model: nn.Module, inputs: Inputs, source: Seen, target: Seen) -
     weights = None
     if min(len(source.labels), len(target.logits)) >= 20:
         training = see(model, Loader(inputs.source, 512)).features
-        weights = density_ratio(training.double(), target.features.double(), source.features.double(), limit=1000)
+        weights = density_ratio(
+            training.double(), target.features.double(), source.features.double(), limit=1000, inverse_penalty=0.1
+        )
         # a few source images must not decide alone
         weights = weights.clamp_max(10 * float(weights.median().clamp_min(1e-6)))
     temperature = fit_temperature(source.logits, source.labels, weights)

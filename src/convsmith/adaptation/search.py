@@ -5,6 +5,7 @@ Jamieson & Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter 
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import math
@@ -109,6 +110,8 @@ def search(
         method_settings(method, settings)
     plan = rungs(len(candidates), steps, keep)
     total = sum(n * len(seeds) for n, _ in plan)
+    # source-only takes what adapt itself takes, not the settings of the method
+    own = {name: value for name, value in common.items() if name in inspect.signature(adapt).parameters}
     memory = _Memory(out, {"method": method, "validator": validator, "common": {k: str(v) for k, v in common.items()}})
     trials: list[Trial] = []
     done = 0
@@ -130,7 +133,7 @@ def search(
                             validator=None,
                             steps=budget,
                             seed=seed,
-                            **{**common, "reference": None},
+                            **{**own, "reference": None},
                         )
                     result = adapt(
                         model,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -180,11 +181,13 @@ def dev_risk(weights: Tensor, error: Tensor) -> float:
     return float(weighted.mean() + eta * weights.mean() - eta)
 
 
-def density_ratio(source_training: Tensor, target: Tensor, at: Tensor, *, limit: int = 3000) -> Tensor:
+def density_ratio(
+    source_training: Tensor, target: Tensor, at: Tensor, *, limit: int = 3000, inverse_penalty: float | None = None
+) -> Tensor:
     """Return ``n_s/n_t * p(target | f) / p(source | f)`` at features ``at`` [n, d] from a logistic domain classifier.
 
-    At most ``limit`` images a side are used (evenly spaced ones); the regularisation is chosen from 10^-2 .. 10^2 by
-    three-fold cross-validation, as the linear classifier of Salvador et al. is.
+    At most ``limit`` images a side are used (evenly spaced ones). The ``inverse_penalty`` (scikit-learn's C) is chosen
+    from 10^-2 .. 10^2 by three-fold cross-validation if it is not given, as Salvador et al. choose theirs.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
@@ -194,9 +197,9 @@ def density_ratio(source_training: Tensor, target: Tensor, at: Tensor, *, limit:
     both = torch.cat([source, other])
     mean, std = both.mean(0), both.std(0).clamp_min(1e-8)
     labels = torch.cat([torch.zeros(len(source)), torch.ones(len(other))])
-    model = GridSearchCV(
-        LogisticRegression(max_iter=500), {"C": [0.01, 0.1, 1.0, 10.0, 100.0]}, cv=3, scoring="neg_log_loss"
-    )
+    model: Any = LogisticRegression(C=inverse_penalty or 1.0, max_iter=500)
+    if inverse_penalty is None:
+        model = GridSearchCV(model, {"C": [0.01, 0.1, 1.0, 10.0, 100.0]}, cv=3, scoring="neg_log_loss")
     model.fit(((both - mean) / std).cpu().numpy(), labels.numpy())
     p = torch.from_numpy(model.predict_proba(((at - mean) / std).cpu().numpy()))
     return len(source) / len(other) * p[:, 1] / p[:, 0].clamp_min(1e-12)
