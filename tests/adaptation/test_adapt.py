@@ -95,6 +95,9 @@ def test_alarms_reach_result_and_warnings(sides):
     found = adapt(network(), *sides, method="dan", collapse=CollapseRule(fewest=99.0), **QUICK)
     assert found.alarms[0].kind == "collapse"
     assert any(w.startswith("collapse: ") for w in found.warnings)
+    rows = [row for row in found.history if row["kind"] == "evaluation"]
+    assert all(row["collapse_alarm"] == 1.0 for row in rows)
+    assert {row["negative_transfer_alarm"] for row in rows} <= {0.0, 1.0}
 
 
 def test_resume_continues_reference_and_method(sides, tmp_path):

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.adaptation.alarms import Alarm, CollapseRule, collapse_alarm, negative_transfer_alarm
-from convsmith.adaptation.calibration import fit_temperature
-from convsmith.adaptation.examine import EXCLUDED, Examiner, Seen, see
-from convsmith.adaptation.features import classifier_of
+from convsmith.adaptation.alarms import Alarm, CollapseRule
+from convsmith.adaptation.calibration import calibrated
+from convsmith.adaptation.examine import EXCLUDED, Examiner, see
 from convsmith.adaptation.inputs import Inputs, resolve
 from convsmith.adaptation.method import METHODS, Common, Domains, DomainTask, method_settings
-from convsmith.adaptation.result import AdaptationResult, Predictions, Reference
-from convsmith.adaptation.validators import VALIDATORS, density_ratio, oriented
+from convsmith.adaptation.network import built, check_model
+from convsmith.adaptation.result import AdaptationResult, Reference
+from convsmith.adaptation.validators import VALIDATORS
 from convsmith.data import DomainLoader, ImageSplit, Loader
 from convsmith.errors import InvalidArgument
 from convsmith.training import FitResult, TrainConfig, fit, rank_and_world
@@ -124,8 +124,8 @@ def adapt(
         raise InvalidArgument("the target has no labels to evaluate on", asked="evaluate=True")
     if min(len(inputs.source), len(inputs.target)) < batch_size:
         batch_size = max(2, min(len(inputs.source), len(inputs.target)))
-    model = _built(model, inputs, config.seed)
-    _check_model(model, inputs)
+    model = built(model, inputs, config.seed)
+    check_model(model, inputs)
     plan = _Plan(inputs, _evaluating(config, batch_size, inputs), batch_size, validator, evaluate)
     known: Reference | None = None
     if isinstance(reference, AdaptationResult):
@@ -179,7 +179,8 @@ def _train(
         source_training=Loader(inputs.source, 512),
         validators=tuple(sorted(names)),
         chosen=plan.validator,
-        reference_accuracy=None if reference is None else reference.measurements["source_accuracy"],
+        reference=reference,
+        collapse=collapse,
         target_labels=inputs.target_labels if plan.oracle else None,
     )
     track = _WeightTrack(task)
@@ -202,7 +203,7 @@ def _train(
     if plan.validator is not None and fitted.best_step is not None and not fitted.interrupted:
         selected = fitted.best_step
     weights = task.class_weights()
-    alarms, warnings = _verdicts(plan, reference, found, target, collapse, fitted)
+    alarms = examiner.alarms(target.logits.softmax(1), found)
     return AdaptationResult(
         model=task.model.eval(),
         method=method,
@@ -213,9 +214,9 @@ def _train(
         steps=fitted.steps,
         validator=plan.validator,
         measurements=found,
-        predictions=_predictions(task.model, inputs, source, target),
+        predictions=calibrated(task.model, inputs, source, target),
         alarms=alarms,
-        warnings=warnings,
+        warnings=_warnings(plan, alarms, fitted),
         reference=reference,
         classes=inputs.classes,
         seconds=round(time.perf_counter() - began, 3),
@@ -249,50 +250,15 @@ class _WeightTrack:
         return torch.stack(self.kept) if self.kept else torch.zeros(0, 0)
 
 
-def _verdicts(
-    plan: _Plan,
-    reference: Reference | None,
-    found: dict[str, float],
-    target: Seen,
-    collapse: CollapseRule | None,
-    fitted: FitResult,
-) -> tuple[tuple[Alarm, ...], tuple[str, ...]]:
-    p = target.logits.softmax(1)
-    alarms = [collapse_alarm(p, None if reference is None else reference.probabilities, collapse)]
+def _warnings(plan: _Plan, alarms: tuple[Alarm, ...], fitted: FitResult) -> tuple[str, ...]:
     warnings = []
-    if reference is not None:
-        judge = plan.validator if plan.validator not in (None, "oracle") else "infomax"
-        if judge in found and judge in reference.measurements:
-            ours, theirs = (oriented(judge, float(m[judge])) for m in (found, reference.measurements))
-            alarms.append(negative_transfer_alarm(judge, ours, theirs))
     if plan.validator is not None and fitted.best_value is not None and fitted.best_value <= EXCLUDED:
         warnings.append(
             "no step passed the guard (source accuracy below 0.9 of source-only's); the first step measured was kept"
         )
     if plan.validator == "oracle":
         warnings.append("the step was chosen with target labels (oracle)")
-    raised = tuple(a for a in alarms if a is not None)
-    return raised, tuple(warnings) + tuple(f"{a.kind}: {a.message}" for a in raised)
-
-
-def _predictions(model: nn.Module, inputs: Inputs, source: Seen, target: Seen) -> Predictions:
-    weights = None
-    if min(len(source.labels), len(target.logits)) >= 20:
-        training = see(model, Loader(inputs.source, 512)).features
-        weights = density_ratio(
-            training.double(), target.features.double(), source.features.double(), limit=1000, inverse_penalty=0.1
-        )
-        # a few source images must not decide alone
-        weights = weights.clamp_max(10 * float(weights.median().clamp_min(1e-6)))
-    temperature = fit_temperature(source.logits, source.labels, weights)
-    names = getattr(inputs.target.store, "names", None)
-    return Predictions(
-        index=inputs.target.index,
-        probabilities=(target.logits / temperature).softmax(1),
-        temperature=temperature,
-        classes=inputs.classes,
-        names=() if names is None else tuple(str(names[int(r)]) for r in inputs.target.rows),
-    )
+    return (*warnings, *(f"{alarm.kind}: {alarm.message}" for alarm in alarms))
 
 
 def _raw(result: AdaptationResult, inputs: Inputs) -> Tensor:
@@ -313,40 +279,6 @@ def _evaluating(config: TrainConfig, batch_size: int, inputs: Inputs) -> TrainCo
         return config
     batches = max(1, max(len(inputs.source), len(inputs.target)) // batch_size)
     return replace(config, evaluate_every=max(1, config.total_steps(batches) // 10))
-
-
-def _built(model: nn.Module | str, inputs: Inputs, seed: int) -> nn.Module:
-    if isinstance(model, nn.Module):
-        return model
-    import timm
-
-    torch.manual_seed(seed)
-    description = inputs.source.description
-    try:
-        return timm.create_model(model, num_classes=len(inputs.classes), in_chans=description.channels)
-    except RuntimeError as error:
-        raise InvalidArgument("no model has this name", asked="model", given=repr(model)) from error
-
-
-def _check_model(model: nn.Module, inputs: Inputs) -> None:
-    """Refuse a model that cannot classify the source, or gives NaN, before training."""
-    out = classifier_of(model).out_features
-    if out != len(inputs.classes):
-        raise InvalidArgument(
-            "the model gives one logit per source class",
-            asked=f"{len(inputs.classes)} classes",
-            given=f"{out} logits",
-            mend=f"create it with num_classes={len(inputs.classes)}",
-        )
-    images = inputs.source.fetch(range(min(2, len(inputs.source)))).images
-    try:
-        seen = see(model, [inputs.source.fetch(range(min(2, len(inputs.source))))])
-    except RuntimeError as error:
-        raise InvalidArgument(
-            "the model does not take these images", asked=f"images {tuple(images.shape[1:])}", given=str(error)[:200]
-        ) from error
-    if not bool(torch.isfinite(seen.features).all() & torch.isfinite(seen.logits).all()):
-        raise InvalidArgument("the model's features are not finite before training", given="NaN or infinity")
 
 
 def _named(progress: Progress | None, name: str) -> Progress | None:

@@ -39,11 +39,14 @@ class CollapseRule:
         fewest: the smallest number of effective predicted classes that is not suspicious.
         agreement: the smallest share of target images that must keep the label source-only gave them.
         moved: the largest total-variation distance between the predicted class shares of source-only and of this run.
+
+    Set on early runs from UCI to MNIST digits (no healthy run of any method had less agreement than 0.52 or more moved
+    than 0.39); the study ``transfer/methods`` says how often they are right on all runs.
     """
 
     fewest: float = 1.5
-    agreement: float = 0.4
-    moved: float = 0.5
+    agreement: float = 0.5
+    moved: float = 0.42
 
 
 def collapse_alarm(

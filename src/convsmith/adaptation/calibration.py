@@ -7,9 +7,14 @@ Covariate Shift via Unsupervised Domain Adaptation, AISTATS 2020 (importance wei
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convsmith.adaptation.examine import Seen, see
+from convsmith.adaptation.inputs import Inputs
+from convsmith.adaptation.result import Predictions
+from convsmith.adaptation.validators import density_ratio
+from convsmith.data import Loader
 from convsmith.errors import InvalidArgument
 
 
@@ -41,3 +46,24 @@ def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = Non
             b = low + golden * (high - low)
             at_b = loss(b)
     return 2 / (low + high)
+
+
+def calibrated(model: nn.Module, inputs: Inputs, source: Seen, target: Seen) -> Predictions:
+    """Return the predictions for every target image; ``source`` and ``target`` are finished passes of ``model``."""
+    weights = None
+    if min(len(source.labels), len(target.logits)) >= 20:
+        training = see(model, Loader(inputs.source, 512)).features
+        weights = density_ratio(
+            training.double(), target.features.double(), source.features.double(), limit=1000, inverse_penalty=0.1
+        )
+        # a few source images must not decide alone
+        weights = weights.clamp_max(10 * float(weights.median().clamp_min(1e-6)))
+    temperature = fit_temperature(source.logits, source.labels, weights)
+    names = getattr(inputs.target.store, "names", None)
+    return Predictions(
+        index=inputs.target.index,
+        probabilities=(target.logits / temperature).softmax(1),
+        temperature=temperature,
+        classes=inputs.classes,
+        names=() if names is None else tuple(str(names[int(r)]) for r in inputs.target.rows),
+    )

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from convsmith.adaptation.alarms import effective_classes, prediction_histogram
+from convsmith.adaptation.alarms import (
+    Alarm,
+    CollapseRule,
+    agreement,
+    collapse_alarm,
+    effective_classes,
+    moved_mass,
+    negative_transfer_alarm,
+    prediction_histogram,
+)
 from convsmith.adaptation.features import features_and_logits
+from convsmith.adaptation.result import Reference
 from convsmith.adaptation.validators import VALIDATORS, Evidence, guarded, measure, oriented
 from convsmith.adaptation.weighting import evaluating
 from convsmith.data.batch import Batch
@@ -49,7 +59,8 @@ class Examiner:
         source_training: source images for validators that compare densities.
         validators: names of all that are computed.
         chosen: the one that selects; None selects nothing.
-        reference_accuracy: source-only's accuracy on held-out source images, for the guard.
+        reference: source-only's predictions and measurements, for the guard and the alarms in the log.
+        collapse: thresholds of the collapse alarm.
         target_labels: only where the caller asked for an oracle; they are reported as ``oracle_accuracy``.
     """
 
@@ -57,7 +68,8 @@ class Examiner:
     source_training: Iterable[Batch]
     validators: tuple[str, ...]
     chosen: str | None
-    reference_accuracy: float | None = None
+    reference: Reference | None = None
+    collapse: CollapseRule | None = None
     target_labels: Tensor | None = None
 
     def __call__(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
@@ -91,6 +103,25 @@ class Examiner:
         if self.target_labels is not None:
             found["oracle_accuracy"] = measure("oracle", evidence)
         found["selection"] = accuracy if self.chosen is None else oriented(self.chosen, found[self.chosen])
-        if self.chosen is not None and not guarded(accuracy, self.reference_accuracy):
-            found["selection"] = EXCLUDED
+        if self.reference is not None:
+            if self.chosen is not None and not guarded(accuracy, self.reference.measurements["source_accuracy"]):
+                found["selection"] = EXCLUDED
+            raised = {alarm.kind for alarm in self.alarms(p, found)}
+            found["agreement"] = agreement(p, self.reference.probabilities)
+            found["moved"] = moved_mass(p, self.reference.probabilities)
+            found["collapse_alarm"] = float("collapse" in raised)
+            found["negative_transfer_alarm"] = float("negative-transfer" in raised)
         return found
+
+    def alarms(self, probabilities: Tensor, found: Mapping[str, float]) -> tuple[Alarm, ...]:
+        """Return the alarms of target ``probabilities`` [n, K] with these measurements.
+
+        Negative transfer is judged by the validator that selects, and by InfoMax where none does or target labels do.
+        """
+        base = None if self.reference is None else self.reference
+        raised = [collapse_alarm(probabilities, None if base is None else base.probabilities, self.collapse)]
+        judge = self.chosen if self.chosen is not None and self.chosen != "oracle" else "infomax"
+        if base is not None and judge in found and judge in base.measurements:
+            ours, theirs = (oriented(judge, float(m[judge])) for m in (found, base.measurements))
+            raised.append(negative_transfer_alarm(judge, ours, theirs))
+        return tuple(alarm for alarm in raised if alarm is not None)

@@ -14,7 +14,7 @@ from convsmith.studies.digit_transfer import DATA, DIRECTIONS, VALIDATOR, last_a
 from convsmith.studies.statistics import interval, paired_difference
 
 FIRST = ("first-10", "first-5", "first-3")
-RANDOM = ("random-5@1", "random-5@2", "random-5@3", "random-3@1", "random-3@2", "random-3@3")
+RANDOM = ("random-5@1", "random-5@2", "random-5@3", "random-3@1", "random-3@2", "random-3@4")
 #: these run on every target set, the others on the first ones only
 CENTRAL = ("source-only", "dann", "san", "pada")
 OTHERS = ("dan", "cdan", "adda", "iwan", "etn", "ba3us", "afn", "ar", "arpm")
