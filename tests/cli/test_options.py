@@ -21,6 +21,7 @@ class Arguments(Work):
     schedule: Literal["cosine", "step"] = option("cosine", "how lr falls")
     flip: bool = option(True, "mirror images")
     fractions: tuple[float, ...] = option((0.5, 1.0), "parts")
+    crop: tuple[int, int] = option((0, 0), "two sides")
     images: tuple[str, ...] = option((), "files", positional=True, metavar="IMAGE")
 
 
@@ -86,6 +87,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(file):
         ("schedule: linear", "schedule must be one of cosine, step"),
         ("flip: 1", "flip must be true or false"),
         ("fractions: 0.5", "fractions must be a list, each a number"),
+        ("crop: [1, 2, 3]", "crop must be a list of 2, each a whole number"),
         ("resume: true", "no setting of this name"),
         ("verb: adapt", "for another verb"),
         ("- a\n- b", "'key: value' lines"),

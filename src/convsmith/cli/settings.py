@@ -118,7 +118,10 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             return False, None
-        members = [_fit(item, get_args(kind)[0]) for item in value]
+        kinds = get_args(kind)
+        if kinds[-1] is not Ellipsis and len(kinds) != len(value):
+            return False, None
+        members = [_fit(item, kinds[0]) for item in value]
         return all(fits for fits, _ in members), tuple(result for _, result in members)
     if kind is type(None):
         return value is None, None
@@ -148,7 +151,9 @@ def spelled(kind: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(choice) for choice in get_args(kind))
     if origin is tuple:
-        return f"a list, each {spelled(get_args(kind)[0])}"
+        kinds = get_args(kind)
+        count = "" if kinds[-1] is Ellipsis else f" of {len(kinds)}"
+        return f"a list{count}, each {spelled(kinds[0])}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     return words.get(kind, getattr(kind, "__name__", str(kind)))
 
