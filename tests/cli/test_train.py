@@ -101,6 +101,16 @@ def test_overwrite_replaces_the_run(run, tmp_path):
     assert not (folder / "stale.txt").exists()
 
 
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main.main([*WORDS, "--epochs", "3", "--dry-run", "--json"]) == 0
+    heard = capsys.readouterr().out
+    said = json.loads(heard.splitlines()[-1])
+    assert (said["steps"], said["run"]) == (57, "runs/train-1")
+    assert f"{said['parameters']:,} parameters" in heard
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_folders_are_made_up_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):

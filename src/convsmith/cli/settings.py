@@ -53,6 +53,7 @@ def checked(verb: str, arguments: type[Any], text: str, *, where: str) -> dict[s
 
     try:
         loaded = yaml.safe_load(text)
+        _refuse_repeated(yaml.compose(text, yaml.SafeLoader), where)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark is not None else ""
@@ -93,6 +94,14 @@ def checked(verb: str, arguments: type[Any], text: str, *, where: str) -> dict[s
             )
         values[name] = converted(value, allowed[name], name=str(key), where=where)
     return values
+
+
+def _refuse_repeated(node: Any, where: str) -> None:
+    """Refuse a key that stands twice, which YAML readers otherwise settle silently in favour of the last."""
+    keys = [key.value for key, _ in node.value] if getattr(node, "id", "") == "mapping" else []
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InvalidArgument("a setting stands twice in the file", asked=where, given=repr(key), mend="keep one")
 
 
 def converted(value: Any, kind: Any, *, name: str, where: str) -> Any:

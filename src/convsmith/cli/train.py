@@ -14,13 +14,14 @@ from convsmith.errors import InvalidArgument, MissingExtra
 if TYPE_CHECKING:
     from torch import nn
 
-    from convsmith.data import ImageData, ImageSplit
+    from convsmith.data import ImageData, ImageSplit, Loader
     from convsmith.models.storage import ModelRecipe
     from convsmith.training import FitResult, Task
 
 EXAMPLES = (
     "train --model cs_resnet20 --data digits --augment digits --epochs 20 --out runs/first",
     "train --preset train-digits --seed 1",
+    "train --preset train-second-order --dry-run",
     "train --model resnet50 --pretrained --data imagefolder:photos --size 224 --pooling isqrt-cov --lr 0.01",
     "train --out runs/first --resume",
 )
@@ -32,6 +33,7 @@ class Arguments(classifier.ModelOptions, data_options.DataOptions, loop_options.
 
     augment: str = option("none", "random changes of training images; see methods augmentation", metavar="NAME")
     label_smoothing: float = option(0.0, "share of probability spread over all classes", metavar="X")
+    dry_run: bool = option(False, "check everything, say what would be done, write nothing")
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -47,12 +49,15 @@ def run(arguments: Arguments) -> dict[str, Any]:
     model, recipe = classifier.create(arguments, images.description)
     task = training.ClassificationTask(model, len(images.classes), arguments.label_smoothing)
     classifier.check_takes(model, images.train)
-    folder = run_folder.open_run("train", arguments)
     counts = ", ".join(f"{count:,} {name}" for name, count in images.description.counts.items())
     parameters = sum(weight.numel() for weight in model.parameters())
     terminal.say(f"network {arguments.model}, {parameters:,} parameters", f"images  {arguments.data}: {counts}")
+    loader = training_loader(images, arguments)
+    if arguments.dry_run:
+        return plan(len(loader), parameters, arguments)
+    folder = run_folder.open_run("train", arguments)
     try:
-        result = fit(task, images, arguments, folder)
+        result = fit(task, loader, images, arguments, folder)
     except (InvalidArgument, MissingExtra):
         run_folder.discard(folder, arguments)
         raise
@@ -63,12 +68,20 @@ def run(arguments: Arguments) -> dict[str, Any]:
     return conclude(model, recipe, images, result, arguments, folder)
 
 
-def fit(task: Task, images: ImageData, arguments: Arguments, folder: Path) -> FitResult:
-    """Run the loop under a bar."""
+def plan(batches: int, parameters: int, arguments: Arguments) -> dict[str, Any]:
+    """Say what a run would do."""
+    steps = loop_options.train_config(arguments).total_steps(batches)
+    folder = run_folder.check("train", arguments)
+    terminal.say(f"updates {steps:,} of {arguments.batch_size * arguments.accumulate} images", f"run     {folder}")
+    return {"run": str(folder), "steps": steps, "parameters": parameters}
+
+
+def training_loader(images: ImageData, arguments: Arguments) -> Loader:
+    """Return the batches of this process; an incomplete last batch is left out unless it is the only one."""
     from convsmith import data, training
 
     rank, world = training.rank_and_world()
-    loader = data.Loader(
+    return data.Loader(
         images.train,
         arguments.batch_size,
         seed=arguments.seed,
@@ -78,6 +91,12 @@ def fit(task: Task, images: ImageData, arguments: Arguments, folder: Path) -> Fi
         world=world,
         drop_last=len(images.train) >= arguments.batch_size * world,
     )
+
+
+def fit(task: Task, loader: Loader, images: ImageData, arguments: Arguments, folder: Path) -> FitResult:
+    """Run the loop under a bar."""
+    from convsmith import data, training
+
     validation = data.Loader(images.validation, arguments.batch_size) if len(images.validation) else None
     with progress("train") as callback:
         return training.fit(
