@@ -112,7 +112,7 @@ def save_model(folder: Path | str, model: nn.Module, recipe: ModelRecipe) -> Pat
         weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     file = folder / f"{STEM}.safetensors"
     draft = folder / f".{STEM}.safetensors.writing"
-    save_file(weights, draft, metadata={"format": "pt", "model": recipe.name})
+    save_file(weights, draft, metadata={"format": "pt"})
     draft.replace(file)
     text = json.dumps({"format": FORMAT, **recipe.to_json()}, indent=1)
     draft = folder / f".{STEM}.json.writing"
