@@ -142,3 +142,14 @@ def test_shared_weights_are_saved_and_come_back(tmp_path):
     model.bn1.bias = model.bn1.weight
     save_model(tmp_path, model, ModelRecipe("cs_resnet20", SMALL))
     torch.testing.assert_close(load_model(tmp_path).model.bn1.bias, model.bn1.weight, rtol=0, atol=0)
+
+
+def test_a_pooled_model_comes_back(tmp_path):
+    torch.manual_seed(5)
+    arguments = {"in_chans": 1, "num_classes": 3, "width": 4, "depth": 8}
+    recipe = ModelRecipe("cs_resnet20", arguments, pooling={"pooling": "isqrt-cov", "dim": 8, "num_classes": 3})
+    model = build(recipe).train()
+    model(torch.randn(8, 1, 8, 8))  # running statistics of its own
+    save_model(tmp_path, model, recipe)
+    x = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(load_model(tmp_path).model(x), model.eval()(x), rtol=0, atol=0)
