@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from convsmith.compression import InterleavedGroupConv2d, InterleavedStructuredConv2d, backends, composite_kernel, cost
+from convsmith.compression import (
+    InterleavedGroupConv2d,
+    InterleavedStructuredConv2d,
+    backends,
+    composite_kernel,
+    cost,
+    onednn,
+)
 from convsmith.errors import InvalidArgument
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -73,9 +80,9 @@ def test_second_derivatives_of_the_view_products():
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("batch", [1, 5])
 def test_packed_convolutions(name, backend, batch, monkeypatch):
-    if not backends.packing_works():
+    if not onednn.packing_works():
         pytest.skip("this build of torch has no oneDNN convolution")
-    monkeypatch.setattr(backends, "PIECE_BYTES", 2 * 12 * 20 * 4)  # two images a piece
+    monkeypatch.setattr(onednn, "PIECE_BYTES", 2 * 12 * 20 * 4)  # two images a piece
     layer = CHAINS[name](backend=backend)
     x = torch.randn(batch, layer.in_channels, 5, 4).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():

@@ -19,6 +19,7 @@ from convsmith.compression.conditions import (
 )
 from convsmith.compression.convert import available, compress, plan_compression, rebuild, recipes
 from convsmith.compression.cost import CONVENTIONS, Cost, LayerCost, cost
+from convsmith.compression.folding import fold_for_inference
 from convsmith.compression.int8 import Int8Model, finish
 from convsmith.compression.interleaved import (
     ChannelOrder,
@@ -75,6 +76,7 @@ __all__ = [
     "cost",
     "dense_convolution",
     "finish",
+    "fold_for_inference",
     "from_dense",
     "interleaved",
     "is_complementary",

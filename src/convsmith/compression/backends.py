@@ -16,10 +16,8 @@ the measurement. While a graph is traced, compiled, exported or counted, ``auto`
 
 from __future__ import annotations
 
-import functools
 import math
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,14 +25,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from convsmith.compression import onednn
 from convsmith.compression.contraction import contract
 from convsmith.compression.wiring import Order, Wiring
 from convsmith.errors import InvalidArgument
-
-#: bytes of one piece of a batch in the packed backend: input, middle and output of a piece stay in a core's cache
-PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -109,8 +104,13 @@ def by_dense(x: Tensor, chain: Chain) -> Tensor:
     if torch.is_grad_enabled() and any(weight.requires_grad for weight in chain.weights):
         kernel = dense_kernel(list(chain.weights), chain.wiring)
     else:
-        layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
-        kernel = _kept(chain, f"dense {layout}", lambda: _composite(chain).contiguous(memory_format=layout))
+        layout = torch.channels_last if onednn.is_channels_last(x) else torch.contiguous_format
+        kernel = onednn.kept(
+            chain,
+            list(chain.weights),
+            ("dense", layout),
+            lambda: _composite(chain).contiguous(memory_format=layout),
+        )
     return F.conv2d(x, kernel, None, g.stride, g.padding, g.dilation)
 
 
@@ -118,23 +118,27 @@ def by_packed(x: Tensor, chain: Chain) -> Tensor:
     """Run grouped convolutions on packed weights, a piece of the batch at a time."""
     _check_packable(x, chain, "packed")
     factors = chain.wiring.factors
+    settings = [
+        _settings(chain.geometry if position == 0 else ChainGeometry(), factor.groups)
+        for position, factor in enumerate(factors)
+    ]
 
     def pack() -> list[Tensor]:
-        return [
-            _pack(weight.detach(), chain.geometry if position == 0 else ChainGeometry(), factor.groups, x)
-            for position, (weight, factor) in enumerate(zip(chain.weights, factors, strict=True))
-        ]
+        packed = []
+        for position, (weight, factor, given) in enumerate(zip(chain.weights, factors, settings, strict=True)):
+            like = x if position == 0 else _like_output(x, factor.in_channels, chain.geometry)
+            packed.append(onednn.pack(weight, like, **given))
+        return packed
 
-    packed = _kept(chain, f"packed {tuple(x.shape)}", pack)
+    weights = onednn.kept(chain, list(chain.weights), ("packed", tuple(x.shape)), pack)
 
     def piece(x: Tensor) -> Tensor:
-        for position, (weight, factor) in enumerate(zip(packed, factors, strict=True)):
-            g = chain.geometry if position == 0 else ChainGeometry()
-            x = _packed_convolution(_shuffled(x, factor.order), weight, g, factor.groups)
+        for weight, factor, given in zip(weights, factors, settings, strict=True):
+            x = onednn.packed_convolution(_shuffled(x, factor.order), weight, **given)
         return _shuffled(x, chain.wiring.final_order)
 
     largest = max(max(factor.in_channels, factor.out_channels) for factor in factors)
-    step = max(1, PIECE_BYTES // (largest * x.shape[2] * x.shape[3] * x.element_size()))
+    step = max(1, onednn.PIECE_BYTES // (largest * x.shape[2] * x.shape[3] * x.element_size()))
     if step >= len(x):
         return piece(x)
     first = piece(x[:step])
@@ -145,11 +149,19 @@ def by_packed(x: Tensor, chain: Chain) -> Tensor:
     return out
 
 
+def _like_output(x: Tensor, channels: int, g: ChainGeometry) -> Tensor:
+    """Return a storage-free tensor shaped like the first factor's output."""
+    sides = [(n + 2 * g.padding - g.dilation * (g.kernel_size - 1) - 1) // g.stride + 1 for n in x.shape[2:]]
+    return x.new_empty(()).expand(len(x), channels, *sides)
+
+
 def by_packed_dense(x: Tensor, chain: Chain) -> Tensor:
     """Run one dense convolution on the packed composite kernel."""
     _check_packable(x, chain, "packed-dense")
-    packed = _kept(chain, f"packed-dense {tuple(x.shape)}", lambda: _pack(_composite(chain), chain.geometry, 1, x))
-    return _packed_convolution(x, packed, chain.geometry, 1)
+    given = _settings(chain.geometry, 1)
+    name = ("packed-dense", tuple(x.shape))
+    packed = onednn.kept(chain, list(chain.weights), name, lambda: onednn.pack(_composite(chain), x, **given))
+    return onednn.packed_convolution(x, packed, **given)
 
 
 BACKENDS: dict[str, Callable[[Tensor, Any], Tensor]] = {
@@ -191,7 +203,7 @@ def forget_choices() -> None:
 
 
 def _chosen(x: Tensor, chain: Chain) -> str:
-    if _is_traced(x):
+    if onednn.is_traced(x):
         return "group"
     gradient = _needs_gradient(x, chain)
     autocast = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
@@ -202,7 +214,7 @@ def _chosen(x: Tensor, chain: Chain) -> str:
         x.dtype,
         autocast,
         x.device,
-        _is_channels_last(x),
+        onednn.is_channels_last(x),
         gradient,
         torch.get_num_threads(),
     )
@@ -240,79 +252,13 @@ def _needs_gradient(x: Tensor, chain: Chain) -> bool:
     return torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in chain.weights))
 
 
-def _is_traced(x: Tensor) -> bool:
-    """Whether operators are being recorded or counted instead of run, so that measuring would mean nothing."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or type(x) not in (Tensor, nn.Parameter)
-        or x.device.type == "meta"
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or _get_current_dispatch_mode() is not None
-    )
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-
-
-# ------------------------------------------------------------------ what is kept between calls
-
-_KEPT: weakref.WeakKeyDictionary[Any, tuple[tuple[Any, ...], dict[str, Any]]] = weakref.WeakKeyDictionary()
-
-
-def _kept(chain: Chain, name: str, make: Callable[[], Any]) -> Any:
-    """Return ``make()``, kept until a weight of the chain is changed or replaced."""
-    if any(weight.is_inference() for weight in chain.weights):
-        return make()  # such weights do not count their changes
-    version = tuple((id(weight), weight.data_ptr(), weight._version, weight.dtype) for weight in chain.weights)
-    held = _KEPT.get(chain)
-    if held is None or held[0] != version:
-        held = (version, {})
-        _KEPT[chain] = held
-    if name not in held[1]:
-        if len(held[1]) >= 8:
-            held[1].clear()  # shapes that keep changing must not fill the memory
-        held[1][name] = make()
-    return held[1][name]
-
-
 def _composite(chain: Chain) -> Tensor:
     with torch.no_grad():
         return dense_kernel([weight.detach() for weight in chain.weights], chain.wiring)
 
 
-# ------------------------------------------------------------------ oneDNN with packed weights
-
-
-@functools.cache
-def packing_works() -> bool:
-    """Whether this build of torch packs convolution weights for oneDNN, tried once on a small layer."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
-        return False
-    weight, x = torch.randn(8, 2, 1, 1), torch.randn(1, 8, 3, 3).contiguous(memory_format=torch.channels_last)
-    try:
-        y = _packed_convolution(x, _pack(weight, ChainGeometry(), 4, x), ChainGeometry(), 4)
-    except RuntimeError:
-        return False
-    return torch.allclose(y, F.conv2d(x, weight, groups=4), rtol=1e-4, atol=1e-4)
-
-
-def _pack(weight: Tensor, g: ChainGeometry, groups: int, x: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_convolution_weight(
-        weight.contiguous(memory_format=torch.channels_last),
-        [g.padding] * 2,
-        [g.stride] * 2,
-        [g.dilation] * 2,
-        groups,
-        [1, weight.shape[1] * groups, *x.shape[2:]],
-    )
-
-
-def _packed_convolution(x: Tensor, packed: Tensor, g: ChainGeometry, groups: int) -> Tensor:
-    return torch.ops.mkldnn._convolution_pointwise(
-        x, packed, None, [g.padding] * 2, [g.stride] * 2, [g.dilation] * 2, groups, "none", [], ""
-    )
+def _settings(g: ChainGeometry, groups: int) -> dict[str, Any]:
+    return {"groups": groups, "stride": [g.stride] * 2, "padding": [g.padding] * 2, "dilation": [g.dilation] * 2}
 
 
 def _shuffled(x: Tensor, order: Order | None) -> Tensor:
@@ -324,22 +270,15 @@ def _shuffled(x: Tensor, order: Order | None) -> Tensor:
 
 
 def _packing_obstacle(x: Tensor, chain: Chain) -> str | None:
-    if x.device.type != "cpu" or x.dtype != torch.float32 or any(w.dtype != torch.float32 for w in chain.weights):
-        return f"{x.dtype} on {x.device.type}"
-    if torch.is_autocast_enabled("cpu"):
-        return "autocast"
-    if _needs_gradient(x, chain):
-        return "a gradient is needed"
-    if not _is_channels_last(x):
-        return "the input is not channels_last"
-    return None if packing_works() else "this build of torch has no oneDNN convolution"
+    found = onednn.obstacle(x, list(chain.weights))
+    return "the input is not channels_last" if found is None and not onednn.is_channels_last(x) else found
 
 
 def _check_packable(x: Tensor, chain: Chain, name: str) -> None:
-    obstacle = _packing_obstacle(x, chain)
-    if obstacle is not None:
+    found = _packing_obstacle(x, chain)
+    if found is not None:
         raise InvalidArgument(
             f"the backend {name!r} runs float32 channels_last images on a CPU without gradients",
-            given=obstacle,
+            given=found,
             mend="use backend='auto', or torch.no_grad() and x.contiguous(memory_format=torch.channels_last)",
         )
