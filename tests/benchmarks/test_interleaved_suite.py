@@ -1,0 +1,29 @@
+"""The suite's naive pair is the definition, and the suite runs to a complete record."""
+
+import torch
+
+from convsmith.benchmarks.contract import Bench
+from convsmith.benchmarks.interleaved import _pair, naive_pair
+from convsmith.compression import InterleavedGroupConv2d, composite_kernel
+
+
+def test_the_naive_pair_is_the_composite_in_both_layouts():
+    chain = InterleavedGroupConv2d(4, 3, 1)
+    x = torch.randn(2, 12, 5, 5)
+    expected = torch.nn.functional.conv2d(x, composite_kernel(chain))
+    torch.testing.assert_close(naive_pair(x, chain), expected, rtol=1e-5, atol=1e-5)
+    last = naive_pair(x.contiguous(memory_format=torch.channels_last), chain)
+    torch.testing.assert_close(last, expected, rtol=1e-5, atol=1e-5)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_small_case_holds_every_backend_and_the_choice():
+    bench = Bench(quick=True)
+    with torch.no_grad():
+        for layout in ("channels first", "channels last"):
+            _pair(bench, 12, 4, 2, 4, 3, layout)
+    first, last = bench.cases
+    assert {"ours, group", "ours, matmul", "ours, dense", "ours, auto"} <= set(first.arms)
+    assert first.settings["auto chose"] in {"group", "matmul", "dense"}
+    assert first.settings["MACs"] == 2 * 16 * (4 * 9 + 3 * 16)
+    assert len(last.arms) >= len(first.arms)
