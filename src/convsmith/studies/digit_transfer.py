@@ -135,7 +135,9 @@ def train(
         precision="fp32",
         evaluate_every=recipe.evaluate_every,
     )
-    fit(task, both, config, validation=Loader(world.validation, 1000))
+    result = fit(task, both, config, validation=Loader(world.validation, 1000))
+    if result.interrupted:
+        raise KeyboardInterrupt("stopped in the middle of a run, which does not count")
     return task
 
 
