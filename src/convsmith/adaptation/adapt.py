@@ -168,9 +168,7 @@ def _train(
         _loader(inputs.source, plan.batch_size, config.seed), _loader(inputs.target, plan.batch_size, config.seed)
     ).sharded(rank, world)
     steps = config.total_steps(len(loader))
-    domains = Domains(
-        Loader(inputs.source, 512), Loader(inputs.target, 512).sharded(rank, world), len(inputs.classes), steps
-    )
+    domains = Domains(Loader(inputs.source, 512), _whole(inputs.target, rank, world), len(inputs.classes), steps)
     torch.manual_seed(config.seed)
     task: DomainTask = METHODS[method](copy.deepcopy(model), domains, settings)
     names = {"entropy", "infomax"} | ({plan.validator} if plan.validator is not None else set())
@@ -272,6 +270,12 @@ def _loader(split: ImageSplit, batch_size: int, seed: int) -> Loader:
     return Loader(
         split, batch_size, seed=seed, shuffle=True, augment=split.augment != "none", drop_last=len(split) >= batch_size
     )
+
+
+def _whole(split: ImageSplit, rank: int, world: int) -> Loader:
+    """Return all images in batches that leave no process without a share of the last one."""
+    size = next(b for b in range(512, 0, -1) if not 0 < len(split) % (b * world) < world or b == 1)
+    return Loader(split, size).sharded(rank, world)
 
 
 def _evaluating(config: TrainConfig, batch_size: int, inputs: Inputs) -> TrainConfig:
