@@ -22,7 +22,7 @@ VERBS: Mapping[str, str] = {
     "train": "train a classifier, with second-order pooling if asked",
     "evaluate": "measure a trained model: accuracy, calibration, intervals",
     "compress": "make a network smaller: interleave, low rank, prune, quantise",
-    "plan": "show what each compression would save, without doing it",
+    "plan": "show which interleaved structure fits a budget",
     "explain": "find the channels that carried each prediction",
     "detect": "tell adversarial inputs from clean ones by their routes",
     "adapt": "carry a labelled source over to an unlabelled target",

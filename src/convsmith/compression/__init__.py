@@ -9,6 +9,7 @@ from convsmith.compression.blocks import (
     MergeAndRunBlock,
     xception_block,
 )
+from convsmith.compression.chooser import Structure, chain_params, structures, widest_bound, widest_pairs
 from convsmith.compression.conditions import (
     Condition,
     balanced_cost,
@@ -66,10 +67,12 @@ __all__ = [
     "Projection",
     "Row",
     "Size",
+    "Structure",
     "Wiring",
     "available",
     "balanced_cost",
     "balanced_partition",
+    "chain_params",
     "composite_kernel",
     "compress",
     "condition",
@@ -98,5 +101,8 @@ __all__ = [
     "shuffle",
     "shuffled",
     "size",
+    "structures",
+    "widest_bound",
+    "widest_pairs",
     "xception_block",
 ]
