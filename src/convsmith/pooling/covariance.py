@@ -73,7 +73,10 @@ def _upper_index(d: int, device: torch.device) -> Tensor:
         row, column = torch.triu_indices(d, d, device=device)
         return row * d + column
     with torch.inference_mode(False):
-        return _upper(d, device)
+        index = _upper(d, device)
+    if type(index) is not Tensor:
+        _upper.cache_clear()  # made under a fake-tensor mode: a later real call must not find it
+    return index
 
 
 def triu_size(d: int) -> int:
