@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from convsmith.studies import digit_transfer, load_all, transfer_classes, transfer_convergence, transfer_methods
+from convsmith.studies import digit_transfer, load_all, transfer_convergence, transfer_methods, transfer_target_classes
 from convsmith.studies.contract import STUDIES, Study
 from convsmith.studies.digit_transfer import DIRECTIONS, Recipe, last_accuracy, run, selected_accuracy, target_set
 
@@ -66,9 +66,9 @@ def accuracies(dann, san, base=((60, 61, 62), (60, 61, 63), (60, 62, 61))):
 
 
 def test_the_rule_of_target_classes():
-    assert transfer_classes.decide(accuracies((10, -10, -20), (5, 15, 10)))[0] == "reproduced"
-    assert transfer_classes.decide(accuracies((10, -10, -20), (5, -5, -5)))[0] == "partly"
-    assert transfer_classes.decide(accuracies((0, 10, 20), (0, -5, -5)))[0] == "not reproduced"
+    assert transfer_target_classes.decide(accuracies((10, -10, -20), (5, 15, 10)))[0] == "reproduced"
+    assert transfer_target_classes.decide(accuracies((10, -10, -20), (5, -5, -5)))[0] == "partly"
+    assert transfer_target_classes.decide(accuracies((0, 10, 20), (0, -5, -5)))[0] == "not reproduced"
 
 
 def test_the_rule_of_methods():
@@ -111,7 +111,7 @@ def test_a_study_runs_to_a_verdict_on_tiny_runs(name, monkeypatch):
     module = {
         "ablation": "transfer_ablation",
         "convergence": "transfer_convergence",
-        "target-classes": "transfer_classes",
+        "target-classes": "transfer_target_classes",
     }
     monkeypatch.setattr(
         f"convsmith.studies.{module[name.split('/')[1]]}.run",
