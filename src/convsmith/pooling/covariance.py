@@ -117,4 +117,4 @@ def matrix_from_triu(v: Tensor, *, isometric: bool = False) -> Tensor:
 
 def _isometry(d: int, like: Tensor) -> Tensor:
     row, column = torch.triu_indices(d, d, device=like.device)
-    return torch.where(row == column, 1.0, math.sqrt(2.0)).to(like.dtype)
+    return 1.0 + (row != column).to(like.dtype) * (math.sqrt(2.0) - 1.0)

@@ -84,7 +84,7 @@ def matrix_sqrt(
     if size is None:
         root = _root(a, method, iterations, backward)
         if method in ("newton-schulz", "polar-express"):
-            warn_if_diverged(a, root)
+            warn_if_diverged(a, root, overshoot=1.0 if method == "newton-schulz" else 2.0)
         return root.reshape(*batch, *root.shape[-2:])
     alive = size > 0
     safe = torch.where(alive, size, 1.0)

@@ -70,25 +70,26 @@ def warn_if_unsafe(iterations: int, dtype: torch.dtype) -> None:
         )
 
 
-def warn_if_diverged(a: Tensor, y: Tensor) -> None:
+def warn_if_diverged(a: Tensor, y: Tensor, overshoot: float = 1.0) -> None:
     """Warn when the iteration left its region of convergence on a matrix that was not pre-normalised.
 
-    Inside the region ``Y^2 <= A``, so ``|Y|_F^2 <= tr A`` and ``tr Y >= 0``. Costs one synchronisation.
+    Inside the region ``Y <= overshoot A^(1/2)`` (one for Newton-Schulz, two for the minimax steps), so
+    ``|Y|_F^2 <= overshoot^2 tr A`` and ``tr Y >= 0``. Costs one synchronisation.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return
     with torch.no_grad():
         energy = y.square().sum((-2, -1))
         trace = a.diagonal(dim1=-2, dim2=-1).sum(-1)
-        good = (energy <= 1.01 * trace.clamp(min=0)) & (y.diagonal(dim1=-2, dim2=-1).sum(-1) >= 0)
+        good = (energy <= 1.01 * overshoot**2 * trace.clamp(min=0)) & (y.diagonal(dim1=-2, dim2=-1).sum(-1) >= 0)
         bad = int((~good).sum())
     if bad:
         warnings.warn(
-            f"the Newton-Schulz iteration diverged on {bad} of {good.numel()} matrices: without pre-normalisation it"
-            f" needs every eigenvalue below 3, and the largest trace here is {float(trace.max()):.3g}."
+            f"the iteration diverged on {bad} of {good.numel()} matrices: without pre-normalisation it needs every"
+            f" eigenvalue below {3 if overshoot == 1 else 1}, and the largest trace here is {float(trace.max()):.3g}."
             ' Use normalization="trace" (or "frobenius").',
             RuntimeWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -65,18 +65,18 @@ class Logarithm(SpectralFunction):
     def slope(self, x: Tensor, y: Tensor) -> Tensor:
         x, y = torch.broadcast_tensors(x + self.ridge, y + self.ridge)
         larger, lower = torch.where(x > y, x, y), torch.where(x > y, y, x)
-        return _ratio(lower, larger, 0.0) / larger
+        return _ratio(lower, larger, None) / larger
 
 
-def _ratio(lower: Tensor, larger: Tensor, exponent: float) -> Tensor:
-    """(t^e - 1) / (t - 1) for t = lower / larger in (0, 1], and log(t) / (t - 1) for e = 0; e or 1 where t is 1."""
+def _ratio(lower: Tensor, larger: Tensor, exponent: float | None) -> Tensor:
+    """(t^e - 1) / (t - 1) for t = lower / larger in (0, 1], e where t is 1; without exponent log(t) / (t - 1)."""
     equal = lower == larger
     t = torch.where(larger > 0, lower / torch.where(larger > 0, larger, 1.0), 1.0)
     delta = torch.where(equal | (t <= 0), -1.0, torch.log(torch.where(t > 0, t, 1.0)))
-    top = delta if exponent == 0.0 else torch.expm1(exponent * delta)
-    # the value at t = 1 is e; its slope there, (e - 1) e / 2 per unit of t, keeps second derivatives right
-    first = 1.0 if exponent == 0.0 else exponent
-    second = -0.5 if exponent == 0.0 else exponent * (exponent - 1.0) / 2.0
+    top = delta if exponent is None else torch.expm1(exponent * delta)
+    # first and second Taylor coefficient at t = 1; the second keeps second derivatives right where t is 1
+    first = 1.0 if exponent is None else exponent
+    second = -0.5 if exponent is None else exponent * (exponent - 1.0) / 2.0
     near = first + second * (t - 1.0)
     return torch.where(equal, near, top / torch.expm1(delta))
 
