@@ -138,7 +138,9 @@ def test_lyapunov_solves_its_equation_and_batch_mates_do_not_matter():
 
 def test_taylor_and_pade_lift_zero_to_their_floors():
     zero = torch.zeros(1, 3, 3, dtype=D)
-    assert_close(taylor_root(zero, 10)[0].diagonal(), torch.full((3,), 0.17619705200195312, dtype=D), rtol=1e-13, atol=0)
+    assert_close(
+        taylor_root(zero, 10)[0].diagonal(), torch.full((3,), 0.17619705200195312, dtype=D), rtol=1e-13, atol=0
+    )
     assert_close(pade_root(zero, 5)[0].diagonal(), torch.full((3,), 1 / 11, dtype=D), rtol=1e-12, atol=0)
     assert math.comb(20, 10) / 4**10 == 0.17619705200195312
 

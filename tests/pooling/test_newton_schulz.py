@@ -34,7 +34,9 @@ def spd(b, d, m=None, dtype=D):
 
 def from_spectrum(values, seed=0):
     values = torch.as_tensor(values, dtype=D)
-    q, _ = torch.linalg.qr(torch.randn(len(values), len(values), dtype=D, generator=torch.Generator().manual_seed(seed)))
+    q, _ = torch.linalg.qr(
+        torch.randn(len(values), len(values), dtype=D, generator=torch.Generator().manual_seed(seed))
+    )
     return ((q * values) @ q.mT)[None]
 
 
