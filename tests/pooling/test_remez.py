@@ -14,7 +14,7 @@ D = torch.float64
 
 @pytest.mark.parametrize("interval", [(0.001, 1.0), (0.05, 1.9), (0.3, 1.7), (0.8, 1.2), (0.97, 1.03)])
 def test_the_best_quintic_equioscillates_at_four_points(interval):
-    """Chebyshev: an odd quintic (three coefficients) is the best on [l, u] exactly when its error alternates four times."""
+    """Chebyshev: an odd quintic (three coefficients) is the best on [l, u] when its error alternates four times."""
     step, error = best_quintic(*interval)
     low, high = interval
     x = torch.linspace(low, high, 200_001, dtype=D)

@@ -57,7 +57,8 @@ def run(bench: Bench) -> None:
                 "exact root (eigh)": _both_ways(power_covariance, x, g),
             },
             baseline="published",
-            rounds=9,
+            rounds=7,
+            seconds=8.0,
             settings={"batch": batch, "channels": d, "iterations": 5, "dtype": "float32", "saved_bytes": kept},
             aim=f"isqrt_covariance at least {aim} faster than published" if aim else "",
         )
@@ -77,7 +78,8 @@ def run(bench: Bench) -> None:
         f"every pooling, forward and backward, {side} x {side} map of {d} channels",
         arms,
         baseline="average",
-        rounds=5,
+        rounds=3,
+        seconds=15.0,
         settings={"batch": batch, "channels": d, "dtype": "float32"},
     )
     a = covariance(x.detach())
@@ -95,5 +97,6 @@ def run(bench: Bench) -> None:
         },
         baseline="newton-schulz (5)",
         rounds=5,
+        seconds=8.0,
         settings={"batch": batch},
     )

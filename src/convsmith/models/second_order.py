@@ -135,9 +135,8 @@ def convert_fast_mpncov(weights: Mapping[str, Tensor], *, resnet: bool) -> dict[
                 raise InvalidArgument("a numbered layer of a ResNet that has no weights", asked=original)
             key = f"{child}.{numbered[2]}"
         for pattern, replacement in _RULES:
-            renamed = re.sub(pattern, replacement, key)
-            if renamed != key:
-                key = renamed
+            if re.match(pattern, key):
+                key = re.sub(pattern, replacement, key)
                 break
         else:
             key = f"backbone.{key}"

@@ -66,7 +66,10 @@ def taylor_root(a: Tensor, degree: int = 10) -> Tensor:
 
 
 def pade_root(a: Tensor, degree: int = 5) -> Tensor:
-    """Return the [degree, degree] Pade approximant of A^(1/2), eigenvalues of A in [0, 1], one linear solve."""
+    """Return the [degree, degree] Pade approximant of A^(1/2), eigenvalues of sym(A) in [0, 1], one solve."""
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     p, q = pade_coefficients(degree)
-    return torch.linalg.solve(matrix_polynomial(eye - a, q), matrix_polynomial(eye - a, p))
+    z = eye - (a + a.mT) * 0.5
+    # the denominator is positive on [0, 1], so its factor is Cholesky's
+    factor = torch.linalg.cholesky(matrix_polynomial(z, q))
+    return torch.cholesky_solve(matrix_polynomial(z, p), factor)
