@@ -122,9 +122,10 @@ def _explain_and_guard(model: nn.Module, split: ImageSplit, road: Road, seed: in
     dirty_routes = find_routes(model, dirty, steps=road.route_steps, index=batch.index)
     half, rest = slice(0, road.images), slice(road.images, None)
     detector = RouteDetector(seed=seed).fit(routes[half], dirty_routes[half])
-    score = torch.cat([detector.score(routes[rest]), detector.score(dirty_routes[rest])])
-    truth = torch.cat([torch.zeros(road.images), torch.ones(road.images)])
-    simple = [baseline_features(model, x[rest], "max-probability").vector()[:, 0] for x in (batch.images, dirty)]
+    score, dirty_score = (detector.score(part[rest]).numpy() for part in (routes, dirty_routes))
+    simple, dirty_simple = (
+        baseline_features(model, x[rest], "max-probability").vector()[:, 0].numpy() for x in (batch.images, dirty)
+    )
     fooled = float((model(dirty).argmax(1) != predicted).double().mean())
     share = 0.02
     cut = [
@@ -137,8 +138,8 @@ def _explain_and_guard(model: nn.Module, split: ImageSplit, road: Road, seed: in
         "after_critical_removed": 100 * float(cut[0]),
         "after_random_removed": 100 * float(cut[1]),
         "fooled": 100 * fooled,
-        "detector_auroc": float(auroc(score, truth)),
-        "max_probability_auroc": float(auroc(torch.cat(simple), truth)),
+        "detector_auroc": auroc(score, dirty_score),
+        "max_probability_auroc": auroc(simple, dirty_simple),
     }
 
 
