@@ -172,8 +172,14 @@ def test_large_batches_run_in_pieces(monkeypatch):
     with torch.no_grad():
         y = folded(x)
         torch.testing.assert_close(y, model(x), rtol=1e-4, atol=1e-4)
-    assert sum(seen[1:]) == 5  # the first call counts the activations of one image
-    assert max(seen[1:]) < 5
+    assert set(folded._pieces) == {(5, 3, 16, 16)}
+    assert {1, 5} <= set(seen)  # pieces and the whole batch were measured
+    seen.clear()
+    for step in (1, 2, 5):
+        folded._pieces[(5, 3, 16, 16)] = step
+        with torch.no_grad():
+            torch.testing.assert_close(folded(x), y, rtol=1e-4, atol=1e-4)
+    assert seen == [1] * 5 + [2, 2, 1] + [5]
     plain = fold_for_inference(model, in_pieces=False)
     with torch.no_grad():
         torch.testing.assert_close(plain(x), y, rtol=1e-4, atol=1e-4)

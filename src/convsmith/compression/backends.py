@@ -223,12 +223,18 @@ def _chosen(x: Tensor, chain: Chain) -> str:
     return _CHOICES[key]
 
 
-def measure(x: Tensor, chain: Chain, *, rounds: int = 4) -> dict[str, float]:
-    """Return the shortest time in seconds of every candidate on ``x``; forward and backward where gradients flow."""
+def measure(x: Tensor, chain: Chain, *, rounds: int = 12, limit: float = 0.25) -> dict[str, float]:
+    """Return the shortest time of every candidate on ``x``, in turn; forward and backward where gradients flow.
+
+    Stops after ``rounds`` rounds, or after four once ``limit`` seconds have passed.
+    """
     names = candidates(x, chain)
     gradient = _needs_gradient(x, chain)
     seconds = dict.fromkeys(names, math.inf)
+    start = _now(x.device)
     for repetition in range(rounds + 1):
+        if repetition > 4 and _now(x.device) - start > limit:
+            break
         for name in names:
             began = _now(x.device)
             if gradient:

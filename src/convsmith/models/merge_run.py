@@ -29,12 +29,15 @@ class TwoCopies(nn.Module):
         return torch.cat((x, x), 1)
 
 
-def dmrnet(depth: int = 56, width: int = 1, num_classes: int = 10, in_chans: int = 3, **head: Any) -> StagedNet:
-    """Build a merge-and-run network for small images: stages of 16, 32 and 64 times ``width`` channels a stream.
+def dmrnet(
+    depth: int = 56, width: int = 1, base: int = 16, num_classes: int = 10, in_chans: int = 3, **head: Any
+) -> StagedNet:
+    """Build a merge-and-run network for small images: stages of 1, 2 and 4 times ``base * width`` channels a stream.
 
     Args:
         depth: 6 n + 2; n blocks a stage, each with two branches of two 3x3 convolutions.
         width: multiplier of all widths.
+        base: channels of the first stage before the multiplier.
         num_classes: classes.
         in_chans: channels of the images.
         **head: ``global_pool`` and ``drop_rate`` of `StagedNet`.
@@ -43,13 +46,13 @@ def dmrnet(depth: int = 56, width: int = 1, num_classes: int = 10, in_chans: int
         below = max(depth - (depth - 2) % 6, 8)
         mend = f"nearest: {below} or {below + 6}"
         raise InvalidArgument("a merge-and-run network has 6n + 2 layers", asked="depth", given=depth, mend=mend)
-    before = 16 * width
+    before = base * width
     stem = nn.Sequential(
         nn.Conv2d(in_chans, before, 3, 1, 1, bias=False), nn.BatchNorm2d(before), nn.ReLU(), TwoCopies()
     )
     stages = []
     for number in range(3):
-        out, stride = 16 * width * 2**number, 1 if number == 0 else 2
+        out, stride = base * width * 2**number, 1 if number == 0 else 2
         blocks = []
         for position in range((depth - 2) // 6):
             is_last = number == 2 and position == (depth - 2) // 6 - 1
@@ -57,7 +60,9 @@ def dmrnet(depth: int = 56, width: int = 1, num_classes: int = 10, in_chans: int
             blocks.append(MergeAndRunBlock(before, out, stride if position == 0 else 1, merge=merge))
             before = out
         stages.append((nn.Sequential(*blocks), out if number == 2 else 2 * out, stride))
-    return StagedNet(stem, 32 * width, stages, num_features=before, num_classes=num_classes, in_chans=in_chans, **head)
+    return StagedNet(
+        stem, 2 * base * width, stages, num_features=before, num_classes=num_classes, in_chans=in_chans, **head
+    )
 
 
 def dmrnet_imagenet(

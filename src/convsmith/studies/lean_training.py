@@ -1,0 +1,84 @@
+"""One recipe for every network of the redundancy studies: same images, same order, same number of updates."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from convsmith.compression import cost
+from convsmith.data import ImageData, Loader, load
+from convsmith.training import ClassificationTask, TrainConfig, classification_metrics, fit, predict
+
+DATA = "mnist-5k, 14x14 pixels: 5,000 handwritten digits of MNIST, its own division, no augmentation"
+SPEC, SIZE, BATCH = "mnist-5k", 14, 64
+INPUT = (1, SIZE, SIZE)
+Builder = Callable[[], nn.Module]
+
+
+@functools.cache
+def images() -> ImageData:
+    """Return the images, read once per process."""
+    return load(SPEC, size=SIZE, channels=1)
+
+
+def updates(quick: bool) -> int:
+    """Return the number of updates every arm gets."""
+    return 60 if quick else 300
+
+
+def train(build: Builder, seed: int, steps: int, device: str) -> dict[str, Any]:
+    """Train one network and return its test accuracy in percent with its counts and its time."""
+    data = images()
+    torch.manual_seed(seed)
+    model = build()
+    counted = cost(model, INPUT)
+    begin = time.perf_counter()
+    config = TrainConfig(steps=steps, lr=0.1, weight_decay=1e-4, seed=seed, device=device, precision="fp32")
+    loader = Loader(data.train, BATCH, seed=seed, shuffle=True, drop_last=True)
+    result = fit(ClassificationTask(model, 10), loader, config)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    seconds = time.perf_counter() - begin
+    logits, labels, _ = predict(model, Loader(data.test, 250), device)
+    return {
+        "accuracy": 100 * classification_metrics(logits, labels, seed).top1,
+        "params": counted.params,
+        "macs": counted.macs,
+        "seconds": round(seconds, 2),
+    }
+
+
+def latency(build: Builder, *, batch: int = 1, rounds: int = 15) -> float:
+    """Return the median seconds of one forward pass on the CPU, in evaluation mode, after a warm-up."""
+    model = build().eval().requires_grad_(False)
+    x = torch.randn(batch, *INPUT)
+    times = []
+    with torch.no_grad():
+        for repetition in range(rounds + 5):
+            begin = time.perf_counter()
+            model(x)
+            if repetition >= 5:
+                times.append(time.perf_counter() - begin)
+    return sorted(times)[len(times) // 2]
+
+
+def nearest(make: Callable[[int], nn.Module], target: int, kind: str = "params", step: int = 1) -> int:
+    """Return the width (a multiple of ``step``) whose network comes nearest to ``target`` parameters or MACs."""
+
+    def size(width: int) -> int:
+        with torch.device("meta"):
+            model = make(width)
+        return getattr(cost(model, INPUT), kind) if kind == "macs" else sum(p.numel() for p in model.parameters())
+
+    low = high = step
+    while size(high) < target:
+        low, high = high, 2 * high
+    while high - low > step:
+        middle = (low + high) // (2 * step) * step
+        low, high = (middle, high) if size(middle) < target else (low, middle)
+    return min((low, high), key=lambda width: abs(size(width) - target))
