@@ -35,7 +35,7 @@ from convsmith.compression.method import METHODS
 from convsmith.compression.packing import load_packed_state, packed_state
 from convsmith.compression.plan import Budget, Choice, Plan
 from convsmith.compression.projection import Projection, from_dense, patch_second_moment, project, project_low_rank
-from convsmith.compression.repair import reestimate_batchnorm, repair
+from convsmith.compression.repair import RepairInterrupted, reestimate_batchnorm, repair
 from convsmith.compression.table import Accuracy, Comparison, Row
 from convsmith.compression.wiring import Factor, Order, Wiring, interleaved, mixed_radix, path_counts, shuffle, shuffled
 
@@ -65,6 +65,7 @@ __all__ = [
     "Order",
     "Plan",
     "Projection",
+    "RepairInterrupted",
     "Row",
     "Size",
     "Structure",

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.compression.interleaved import LinearChain
 from convsmith.compression.survey import Layer, Survey, Weighted
-from convsmith.errors import RunFailed, require
+from convsmith.errors import InvalidArgument, RunFailed, require
 
 CRITERIA = ("l1", "bn-scale")
 _ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
@@ -65,6 +66,14 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Any:
 
 def find_groups(model: nn.Module, seen: Survey, skip: Sequence[str] = ()) -> tuple[list[Group], dict[str, str]]:
     """Return the groups that can lose channels, and the reason by root name for those that cannot."""
+    chains = [name for name, module in model.named_modules() if isinstance(module, LinearChain)]
+    if chains:
+        raise InvalidArgument(
+            "channels cannot be followed through interleaved chains, which reorder them",
+            asked="pruning",
+            given=", ".join(chains[:4]),
+            mend="prune first, then interleave",
+        )
     graph = dependency_graph(model, seen.example)
     names = {module: name for name, module in model.named_modules()}
     layers = seen.by_name()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression import int8, lowrank, precision, pruning, sparsity  # noqa: F401  (they register themselves)
+from convsmith.compression import int8, interleave, lowrank, precision, pruning, sparsity  # noqa: F401  (they register themselves)
 from convsmith.compression.budget import Progress
 from convsmith.compression.latency import plan_for_latency
 from convsmith.compression.method import METHODS, Method

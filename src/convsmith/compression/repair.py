@@ -59,6 +59,10 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch], *, limit: i
     return result
 
 
+class RepairInterrupted(RunFailed):
+    """The repair was stopped between two steps; with ``out`` it goes on from its checkpoint."""
+
+
 class RepairTask(ClassificationTask):
     """Classification with a teacher that keeps sparse layers sparse.
 
@@ -147,7 +151,8 @@ def repair(
         teacher: the original; its logits are the soft targets.
         loader: training batches, as `fit` takes them.
         num_classes: of the data.
-        config: the training loop's settings; by default SGD from lr 0.02, cosine, ``epochs`` epochs.
+        config: the training loop's settings; by default SGD from lr 0.02, cosine, gradients clipped
+            at norm 1 (a projected network can start far off), ``epochs`` epochs.
         epochs: used without ``config``.
         distill: weight of the teacher against the labels, in [0, 1]; 0 trains on labels alone.
         temperature: of the distillation.
@@ -159,7 +164,8 @@ def repair(
 
     Raises:
         InvalidArgument: an int8 graph (it cannot be trained: use mode ``"qat"``), ``gradual`` without sparse layers.
-        RunFailed: the loss became infinite, or the run was interrupted (with ``out`` it can be resumed).
+        RunFailed: the loss became infinite.
+        RepairInterrupted: the run was stopped.
     """
     if isinstance(model, Int8Model):
         raise InvalidArgument(
@@ -170,7 +176,7 @@ def repair(
     if gradual and not sparse:
         raise InvalidArgument("only sparse layers can become sparse gradually", given=[r["method"] for r in history])
     work, original = copy.deepcopy(model), copy.deepcopy(teacher)
-    config = config or TrainConfig(epochs=epochs, lr=0.02)
+    config = config or TrainConfig(epochs=epochs, lr=0.02, clip=1.0)
     steps = config.total_steps(len(loader))
     if gradual:
         _densify(work, original, sparse)
@@ -186,7 +192,7 @@ def repair(
     )
     result = fit(task, loader, config, validation=validation, out=out, resume=resume, progress=progress)
     if result.interrupted:
-        raise RunFailed("the repair was interrupted", given=f"{result.steps} of {steps} steps", mend="run it again")
+        raise RepairInterrupted(f"the repair stopped after {result.steps} of {steps} steps")
     task.hold()
     return finish(work).eval()
 

@@ -1,0 +1,98 @@
+"""Interleaving by projection: exact where the kernel has the structure, refused where there is none."""
+
+import pytest
+import torch
+from torch import nn
+
+from convsmith.compression import (
+    InterleavedGroupConv2d,
+    composite_kernel,
+    compress,
+    cost,
+    load_packed_state,
+    packed_state,
+    plan_compression,
+    rebuild,
+    recipes,
+)
+from convsmith.errors import InvalidArgument
+
+IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def network(Plain, settled):
+    torch.manual_seed(0)
+    return settled(Plain(), IMAGES)
+
+
+def test_a_kernel_with_the_structure_is_kept_exactly(network):
+    chain = InterleavedGroupConv2d(4, 4, 3)
+    with torch.no_grad():
+        network.conv2.weight.copy_(composite_kernel(chain))
+    made = compress(network, "interleave", example=IMAGES, energy=0.999, backend="group")
+    assert list(recipes(made)[0]["layers"]) == ["conv2"]
+    assert made.conv2[0].primary == chain.primary
+    with torch.no_grad():
+        torch.testing.assert_close(made(IMAGES), network(IMAGES), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"keep_macs": 0.5}, {"keep_params": 0.6}, {"members": 4}])
+def test_rebuilt_from_its_recipe(network, settings, Plain):
+    made = compress(network, "interleave", example=IMAGES, backend="group", **settings)
+    again = load_packed_state(rebuild(Plain(), recipes(made)), packed_state(made)).eval()
+    with torch.no_grad():
+        assert torch.equal(again(IMAGES), made.eval()(IMAGES))
+    assert type(made.conv3).__name__ == "Conv2d" or made.conv3[1].bias.shape == (16,)
+
+
+def test_plan_counts_are_those_of_the_result(network):
+    for keep in (0.4, 0.7):
+        plan = plan_compression(network, "interleave", example=IMAGES, keep_macs=keep)
+        made = compress(network, "interleave", example=IMAGES, plan=plan)
+        counted = cost(made, (1, 8, 8))
+        assert plan.macs[1] == counted.macs <= keep * cost(network, (1, 8, 8)).macs
+        assert plan.params[1] == counted.params == sum(p.numel() for p in made.parameters())
+
+
+def test_data_aware_projection_is_better_on_its_images(network):
+    error = {}
+    for aware in (True, False):
+        made = compress(network, "interleave", example=IMAGES, members=4, data_aware=aware, skip=("conv3",))
+        with torch.no_grad():
+            error[aware] = (made(IMAGES) - network(IMAGES)).norm()
+    assert error[True] < error[False]
+
+
+def test_what_cannot_be_interleaved_says_why():
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, (3, 1)),
+        nn.Conv2d(8, 8, 3, groups=2),
+        nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(8, 7, 1),
+        nn.Conv2d(7, 12, 3),
+        nn.Flatten(),
+    )
+    plan = plan_compression(model, "interleave", example=torch.randn(2, 4, 12, 12), members=2)
+    text = str(plan.refused)
+    for word in ("not square", "grouped already", "circular", "no partition of 2 of its 8 to 7"):
+        assert word in text
+    with pytest.raises(InvalidArgument, match="member"):
+        compress(model, "interleave", members=0)
+    with pytest.raises(InvalidArgument, match="backend"):
+        compress(model, "interleave", backend="magic")
+    with pytest.raises(InvalidArgument, match="not both"):
+        compress(model, "interleave", members=2, energy=0.5)
+
+
+def test_it_trains(network):
+    made = compress(network, "interleave", example=IMAGES, members=4).train()
+    nn.functional.cross_entropy(made(IMAGES), torch.zeros(16, dtype=torch.long)).backward()
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters())
+
+
+def test_pruning_after_interleaving_is_refused(network):
+    with pytest.raises(InvalidArgument, match="prune first"):
+        compress(network, "interleave,prune-filters", example=IMAGES, members=4)
+    made = compress(network, "prune-filters,interleave", example=IMAGES, keep=0.5, members=2)
+    assert torch.isfinite(made(IMAGES)).all()
