@@ -35,8 +35,8 @@ def convergence(running: Study) -> Outcome:
     total = len(DIRECTIONS) * len(running.seeds) * len(METHODS)
     curves: dict[tuple[str, str], list[list[float]]] = {}
     steps: list[int] = []
-    for direction in DIRECTIONS:
-        for seed in running.seeds:
+    for seed in running.seeds:
+        for direction in DIRECTIONS:
             for method in METHODS:
                 key = f"{direction}|{SET}|{method}|{seed}"
                 cell = running.cell(key, partial(run, direction, SET, method, seed, FINE), total)

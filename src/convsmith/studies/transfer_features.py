@@ -36,16 +36,17 @@ SET = "first-5"
 )
 def features(running: Study) -> Outcome:
     """Measure shares and distances over seeds, and draw one embedding a method."""
-    total = len(DIRECTIONS) * (len(running.seeds) * len(METHODS) + 1)
+    total = len(DIRECTIONS) * (len(running.seeds) * len(METHODS) + 2)
     share: dict[tuple[str, str], list[float]] = {}
     distance: dict[tuple[str, str], list[float]] = {}
     figures = []
-    for direction in DIRECTIONS:
-        for seed in running.seeds:
+    for seed in running.seeds:
+        for direction in DIRECTIONS:
             for method in METHODS:
                 cell = running.cell(f"{direction}|{method}|{seed}", partial(measured, direction, method, seed), total)
                 share.setdefault((direction, method), []).append(100 * cell["share"])
                 distance.setdefault((direction, method), []).append(cell["distance"])
+    for direction in DIRECTIONS:
         for method in ("dann", "san"):
             drawn = running.cell(
                 f"{direction}|picture|{method}|{running.seeds[0]}",

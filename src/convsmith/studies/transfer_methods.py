@@ -43,8 +43,8 @@ def methods(running: Study) -> Outcome:
     cells: Cells = {}
     # central methods of all seeds first: an interrupted run has the comparison that decides
     for chosen in (CENTRAL, others):
-        for direction in DIRECTIONS:
-            for seed in running.seeds:
+        for seed in running.seeds:
+            for direction in DIRECTIONS:
                 for spec, method in jobs:
                     if method in chosen:
                         key = f"{direction}|{spec}|{method}|{seed}"
