@@ -3,6 +3,16 @@
 from convsmith.interpretation.ablation import Curve, ablate, apply_routes, removal_curve
 from convsmith.interpretation.attacks import ATTACKS, attack
 from convsmith.interpretation.baselines import baseline_features
+from convsmith.interpretation.class_paths import (
+    ClassPaths,
+    LayerStatistics,
+    SubClusters,
+    class_paths,
+    dendrogram,
+    layer_statistics,
+    similarity,
+    sub_clusters,
+)
 from convsmith.interpretation.comparators import SCORES, score_units
 from convsmith.interpretation.detector import (
     ArtDetector,
@@ -12,27 +22,66 @@ from convsmith.interpretation.detector import (
     detection_report,
     folds_by_group,
 )
+from convsmith.interpretation.evidence import Contrast, heat_map, nearest_routes, runner_up_contrast
 from convsmith.interpretation.find import RouteSettings, find_routes
 from convsmith.interpretation.routes import RouteFlags, Routes
+from convsmith.interpretation.search import initialisation_overlap, jaccard, regularisation_path, routes_at_sparsity
+from convsmith.interpretation.semantics import (
+    InterpretiveLoss,
+    LabelScore,
+    Topics,
+    label_units,
+    prediction_difference,
+    revise,
+    score_labels,
+    topics_from_text,
+)
+from convsmith.interpretation.stream import find_routes_from_loader, iterate_routes
 
 __all__ = [
     "ATTACKS",
     "SCORES",
     "ArtDetector",
+    "ClassPaths",
+    "Contrast",
     "Curve",
     "DetectionReport",
+    "InterpretiveLoss",
+    "LabelScore",
+    "LayerStatistics",
     "RouteDetector",
     "RouteFlags",
     "RouteSettings",
     "Routes",
+    "SubClusters",
+    "Topics",
     "ablate",
     "apply_routes",
     "attack",
     "auroc",
     "baseline_features",
+    "class_paths",
+    "dendrogram",
     "detection_report",
     "find_routes",
+    "find_routes_from_loader",
     "folds_by_group",
+    "heat_map",
+    "initialisation_overlap",
+    "iterate_routes",
+    "jaccard",
+    "label_units",
+    "layer_statistics",
+    "nearest_routes",
+    "prediction_difference",
+    "regularisation_path",
     "removal_curve",
+    "revise",
+    "routes_at_sparsity",
+    "runner_up_contrast",
+    "score_labels",
     "score_units",
+    "similarity",
+    "sub_clusters",
+    "topics_from_text",
 ]

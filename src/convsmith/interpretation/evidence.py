@@ -1,0 +1,124 @@
+"""What a route points to: pixels, training images, and the channels that decide against the runner-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument
+from convsmith.interpretation.ablation import _flat, plan_for
+from convsmith.interpretation.find import prepare, rows_at_once
+from convsmith.interpretation.gates import GatedNetwork
+from convsmith.interpretation.routes import Routes
+
+
+def heat_map(
+    model: nn.Module,
+    images: Tensor,
+    routes: Routes,
+    *,
+    target: Tensor | None = None,
+    binary: bool = True,
+    batch_size: int | None = None,
+) -> Tensor:
+    """Return the pathway gradient [B, H, W]: |d logit / d pixel| of the network restricted to the route.
+
+    The gradient of the class logit by the input with critical nodes on (``binary``: at 1, else at their gates) and
+    all others off; the largest channel's absolute value at each pixel. ``target`` [B] defaults to the predicted class.
+    Khakzar et al., CVPR 2021, section 3.4 (a network on one path is locally linear in its input).
+    """
+    model, images = prepare(model, images)
+    plan = plan_for(model, images, routes.layers)
+    gates = _flat(dict(routes.gates), plan, len(images)).to(images)
+    gates = (gates > 0).to(images) if binary else gates
+    wanted = (routes.prediction if target is None else target).to(images.device).long()
+    maps, size = [], rows_at_once(images, batch_size)
+    for first in range(0, len(images), size):
+        rows = slice(first, first + size)
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            GatedNetwork(model, plan, images[rows], cache=False) as network,
+        ):
+            network.images = network.images.clone().requires_grad_(True)
+            logits = network.logits(gates[rows]).gather(1, wanted[rows, None])
+            (slope,) = torch.autograd.grad(logits.sum(), network.images)
+        maps.append(slope.abs().amax(1))
+    return torch.cat(maps)
+
+
+def nearest_routes(
+    query: Routes, reference: Routes, count: int = 5, *, measure: str = "cosine", same_class: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the places [B, count] of the reference images with the nearest routes, and their similarity [B, count].
+
+    ``measure``: ``"cosine"`` of gates or ``"jaccard"`` of critical nodes. ``same_class``: only images predicted alike.
+    Rows of the same image number as the query are left out when query and reference are the same object.
+    """
+    Routes.concatenate([query[:1], reference[:1]])  # same layers and settings, or an error
+    if not 1 <= count <= len(reference) - (query is reference):
+        raise InvalidArgument("there are not so many reference images", asked=count, given=len(reference))
+    a, b = query.vector().float(), reference.vector().float().to(query.prediction.device)
+    if measure == "cosine":
+        alike = nn.functional.normalize(a, dim=1) @ nn.functional.normalize(b, dim=1).T
+    elif measure == "jaccard":
+        x, y = (a > 0).float(), (b > 0).float()
+        both = x @ y.T
+        alike = both / (x.sum(1)[:, None] + y.sum(1)[None] - both).clamp(min=1)
+    else:
+        raise InvalidArgument("routes are compared by cosine or jaccard", asked="measure", given=repr(measure))
+    if query is reference:
+        alike.fill_diagonal_(-torch.inf)
+    if same_class:
+        other = query.prediction[:, None] != reference.prediction.to(query.prediction.device)[None]
+        alike = alike.masked_fill(other, -torch.inf)
+    value, place = alike.topk(count, dim=1)
+    return place, value
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Channels that decide between the prediction and the runner-up, strongest first, for every image.
+
+    ``layer`` [B][n] names, ``channel`` [B, n], ``effect`` [B, n]: first-order change of the margin (logit of the
+    prediction minus logit of the runner-up) when the channel is switched off, with the sign turned: positive nodes
+    speak for the prediction. ``margin`` [B].
+    """
+
+    layer: list[list[str]]
+    channel: Tensor
+    effect: Tensor
+    margin: Tensor
+
+
+def runner_up_contrast(
+    model: nn.Module, images: Tensor, routes: Routes, count: int = 10, *, batch_size: int | None = None
+) -> Contrast:
+    """Return the ``count`` channels of each image's route that weigh most between the top two classes.
+
+    Effect of a node: gate-derivative of the margin in the full network, sum over positions of activation x gradient.
+    """
+    model, images = prepare(model, images)
+    plan = plan_for(model, images, routes.layers)
+    critical = _flat({n: (g > 0).float() for n, g in routes.gates.items()}, plan, len(images)).to(images)
+    size = rows_at_once(images, batch_size)
+    names = [(site.name, channel) for site in plan.sites for channel in range(site.width)]
+    count = min(count, plan.total)
+    effects, margins = [], []
+    for first in range(0, len(images), size):
+        rows = slice(first, first + size)
+        with torch.inference_mode(False), torch.enable_grad(), GatedNetwork(model, plan, images[rows]) as network:
+            gates = torch.ones_like(critical[rows]).requires_grad_(True)
+            logits = network.logits(gates)
+            top = logits.gather(1, routes.prediction[rows, None].to(images.device))
+            second = logits.gather(1, routes.runner_up[rows, None].to(images.device))
+            (slope,) = torch.autograd.grad((top - second).sum(), gates)
+        effects.append(slope * critical[rows])
+        margins.append((top - second)[:, 0].detach())
+    effect = torch.cat(effects)
+    place = effect.abs().topk(count, dim=1).indices
+    layers = [[names[k][0] for k in row] for row in place.tolist()]
+    channels = torch.tensor([[names[k][1] for k in row] for row in place.tolist()])
+    return Contrast(layers, channels, effect.gather(1, place), torch.cat(margins))

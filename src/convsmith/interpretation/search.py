@@ -1,0 +1,86 @@
+"""Gamma chosen by what one wants: a sparsity, a whole path of sparsities, and how much a start decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument
+from convsmith.interpretation.find import RouteSettings, find_routes, prepare, solve
+from convsmith.interpretation.routes import Routes
+from convsmith.interpretation.sites import SiteRule, plan_sites
+
+
+def routes_at_sparsity(
+    model: nn.Module,
+    images: Tensor,
+    target: float,
+    *,
+    rounds: int = 8,
+    low: float = 1e-4,
+    high: float = 1.0,
+    sites: str | SiteRule = "auto",
+    layers: Sequence[str] | None = None,
+    batch_size: int | None = None,
+    **settings: Any,
+) -> tuple[Routes, Tensor]:
+    """Find for every image the gamma whose share of critical nodes comes closest to ``target``; return routes, gammas.
+
+    Bisection on log gamma between ``low`` and ``high``, image by image, whole batches at once: ``rounds`` searches.
+    ``settings`` as in `RouteSettings`. The share of nodes need not be monotone in gamma (the problem is not convex), so
+    the closest of all rounds is returned, not the last.
+    """
+    if not 0 < target < 1:
+        raise InvalidArgument("a share of nodes lies between 0 and 1", asked="target", given=target)
+    if not 0 < low < high or rounds < 1:
+        raise InvalidArgument("bisection needs 0 < low < high and a round", given=f"{low}, {high}, {rounds} rounds")
+    chosen = RouteSettings(**settings)
+    model, images = prepare(model, images)
+    plan = plan_sites(model, images, sites, layers)
+    bottom, top = torch.full((len(images),), low).log(), torch.full((len(images),), high).log()
+    best: Routes | None = None
+    best_gamma = torch.zeros(len(images))
+    for _ in range(rounds):
+        gamma = ((bottom + top) / 2).exp()
+        routes = solve(model, images, plan, chosen, batch_size, gammas=gamma)
+        share = routes.sparsity().cpu()
+        if best is None:
+            best, best_gamma = routes, gamma
+        else:
+            closer = (share - target).abs() < (best.sparsity().cpu() - target).abs()
+            order = torch.where(closer, torch.arange(len(images)), torch.arange(len(images)) + len(images))
+            best = Routes.concatenate([routes, best])[order]
+            best_gamma = torch.where(closer, gamma, best_gamma)
+        middle = gamma.log()
+        bottom, top = torch.where(share > target, middle, bottom), torch.where(share > target, top, middle)
+    assert best is not None
+    return best, best_gamma
+
+
+def regularisation_path(model: nn.Module, images: Tensor, gammas: Sequence[float], **settings: Any) -> list[Routes]:
+    """Return the routes at each of ``gammas``; ``settings`` as in `find_routes`."""
+    return [find_routes(model, images, gamma=gamma, **settings) for gamma in gammas]
+
+
+def initialisation_overlap(
+    model: nn.Module, images: Tensor, *, seeds: Sequence[int] = (0, 1), **settings: Any
+) -> Tensor:
+    """Return the Jaccard overlap [S, B] of the critical nodes from ones with those from uniform starts, by seed.
+
+    Low overlap means that the route is one of several; report it beside any claim about single nodes.
+    """
+    reference = find_routes(model, images, **settings).vector() > 0
+    rows = []
+    for seed in seeds:
+        other = find_routes(model, images, init="uniform", seed=seed, **settings).vector() > 0
+        rows.append(jaccard(reference, other))
+    return torch.stack(rows)
+
+
+def jaccard(a: Tensor, b: Tensor) -> Tensor:
+    """Row by row |a and b| / |a or b| of bool tensors [..., C]; two empty sets overlap completely."""
+    union = (a | b).sum(-1)
+    return torch.where(union > 0, (a & b).sum(-1) / union.clamp(min=1), torch.ones_like(union, dtype=torch.float32))

@@ -1,0 +1,124 @@
+"""Routes of more images than fit in memory: a compact file per batch, resumable, sharded over processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.data.batch import Batch
+from convsmith.errors import InvalidArgument
+from convsmith.interpretation.find import Progress, RouteSettings, describe, prepare, solve
+from convsmith.interpretation.routes import Routes
+from convsmith.interpretation.sites import SiteRule, plan_sites
+
+
+def find_routes_from_loader(
+    model: nn.Module,
+    batches: Iterable[Any],
+    folder: str | Path,
+    *,
+    settings: RouteSettings | None = None,
+    sites: str | SiteRule = "auto",
+    layers: list[str] | None = None,
+    storage: str = "uint8",
+    limit: int | None = None,
+    resume: bool = True,
+    rank: int | None = None,
+    world: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Find the routes of every batch and write each to ``folder/routes-NNNNNN.safetensors``; return the folder.
+
+    Memory holds one batch. `Routes.load(folder)` reads all files as one, `iterate_routes(folder)` one by one.
+
+    Args:
+        model: classifier in evaluation mode.
+        batches: an iterable of `Batch`, of ``(images, labels)`` or of image tensors; the same in every process and
+            in every run (no shuffling), so that batch numbers mean the same images.
+        folder: where files go; a file is complete or absent.
+        settings: how to search, default `RouteSettings()`.
+        sites: see `plan_sites`.
+        layers: see `plan_sites`.
+        storage: see `Routes.save`; ``"uint8"`` is a byte per gate.
+        limit: stop after so many images (of all processes together).
+        resume: skip batches whose file exists; the settings must be those of the files.
+        rank: this process takes batches ``rank, rank + world, ...``; default torchrun's ``RANK``.
+        world: number of processes; default torchrun's ``WORLD_SIZE``.
+        progress: called with images done, 0 (unknown), a note.
+
+    Raises:
+        InvalidArgument: files found with other settings, or files there without ``resume``.
+    """
+    settings = settings or RouteSettings()
+    rank = int(os.environ.get("RANK", "0")) if rank is None else rank
+    world = int(os.environ.get("WORLD_SIZE", "1")) if world is None else world
+    if not 0 <= rank < world:
+        raise InvalidArgument("a rank lies between 0 and the number of processes", asked=f"rank {rank} of {world}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume and any(folder.glob("routes-*.safetensors")):
+        raise InvalidArgument(
+            "the folder holds routes already", given=str(folder), mend="resume=True, or another folder"
+        )
+    plan = None
+    first = 0
+    for number, item in enumerate(batches):
+        if limit is not None and first >= limit:
+            break
+        images, labels, index = _unpack(item, first)
+        if limit is not None:
+            images, labels, index = images[: limit - first], labels[: limit - first], index[: limit - first]
+        first += len(images)
+        path = folder / f"routes-{number:06d}.safetensors"
+        if number % world != rank:
+            continue
+        if plan is None:
+            plan = plan_sites(*prepare(model, images), sites, layers)
+            _check_settings(folder, {**describe(plan, settings), "layers": [site.name for site in plan.sites]})
+        if path.exists():
+            continue
+        inner, images = prepare(model, images)
+        solve(inner, images, plan, settings, len(images), labels=labels, index=index).save(path, storage=storage)
+        if progress is not None:
+            progress(first, 0, "images")
+    return folder
+
+
+def iterate_routes(folder: str | Path) -> Iterator[Routes]:
+    """Yield the routes of one file after another, in the order of the batches."""
+    files = sorted(Path(folder).glob("routes-*.safetensors"))
+    if not files:
+        raise InvalidArgument("the folder holds no routes", given=str(folder), mend="expected routes-*.safetensors")
+    return (Routes.load(file) for file in files)
+
+
+def _check_settings(folder: Path, asked: dict[str, Any]) -> None:
+    record = folder / "settings.json"
+    try:
+        with record.open("x") as file:
+            file.write(json.dumps(asked, indent=1))
+    except FileExistsError:
+        there = json.loads(record.read_text())
+        if there != json.loads(json.dumps(asked)):
+            raise InvalidArgument(
+                "the folder holds routes found with other settings",
+                asked=asked,
+                given=there,
+                mend="choose another folder",
+            ) from None
+
+
+def _unpack(item: Any, first: int) -> tuple[Tensor, Tensor, Tensor]:
+    if isinstance(item, Batch):
+        return item.images, item.labels, item.index
+    images, labels = (item[0], item[1]) if isinstance(item, list | tuple) else (item, None)
+    if not isinstance(images, Tensor):
+        raise InvalidArgument("a batch is a Batch, (images, labels) or images", given=type(item).__name__)
+    labels = torch.full((len(images),), -1) if labels is None else torch.as_tensor(labels)
+    return images, labels, torch.arange(first, first + len(images))
