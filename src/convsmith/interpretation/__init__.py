@@ -24,6 +24,7 @@ from convsmith.interpretation.detector import (
 )
 from convsmith.interpretation.evidence import Contrast, heat_map, nearest_routes, runner_up_contrast
 from convsmith.interpretation.find import RouteSettings, find_routes
+from convsmith.interpretation.protocol import DetectionRow, Pictures, detection_table
 from convsmith.interpretation.routes import RouteFlags, Routes
 from convsmith.interpretation.search import initialisation_overlap, jaccard, regularisation_path, routes_at_sparsity
 from convsmith.interpretation.semantics import (
@@ -46,9 +47,11 @@ __all__ = [
     "Contrast",
     "Curve",
     "DetectionReport",
+    "DetectionRow",
     "InterpretiveLoss",
     "LabelScore",
     "LayerStatistics",
+    "Pictures",
     "RouteDetector",
     "RouteFlags",
     "RouteSettings",
@@ -63,6 +66,7 @@ __all__ = [
     "class_paths",
     "dendrogram",
     "detection_report",
+    "detection_table",
     "find_routes",
     "find_routes_from_loader",
     "folds_by_group",

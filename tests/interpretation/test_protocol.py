@@ -1,0 +1,65 @@
+"""The detection table: nothing leaks between train and test, harmless changes are negatives, the null is one half."""
+
+import pytest
+import torch
+
+from convsmith.errors import InvalidArgument
+from convsmith.interpretation.protocol import Pictures, attacked, detection_table, harmless, rounded
+
+
+def pictures(digits, split, rows):
+    x, y = (digits.train_x, digits.train_y) if split == "train" else (digits.test_x, digits.test_y)
+    first = 0 if split == "train" else 5000
+    return Pictures(x[rows], y[rows], torch.arange(len(x))[rows] + first, (0.0,), (1.0,))
+
+
+def test_the_table_has_every_attack_every_negative_and_the_null(digits):
+    train, test = pictures(digits, "train", slice(0, 200)), pictures(digits, "test", slice(0, 60))
+    rows = detection_table(
+        digits.model,
+        train,
+        test,
+        epsilon=40 / 255,
+        per_class=(2,),
+        features=("routes", "activations"),
+        find={"mode": "paper", "steps": 10},
+        trees=20,
+    )
+    assert len(rows) == 2 * 8
+    by_name = {(r.features, r.attack): r for r in rows}
+    assert by_name["routes", "ifgsm"].seen
+    assert not by_name["routes", "fgsm"].seen
+    assert by_name["routes", "noise"].harmless
+    assert by_name["routes", "ifgsm"].flipped > by_name["routes", "noise"].flipped
+    assert by_name["routes", "ifgsm"].report.auroc > 0.55
+    null = by_name["routes", "none"].report
+    assert null.auroc_low < 0.5 < null.auroc_high
+
+
+def test_shared_images_are_refused(digits):
+    some = pictures(digits, "train", slice(0, 100))
+    with pytest.raises(InvalidArgument, match="train images"):
+        detection_table(digits.model, some, some, epsilon=0.1)
+    with pytest.raises(InvalidArgument, match="attack"):
+        detection_table(digits.model, some, pictures(digits, "test", slice(0, 9)), epsilon=0.1, seen="deepfool")
+    with pytest.raises(InvalidArgument, match="too few"):
+        detection_table(digits.model, some, pictures(digits, "test", slice(0, 9)), epsilon=0.1, per_class=(90,))
+
+
+@pytest.mark.parametrize("name", ["noise", "blur", "jpeg"])
+def test_harmless_changes_stay_pictures(digits, name):
+    test = pictures(digits, "test", slice(0, 10))
+    changed = harmless(test, name, 24 / 255, seed=1)
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    torch.testing.assert_close(changed * 255, (changed * 255).round(), atol=1e-4, rtol=0)
+    assert not torch.equal(changed, rounded(test))
+    kept = digits.model(changed).argmax(1) == digits.model(test.images).argmax(1)
+    assert kept.float().mean() >= 0.7
+
+
+def test_targets_are_never_the_own_class(digits):
+    test = pictures(digits, "test", slice(0, 20))
+    a = attacked(digits.model, test, "targeted ifgsm", 0.1, seed=0)
+    b = attacked(digits.model, test, "targeted ifgsm", 0.1, seed=1)
+    assert not torch.equal(a, b)
