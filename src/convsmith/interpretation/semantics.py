@@ -16,6 +16,11 @@ from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument
 
+#: scikit-learn counts these among the words without meaning; in a caption they often are its meaning
+_NUMBERS = frozenset(
+    ("one", "two", "three", "four", "five", "six", "eight", "nine", "ten", "eleven", "twelve", "twenty")
+)
+
 
 @dataclass(frozen=True)
 class Topics:
@@ -39,17 +44,24 @@ def topics_from_text(
     whose weight is at least ``share`` of the text's total.
     """
     from sklearn.decomposition import NMF, LatentDirichletAllocation
-    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer, TfidfVectorizer
 
     if method not in ("lda", "nmf"):
         raise InvalidArgument("topics come from lda or nmf", asked="method", given=repr(method))
     if len(texts) < 2 or count < 1:
         raise InvalidArgument("topics need texts", asked=f"{count} topics", given=f"{len(texts)} texts")
-    vectorizer = (CountVectorizer if method == "lda" else TfidfVectorizer)(stop_words="english")
+    stop = sorted(ENGLISH_STOP_WORDS - _NUMBERS)
+    vectorizer = (CountVectorizer if method == "lda" else TfidfVectorizer)(stop_words=stop)
     try:
         table = vectorizer.fit_transform(texts)
     except ValueError as error:
         raise InvalidArgument("the texts hold no words to count", given=str(error)) from error
+    if count > min(table.shape):
+        raise InvalidArgument(
+            "there are no more topics than texts and words",
+            asked=f"{count} topics",
+            given=f"{table.shape[0]} texts, {table.shape[1]} words",
+        )
     model = (
         LatentDirichletAllocation(count, random_state=seed)
         if method == "lda"
