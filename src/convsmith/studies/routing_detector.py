@@ -58,10 +58,10 @@ def measure(feature: str, seed: int, count: int, device: str) -> list[dict[str, 
     "routing/detector",
     claim="Routes detect adversarial inputs from one, five or ten images a class, unseen attacks included.",
     source="Wang et al., Critical Data Routing Paths, CVPR 2018, section 4.3",
-    rule="Plain network, random forest on routes of 10 images a class, fitted on iterated FGSM. Reproduced if the lower "
-    "end of the interval over seeds of the area under the ROC curve is at least 0.9 on the seen attack and 0.8 on the "
-    "mean of the unseen ones; partly if they are at least 0.75 and 0.65; else not reproduced. Baselines and harmless "
-    "changes are reported beside it and do not enter the verdict.",
+    rule="Plain network, random forest on routes of 10 images a class, fitted on iterated FGSM. Reproduced if the "
+    "lower end of the interval over seeds of the area under the ROC curve is at least 0.9 on the seen attack and 0.8 on "
+    "the mean of the unseen ones; partly if they are at least 0.75 and 0.65; else not reproduced. Baselines and "
+    "harmless changes are reported beside it and do not enter the verdict.",
     data=DATA,
 )
 def detector(running: Study) -> Outcome:
@@ -77,15 +77,8 @@ def detector(running: Study) -> Outcome:
                 found.setdefault(key, []).append(row)
     rows = []
     for (feature, classifier, per_class, attack), cells in found.items():
-        kind = (
-            "null"
-            if attack == "none"
-            else "harmless"
-            if cells[0]["harmless"]
-            else "seen"
-            if cells[0]["seen"]
-            else "unseen"
-        )
+        kind = "seen" if cells[0]["seen"] else "unseen"
+        kind = "null" if attack == "none" else "harmless" if cells[0]["harmless"] else kind
         area, hits = interval([c["auroc"] for c in cells]), interval([100 * c["hits"] for c in cells])
         flipped = interval([100 * c["flipped"] for c in cells])
         rows.append([feature, classifier, per_class, attack, kind, str(flipped), str(area), str(hits)])
