@@ -59,8 +59,8 @@ def measure(feature: str, seed: int, count: int, device: str) -> list[dict[str, 
     claim="Routes detect adversarial inputs from one, five or ten images a class, unseen attacks included.",
     source="Wang et al., Critical Data Routing Paths, CVPR 2018, section 4.3",
     rule="Plain network, random forest on routes of 10 images a class, fitted on iterated FGSM. Reproduced if the "
-    "lower end of the interval over seeds of the area under the ROC curve is at least 0.9 on the seen attack and 0.8 on "
-    "the mean of the unseen ones; partly if they are at least 0.75 and 0.65; else not reproduced. Baselines and "
+    "lower end of the interval over seeds of the area under the ROC curve is at least 0.9 on the seen attack and 0.8 "
+    "on the mean of the unseen ones; partly if they are at least 0.75 and 0.65; else not reproduced. Baselines and "
     "harmless changes are reported beside it and do not enter the verdict.",
     data=DATA,
 )

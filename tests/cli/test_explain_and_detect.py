@@ -1,0 +1,110 @@
+"""The explain and detect verbs on a tiny saved network: pages, files, messages and exit codes."""
+
+import json
+
+import pytest
+import torch
+
+from convsmith.cli.main import main
+from convsmith.interpretation import Routes
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    from convsmith.data import load
+    from convsmith.models.storage import ModelRecipe, build, save_model
+
+    about = load("digits").description
+    torch.manual_seed(0)
+    recipe = ModelRecipe("cs_resnet20", {"num_classes": 10, "in_chans": 1, "width": 4}, description=about.to_json())
+    folder = tmp_path_factory.mktemp("model")
+    save_model(folder, build(recipe), recipe)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, image in enumerate(load_digits().images[:3]):
+        Image.fromarray((image * 15.9).astype("uint8")).save(folder / f"{number}.png")
+    return folder
+
+
+def last(capsys):
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_pictures_are_explained_with_neighbours_on_one_page(saved, pictures, tmp_path, capsys):
+    words = ["explain", str(saved), str(pictures / "0.png"), str(pictures), "--data", "digits"]
+    more = ["--reference", "12", "--neighbours", "2", "--steps", "5", "--out", str(tmp_path / "run"), "--json"]
+    assert main([*words, *more]) == 0
+    result = last(capsys)
+    assert result["headline"]["images"] == 4
+    page = (tmp_path / "run").rglob("*.html")
+    text = next(iter(page)).read_text()
+    assert "pathway gradient" in text
+    assert "Without the critical nodes" in text
+    chapter = json.loads((tmp_path / "run" / "sections" / "42-image-000.json").read_text())
+    assert len(chapter["pictures"]) == 4
+    assert chapter["title"] == "0.png"
+
+
+def test_routes_of_a_data_set_are_saved(saved, tmp_path, capsys):
+    words = [
+        "explain",
+        str(saved),
+        "--data",
+        "digits",
+        "--limit",
+        "9",
+        "--steps",
+        "3",
+        "--show",
+        "0",
+        "--mode",
+        "paper",
+    ]
+    assert main([*words, "--save", str(tmp_path / "r.safetensors"), "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert len(Routes.load(tmp_path / "r.safetensors")) == 9
+    assert last(capsys)["routes"].endswith("r.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["explain", "MODEL"], "nothing to explain"),
+        (["explain", "MODEL", "EMPTY"], "no picture"),
+        (["explain", "MODEL", "missing.png"], "no such image"),
+        (["explain", "MODEL", "--data", "digits", "--gamma", "-1"], "gamma"),
+        (["explain", "MODEL", "--data", "digits", "--show", "-1"], "--show"),
+        (["detect", "fit", "MODEL"], "needs images"),
+        (["detect", "score", "MODEL", "EMPTY"], "fitted detector"),
+        (["detect", "fit", "MODEL", "--data", "digits", "--epsilon", "0"], "--epsilon"),
+        (["detect", "fit", "MODEL", "--data", "digits", "--per-class", "0"], "--per-class"),
+    ],
+)
+def test_bad_requests_end_with_2_and_a_reason(saved, tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    places = {"MODEL": str(saved), "EMPTY": str(tmp_path / "empty")}
+    assert main([places.get(word, word) for word in words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_detector_is_fitted_shown_and_scores_pictures(saved, pictures, tmp_path, capsys):
+    fit = ["detect", "fit", str(saved), "--data", "digits", "--per-class", "2", "--test-images", "12", "--json"]
+    assert main([*fit, "--out", str(tmp_path / "guard")]) == 0
+    result = last(capsys)
+    assert (tmp_path / "guard" / "detector.safetensors").is_file()
+    assert (tmp_path / "guard" / "sections" / "48-detector.json").is_file()
+    score = ["detect", "score", str(saved), str(pictures), "--detector", result["detector"], "--json"]
+    assert main(score) == 0
+    found = last(capsys)
+    assert set(found["scores"]) == {"0.png", "1.png", "2.png"}
+    assert main(score) == 0
+    assert last(capsys)["scores"] == found["scores"]
