@@ -1,4 +1,4 @@
-"""The routing studies on a network trained for two epochs: cells hold what verdicts need, and verdicts follow the rule."""
+"""The routing studies on a network trained for two epochs: cells hold what verdicts need, which follow their rule."""
 
 from types import SimpleNamespace
 
@@ -74,6 +74,9 @@ def test_the_removal_verdict_follows_its_rule(critical, random, verdict):
 
 @pytest.mark.parametrize(("share", "kept", "verdict"), [(5.0, 100.0, "reproduced"), (30.0, 100.0, "not reproduced")])
 def test_the_sparsity_verdict_follows_its_rule(share, kept, verdict):
-    cell = {k: 1.0 for k in ("accuracy", "divergence", "closed", "dead", "overlap")} | {"critical": share, "kept": kept}
+    cell = dict.fromkeys(("accuracy", "divergence", "closed", "dead", "overlap"), 1.0) | {
+        "critical": share,
+        "kept": kept,
+    }
     told = Told(seeds=[0, 1, 2], quick=True, device="cpu", answer=lambda key: cell)
     assert routing_sparsity.sparsity(told).verdict == verdict
