@@ -18,7 +18,7 @@ MODULES = (routing_adversarial, routing_detector, routing_layers, routing_remova
 
 @pytest.fixture
 def quick_network(monkeypatch):
-    model = digit_routes.network("plain", 0, epochs=2)
+    model = digit_routes.network("normalised", 0, epochs=2)
     for module in MODULES:
         monkeypatch.setattr(module, "network", lambda kind, seed, device: model)
 
