@@ -24,6 +24,7 @@ def test_models_lists_ours_and_with_a_pattern_those_of_timm(capsys):
     assert {"resnet18", "resnet18d"} <= {row["model"] for row in summary["models"]}
     summary, _ = said(capsys, "models", "cs_resnet20", "--parameters")
     assert summary["models"][0]["parameters"] == 269722
+    assert summary["models"][0]["MACs"] == 40551040
     summary, _ = said(capsys, "models", "cs_resnet*", "--pretrained")
     assert summary["models"] == []
 

@@ -210,3 +210,10 @@ def test_packed_backends_refuse_what_they_cannot_do(backend):
         layer(x)
     with torch.no_grad(), pytest.raises(InvalidArgument, match="float64"):
         layer.double()(x.double().contiguous(memory_format=torch.channels_last))
+
+
+def test_compiled_layers_agree_with_eager():
+    layer = InterleavedGroupConv2d(4, 3)
+    x = torch.randn(2, 12, 6, 6)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x), rtol=1e-5, atol=1e-5)

@@ -12,13 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from convsmith.compression import (
-    ChannelOrder,
     InterleavedGroupConv2d,
     InterleavedStructuredConv2d,
     composite_kernel,
     cost,
-    dense_convolution,
-    shuffle,
 )
 from convsmith.errors import InvalidArgument
 
@@ -152,37 +149,6 @@ def test_the_initial_variance_goes_through_the_linear_factors():
     with torch.no_grad():
         ratio = float(layer(torch.randn(8, 128, 16, 16))[:, :, 2:-2, 2:-2].var())
     assert 1.5 < ratio < 2.6  # gain 2 once, not once per factor (which would give 8)
-
-
-def test_composites_of_stacks():
-    stack = nn.Sequential(
-        nn.Conv2d(6, 8, 1, groups=2, bias=False),
-        ChannelOrder(shuffle(8, 2)),
-        nn.Identity(),
-        nn.Sequential(nn.Conv2d(8, 8, 3, 2, 2, 2, groups=8, bias=False), nn.ChannelShuffle(4)),
-        nn.Conv2d(8, 10, 1, bias=False),
-    ).double()
-    x = torch.randn(2, 6, 9, 9, dtype=torch.float64)
-    kernel = composite_kernel(stack)
-    torch.testing.assert_close(F.conv2d(x, kernel, None, 2, 2, 2), stack(x), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(dense_convolution(stack)(x), stack(x), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("stack", "words"),
-    [
-        (nn.Sequential(nn.Conv2d(2, 2, 3, bias=False), nn.Conv2d(2, 2, 3, bias=False)), "at most one spatial"),
-        (nn.Sequential(nn.Conv2d(2, 2, 3)), "bias=False"),
-        (nn.Sequential(nn.Conv2d(2, 2, 1, bias=False), nn.ReLU()), "is linear"),
-        (nn.Sequential(), "at least one linear layer"),
-        (nn.Sequential(nn.ChannelShuffle(2), nn.Conv2d(2, 2, 1, bias=False)), "knows its channels"),
-        (nn.Sequential(nn.Conv2d(2, 3, 1, bias=False), nn.Conv2d(2, 2, 1, bias=False)), "3 into 2"),
-        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect", bias=False), "zeros"),
-    ],
-)
-def test_what_has_no_composite(stack, words):
-    with pytest.raises(InvalidArgument, match=words):
-        composite_kernel(stack)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ class Arguments(Listing):
 
     pattern: str | None = option(None, "shell pattern of names, like 'resnet*'", metavar="PATTERN", positional=True)
     pretrained: bool = option(False, "only those with published weights")
-    parameters: bool = option(False, "build each (without memory for weights) and count its parameters")
+    parameters: bool = option(False, "build each (without memory for weights), count parameters and MACs")
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.pretrained:
         names = [name for name in names if timm.is_model_pretrained(name)]
     rows = [_row(name, arguments.parameters) for name in names]
-    columns = ("model", "input", "weights", *(("parameters",) if arguments.parameters else ()))
+    columns = ("model", "input", "weights", *(("parameters", "MACs") if arguments.parameters else ()))
     terminal.table(columns, rows)
     if arguments.pattern is None:
         terminal.say("", f"{len(names)} networks of convsmith; with a pattern ('*', 'resnet*') also timm's.")
@@ -70,12 +70,22 @@ def _row(name: str, parameters: bool) -> tuple[Any, ...]:
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     size = "x".join(str(side) for side in config.input_size) if config is not None else None
     row = (name, size, "published" if timm.is_model_pretrained(name) else None)
-    return (*row, _parameters(name)) if parameters else row
+    return (*row, *_counted(name, config.input_size if config is not None else None)) if parameters else row
 
 
-def _parameters(name: str) -> int:
+def _counted(name: str, size: tuple[int, ...] | None) -> tuple[int, int | None]:
+    """Return parameters and MACs of one image; no MACs where the network cannot run without memory for its weights."""
     import timm
     import torch
 
+    from convsmith.compression import cost
+
     with torch.device("meta"):
-        return sum(weight.numel() for weight in timm.create_model(name).parameters())
+        model = timm.create_model(name)
+        parameters = sum(weight.numel() for weight in model.parameters())
+        if size is None:
+            return parameters, None
+        try:
+            return parameters, cost(model, size).macs
+        except (RuntimeError, NotImplementedError):
+            return parameters, None

@@ -10,6 +10,7 @@ from convsmith.compression.blocks import (
     xception_block,
 )
 from convsmith.compression.chooser import Structure, chain_params, structures, widest_bound, widest_pairs
+from convsmith.compression.composite import KernelStructure, composite_kernel, dense_convolution, kernel_structure
 from convsmith.compression.conditions import (
     Condition,
     balanced_cost,
@@ -27,14 +28,13 @@ from convsmith.compression.interleaved import (
     InterleavedGroupConv2d,
     InterleavedStructuredConv2d,
     LinearChain,
-    composite_kernel,
-    dense_convolution,
 )
 from convsmith.compression.measure import Latency, Size, latencies, layer_errors, size
 from convsmith.compression.method import METHODS
 from convsmith.compression.packing import load_packed_state, packed_state
 from convsmith.compression.plan import Budget, Choice, Plan
-from convsmith.compression.projection import Projection, from_dense, patch_second_moment, project, project_low_rank
+from convsmith.compression.pointwise_pair import project_low_rank
+from convsmith.compression.projection import Projection, from_dense, patch_second_moment, project
 from convsmith.compression.repair import RepairInterrupted, reestimate_batchnorm, repair
 from convsmith.compression.table import Accuracy, Comparison, Row
 from convsmith.compression.wiring import Factor, Order, Wiring, interleaved, mixed_radix, path_counts, shuffle, shuffled
@@ -58,6 +58,7 @@ __all__ = [
     "InterleavedGroupConv2d",
     "InterleavedStructuredConv2d",
     "InvertedInterleavedBlock",
+    "KernelStructure",
     "Latency",
     "LayerCost",
     "LinearChain",
@@ -84,6 +85,7 @@ __all__ = [
     "from_dense",
     "interleaved",
     "is_complementary",
+    "kernel_structure",
     "latencies",
     "layer_errors",
     "load_packed_state",

@@ -138,7 +138,8 @@ def by_packed(x: Tensor, chain: Chain) -> Tensor:
         return _shuffled(x, chain.wiring.final_order)
 
     largest = max(max(factor.in_channels, factor.out_channels) for factor in factors)
-    step = max(1, onednn.PIECE_BYTES // (largest * x.shape[2] * x.shape[3] * x.element_size()))
+    room = onednn.PIECE_BYTES * torch.get_num_threads()
+    step = max(1, room // (largest * x.shape[2] * x.shape[3] * x.element_size()))
     if step >= len(x):
         return piece(x)
     first = piece(x[:step])

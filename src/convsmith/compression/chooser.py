@@ -86,12 +86,13 @@ def structures(
         if channels % members == 0 and channels > 1:
             partitions = (members, channels // members)
             rows.append(_structure(_pair_name(partitions), partitions, area, positions))
-    seen = {row.partitions for row in rows}
+    seen: set[tuple[int, ...]] = {row.partitions for row in rows}
     for layers in range(2, 8):
-        for partitions in (balanced_partition(channels, layers, area=area), (1, *balanced_partition(channels, layers))):
-            if partitions not in seen and 1 not in partitions[1:]:
-                seen.add(partitions)
-                rows.append(_structure("chain", partitions, area, positions))
+        chains = (balanced_partition(channels, layers, area=area), (1, *balanced_partition(channels, layers)))
+        for chain in chains:
+            if chain not in seen and 1 not in chain[1:]:
+                seen.add(chain)
+                rows.append(_structure("chain", chain, area, positions))
     rows.sort(key=lambda row: (row.params, len(row.partitions)))
     if budget is None:
         return rows
