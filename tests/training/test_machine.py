@@ -37,7 +37,7 @@ def spawn(out, *jobs, world=2):
     """Run jobs to their end; return each job's final weights, by rank."""
     process = launch(out, *jobs, world=world)
     try:
-        _, complaint = process.communicate(timeout=120)
+        _, complaint = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 0, complaint.decode()
@@ -76,13 +76,13 @@ def test_two_processes_resume_bit_identically(together):
 def test_a_signal_to_torchrun_is_agreed_on_and_saved(tmp_path):
     process = launch(tmp_path, ("group", "1", "slow"))
     folder = tmp_path / "group-1-slow"
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while not any(s >= 4 for s in checkpoint.saved_steps(folder)):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=300)
     assert "stopped at" in complaint.decode()
     saved = checkpoint.load(folder).position
     assert saved.step < processes.STEPS
