@@ -156,6 +156,7 @@ MEMBERS = {
 #: names that ``available()`` of a room must offer
 OFFERED = {
     "convsmith.compression": {
+        "interleave",
         "low-rank",
         "prune-filters",
         "prune-channels",
