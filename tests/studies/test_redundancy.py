@@ -7,7 +7,8 @@ from convsmith.compression import cost
 from convsmith.studies import redundancy_family, redundancy_members
 from convsmith.studies.contract import Study
 from convsmith.studies.lean_training import INPUT, nearest, train
-from convsmith.studies.redundancy_wiring import arithmetic, dense_kernel
+from convsmith.studies.redundancy_arithmetic import arithmetic
+from convsmith.studies.redundancy_dense_kernel import dense_kernel
 
 
 def test_arithmetic_and_density_hold_and_are_shown():
