@@ -2,8 +2,8 @@
 
 A part is a file ``cli/demo_<part>.py`` with ``TITLE`` and ``run(context) -> None``. It reads the trained network and
 the images from the context, writes report sections into ``context.folder`` (numbers 10-19 belong to training, 20-24
-interleaved, 25-29 compress, 30-39 pooling, 40-49 routes, 50-59 adapt), may add to ``context.headline``, and takes under
-45 seconds on two cores.
+interleaved, 25-29 compress, 30-39 pooling, 40-49 routes, 50-59 adapt, 60-69 together), may add to
+``context.headline``, and takes under 45 seconds on two cores.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EXAMPLES = ("demo", "demo --out runs/demo --overwrite", "demo --only training --seed 1")
 
 #: in the order they run; a part counts when its module exists, and the first one makes what the others look at
-PARTS = ("training", "interleaved", "compress", "pooling", "routes", "adapt")
+PARTS = ("training", "interleaved", "compress", "pooling", "routes", "adapt", "together")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ class Road:
     route_steps: int = 60
 
 
-FULL, QUICK, SMALLEST = Road(), Road(200, 120, 50, 40), Road(120, 60, 40, 30)
+FULL, QUICK, SMALLEST = Road(), Road(200, 120, 50, 40), Road(60, 30, 20, 20)
 
 
 def build(arm: str, seed: int) -> nn.Module:
@@ -80,7 +80,9 @@ def _accuracy(model: nn.Module, split: ImageSplit) -> float:
 def _train(model: nn.Module, train: ImageSplit, test: ImageSplit, seed: int, road: Road) -> dict[str, float]:
     counted = cost(model, (1, 1, SIZE, SIZE))
     config = TrainConfig(steps=road.train_steps, lr=0.05, clip=1.0, seed=seed, device="cpu", warmup_steps=20)
-    fit(ClassificationTask(model, 10), Loader(train, 64, seed=seed, shuffle=True, drop_last=True), config)
+    loader = Loader(train, 64, seed=seed, shuffle=True, drop_last=True)
+    if fit(ClassificationTask(model, 10), loader, config).interrupted:
+        raise KeyboardInterrupt
     model.eval()
     batch = test.fetch(torch.arange(32)).images
     return {
@@ -106,6 +108,8 @@ def _adapt(model: nn.Module, inputs: Inputs, seed: int, road: Road) -> dict[str,
     settings = {"steps": road.adapt_steps, "lr": 0.01, "seed": seed, "device": "cpu", "reference": None}
     plain = adapt(model, inputs, method="source-only", **settings)
     san = adapt(model, inputs, method="san", hidden=(64,), **settings)
+    if plain.interrupted or san.interrupted:
+        raise KeyboardInterrupt
     return {"model": san.model, "reference": plain.model, "alarms": san.alarms}
 
 
