@@ -135,8 +135,8 @@ def one_image(
         for _ in range(steps):
             q = model(image).softmax(1)
             loss = -(target * torch.log(q + 1e-20)).sum() + gamma * sum(g.abs().sum() for g in gates.values())
-            if bool(q.argmax() == target.argmax()) and float(loss) < lowest:
-                best, lowest = [g.detach().clone() for g in gates.values()], float(loss)
+            if bool(q.argmax() == target.argmax()) and loss.item() < lowest:
+                best, lowest = [g.detach().clone() for g in gates.values()], loss.item()
             model.zero_grad()
             optimizer.zero_grad()
             loss.backward()

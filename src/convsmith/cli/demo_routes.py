@@ -29,7 +29,7 @@ def run(context: Context) -> None:
     found = Explained(batch.images, pixels, names, batch.labels, tuple(test.classes))
     with progress("routes") as callback:
         routes = interpretation.find_routes(
-            model, batch.images, mode="paper", labels=batch.labels, index=batch.index, progress=callback
+            model, batch.images, labels=batch.labels, index=batch.index, progress=callback
         )
     facts = explain_report.write(context.folder, model, found, routes, neighbours=None, show=SHOWN, seed=context.seed)
     context.headline["critical nodes, %"] = facts["critical nodes, %"]
