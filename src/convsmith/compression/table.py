@@ -127,12 +127,17 @@ class Comparison:
         ]
 
     def points(self, case: str | None = None) -> dict[str, tuple[float, float]]:
-        """Return (accuracy, ms) by name; see `front`."""
+        """Return (accuracy, ms) by name; see `front`.
+
+        The time is the original's median times the median ratio to it, which a change of the machine's speed between
+        networks does not move.
+        """
         found = {}
+        base = {c: t.median for c, t in self.rows[0].latency.items() if isinstance(t, Latency)}
         for row in self.rows:
             accuracy = row.final()
             cases = [case] if case is not None else [c for c in row.latency if c.endswith(" 1")]
-            times = [t.median for c in cases if isinstance(t := row.latency.get(c), Latency)]
+            times = [base[c] * t.ratio for c in cases if c in base and isinstance(t := row.latency.get(c), Latency)]
             if accuracy is not None and times:
                 found[row.name] = (accuracy.value, min(times))
         return found

@@ -1,0 +1,97 @@
+"""``convsmith compress`` and ``convsmith export`` from the command line down to the files."""
+
+import json
+
+import pytest
+import torch
+
+from convsmith.cli.main import main
+from convsmith.models.storage import ModelRecipe, build, load_model, save_model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    from convsmith import data
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("runs") / "net"
+    about = data.load("digits").description
+    kwargs = {"num_classes": 10, "in_chans": 1}
+    recipe = ModelRecipe("cs_resnet20", kwargs, description=about.to_json())
+    save_model(folder, build(recipe), recipe)
+    return folder
+
+
+def last(capsys):
+    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+def test_plan_edit_compress_and_load_again(saved, tmp_path, capsys):
+    plan, out = tmp_path / "plan.yaml", tmp_path / "small"
+    common = ["compress", str(saved), "--data", "digits", "--method", "low-rank", "--limit", "64", "--json"]
+    assert main([*common, "--keep-macs", "0.5", "--plan", str(plan), "--dry-run"]) == 0
+    assert last(capsys)["keeps"]["macs"] == pytest.approx(0.5, abs=0.015)
+    text = plan.read_text()
+    assert "layer3.2.conv2" in text
+    assert main([*common, "--plan", str(plan), "--repair-epochs", "1", "--no-compiled", "--out", str(out)]) == 0
+    result = last(capsys)
+    assert result["headline"]["MACs kept, %"] == pytest.approx(50, abs=1.5)
+    assert {p.name for p in out.glob("sections/*.json")} >= {"20-compression.json", "21-plans.json", "22-layers.json"}
+    loaded = load_model(out)
+    assert [step["method"] for step in loaded.recipe.compression] == ["low-rank"]
+    assert loaded.model(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+    assert sum((out / f"model.{end}").stat().st_size for end in ("safetensors", "json")) < sum(
+        (saved / f"model.{end}").stat().st_size for end in ("safetensors", "json")
+    )
+
+
+def test_a_chain_ends_in_int8(saved, tmp_path, capsys):
+    out = tmp_path / "small"
+    words = ["compress", str(saved), "--data", "digits", "--method", "prune-filters,int8", "--keep-macs", "0.5"]
+    assert main([*words, "--limit", "64", "--no-compiled", "--out", str(out), "--json"]) == 0
+    found = last(capsys)["comparison"]
+    assert [row["name"] for row in found["rows"]] == ["original", "prune-filters", "prune-filters,int8"]
+    assert found["rows"][2]["size"]["bytes"] < found["rows"][1]["size"]["bytes"]
+    assert type(load_model(out).model).__name__ == "Int8Model"
+
+
+BAD = [
+    (["--method", "low-rnk"], "low-rank"),
+    (["--method", ","], "a method is needed"),
+    (["--method", "low-rank", "--keep-macs", "0"], "above 0"),
+    (["--method", "low-rank", "--keep-macs", "1.5"], "at most 1"),
+    (["--method", "low-rank", "--keep-macs", "0.5", "--keep-params", "0.5"], "one budget"),
+    (["--method", "ternary", "--keep-macs", "0.5"], "does not change"),
+    (["--method", "low-rank", "--set", "fom=svd"], "form"),
+    (["--method", "low-rank", "--set", "form=cp"], "no such form"),
+    (["--method", "low-rank", "--plan", "nowhere.yaml"], "must exist"),
+    (["--method", "low-rank", "--repair-epochs", "-1"], "too small"),
+    (["--method", "int8", "--repair-epochs", "1"], "mode=qat"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), BAD)
+def test_bad_input_is_refused_with_exit_code_2(saved, tmp_path, capsys, words, says):
+    code = main(["compress", str(saved), "--data", "digits", "--limit", "16", "--out", str(tmp_path / "o"), *words])
+    assert code == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch-export"])
+def test_export_is_checked(saved, tmp_path, capsys, kind):
+    assert main(["export", str(saved), "--format", kind, "--out", str(tmp_path / "e"), "--json"]) == 0
+    found = last(capsys)
+    assert max(found["differences"].values()) < 1e-4
+    assert found["input"] == ["batch", 1, 8, 8]
+
+
+def test_export_refuses_what_differs(saved, tmp_path, capsys, monkeypatch):
+    from convsmith.cli import export
+
+    def wrong(model, images, folder):
+        (folder / "x").write_text("x")
+        return folder / "x", lambda x: model(x) + 1
+
+    monkeypatch.setattr(export, "write_program", wrong)
+    assert main(["export", str(saved), "--format", "torch-export", "--out", str(tmp_path / "e")]) == 1
+    assert "does not compute" in capsys.readouterr().err
