@@ -137,3 +137,11 @@ BAD = [
 def test_bad_input_is_one_clear_error(call, words):
     with pytest.raises(InvalidArgument, match=words):
         call()
+
+
+def test_a_call_on_fake_tensors_leaves_nothing_behind():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        assert triu_vector(torch.empty(2, 23, 23)).shape == (2, 276)
+    assert type(triu_vector(torch.eye(23)[None])) is torch.Tensor

@@ -1,12 +1,14 @@
 """The generated pages say what the committed JSON says."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from jsonschema import validate
 
 from convsmith.benchmarks.page import benchmark_page
+from convsmith.cli.pages import CHAPTERS, PAGES, index_page
 from convsmith.report.markdown import table
 from convsmith.studies import available
 from convsmith.studies.page import finished, results_html, results_page
@@ -107,3 +109,20 @@ def test_the_html_page_holds_every_verdict():
 def test_tables_align_numbers_and_escape_bars():
     text = table(["a|b", "n"], [["x", 1.0], ["y", None]])
     assert text.splitlines() == ["| a\\|b | n |", "|---|---:|", "| x | 1 |", "| y | – |"]
+
+
+def test_the_index_names_every_page():
+    docs = ROOT / "docs"
+    text = (docs / "index.md").read_text()
+    assert text == index_page(docs), "run `make docs`"
+    assert {p.name for p in docs.glob("*.md")} == {*PAGES, "index.md"}
+    assert {p.name for p in docs.iterdir() if p.is_dir()} - {"figures"} <= set(CHAPTERS)
+    for page in docs.rglob("*.md"):
+        assert page.read_text().startswith("# "), f"{page} has no heading"
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page} links to {link}"
