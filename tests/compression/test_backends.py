@@ -76,7 +76,7 @@ def test_second_derivatives_of_the_view_products():
     assert torch.autograd.gradgradcheck(layer, (x,))
 
 
-@pytest.mark.parametrize("backend", ["packed", "packed-dense"])
+@pytest.mark.parametrize("backend", ["packed", "packed-pieces", "packed-dense"])
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.parametrize("batch", [1, 5])
 def test_packed_convolutions(name, backend, batch, monkeypatch):

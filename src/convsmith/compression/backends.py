@@ -4,7 +4,8 @@
 ``group``       the definition: grouped convolutions with channel shuffles in between (exports without a gather)
 ``matmul``      shuffle-free: a factor contracts one axis of the view ``[slow, K, fast]`` as a batched matrix product
 ``dense``       the composite kernel, computed once per weight version, in one dense convolution
-``packed``      grouped convolutions on weights packed once for oneDNN, channels_last, in pieces that stay in the cache
+``packed``      grouped convolutions on weights packed once for oneDNN, channels_last
+``packed-pieces``  the same, a piece of the batch at a time whose activations stay in the cache
 ``packed-dense``  the composite kernel packed once for oneDNN, channels_last
 ==============  ======================================================================================================
 
@@ -16,6 +17,7 @@ the measurement. While a graph is traced, compiled, exported or counted, ``auto`
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -114,8 +116,8 @@ def by_dense(x: Tensor, chain: Chain) -> Tensor:
     return F.conv2d(x, kernel, None, g.stride, g.padding, g.dilation)
 
 
-def by_packed(x: Tensor, chain: Chain) -> Tensor:
-    """Run grouped convolutions on packed weights, a piece of the batch at a time."""
+def by_packed(x: Tensor, chain: Chain, *, in_pieces: bool = False) -> Tensor:
+    """Run grouped convolutions on packed weights, all images at once or a piece of the batch at a time."""
     _check_packable(x, chain, "packed")
     factors = chain.wiring.factors
     settings = [
@@ -140,7 +142,7 @@ def by_packed(x: Tensor, chain: Chain) -> Tensor:
     largest = max(max(factor.in_channels, factor.out_channels) for factor in factors)
     room = onednn.PIECE_BYTES * torch.get_num_threads()
     step = max(1, room // (largest * x.shape[2] * x.shape[3] * x.element_size()))
-    if step >= len(x):
+    if not in_pieces or step >= len(x):
         return piece(x)
     first = piece(x[:step])
     out = torch.empty((len(x), *first.shape[1:]), dtype=x.dtype, memory_format=torch.channels_last)
@@ -170,6 +172,7 @@ BACKENDS: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "matmul": by_matmul,
     "dense": by_dense,
     "packed": by_packed,
+    "packed-pieces": functools.partial(by_packed, in_pieces=True),
     "packed-dense": by_packed_dense,
 }
 
@@ -184,7 +187,7 @@ def candidates(x: Tensor, chain: Chain) -> tuple[str, ...]:
     """Return the backends that can run ``x`` here."""
     names = ["group", "matmul", "dense"]
     if _packing_obstacle(x, chain) is None:
-        names += ["packed", "packed-dense"]
+        names += ["packed", "packed-pieces", "packed-dense"]
     return tuple(names)
 
 
