@@ -23,8 +23,8 @@ def run(bench: Bench) -> None:
 
     torch.manual_seed(0)
     residual = timm.create_model("resnet18", num_classes=10).to(bench.device).eval()
-    larger = torch.rand(4 if bench.quick else 32, 3, 64, 64, device=bench.device)
-    _compare(bench, "resnet18, 64x64", residual, larger, steps, "block")
+    larger = torch.rand(4 if bench.quick else 16, 3, 64, 64, device=bench.device)
+    _compare(bench, "resnet18, 64x64", residual, larger, min(steps, 10), "block")
     _memory(bench, small, steps)
     bench.notes.append(
         "The one-image loop is the published search written plainly: gates as parameters in hooks, torch.optim.SGD, "
@@ -45,7 +45,7 @@ def small_network() -> nn.Module:
 
 
 def _compare(bench: Bench, name: str, model: nn.Module, images: Tensor, steps: int, sites: str) -> None:
-    loop_images = images[: 2 if bench.quick else 8]
+    loop_images = images[: 2 if bench.quick else 4]
     layers = find_routes(model, images[:2], mode="paper", steps=1, sites=sites).layers
 
     def loop() -> None:
