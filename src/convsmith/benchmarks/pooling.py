@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from convsmith.benchmarks.contract import Bench, suite
 from convsmith.benchmarks.memory import saved_bytes
 from convsmith.benchmarks.pooling_published import published_isqrt
 from convsmith.errors import RunFailed
-from convsmith.pooling import covariance, isqrt_covariance, power_covariance, triu_vector
+from convsmith.pooling import covariance, isqrt_covariance, power_covariance
 from convsmith.pooling.matrix_root import matrix_sqrt
 
 
@@ -44,8 +45,8 @@ def run(bench: Bench) -> None:
         g = torch.randn(batch, d, d, generator=generator).to(bench.device)
         _check_same(x, g)
         kept = {
-            "published": saved_bytes(lambda x=x: published_isqrt(x)),
-            "isqrt_covariance": saved_bytes(lambda x=x: isqrt_covariance(x)),
+            "published": saved_bytes(partial(published_isqrt, x)),
+            "isqrt_covariance": saved_bytes(partial(isqrt_covariance, x)),
         }
         bench.compare(
             f"iSQRT-COV forward and backward, {side} x {side} map",
@@ -86,7 +87,7 @@ def run(bench: Bench) -> None:
     bench.compare(
         "roots of 256 x 256 covariances, forward only",
         {
-            f"{method} ({n})": (lambda method=method, n=n: triu_vector(matrix_sqrt(a, method=method, iterations=n)))
+            f"{method} ({n})": partial(matrix_sqrt, a, method=method, iterations=n)
             for method, n in (
                 ("newton-schulz", 5),
                 ("newton-schulz", 10),

@@ -60,7 +60,9 @@ def _create(
         )
     classes = kwargs.pop("num_classes", 1000)
     dim = kwargs.pop("dim", 256)
-    options = {k: kwargs.pop(k) for k in ("iterations", "method", "normalization", "compensate") if k in kwargs}
+    options: dict[str, Any] = {
+        k: kwargs.pop(k) for k in ("iterations", "method", "normalization", "compensate") if k in kwargs
+    }
     drop_rate = kwargs.pop("head_drop_rate", drop_rate)
     model = timm.create_model(backbone, pretrained=kwargs.pop("pretrained_backbone", False), **kwargs)
     attached = attach(
