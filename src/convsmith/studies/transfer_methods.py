@@ -86,10 +86,10 @@ def decide(cells: Cells, sets: tuple[str, ...]) -> tuple[Verdict, Table, str]:
         verdict = "partly"
     columns = ["direction", "target set", "DANN less source-only", "SAN less source-only", "SAN less DANN"]
     table = Table(columns, rows, "Paired differences over seeds at the last step, points, mean and 95 % interval.")
-    summary = (
-        f"negative transfer on {hurt} of {count} partial sets for DANN and {san_hurt} for SAN; "
-        f"SAN is {'' if ahead else 'not '}10 points or more above DANN on every 5-class set where DANN shows it."
-    )
+    summary = f"negative transfer on {hurt} of {count} partial sets for DANN and {san_hurt} for SAN"
+    if hurt:
+        summary += f"; SAN is {'' if ahead else 'not '}10 points or more above DANN on every 5-class set where it shows"
+    summary += "."
     return verdict, table, summary
 
 
