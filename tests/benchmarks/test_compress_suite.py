@@ -1,9 +1,10 @@
 """The suite's quick form measures what it says."""
 
-from convsmith.benchmarks.contract import run_suite
+from convsmith.benchmarks import compress, run_suite
 
 
 def test_quick_form():
+    assert compress.WAYS["int8"] == ("int8", {})
     value = run_suite("compress", quick=True, threads=1)
     (case,) = value["cases"]
     assert case["name"] == "cs_resnet20, eager, batch 1"

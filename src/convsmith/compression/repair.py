@@ -135,7 +135,7 @@ def repair(
     *,
     num_classes: int,
     config: TrainConfig | None = None,
-    epochs: int = 5,
+    epochs: int = 10,
     distill: float = 0.5,
     temperature: float = 4.0,
     gradual: bool = False,
