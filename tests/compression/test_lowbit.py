@@ -88,3 +88,15 @@ def test_layers_compute_with_the_quantised_weight_and_train(layer):
 def test_unknown_scheme():
     with pytest.raises(InvalidArgument, match="no such precision"):
         lowbit(nn.Linear(2, 2), "int3")
+
+
+def test_the_remembered_weight_follows_every_change():
+    made = lowbit(nn.Linear(6, 4), "ternary").eval()
+    x = torch.randn(2, 6)
+    with torch.no_grad():
+        first = made(x)
+        assert made.quantised() is made.quantised()
+        made.weight.mul_(2)
+        torch.testing.assert_close(made(x) - made.bias, 2 * (first - made.bias))
+        made.load_state_dict({"weight": torch.ones(4, 6), "bias": torch.zeros(4)})
+        torch.testing.assert_close(made(x), x.sum(1, keepdim=True).expand(2, 4))

@@ -85,7 +85,27 @@ class _LowBit(nn.Module):
     per_channel: bool = True
 
     def quantised(self) -> Tensor:
-        """Return the weight the layer computes with, differentiable with respect to the latent one."""
+        """Return the weight the layer computes with, differentiable with respect to the latent one.
+
+        Without gradients in evaluation mode it is computed once per version of the latent weight and remembered.
+        """
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._quantise()
+        mark = (self.weight._version, self.weight.data_ptr())
+        known = self.__dict__.get("_known")
+        if known is not None and known[0] == mark and known[1].device == self.weight.device:
+            return known[1]
+        fresh = self._quantise()
+        if type(fresh) is Tensor:  # neither fake nor traced
+            self.__dict__["_known"] = (mark, fresh)
+        return fresh
+
+    def train(self, mode: bool = True) -> _LowBit:
+        """Set the mode and forget the remembered weight."""
+        self.__dict__.pop("_known", None)
+        return super().train(mode)
+
+    def _quantise(self) -> Tensor:
         if self.scheme == "binary":
             return binary_weight(self.weight, per_channel=self.per_channel)
         if self.scheme == "ternary":

@@ -17,7 +17,7 @@ from convsmith.compression.survey import Survey, replace
 
 _NOTE = (
     "weights are {} on disk and in value, but computed in floating point: the file shrinks, MACs and latency do not; "
-    "unpacking costs a little time in every forward pass"
+    "training quantises them anew in every forward pass"
 )
 
 
