@@ -80,3 +80,13 @@ def test_the_sparsity_verdict_follows_its_rule(share, kept, verdict):
     }
     told = Told(seeds=[0, 1, 2], quick=True, device="cpu", answer=lambda key: cell)
     assert routing_sparsity.sparsity(told).verdict == verdict
+
+
+@pytest.mark.slow
+def test_one_percent_of_the_most_critical_nodes_carries_at_least_half_of_the_accuracy():
+    """At 1 % of 800 nodes: critical ones at least halve the accuracy, random ones cost less than five points."""
+    full, _, critical, *_ = routing_removal.measure("plain", "routes, light penalty", 0, 150, "cpu")
+    random = routing_removal.measure("plain", "random", 0, 150, "cpu")[2]
+    assert full >= 90
+    assert critical <= full / 2
+    assert full - random < 5
