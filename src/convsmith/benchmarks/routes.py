@@ -73,7 +73,7 @@ def _compare(bench: Bench, name: str, model: nn.Module, images: Tensor, steps: i
         baseline="one-image loop",
         rounds=5,
         warmup=1,
-        seconds=40,
+        seconds=15,
         memory=False,
         settings={
             "steps": steps,
@@ -87,7 +87,7 @@ def _compare(bench: Bench, name: str, model: nn.Module, images: Tensor, steps: i
 
 
 def _memory(bench: Bench, model: nn.Module, steps: int) -> None:
-    images = torch.rand(16 if bench.quick else 64, 1, 28, 28, device=bench.device)
+    images = torch.rand(16 if bench.quick else 32, 1, 28, 28, device=bench.device)
 
     def at(size: int, count: int) -> Callable[[], object]:
         part = images[:count]
