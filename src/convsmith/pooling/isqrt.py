@@ -20,11 +20,14 @@ from torch import Tensor
 
 from convsmith.pooling import product_form
 from convsmith.pooling.covariance import is_signal
-from convsmith.pooling.inputs import columns, float32_island, one_of
+from convsmith.pooling.inputs import columns, float32_island, is_plain, one_of
 from convsmith.pooling.newton_schulz import newton_schulz_steps, warn_if_unsafe
 from convsmith.pooling.product_form import Step, symmetric_product
 from convsmith.pooling.pull_back import product_of, pull_back
 
+#: large matrices go through in groups of so many samples on a CPU: what one product wrote is still in the cache when
+#: the next one reads it (measured at 196 x 196, batch 16, two threads: 58 ms instead of 68)
+CPU_CHUNK = 4
 SIDES = ("auto", "channels", "positions")
 
 
@@ -57,6 +60,9 @@ def covariance_root(x: Tensor, steps: tuple[Step, ...], *, side: str = "auto", k
         return _forward(x, steps, positions).out
     if keep is None:
         keep = _worth_keeping(d, m, steps, positions)
+    if is_plain(x) and min(d, m if positions else d) >= 128 and len(x) > CPU_CHUNK:
+        parts = [_CovarianceRoot.apply(part, steps, positions, bool(keep))[0] for part in x.split(CPU_CHUNK)]
+        return torch.cat(parts)
     return _CovarianceRoot.apply(x, steps, positions, bool(keep))[0]
 
 
@@ -124,12 +130,16 @@ def _gradient(
         product, chain = product_form.run(a, steps, root=not positions, symmetric=True)
     else:
         a = torch.add(chain[0], _eye(chain[0]), alpha=steps[0].centre)
-    twice = g + g.mT
     if not positions:
+        twice = g + g.mT
         pulled = pull_back(chain, steps, True, twice)
         c = _inner(pulled, a) - 0.5 * _inner(twice, product)
         return torch.bmm(_less_identity(pulled, c) * share, unit)
-    through = torch.bmm(twice, unit)
+    if 2 * unit.shape[2] < unit.shape[1]:
+        # two thin products are cheaper than a pass over a transposed d x d matrix
+        through = torch.baddbmm(torch.bmm(g, unit), g.mT, unit)
+    else:
+        through = torch.bmm(g + g.mT, unit)
     middle = symmetric_product(unit.mT, through)
     pulled = pull_back(chain, steps, False, middle)
     c = 0.5 * _inner(middle, product) + _inner(a, pulled)
