@@ -255,3 +255,31 @@ BAD = [
 def test_bad_input_is_one_clear_error(call, words):
     with pytest.raises(InvalidArgument, match=words):
         call()
+
+
+def test_groups_of_samples_change_nothing(monkeypatch):
+    from convsmith.pooling import isqrt
+
+    x = torch.randn(6, 130, 12, 12, generator=torch.Generator().manual_seed(3)).relu()
+    g = torch.randn(6, 130, 130, generator=torch.Generator().manual_seed(4))
+    assert len(x) > isqrt.CPU_CHUNK
+    found = []
+    for group in (isqrt.CPU_CHUNK, 100):
+        monkeypatch.setattr(isqrt, "CPU_CHUNK", group)
+        leaf = x.clone().requires_grad_()
+        out = isqrt_covariance(leaf)
+        (first,) = torch.autograd.grad(out, leaf, g, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), leaf)
+        found.append((out.detach(), first.detach(), second))
+    for grouped, whole in zip(*found, strict=True):
+        scale = float(whole.abs().max())
+        assert_close(grouped / scale, whole / scale, rtol=0, atol=2e-5)
+    monkeypatch.setattr(isqrt, "CPU_CHUNK", 4)
+    dead = x.clone()
+    dead[2] = 0
+    dead.requires_grad_()
+    out = isqrt_covariance(dead)
+    out.backward(g)
+    for i in (0, 1, 3, 4, 5):
+        assert_close(out[i].detach(), found[0][0][i], rtol=0, atol=0)
+    assert torch.equal(dead.grad[2], torch.zeros_like(dead.grad[2]))
