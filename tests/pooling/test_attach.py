@@ -139,6 +139,18 @@ def test_parameter_groups_cover_everything_once_with_the_heads_factor():
     }
 
 
+def test_the_training_task_uses_the_heads_learning_rate():
+    from convsmith.training import ClassificationTask
+
+    model = attach(tiny(), dim=6, head_factor=5.0)
+    assert model.pooling_recipe["head_factor"] == 5.0
+    groups = ClassificationTask(model, 4).parameter_groups(0.01)
+    assert [group["lr"] for group in groups] == [0.01, 0.05]
+    assert len(ClassificationTask(tiny(), 4).parameter_groups(0.01)) == 1
+    with pytest.raises(InvalidArgument, match="factor above 0"):
+        attach(tiny(), head_factor=0.0)
+
+
 def test_copies_and_modes():
     model = attach(tiny().eval(), dim=6)
     assert not model.training

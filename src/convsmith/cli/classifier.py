@@ -42,13 +42,23 @@ class ModelOptions(Computation):
         None, "second-order pooling instead of the average; see methods pooling", metavar="NAME"
     )
     pooling_dim: int | None = option(None, "channels that enter the pooling (default: 256)", metavar="N")
+    last_stride: int | None = option(None, "1: last stage at full resolution, as second-order papers do", metavar="N")
+    head_lr: float | None = option(
+        None, "learning rate of pooling and classifier, times --lr (default: 1)", metavar="X"
+    )
 
 
 def check(arguments: ModelOptions) -> None:
     """Refuse names that do not exist and flags that contradict each other, before anything is read."""
     keyword_arguments(arguments.model_args)
-    if arguments.pooling_dim is not None and arguments.pooling is None:
-        raise InvalidArgument("--pooling-dim belongs to a pooling", asked="--pooling-dim", mend="add --pooling NAME")
+    for flag in ("pooling_dim", "last_stride", "head_lr"):
+        if getattr(arguments, flag) is not None and arguments.pooling is None:
+            shown = f"--{flag.replace('_', '-')}"
+            raise InvalidArgument(f"{shown} belongs to a pooling", asked=shown, mend="add --pooling NAME")
+    if arguments.head_lr is not None and not arguments.head_lr > 0:
+        raise InvalidArgument("must be above 0", asked="--head-lr", given=arguments.head_lr)
+    if arguments.last_stride not in (None, 1):
+        raise InvalidArgument("the last stage can be set to 1", asked="--last-stride", given=arguments.last_stride)
     if arguments.pooling_dim is not None and arguments.pooling_dim < 1:
         raise InvalidArgument("must be 1 or more", asked="--pooling-dim", given=arguments.pooling_dim)
     if arguments.pooling is not None:
@@ -125,8 +135,8 @@ def load(spec: str, *, device: str = "cpu") -> LoadedModel:
 def _pooling(arguments: ModelOptions) -> dict[str, Any] | None:
     if arguments.pooling is None:
         return None
-    dim = {} if arguments.pooling_dim is None else {"dim": arguments.pooling_dim}
-    return {"pooling": arguments.pooling, **dim}
+    asked = {"dim": arguments.pooling_dim, "last_stride": arguments.last_stride, "head_factor": arguments.head_lr}
+    return {"pooling": arguments.pooling, **{name: value for name, value in asked.items() if value is not None}}
 
 
 def _built(recipe: ModelRecipe, pretrained: bool) -> nn.Module:

@@ -33,6 +33,7 @@ class PooledClassifier(nn.Module):
         *,
         hidden: Sequence[int] = (),
         drop_rate: float = 0.0,
+        head_factor: float = 1.0,
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -40,6 +41,7 @@ class PooledClassifier(nn.Module):
         self._read = reader(backbone)
         self.num_features = self.head_hidden_size = pooling.out_features
         self.hidden, self.drop_rate = tuple(hidden), float(drop_rate)
+        self.head_factor = float(head_factor)
         self.pooling_recipe = dict(recipe or {})
         self.num_classes = num_classes
         self.classifier = self._classifier(num_classes)
@@ -102,15 +104,16 @@ class PooledClassifier(nn.Module):
         """The same, under timm's older name."""
         return self.pretrained_cfg
 
-    def parameter_groups(self, lr: float, *, head_factor: float = 1.0) -> list[dict[str, Any]]:
+    def parameter_groups(self, lr: float, *, head_factor: float | None = None) -> list[dict[str, Any]]:
         """Return two optimizer groups: the backbone at ``lr``, pooling and classifier at ``lr * head_factor``.
 
-        The fine-tuning recipes use a factor of 5 (ResNet-50) and 20 (VGG-16).
+        None takes the factor given to `attach`. The fine-tuning recipes use 5 (ResNet-50) and 20 (VGG-16).
         """
+        factor = self.head_factor if head_factor is None else head_factor
         head = [*self.pooling.parameters(), *self.classifier.parameters()]
         return [
             {"params": [p for p in self.backbone.parameters() if p.requires_grad], "lr": lr},
-            {"params": [p for p in head if p.requires_grad], "lr": lr * head_factor},
+            {"params": [p for p in head if p.requires_grad], "lr": lr * factor},
         ]
 
 
@@ -123,6 +126,7 @@ def attach(
     last_stride: int | None = None,
     hidden: Sequence[int] = (),
     drop_rate: float = 0.0,
+    head_factor: float = 1.0,
     options: Mapping[str, Any] | None = None,
     input_size: tuple[int, int] | None = None,
 ) -> PooledClassifier:
@@ -138,6 +142,7 @@ def attach(
         last_stride: 1 sets the last stage to stride 1 where the family is known; None leaves it.
         hidden: sizes of fully connected layers before the last one, with ReLU (VGG-16: 4096, 4096).
         drop_rate: dropout after each hidden layer, or before the last layer without hidden ones.
+        head_factor: learning rate of pooling and classifier in multiples of the backbone's (`parameter_groups`).
         options: more arguments of the pooling (``{"iterations": 3}``).
         input_size: (height, width) for the one black image that finds the channels; None: the model's configuration.
 
@@ -160,6 +165,8 @@ def attach(
     hidden = tuple(positive("hidden", size) for size in hidden)
     if not 0.0 <= drop_rate < 1.0:
         raise InvalidArgument("a share from 0 to below 1", asked="drop_rate", given=drop_rate)
+    if not head_factor > 0:
+        raise InvalidArgument("a factor above 0", asked="head_factor", given=head_factor)
 
     if last_stride is not None:
         set_last_stride(model, last_stride)
@@ -174,10 +181,13 @@ def attach(
         "last_stride": last_stride,
         "hidden": list(hidden),
         "drop_rate": drop_rate,
+        "head_factor": head_factor,
         "options": settings,
         "input_size": None if input_size is None else list(input_size),
     }
-    attached = PooledClassifier(model, head, classes, hidden=hidden, drop_rate=drop_rate, recipe=recipe)
+    attached = PooledClassifier(
+        model, head, classes, hidden=hidden, drop_rate=drop_rate, head_factor=head_factor, recipe=recipe
+    )
     attached.train(model.training)
     return attached.to(weight.device, weight.dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +85,11 @@ class ClassificationTask(Task):
         if self.teacher is not None:
             self.teacher.eval()
         return self
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Return the model's own groups (a second-order head may learn faster than its backbone), else one group."""
+        own = getattr(self.model, "parameter_groups", None)
+        return own(lr) if callable(own) else super().parameter_groups(lr)
 
     def forward(self, batch: Batch, step: int) -> Losses:
         logits = self.model(batch.images)
