@@ -41,7 +41,7 @@ def measure(kind: str, arm: str, seed: int, count: int, device: str) -> list[flo
     "random nodes cost little.",
     source="Wang et al., Critical Data Routing Paths, CVPR 2018, section 4.1 (numbers as reported by an article)",
     rule="Nodes removed image by image, ranked by gates of the published solver at gamma 0.002 (a light penalty, "
-    "chosen on networks of other widths: a heavy one closes gates before they can be ranked). A network counts fully if "
+    "chosen on other networks: a heavy one closes gates before they can be ranked). A network counts fully if "
     "at 1 % the upper end of the interval of the accuracy is at most half of the mean full accuracy and random removal "
     "costs less than 5 points; it counts half if critical nodes cost at least 20 points more than random ones. "
     "Reproduced if both networks count fully, partly if both count at least half or one fully, else not reproduced.",
