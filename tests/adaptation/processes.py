@@ -1,5 +1,6 @@
 """One of several gloo processes that adapt together; the test starts them with RANK and WORLD_SIZE set."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -43,4 +44,5 @@ if __name__ == "__main__":
         save_file(train(job, mine, of).state_dict(), Path(sys.argv[1]) / f"{job}-{mine}.safetensors")
     # a process that leaves while the other still talks to it can abort in gloo's own thread
     torch.distributed.barrier()
+    gc.collect()  # lets go of DistributedDataParallel, which holds the group
     torch.distributed.destroy_process_group()

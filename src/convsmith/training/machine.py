@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib.util
 import os
 from collections.abc import Iterable, Iterator
@@ -205,4 +206,5 @@ def _has_group() -> bool:
 
 def _end_group() -> None:
     if _has_group():
+        gc.collect()  # DistributedDataParallel sits in reference cycles and must let go of the group before it ends
         torch.distributed.destroy_process_group()
