@@ -83,5 +83,7 @@ def run(context: Context) -> None:
         ],
     ).save(context.folder, "30-pooling")
     second_order_section(spectrum, title="What the covariance sees").save(context.folder, "31-spectrum")
-    context.headline["pooling"] = accuracy
+    context.headline["average | iSQRT-COV pooling, accuracy, %"] = " | ".join(
+        f"{100 * v:.1f}" for v in accuracy.values()
+    )
     terminal.say("  ".join(f"{name}: {100 * value:.1f} %" for name, value in accuracy.items()))

@@ -12,6 +12,7 @@ dense convolutions do not: the note on every result says so.
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -79,17 +80,17 @@ class _Sparsity(Method):
     budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
     label: ClassVar[str] = ""
 
+    @abstractmethod
     def settings_for(self, layer: Layer) -> list[dict[str, Any]] | str:
         """Return the settings to choose from, sparsest last, or the reason why there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fixed(self) -> bool:
         """Return whether the user fixed the setting, so that no budget is needed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def excluded(self) -> tuple[str, ...]:
         """Return the names the user wants left alone."""
-        raise NotImplementedError
 
     def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
         """Choose a density per layer; MACs and parameters in the plan count non-zero weights only."""

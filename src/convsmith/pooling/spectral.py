@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convsmith.errors import InvalidArgument
 from convsmith.pooling.lyapunov import LyapunovExact
 
 
@@ -95,7 +96,11 @@ def spectral_map(a: Tensor, function: SpectralFunction) -> Tensor:
     Lyapunov equations, everywhere and to any order.
     """
     if torch.compiler.is_compiling():
-        raise NotImplementedError("eigenvalues have no traced form")
+        raise InvalidArgument(
+            "a root by eigenvalues has no traced form",
+            asked="torch.compile, torch.export or ONNX",
+            mend='a pooling by Newton-Schulz: "isqrt-cov", or method="newton-schulz" where the pooling takes a method',
+        )
     if function == Power(0.5):
         return _SquareRoot.apply(a)[0]
     return _Spectral.apply(a, function)[0]
