@@ -37,7 +37,7 @@ class Road:
     route_steps: int = 60
 
 
-FULL, QUICK, SMALLEST = Road(), Road(200, 120, 50, 40), Road(60, 30, 20, 20)
+FULL, QUICK, SMALLEST = Road(), Road(200, 120, 50, 40), Road(200, 40, 20, 20)
 
 
 def build(arm: str, seed: int) -> nn.Module:
