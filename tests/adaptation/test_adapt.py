@@ -52,6 +52,16 @@ def test_the_selected_step_is_the_validators_best_among_those_that_pass_the_guar
     assert_close(result.measurements["infomax"], -max(row["selection"] for row in rows), rtol=0, atol=1e-5)
 
 
+def test_fewer_evaluations_change_no_weight(sides):
+    often, once = (
+        adapt(network(), *sides, method="san", hidden=(6,), every=5, reference=None, evaluations=n, **QUICK)
+        for n in (10, 1)
+    )
+    assert [len([row for row in r.history if row["kind"] == "evaluation"]) for r in (often, once)] == [10, 1]
+    for a, b in zip(often.model.parameters(), once.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_the_input_model_is_left_alone(sides):
     model = network()
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -182,6 +192,7 @@ GOOD = (images(40), LABELS)
         (("no_such_model", GOOD, images(20)), {}, "no model"),
         ((nn.Flatten(), GOOD, images(20)), {}, "linear layer"),
         ((network(), GOOD, images(20)), {"reference": "other"}, "a reference is"),
+        ((network(), GOOD, images(20)), {"evaluations": 0}, "at least once"),
     ],
 )
 def test_bad_input_is_one_clear_error_before_training(arguments, changes, rule):

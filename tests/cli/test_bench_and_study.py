@@ -53,7 +53,8 @@ def test_a_stopped_study_ends_with_130_and_goes_on(toys, tmp_path, capsys):
         (["bench", "toy-suite", "--threads", "0"], "at least one thread"),
         (["study", "toy/stop"], "toy/stops"),
         (["study", "toy/stops", "--seeds", "0"], "at least one seed"),
-        (["study", "toy/stops", "--device", "cuda"], "CUDA"),
+        (["study", "toy/stops", "--device", "cuda:99"], "does not have the device"),
+        (["bench", "toy-suite", "--device", "gpu"], "no device has this name"),
     ],
 )
 def test_bad_input_is_refused_with_code_2(toys, tmp_path, capsys, words, text):

@@ -58,6 +58,7 @@ def adapt(
     crop: tuple[int | None, int | None] = (None, None),
     reference: Reference | AdaptationResult | str | None = "train",
     evaluate: bool = False,
+    evaluations: int = 10,
     collapse: CollapseRule | None = None,
     out: Path | None = None,
     resume: bool = False,
@@ -71,8 +72,8 @@ def adapt(
         source: labelled images; see `convsmith.adaptation.inputs.resolve` for every form, or its result.
         target: images whose labels, if they have any, are not looked at.
         method: one of `available()`.
-        validator: choose the step by this score, computed ten times a run; None keeps the last step. ``"oracle"`` uses
-            target labels and needs ``evaluate``.
+        validator: choose the step by this score, computed at every evaluation; None keeps the last step. ``"oracle"``
+            uses target labels and needs ``evaluate``.
         steps: updates; the same for source-only, which is trained too.
         lr: base learning rate; the schedule is ``(1 + 10 t / steps) ** -0.75`` as in this line of papers.
         batch_size: images of each domain in a step, two or more.
@@ -86,6 +87,8 @@ def adapt(
         reference: ``"train"`` trains source-only first; an earlier source-only result saves that; None does without
             the guard and without both alarms that need it.
         evaluate: also measure accuracy on the target's labels, as ``oracle_accuracy``; it selects nothing.
+        evaluations: passes over held-out source and whole target images in a run, for selection, alarms in the log and
+            history; a ``config`` with ``evaluate_every`` decides instead.
         collapse: thresholds of the collapse alarm.
         out: run folder for checkpoints and history (source-only's under ``reference/``).
         resume: continue both from their latest checkpoints in ``out``.
@@ -107,6 +110,8 @@ def adapt(
         raise InvalidArgument(
             "adaptation compares images: two or more in a batch", asked="batch_size", given=batch_size
         )
+    if evaluations < 1:
+        raise InvalidArgument("a run is measured at least once", asked="evaluations", given=evaluations)
     if reference is not None and not isinstance(reference, (Reference, AdaptationResult)) and reference != "train":
         raise InvalidArgument("a reference is 'train', an earlier source-only result, or None", given=repr(reference))
     if config is None:
@@ -126,7 +131,7 @@ def adapt(
         batch_size = max(2, min(len(inputs.source), len(inputs.target)))
     model = built(model, inputs, config.seed)
     check_model(model, inputs)
-    plan = _Plan(inputs, _evaluating(config, batch_size, inputs), batch_size, validator, evaluate)
+    plan = _Plan(inputs, _evaluating(config, batch_size, inputs, evaluations), batch_size, validator, evaluate)
     known: Reference | None = None
     if isinstance(reference, AdaptationResult):
         known = Reference(_raw(reference, inputs), reference.measurements)
@@ -278,11 +283,11 @@ def _whole(split: ImageSplit, rank: int, world: int) -> Loader:
     return Loader(split, size).sharded(rank, world)
 
 
-def _evaluating(config: TrainConfig, batch_size: int, inputs: Inputs) -> TrainConfig:
+def _evaluating(config: TrainConfig, batch_size: int, inputs: Inputs, evaluations: int) -> TrainConfig:
     if config.evaluate_every is not None:
         return config
     batches = max(1, max(len(inputs.source), len(inputs.target)) // batch_size)
-    return replace(config, evaluate_every=max(1, config.total_steps(batches) // 10))
+    return replace(config, evaluate_every=max(1, config.total_steps(batches) // evaluations))
 
 
 def _named(progress: Progress | None, name: str) -> Progress | None:

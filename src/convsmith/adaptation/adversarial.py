@@ -6,14 +6,36 @@ and 9 (two losses with swapped labels instead of one reversed gradient).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from convsmith.adaptation.discriminators import ClassDiscriminators
+from convsmith.adaptation.method import Common
 from convsmith.adaptation.reversal import reverse_gradient
 from convsmith.adaptation.selective import images_per_rank
+
+
+@dataclass(frozen=True)
+class AdversarialSettings(Common):
+    """Settings of every method with one domain discriminator behind a gradient reversal.
+
+    Args:
+        hidden: widths of the discriminator.
+        dropout: of the discriminator.
+        adversarial: coefficient of the domain loss.
+        ramp_upper: the reversal's final strength.
+        ramp_share: share of all steps after which it is reached.
+    """
+
+    hidden: tuple[int, ...] = (1024, 1024)
+    dropout: float = 0.5
+    adversarial: float = 1.0
+    ramp_upper: float = 1.0
+    ramp_share: float = 1.0
 
 
 def domain_loss(

@@ -11,45 +11,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.adversarial import domain_loss
+from convsmith.adaptation.adversarial import AdversarialSettings, domain_loss
 from convsmith.adaptation.cdan import certainty
 from convsmith.adaptation.discriminators import ClassDiscriminators
-from convsmith.adaptation.method import METHODS, Common, Domains, DomainTask
+from convsmith.adaptation.method import METHODS, Domains
 from convsmith.adaptation.selective import entropy
-from convsmith.adaptation.weighting import ClassWeights, WeightSettings, total_probabilities
+from convsmith.adaptation.weighted import WeightedTask
+from convsmith.adaptation.weighting import WeightSettings
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
-class BA3USSettings(Common):
-    """Settings of BA3US.
+class BA3USSettings(AdversarialSettings):
+    """Settings of BA3US, besides those of `AdversarialSettings`.
 
     Args:
-        hidden: widths of the discriminator.
-        dropout: of the discriminator.
-        adversarial: coefficient of the domain loss.
         entropy: coefficient of the target's entropy.
         complement: coefficient of the complement entropy (5 for Office-31, 1 for Office-Home in the public code).
         borrowed: share of the source batch lent to the target at the first step; it shrinks to 0.
-        ramp_upper: the reversal's final strength.
-        ramp_share: share of all steps after which it is reached.
         weights: of the classes; they sum to 1 in the paper.
     """
 
-    hidden: tuple[int, ...] = (1024, 1024)
-    dropout: float = 0.5
-    adversarial: float = 1.0
     entropy: float = 0.1
     complement: float = 1.0
     borrowed: float = 0.25
-    ramp_upper: float = 1.0
-    ramp_share: float = 1.0
     weights: WeightSettings = field(default_factory=lambda: WeightSettings(warmup=0.25))
 
 
 @METHODS.register("ba3us", settings=BA3USSettings, partial=True)
-class BA3US(DomainTask):
+class BA3US(WeightedTask):
     """Balance the alignment with borrowed source images; weigh classes; complement entropy for the source.
 
     Differs from the paper: the borrowed images are the first of the shuffled source batch itself instead of a batch of
@@ -57,22 +48,14 @@ class BA3US(DomainTask):
     """
 
     def __init__(self, model: nn.Module, domains: Domains, settings: BA3USSettings) -> None:
-        super().__init__(model, domains, settings)
+        super().__init__(model, domains, settings, settings.weights)
         self.settings = settings
         self.discriminator = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
-        self.weighting = ClassWeights(self.classes, settings.weights, domains.steps)
-
-    def before_step(self, step: int) -> None:
-        """Estimate the class weights from the whole target where they are due."""
-        if self.weighting.due(step):
-            self.weighting.take_target(*total_probabilities(self.model, self.domains.target, self.weighting))
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return weighted cross-entropy, balanced domain loss, target entropy and complement entropy."""
         s, seen = self.settings, self.look(batch)
-        self.weighting.take_batch(
-            self.weighting.probabilities(seen.source_logits), self.weighting.probabilities(seen.target_logits), step
-        )
+        self.observe(seen, step)
         image_weights = self.weighting.weights[seen.source_labels]
         each = F.cross_entropy(seen.source_logits, seen.source_labels, reduction="none")
         classification = (image_weights * each).sum() / image_weights.sum().clamp_min(1e-8)
@@ -103,10 +86,6 @@ class BA3US(DomainTask):
                 "complement": complement,
             },
         )
-
-    def class_weights(self) -> Tensor:
-        """Return the weights [K] as the losses use them."""
-        return self.weighting.weights
 
 
 def complement_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

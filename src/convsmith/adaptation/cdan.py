@@ -11,32 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.adversarial import domain_loss
+from convsmith.adaptation.adversarial import AdversarialSettings, domain_loss
 from convsmith.adaptation.discriminators import ClassDiscriminators
-from convsmith.adaptation.method import METHODS, Common, Domains, DomainTask
+from convsmith.adaptation.method import METHODS, Domains, DomainTask
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
-class CDANSettings(Common):
-    """Settings of CDAN.
+class CDANSettings(AdversarialSettings):
+    """Settings of CDAN, besides those of `AdversarialSettings`.
 
     Args:
-        hidden: widths of the discriminator.
-        dropout: of the discriminator.
-        adversarial: coefficient of the domain loss.
-        ramp_upper: the reversal's final strength.
-        ramp_share: share of all steps after which it is reached.
         entropy_weights: weigh images by ``1 + exp(-H)`` (CDAN+E).
         largest_product: above this many entries the outer product is replaced by a random projection of this width.
     """
 
-    hidden: tuple[int, ...] = (1024, 1024)
-    dropout: float = 0.5
-    adversarial: float = 1.0
-    ramp_upper: float = 1.0
-    ramp_share: float = 1.0
     entropy_weights: bool = True
     largest_product: int = 4096
 

@@ -11,34 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.adversarial import domain_loss
+from convsmith.adaptation.adversarial import AdversarialSettings, domain_loss
 from convsmith.adaptation.discriminators import ClassDiscriminators
-from convsmith.adaptation.method import METHODS, Common, Domains, DomainTask
+from convsmith.adaptation.method import METHODS, Domains, DomainTask
 from convsmith.adaptation.selective import entropy
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
-class ETNSettings(Common):
-    """Settings of ETN.
+class ETNSettings(AdversarialSettings):
+    """Settings of ETN, besides those of `AdversarialSettings`.
 
     Args:
-        hidden: widths of the discriminator.
-        dropout: of the discriminator.
-        adversarial: coefficient of the weighted domain loss.
         entropy: coefficient of the target's entropy (0.2 in the public code).
-        ramp_upper: the reversal's final strength.
-        ramp_share: share of all steps after which it is reached.
         warmup: share of all steps before weights and entropy act.
     """
 
-    hidden: tuple[int, ...] = (1024, 1024)
-    dropout: float = 0.5
-    adversarial: float = 1.0
     entropy: float = 0.2
-    ramp_upper: float = 1.0
-    ramp_share: float = 1.0
     warmup: float = 0.25
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.adversarial import domain_loss
+from convsmith.adaptation.adversarial import AdversarialSettings, domain_loss
 from convsmith.adaptation.discriminators import ClassDiscriminators
-from convsmith.adaptation.method import METHODS, Common, Domains, DomainTask
+from convsmith.adaptation.method import METHODS, Domains, DomainTask
 from convsmith.adaptation.selective import entropy
 from convsmith.adaptation.weighting import evaluating
 from convsmith.data.batch import DomainBatch
@@ -21,25 +21,15 @@ from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
-class IWANSettings(Common):
-    """Settings of IWAN.
+class IWANSettings(AdversarialSettings):
+    """Settings of IWAN, besides those of `AdversarialSettings` (both discriminators have its widths).
 
     Args:
-        hidden: widths of both discriminators.
-        dropout: of both discriminators.
-        adversarial: coefficient of the second one's loss.
         entropy: coefficient of the target's entropy.
-        ramp_upper: the reversal's final strength; 0.1 in the paper.
-        ramp_share: share of all steps after which it is reached.
         warmup: share of all steps before weights and entropy act.
     """
 
-    hidden: tuple[int, ...] = (1024, 1024)
-    dropout: float = 0.5
-    adversarial: float = 1.0
     entropy: float = 0.1
-    ramp_upper: float = 1.0
-    ramp_share: float = 1.0
     warmup: float = 0.25
 
 

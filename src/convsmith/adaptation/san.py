@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from convsmith.adaptation.discriminators import ClassDiscriminators
-from convsmith.adaptation.method import METHODS, Common, Domains, DomainTask
+from convsmith.adaptation.method import METHODS, Common, Domains
 from convsmith.adaptation.selective import SANForm, entropy, selective_adversarial_loss
-from convsmith.adaptation.weighting import ClassWeights, total_probabilities
+from convsmith.adaptation.weighted import WeightedTask
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
@@ -36,7 +36,7 @@ class SANSettings(Common):
 
 
 @METHODS.register("san", settings=SANSettings, partial=True)
-class SAN(DomainTask):
+class SAN(WeightedTask):
     """Align each class with its own discriminator, and ignore classes the target does not hold.
 
     Total loss: ``CE(source) + adversarial * L_d + entropy * H(target)``, see `selective_adversarial_loss`; during the
@@ -45,23 +45,15 @@ class SAN(DomainTask):
     """
 
     def __init__(self, model: nn.Module, domains: Domains, settings: SANSettings) -> None:
-        super().__init__(model, domains, settings)
+        super().__init__(model, domains, settings, settings.form.weights)
         self.settings, self.form = settings, settings.form
         self.discriminators = ClassDiscriminators(self.features, self.classes, settings.hidden, settings.dropout)
-        self.weighting = ClassWeights(self.classes, self.form.weights, domains.steps)
-
-    def before_step(self, step: int) -> None:
-        """Estimate the class weights from the whole target where they are due."""
-        if self.weighting.due(step):
-            self.weighting.take_target(*total_probabilities(self.model, self.domains.target, self.weighting))
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return the three losses of one pair of batches."""
         form, seen = self.form, self.look(batch)
         classification = F.cross_entropy(seen.source_logits, seen.source_labels)
-        p_source = self.weighting.probabilities(seen.source_logits)
-        p_target = self.weighting.probabilities(seen.target_logits)
-        self.weighting.take_batch(p_source, p_target, step)
+        p_source, p_target = self.observe(seen, step)
         if form.source_weights == "label":
             p_source = F.one_hot(seen.source_labels, self.classes).to(p_source)
         strength = self.strength(step, form.ramp_upper, form.ramp_share, self.weighting.start)
@@ -84,10 +76,6 @@ class SAN(DomainTask):
             classification + form.adversarial * domain + share * uncertainty,
             {"classification": classification, "domain": domain, "entropy": uncertainty},
         )
-
-    def class_weights(self) -> Tensor:
-        """Return the weights [K] as the loss uses them."""
-        return self.weighting.weights
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the usual groups; a form that fixes the weight decay fixes it for all."""

@@ -27,6 +27,7 @@ class Arguments(Listing):
 def run(arguments: Arguments) -> dict[str, Any]:
     """Run suites, print their tables, write their JSON."""
     from convsmith import benchmarks
+    from convsmith.training import resolve_device
 
     benchmarks.load_all()
     if arguments.suite is None:
@@ -35,15 +36,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     names = benchmarks.SUITES.names() if arguments.suite == "all" else [benchmarks.SUITES.entry(arguments.suite).name]
     if arguments.threads is not None and arguments.threads < 1:
         raise InvalidArgument("there must be at least one thread", asked="--threads", given=arguments.threads)
-    _check_device(arguments.device)
+    resolve_device(arguments.device)
     return {"suites": {name: _one(name, arguments) for name in names}}
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    if device.split(":")[0] == "cuda" and not torch.cuda.is_available():
-        raise InvalidArgument("this machine has no CUDA device", asked=f"--device {device}", mend="--device cpu")
 
 
 def _one(name: str, arguments: Arguments) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Run studies, print the verdicts, write JSON and ``results.html``."""
     from convsmith import studies
     from convsmith.errors import require
+    from convsmith.training import resolve_device
 
     studies.load_all()
     if arguments.study is None:
@@ -39,11 +40,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     names = studies.STUDIES.names() if every else [studies.STUDIES.entry(arguments.study).name]
     if arguments.seeds is not None and arguments.seeds < 1:
         raise InvalidArgument("there must be at least one seed", asked="--seeds", given=arguments.seeds)
-    if arguments.device.split(":")[0] == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InvalidArgument("no CUDA device here", asked=f"--device {arguments.device}", mend="--device cpu")
+    resolve_device(arguments.device)
     for name in names:
         for extra in studies.STUDIES.entry(name).traits["extras"]:
             require(_MODULES[extra], extra)

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.layers import create_classifier, get_act_layer, get_norm_layer
+from timm.layers import get_act_layer, get_norm_layer
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint_sequential
 
 from convsmith.errors import InvalidArgument, close_matches
+from convsmith.models.pooled import PooledClassifier
 
 __all__ = ["CifarResNet"]
 
@@ -82,7 +82,7 @@ class CifarBlock(nn.Module):
         return self.act2(y + self.shortcut(x))
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(PooledClassifier):
     """A residual network for small images, ``[B, in_chans, H, W] -> [B, num_classes]`` for H, W of 8 or more.
 
     Args:
@@ -123,8 +123,7 @@ class CifarResNet(nn.Module):
                 "no shortcut has this name", asked="shortcut", given=shortcut, mend=close_matches(shortcut, SHORTCUTS)
             )
         act, norm = get_act_layer(act_layer), get_norm_layer(norm_layer)
-        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
-        self.grad_checkpointing = False
+        self.in_chans, self.drop_rate = in_chans, drop_rate
 
         self.conv1 = nn.Conv2d(in_chans, width, 3, 1, 1, bias=False)
         self.bn1 = norm(width)
@@ -139,9 +138,7 @@ class CifarResNet(nn.Module):
                 channels = out
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
             self.feature_info.append({"num_chs": out, "reduction": 2**stage, "module": f"layer{stage + 1}"})
-        self.num_features = self.head_hidden_size = channels
-        self.global_pool, self.fc = create_classifier(channels, num_classes, pool_type=global_pool)
-        self.head_hidden_size = channels * self.global_pool.feat_mult()
+        self.add_head(channels, num_classes, global_pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -151,45 +148,10 @@ class CifarResNet(nn.Module):
         """Return timm's patterns for layer-wise parameter groups."""
         return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory: recompute the stages' activations in the backward pass."""
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
-        """Return the classifier module, or its name."""
-        return "fc" if name_only else self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier (0 classes: features only) and, if named, the pooling."""
-        like = self.conv1.weight
-        pool_type = global_pool if global_pool is not None else self.global_pool.pool_type
-        pool, fc = create_classifier(self.num_features, num_classes, pool_type=pool_type)
-        self.num_classes = num_classes
-        self.global_pool, self.fc = pool, fc.to(device=like.device, dtype=like.dtype)
-        self.head_hidden_size = self.num_features * pool.feat_mult()
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map, ``[B, in_chans, H, W] -> [B, 4 * width, ceil(H/4), ceil(W/4)]``."""
-        x = self.act1(self.bn1(self.conv1(x)))
         stages: tuple[Any, ...] = (self.layer1, self.layer2, self.layer3)
-        for stage in stages:
-            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-                x = checkpoint_sequential(stage, len(stage), x, use_reentrant=False)
-            else:
-                x = stage(x)
-        return x
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool and classify a feature map; ``pre_logits`` stops before the classifier."""
-        x = self.global_pool(x)
-        if self.drop_rate:
-            x = F.dropout(x, p=self.drop_rate, training=self.training)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+        return self.run_stages(stages, self.act1(self.bn1(self.conv1(x))))
 
 
 def _cfg() -> dict[str, Any]:

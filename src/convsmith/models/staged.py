@@ -10,17 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import create_classifier
 from timm.models import build_model_with_cfg
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint_sequential
 
 from convsmith.compression import LinearChain
 from convsmith.errors import InvalidArgument
+from convsmith.models.pooled import PooledClassifier
 
 
-class StagedNet(nn.Module):
+class StagedNet(PooledClassifier):
     """``[B, in_chans, H, W] -> [B, num_classes]`` by ``stem``, ``layer1`` .. ``layerN``, ``tail``, pooling and ``fc``.
 
     Args:
@@ -46,8 +44,7 @@ class StagedNet(nn.Module):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
-        self.grad_checkpointing = False
+        self.in_chans, self.drop_rate = in_chans, drop_rate
         self.stem = stem
         self.feature_info = [{"num_chs": stem_channels, "reduction": stem_reduction, "module": "stem"}]
         self.depth = len(stages)
@@ -57,9 +54,7 @@ class StagedNet(nn.Module):
             self.add_module(f"layer{number}", stage)
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"layer{number}"})
         self.tail = nn.Identity() if tail is None else tail
-        self.num_features = num_features
-        self.global_pool, self.fc = create_classifier(num_features, num_classes, pool_type=global_pool)
-        self.head_hidden_size = num_features * self.global_pool.feat_mult()
+        self.add_head(num_features, num_classes, global_pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
@@ -71,45 +66,10 @@ class StagedNet(nn.Module):
         """Return timm's patterns for layer-wise parameter groups."""
         return {"stem": r"^stem", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory: recompute the stages' activations in the backward pass."""
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
-        """Return the classifier module, or its name."""
-        return "fc" if name_only else self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier (0 classes: features only) and, if named, the pooling."""
-        like = next(self.stem.parameters())
-        pool_type = global_pool if global_pool is not None else self.global_pool.pool_type
-        pool, fc = create_classifier(self.num_features, num_classes, pool_type=pool_type)
-        self.num_classes = num_classes
-        self.global_pool, self.fc = pool, fc.to(device=like.device, dtype=like.dtype)
-        self.head_hidden_size = self.num_features * pool.feat_mult()
-
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map, ``[B, in_chans, H, W] -> [B, num_features, h, w]``."""
-        x = self.stem(x)
-        for number in range(1, self.depth + 1):
-            stage: Any = getattr(self, f"layer{number}")
-            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-                x = checkpoint_sequential(stage, len(stage), x, use_reentrant=False)
-            else:
-                x = stage(x)
-        return self.tail(x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool and classify a feature map; ``pre_logits`` stops before the classifier."""
-        x = self.global_pool(x)
-        if self.drop_rate:
-            x = F.dropout(x, p=self.drop_rate, training=self.training)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+        stages: list[Any] = [getattr(self, f"layer{number}") for number in range(1, self.depth + 1)]
+        return self.tail(self.run_stages(stages, self.stem(x)))
 
 
 def spread(blocks: int, stages: int) -> tuple[int, ...]:

@@ -105,7 +105,14 @@ def _latency(model: nn.Module, batch: Tensor) -> float:
 
 def _adapt(model: nn.Module, inputs: Inputs, seed: int, road: Road) -> dict[str, Any]:
     """SAN from the trained network, and source-only with the same number of further updates beside it."""
-    settings: dict[str, Any] = {"steps": road.adapt_steps, "lr": 0.01, "seed": seed, "device": "cpu", "reference": None}
+    settings: dict[str, Any] = {
+        "steps": road.adapt_steps,
+        "lr": 0.01,
+        "seed": seed,
+        "device": "cpu",
+        "reference": None,
+        "evaluations": 1,
+    }
     plain = adapt(model, inputs, method="source-only", **settings)
     san = adapt(model, inputs, method="san", hidden=(64,), **settings)
     if plain.interrupted or san.interrupted:

@@ -1,0 +1,71 @@
+"""What timm asks of a classifier that ends in ``global_pool`` and ``fc``, once for all networks of ours."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+
+import torch
+from timm.layers import create_classifier
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint_sequential
+
+
+class PooledClassifier(nn.Module):
+    """Feature map, global pooling, classifier; subclasses make the feature map and call `add_head` last."""
+
+    num_classes: int
+    num_features: int
+    drop_rate: float
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+
+    def add_head(self, num_features: int, num_classes: int, global_pool: str) -> None:
+        """Add pooling and classifier for ``num_features`` channels."""
+        self.num_features, self.num_classes = num_features, num_classes
+        self.global_pool, self.fc = create_classifier(num_features, num_classes, pool_type=global_pool)
+        self.head_hidden_size = num_features * self.global_pool.feat_mult()
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory: recompute the stages' activations in the backward pass."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
+        """Return the classifier module, or its name."""
+        return "fc" if name_only else self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier (0 classes: features only) and, if named, the pooling."""
+        like = next(self.parameters())
+        self.add_head(
+            self.num_features, num_classes, global_pool if global_pool is not None else self.global_pool.pool_type
+        )
+        self.fc = self.fc.to(device=like.device, dtype=like.dtype)
+
+    def run_stages(self, stages: Iterable[nn.Sequential], x: Tensor) -> Tensor:
+        """Return ``x`` after all stages, with or without checkpoints."""
+        for stage in stages:
+            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+                x = checkpoint_sequential(stage, len(stage), x, use_reentrant=False)
+            else:
+                x = stage(x)
+        return x
+
+    @abstractmethod
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last feature map, [B, num_features, h, w]."""
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool and classify a feature map; ``pre_logits`` stops before the classifier."""
+        x = self.global_pool(x)
+        if self.drop_rate:
+            x = F.dropout(x, p=self.drop_rate, training=self.training)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
