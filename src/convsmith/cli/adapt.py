@@ -43,6 +43,7 @@ class Arguments(classifier.ModelOptions, Work):
     set: tuple[str, ...] = option((), "settings of the method, like entropy=0.2", metavar="NAME=VALUE")
     evaluate: bool = option(False, "measure accuracy on the target's labels, if it has any; they select nothing")
     reference: bool = option(True, "train source-only too, for the guard and the alarms")
+    evaluations: int = option(10, "how often source and target are measured in a run", metavar="N")
     steps: int = option(1000, "updates", metavar="N")
     lr: float = option(0.03, "base learning rate", metavar="X")
     batch_size: int = option(64, "images of each domain in a step (and process)", metavar="N")
@@ -98,6 +99,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
             config=config,
             reference="train" if arguments.reference else None,
             evaluate=arguments.evaluate,
+            evaluations=arguments.evaluations,
             out=folder,
             resume=arguments.resume,
             progress=callback,

@@ -20,6 +20,15 @@ _INK = "#010203"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#777777")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 _MARKERS = "osD^vPX*"
+#: clouds overlap, so they differ in brightness and filling too
+_CLOUDS: tuple[Mapping[str, Any], ...] = (
+    {"marker": "o", "color": "#56b4e9", "markersize": 5.0, "markeredgewidth": 0, "alpha": 0.6},
+    {"marker": "x", "color": "#d55e00", "markersize": 4.0, "markeredgewidth": 1.0},
+    {"marker": "^", "color": _INK, "markersize": 4.5, "markerfacecolor": "none", "markeredgewidth": 0.8},
+    {"marker": "s", "color": "#cc79a7", "markersize": 4.0, "markeredgewidth": 0},
+    {"marker": "+", "color": "#009e73", "markersize": 5.0, "markeredgewidth": 1.0},
+    {"marker": "D", "color": "#8c6d31", "markersize": 4.0, "markerfacecolor": "none", "markeredgewidth": 0.8},
+)
 
 
 @dataclass(frozen=True)
@@ -218,25 +227,25 @@ def scatter(
 def groups(
     points: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str, size: tuple[float, float] = (6.0, 4.6)
 ) -> str:
-    """Return clouds of points [N, 2] as SVG, one colour and marker a group (an embedding)."""
+    """Return clouds of points [N, 2] as SVG, one colour, marker and filling a group (an embedding)."""
     import matplotlib as mpl
 
     with mpl.rc_context(_style()):
         figure, axes = _new(*size)
         for number, (name, cloud) in enumerate(points.items()):
-            axes.plot(
-                cloud[:, 0],
-                cloud[:, 1],
-                marker=_MARKERS[number % len(_MARKERS)],
-                color=PALETTE[number % len(PALETTE)],
-                markersize=3.5,
-                alpha=0.7,
-                linestyle="none",
-                label=name,
-            )
+            look: dict[str, Any] = dict(_CLOUDS[number % len(_CLOUDS)])
+            axes.plot(cloud[:, 0], cloud[:, 1], linestyle="none", label=name, **look)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        axes.legend(fontsize=9, markerscale=1.6, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(
+            fontsize=9,
+            markerscale=1.6,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=min(3, len(points)),
+            columnspacing=1.0,
+            handletextpad=0.2,
+        )
         return _svg(figure)
 
 

@@ -8,10 +8,9 @@ Between steps the loop does no work on the device and waits for none: losses are
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from convsmith.training.machine import Machine, OnDevice
 from convsmith.training.optimizers import create_optimizer, set_rates
 from convsmith.training.result import FitResult, Progress
 from convsmith.training.schedules import factor
+from convsmith.training.stream import endless
 from convsmith.training.task import Losses, Task
 
 
@@ -99,7 +99,8 @@ class Run:
 
     def train(self, interruption: Interruption) -> bool:
         """Do the remaining steps; return whether a signal ended them early."""
-        with closing(self._stream()) as stream:  # a loader's threads end with it
+        start = self.position.step * self.config.accumulate
+        with closing(endless(self.loader, self.batches, start)) as stream:  # a loader's threads end with it
             return self._steps(stream, interruption)
 
     def _steps(self, stream: Iterator[Any], interruption: Interruption) -> bool:
@@ -182,27 +183,6 @@ class Run:
             precision=self.machine.precision,
             checkpoint=checkpoints.path_of(self.out, self.position.step) if self.out is not None else None,
         )
-
-    def _stream(self) -> Generator[Any, None, None]:
-        """Endless batches from the current data position on: batch ``n`` is batch ``n % len`` of epoch ``n // len``."""
-        epoch, start = divmod(self.position.step * self.config.accumulate, self.batches)
-        while True:
-            got = 0
-            source = (
-                self.loader.epoch(epoch, start)
-                if hasattr(self.loader, "epoch")
-                else itertools.islice(self.loader, start, None)
-            )
-            for batch in source:
-                got += 1
-                yield batch
-            if got != self.batches - start:
-                raise RunFailed(
-                    "the loader gave another number of batches than its length",
-                    asked=f"{self.batches - start} batches of epoch {epoch}",
-                    given=got,
-                )
-            epoch, start = epoch + 1, 0
 
     def _keep(self, losses: Losses) -> None:
         self.window.append(losses.total.detach())
