@@ -59,8 +59,8 @@ def methods(running: Study) -> Outcome:
     if len(fresh) > 1:
         unseen = {key: [own[n] for n in fresh] for key, own in cells.items()}
         notes.append(
-            f"Settings were tried out on seeds {', '.join(map(str, PILOT_SEEDS))} with target accuracy in sight. On the "
-            f"{len(fresh)} others alone: {decide(unseen, sets)[2]}"
+            f"Settings were tried out on seeds {', '.join(map(str, PILOT_SEEDS))} with target accuracy in sight. On "
+            f"the {len(fresh)} others alone: {decide(unseen, sets)[2]}"
         )
     return Outcome(verdict, summary, [*tables, checks], [_figure(cells, d) for d in DIRECTIONS], notes)
 
