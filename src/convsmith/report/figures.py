@@ -106,6 +106,23 @@ def _sized(match: re.Match[str]) -> str:
     )
 
 
+def _legend(axes: Any, markerscale: float = 1.0) -> None:
+    """Put the legend above the axes, where it hides nothing, in as many columns as fit; the figure grows with it."""
+    names = axes.get_legend_handles_labels()[1]
+    columns = max(1, min(len(names), int(11 * axes.figure.get_figwidth() / (max(map(len, names)) + 8))))
+    rows = -(-len(names) // columns)
+    axes.figure.set_figheight(axes.figure.get_figheight() + 0.19 * rows)
+    axes.legend(
+        fontsize=10,
+        markerscale=markerscale,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=columns,
+        columnspacing=1.2,
+        handletextpad=0.5,
+    )
+
+
 def lines(
     series: Mapping[str, Series],
     *,
@@ -136,7 +153,10 @@ def lines(
                 linewidth=1.8,
             )
             if curve.low is not None and curve.high is not None:
-                axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
+                if len(series) > 4 and not many:  # so many bands would hide each other
+                    axes.vlines(curve.x, curve.low, curve.high, color=colour, linewidth=1.0, alpha=0.8)
+                else:
+                    axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0)
         if reference is not None:
             axes.axhline(reference[0], color=_INK, linewidth=0.8, linestyle=":", label=reference[1])
         if diagonal:
@@ -148,7 +168,7 @@ def lines(
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if len(series) > 1 or reference is not None:
-            axes.legend(fontsize=10)
+            _legend(axes)
         return _svg(figure)
 
 
@@ -180,7 +200,7 @@ def bars(
                 )
         if reference is not None:
             axes.axvline(reference[0], color=_INK, linewidth=0.8, linestyle=":", label=reference[1])
-            axes.legend(fontsize=10)
+            _legend(axes)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xlabel(xlabel)
@@ -237,15 +257,7 @@ def groups(
             axes.plot(cloud[:, 0], cloud[:, 1], linestyle="none", label=name, **look)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        axes.legend(
-            fontsize=9,
-            markerscale=1.6,
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),
-            ncols=min(3, len(points)),
-            columnspacing=1.0,
-            handletextpad=0.2,
-        )
+        _legend(axes, markerscale=1.5)
         return _svg(figure)
 
 
