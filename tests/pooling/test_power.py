@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -28,8 +30,54 @@ def test_both_sides_agree_in_output_and_gradient(exponent, m, center):
         outs.append(out)
         grads.append(torch.autograd.grad(out, x, g)[0])
     assert_close(outs[0], outs[1], rtol=0, atol=1e-12)
-    assert_close(grads[0], grads[1], rtol=0, atol=1e-11)
+    assert_close(grads[0], grads[1], rtol=0, atol=1e-12)
     assert_close(outs[0], matrix_power(covariance(x, center=center), exponent), rtol=0, atol=1e-12)
+
+
+def difference(a, b):
+    return float((a - b).norm() / b.norm().clamp(min=1e-300))
+
+
+def both_sides(x, g, exponent, center=True):
+    found = []
+    for side in ("channels", "positions"):
+        leaf = x.clone().requires_grad_()
+        out = power_covariance(leaf, exponent=exponent, center=center, side=side)
+        found += [out.detach(), torch.autograd.grad(out, leaf, g)[0]]
+    return difference(found[2], found[0]), difference(found[3], found[1])
+
+
+@pytest.mark.parametrize("exponent", [0.25, 0.5, 0.75, 1.0, 1.5])
+@pytest.mark.parametrize("d", [2, 3, 6, 7, 12, 24])
+def test_sides_agree_on_random_features_from_two_positions_to_three_times_the_channels(exponent, d):
+    for m in sorted({2, 3, *range(max(2, d - 1), d + 3), 2 * d, 3 * d}):
+        for kind in ("normal", "relu", "equal channels", "equal positions"):
+            x = torch.randn(1, d, m, dtype=D)
+            if kind == "relu":
+                x = x.relu()
+            elif kind == "equal channels":
+                x[:, d - d // 2 :] = x[:, : d // 2].clone()
+            elif kind == "equal positions":
+                x[:, :, m - m // 2 :] = x[:, :, : m // 2].clone()
+            output, gradient = both_sides(x, torch.randn(1, d, d, dtype=D), exponent)
+            assert output < 1e-12, (m, kind)
+            assert gradient < 1e-12, (m, kind)
+
+
+@pytest.mark.parametrize("exponent", [0.25, 0.5, 1.5])
+@pytest.mark.parametrize("condition", [1e2, 1e4, 1e6])
+def test_nearly_singular_features_lose_what_their_condition_costs_and_not_its_square(exponent, condition):
+    """A relative change eps of X moves a singular value s by eps s_1, its share in output and gradient by eps s_1/s."""
+    for d, m in ((6, 7), (6, 5), (12, 12), (12, 36), (24, 10)):
+        s = min(d, m - 1)
+        u = torch.linalg.qr(torch.randn(1, d, s, dtype=D))[0]
+        v = torch.randn(1, m, s, dtype=D)
+        v = torch.linalg.qr(v - v.mean(1, keepdim=True))[0]
+        x = (u * torch.logspace(0, -math.log10(condition), s, dtype=D)) @ v.mT
+        output, gradient = both_sides(x, torch.randn(1, d, d, dtype=D), exponent)
+        bound = 16 * torch.finfo(D).eps * condition
+        assert output < bound
+        assert gradient < bound
 
 
 @pytest.mark.parametrize("exponent", [0.5, 0.75])
@@ -41,8 +89,7 @@ def test_gradients(exponent, m, side):
         return power_covariance(x, exponent=exponent, side=side)
 
     assert gradcheck(f, x)
-    if side == "channels":
-        assert gradgradcheck(f, x)
+    assert gradgradcheck(f, x)
 
 
 def test_the_root_is_twice_differentiable_on_a_rank_deficient_covariance():

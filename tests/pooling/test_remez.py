@@ -7,7 +7,7 @@ from convsmith.errors import InvalidArgument
 from convsmith.pooling import matrix_sqrt
 from convsmith.pooling.newton_schulz import newton_schulz_steps
 from convsmith.pooling.product_form import matmuls
-from convsmith.pooling.remez import best_quintic, polar_express_steps, schedule_errors
+from convsmith.pooling.remez import best_quintic, level_reach, polar_express_steps, schedule_errors
 
 D = torch.float64
 
@@ -39,11 +39,16 @@ def test_no_nearby_polynomial_is_better():
 
 
 def test_the_schedule_converges_as_announced_whatever_the_spectrum():
-    errors = schedule_errors(8)
+    errors = schedule_errors(8, largest=1.0)
     assert list(errors) == sorted(errors, reverse=True)
     assert errors[4] < 0.13
     assert errors[5] < 1.3e-3
     assert errors[6] < 4e-9
+    errors = schedule_errors(8)
+    assert list(errors) == sorted(errors, reverse=True)
+    assert errors[4] < 0.16
+    assert errors[5] < 2.6e-3
+    assert errors[6] < 1e-8
     for seed in range(3):
         values = 10 ** (-6 * torch.rand(40, dtype=D, generator=torch.Generator().manual_seed(seed)))
         values[0], values[1] = 1.0, 1e-6
@@ -51,6 +56,38 @@ def test_the_schedule_converges_as_announced_whatever_the_spectrum():
         root = matrix_sqrt(a, method="polar-express", iterations=6, normalization=None)
         relative = (root[0].diagonal() / values.sqrt() - 1).abs().max()
         assert float(relative) <= errors[5] * (1 + 1e-6)
+
+
+def slopes(steps, s):
+    """The slopes of the root s h(s) and of the polar factor h at singular values s."""
+    s = s.clone().requires_grad_()
+    h = s
+    for step in steps:
+        a, b, c = step.coefficients
+        h = a * h + b * h**3 + c * h**5
+    (slope,) = torch.autograd.grad(h.sum(), s)
+    return (s * slope + h).detach(), slope
+
+
+def test_the_reach_makes_the_steps_level_at_one_and_calm_below():
+    assert level_reach(1e-3) == pytest.approx(1.2184, abs=1e-4)
+    s = torch.linspace(0.0, 1.0, 200_001, dtype=D)
+    for n in (3, 4, 5, 6, 7):
+        of_root, slope = slopes(polar_express_steps(n), s)
+        of_root_in_paper, _ = slopes(polar_express_steps(n, largest=1.0), s)
+        assert abs(float(slope[-1])) < 1e-9
+        # the slope of the root s h(s) is what rounding in s is multiplied by
+        assert float(of_root.abs().max()) < 115
+        assert n == 7 or float(of_root_in_paper.abs().max()) > 3900
+    assert schedule_errors(5)[-1] < 1.5 * schedule_errors(5, largest=1.0)[-1]
+    assert schedule_errors(7)[-1] < 5.5 * schedule_errors(7, largest=1.0)[-1]
+
+
+@pytest.mark.parametrize("smallest", [1e-6, 1e-3, 0.1, 0.5, 0.9, 0.99, 0.999])
+def test_the_reach_exists_for_every_interval(smallest):
+    a, b, c = polar_express_steps(1, smallest)[0].coefficients
+    assert abs(a + 3 * b + 5 * c) < 1e-3 * a
+    assert 1.0 <= level_reach(smallest) < 1.22
 
 
 def test_seven_steps_beat_ten_newton_schulz_steps_at_fewer_products():
@@ -77,5 +114,7 @@ def test_bad_intervals(call):
 def test_bad_schedules():
     with pytest.raises(InvalidArgument, match="between 0 and 1"):
         polar_express_steps(5, 1.5)
+    with pytest.raises(InvalidArgument, match="must reach one"):
+        polar_express_steps(5, largest=0.9)
     with pytest.raises(InvalidArgument, match="at least 1"):
         polar_express_steps(0)

@@ -21,6 +21,7 @@ from torch import Tensor
 from convsmith.pooling import product_form
 from convsmith.pooling.covariance import is_signal
 from convsmith.pooling.inputs import columns, float32_island, is_plain, one_of
+from convsmith.pooling.minimax import minimax_root
 from convsmith.pooling.newton_schulz import newton_schulz_steps, warn_if_unsafe
 from convsmith.pooling.product_form import Step, symmetric_product
 from convsmith.pooling.pull_back import product_of, pull_back
@@ -52,9 +53,16 @@ def isqrt_covariance(x: Tensor, *, iterations: int = 5, side: str = "auto", keep
 
 @float32_island
 def covariance_root(x: Tensor, steps: tuple[Step, ...], *, side: str = "auto", keep: bool | None = None) -> Tensor:
-    """Return the compensated root of the trace-normalised covariance by any product scheme, as `isqrt_covariance`."""
+    """Return the compensated root of the trace-normalised covariance by any product scheme, as `isqrt_covariance`.
+
+    Minimax steps (quadratics) go through `convsmith.pooling.minimax`, which keeps their large coefficients from
+    multiplying rounding; ``keep`` means nothing there, as only the features are stored.
+    """
     x = columns(x, "isqrt_covariance")
     d, m = x.shape[1], x.shape[2]
+    if any(step.squarings == 1 for step in steps):
+        unit, _, _, root_trace = _unit(x)
+        return minimax_root(unit, steps, side == "positions" or (side == "auto" and m < d)) * root_trace
     positions = side == "positions" or (side == "auto" and prefers_positions(d, m, len(steps)))
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return _forward(x, steps, positions).out

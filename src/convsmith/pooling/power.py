@@ -2,19 +2,23 @@
 
 With X (d x M, scaled by 1/sqrt(M)) and the eigenvalues and vectors (l, V) of X^T X,
 ``(X X^T)^alpha = X V diag(l^(alpha - 1)) V^T X^T`` over the non-zero l: an M x M instead of a d x d eigenproblem.
+Both sides are refined to what the features determine (`convsmith.pooling.singular`).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from convsmith.errors import InvalidArgument
 from convsmith.pooling.covariance import centred
 from convsmith.pooling.inputs import columns, float32_island, one_of
 from convsmith.pooling.isqrt import SIDES
-from convsmith.pooling.spectral import Power, spectral_map
+from convsmith.pooling.singular import singular
+from convsmith.pooling.spectral import Power, refuse_tracing, spectral_map, spectral_pull_back
 
 
 @float32_island
@@ -26,14 +30,65 @@ def power_covariance(x: Tensor, *, exponent: float = 0.5, center: bool = True, s
     `InvalidArgument` as `convsmith.pooling.covariance` does, and for an exponent that is not positive.
 
     Paper: Li et al. (ICCV 2017), section 3.2, with the gradient of Daleckii and Krein.
-    Differs from the paper: no division by eigenvalue gaps; the Gram side.
+    Differs from the paper: no division by eigenvalue gaps; the Gram side; singular values in place of their squares.
     """
     one_of("side", side, SIDES)
     if not exponent > 0:
         raise InvalidArgument("the exponent of a covariance must be positive", asked="exponent", given=exponent)
+    refuse_tracing()
     x = columns(x, "power_covariance")
     d, m = x.shape[1], x.shape[2]
     x = (centred(x) if center else x) * (1.0 / math.sqrt(m))
-    if side == "positions" or (side == "auto" and m < d):
-        return x @ spectral_map(x.mT @ x, Power(exponent - 1.0)) @ x.mT
-    return spectral_map(x @ x.mT, Power(float(exponent)))
+    out: Tensor = _CovariancePower.apply(x, float(exponent), side == "positions" or (side == "auto" and m < d))[0]
+    return out
+
+
+class _CovariancePower(torch.autograd.Function):
+    """X -> ((X X^T)^e, squares, vectors, images); only the first carries a gradient."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, exponent: float, positions: bool) -> tuple[Tensor, ...]:
+        found = singular(x if positions else x.mT)
+        if positions:
+            out = found.images * Power(exponent - 1.0).value(found.squares)[..., None, :] @ found.images.mT
+        else:
+            out = found.vectors * Power(exponent).value(found.squares)[..., None, :] @ found.vectors.mT
+        return out, *found
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, ctx.exponent, ctx.positions = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None]:
+        g = grads[0]
+        if g is None:
+            return None, None, None
+        x, squares, vectors, images = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _gradient_again(x, g, ctx.exponent, ctx.positions), None, None
+        return _gradient(squares, vectors, images, g + g.mT, ctx.exponent, ctx.positions), None, None
+
+
+def _gradient(squares: Tensor, v: Tensor, w: Tensor, g: Tensor, exponent: float, positions: bool) -> Tensor:
+    """Gradient with respect to X for twice the symmetric part of the cotangent, from X = W V^T or V W^T."""
+    function = Power(exponent - 1.0 if positions else exponent)
+    slopes = function.slope(squares[..., :, None], squares[..., None, :])
+    if not positions:
+        return v @ (slopes * (v.mT @ g @ v)) @ w.mT
+    through = g @ w
+    return (through * function.value(squares)[..., None, :] + w @ (slopes * (w.mT @ through))) @ v.mT
+
+
+def _gradient_again(x: Tensor, g: Tensor, exponent: float, positions: bool) -> Tensor:
+    """Return the same in differentiable operations, for second derivatives."""
+    if not positions:
+        return 2.0 * spectral_pull_back(x @ x.mT, g, Power(exponent)) @ x
+    gram, function = x.mT @ x, Power(exponent - 1.0)
+    through = (g + g.mT) @ x
+    return through @ spectral_map(gram, function) + x @ spectral_pull_back(gram, x.mT @ through, function)

@@ -7,8 +7,9 @@ step's interval. The composition of these optimal steps is itself optimal.
 
 Paper: Amsel, Persson, Musco, Gower, "The Polar Express: Optimal Matrix Sign Methods and Their Application to the Muon
 Algorithm" (2025), theorem 3.1 and algorithm 1.
-Differs from the paper: the coupled root instead of the polar factor, so float32 or more is needed (the large leading
-coefficients amplify the null space; bfloat16 diverges), and coefficients are derived here, not tabulated.
+Differs from the paper: the coupled root where only the matrix is known (`convsmith.pooling.minimax` takes the polar
+factor of features), so float32 or more is needed; the interval reaches beyond one (`level_reach`); and coefficients are
+derived here, not tabulated.
 """
 
 from __future__ import annotations
@@ -68,26 +69,49 @@ def _solve(rows: list[list[float]]) -> list[float]:
 
 
 @functools.lru_cache(maxsize=64)
-def polar_express_steps(iterations: int, smallest: float = 1e-3) -> tuple[Step, ...]:
-    """Return ``iterations`` optimal quintic steps for singular values in [smallest, 1].
+def polar_express_steps(iterations: int, smallest: float = 1e-3, largest: float | None = None) -> tuple[Step, ...]:
+    """Return ``iterations`` optimal quintic steps for singular values in [smallest, largest].
 
     ``smallest`` is a singular value: eigenvalues of the normalised matrix down to ``smallest**2`` get the error that
-    `schedule_errors` gives; smaller ones, zero included, are treated as a filter would.
+    `schedule_errors` gives; smaller ones, zero included, are treated as a filter would. ``largest`` None takes
+    `level_reach`, which keeps rounding small where the singular value is one; 1.0 is the paper's interval.
     """
-    return tuple(step for step, _ in _schedule(iterations, smallest))
+    return tuple(step for step, _ in _schedule(iterations, smallest, largest))
 
 
-def schedule_errors(iterations: int, smallest: float = 1e-3) -> tuple[float, ...]:
-    """Return max |1 - x Z| on [smallest, 1] after each step: the root's relative error, known before any matrix."""
-    return tuple(error for _, error in _schedule(iterations, smallest))
+def schedule_errors(iterations: int, smallest: float = 1e-3, largest: float | None = None) -> tuple[float, ...]:
+    """Return max |1 - x Z| on [smallest, largest] after each step: the root's error, known before any matrix."""
+    return tuple(error for _, error in _schedule(iterations, smallest, largest))
 
 
 @functools.lru_cache(maxsize=64)
-def _schedule(iterations: int, smallest: float) -> tuple[tuple[Step, float], ...]:
+def level_reach(smallest: float) -> float:
+    """Return the interval's end at which the first step is level at a singular value of one.
+
+    A minimax polynomial is steepest at the ends of its interval, and its steps multiply: five steps on [1e-3, 1] have
+    slope 75,000 at one, where a covariance of rank one (a map with two positions) has its only eigenvalue after trace
+    normalisation. With one at the first step's inner extremum its slope is zero, and that of the root x h(x) at most
+    113 anywhere in [0, 1] after any number of steps; the error after as many steps is 1.4 (five) to 5 (seven) times
+    larger.
+    """
+    end = 1.0
+    for _ in range(50):
+        a, b, c = best_quintic(smallest, end)[0].coefficients
+        extremum = math.sqrt((-3 * b + math.sqrt(max(9 * b * b - 20 * a * c, 0.0))) / (10 * c))
+        end, before = end / extremum, end
+        if abs(end - before) <= 1e-15 * end:
+            break
+    return end
+
+
+@functools.lru_cache(maxsize=64)
+def _schedule(iterations: int, smallest: float, largest: float | None) -> tuple[tuple[Step, float], ...]:
     positive("iterations", iterations)
     if not 0.0 < smallest < 1.0:
         raise InvalidArgument("a singular value between 0 and 1 is needed", asked="smallest", given=smallest)
-    low, high = smallest, 1.0
+    if largest is not None and not largest >= 1.0:
+        raise InvalidArgument("the interval must reach one", asked="largest", given=largest)
+    low, high = smallest, level_reach(smallest) if largest is None else largest
     found = []
     for _ in range(iterations):
         step, error = best_quintic(low, high)

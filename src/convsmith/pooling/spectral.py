@@ -95,15 +95,29 @@ def spectral_map(a: Tensor, function: SpectralFunction) -> Tensor:
     Only the symmetric part of A counts. Twice differentiable where eigenvalues are distinct; the square root, through
     Lyapunov equations, everywhere and to any order.
     """
+    refuse_tracing()
+    if function == Power(0.5):
+        return _SquareRoot.apply(a)[0]
+    return _Spectral.apply(a, function)[0]
+
+
+def refuse_tracing() -> None:
+    """Raise `InvalidArgument` inside torch.compile, torch.export and the ONNX exporter."""
     if torch.compiler.is_compiling():
         raise InvalidArgument(
             "a root by eigenvalues has no traced form",
             asked="torch.compile, torch.export or ONNX",
             mend='a pooling by Newton-Schulz: "isqrt-cov", or method="newton-schulz" where the pooling takes a method',
         )
+
+
+def spectral_pull_back(a: Tensor, g: Tensor, function: SpectralFunction) -> Tensor:
+    """Return the symmetric gradient of ``<g, f(A)>`` with respect to A, itself differentiable as `spectral_map` is."""
     if function == Power(0.5):
-        return _SquareRoot.apply(a)[0]
-    return _Spectral.apply(a, function)[0]
+        root, roots, vectors = _SquareRoot.apply(a)
+        solution: Tensor = LyapunovExact.apply(root, (g + g.mT) * 0.5, roots, vectors)
+        return solution
+    return _daleckii_krein(*eigenvalues(a), g, function)
 
 
 def _daleckii_krein(values: Tensor, vectors: Tensor, g: Tensor, function: SpectralFunction) -> Tensor:
