@@ -13,6 +13,7 @@ from convsmith.compression import (
     composite_kernel,
     cost,
     onednn,
+    pieces,
 )
 from convsmith.errors import InvalidArgument
 
@@ -82,7 +83,7 @@ def test_second_derivatives_of_the_view_products():
 def test_packed_convolutions(name, backend, batch, monkeypatch):
     if not onednn.packing_works():
         pytest.skip("this build of torch has no oneDNN convolution")
-    monkeypatch.setattr(onednn, "PIECE_BYTES", 2 * 12 * 20 * 4)  # two images a piece
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 12 * 20 * 4)  # two images a piece
     layer = CHAINS[name](backend=backend)
     x = torch.randn(batch, layer.in_channels, 5, 4).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
@@ -176,13 +177,53 @@ def test_the_choice_takes_the_fastest(monkeypatch):
     backends.forget_choices()
 
 
+@pytest.mark.parametrize(
+    ("times", "chosen"),
+    [
+        ({"group": 1.0, "dense": 1.04}, "dense"),  # within the margin: the layer it replaces
+        ({"group": 1.0, "dense": 1.06}, "group"),
+        ({"group": 0.9, "matmul": 0.8, "dense": 1.0}, "matmul"),
+        ({"group": 2.0, "dense": 1.0}, "dense"),
+    ],
+)
+def test_the_dense_layer_stays_unless_clearly_beaten(times, chosen):
+    assert backends.choose(times) == chosen
+
+
+def test_an_unsteady_candidate_counts_by_its_worse_half(monkeypatch):
+    calls = []
+
+    def run(name, seconds):
+        def backend(x, chain):
+            clock[0] += seconds[len(calls) % len(seconds)]
+            calls.append(name)
+            return x
+
+        return backend
+
+    clock = [0.0]
+    monkeypatch.setattr(backends, "_now", lambda device: clock[0])
+    monkeypatch.setattr(backends, "candidates", lambda x, chain: ("group", "dense"))
+    for name, seconds in (
+        ("group", [1.0, 9.0, 9.0, 9.0]),
+        ("dense", [4.0, 4.0, 4.0, 2.0]),
+    ):  # every fourth call differs
+        monkeypatch.setitem(backends.BACKENDS, name, run(name, seconds))
+    with torch.no_grad():
+        found = backends.measure(torch.randn(1, 8, 4, 4), InterleavedGroupConv2d(4, 2, 1), rounds=8, limit=1e9)
+    assert len(calls) == 2 * (2 + 8)
+    assert found == {"group": 9.0, "dense": 2.0}
+
+
 def test_every_candidate_is_measured_forward_and_backward():
     layer = InterleavedGroupConv2d(4, 2)
     x = torch.randn(1, 8, 4, 4)
     assert set(backends.measure(x, layer)) == {"group", "matmul", "dense"}
     with torch.no_grad():
+        assert set(backends.measure(x, layer)) == {"group", "matmul", "matmul-pieces", "dense"}
         times = backends.measure(x.contiguous(memory_format=torch.channels_last), layer)
     assert set(times) >= {"group", "matmul", "dense"}
+    assert not {"packed", "packed-pieces"} <= set(times)  # the same for one image
     assert all(0 < seconds < 10 for seconds in times.values())
 
 

@@ -86,6 +86,23 @@ def test_geometry_as_conv2d(stride, dilation, padding):
     assert layer(x).shape[1] == layer.out_channels == 15
 
 
+def test_every_setting_may_differ_between_the_directions():
+    settings = {"stride": (2, 1), "padding": (0, 3), "dilation": (1, 2)}
+    layer = InterleavedGroupConv2d(4, 2, (2, 3), **settings, dtype=torch.float64)
+    assert layer.weights[0].shape == (8, 2, 2, 3)
+    assert "kernel_size=(2, 3), stride=(2, 1), padding=(0, 3)" in repr(layer)
+    x = torch.randn(2, 8, 9, 7, dtype=torch.float64)
+    expected = F.conv2d(x, composite_kernel(layer), None, **settings)
+    for backend in ("group", "matmul", "dense", "auto"):
+        layer.backend = backend
+        torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer.to_dense()(x), expected, rtol=1e-12, atol=1e-12)
+    assert layer.geometry.output_size((9, 7)) == expected.shape[2:]
+    wide = InterleavedStructuredConv2d((2, 2), (1, 5), dilation=(1, 2))
+    assert wide.geometry.padding == (0, 4)
+    assert wide(torch.randn(1, 4, 6, 9)).shape == (1, 4, 6, 9)
+
+
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=4))
 def test_structured_chains_multiply_one_weight_per_factor(sizes):
     into, out = zip(*sizes, strict=True)
@@ -160,6 +177,10 @@ def test_the_initial_variance_goes_through_the_linear_factors():
         (lambda: InterleavedGroupConv2d(0, 2), "at least one member"),
         (lambda: InterleavedGroupConv2d(4, 2, 3, stride=0), "stride"),
         (lambda: InterleavedGroupConv2d(4, 2, 3, padding=-1), "padding"),
+        (lambda: InterleavedGroupConv2d(4, 2, 3, padding=(1, -1)), "padding is an integer that is not negative"),
+        (lambda: InterleavedGroupConv2d(4, 2, (3, 3, 3)), "kernel_size is a positive integer, or a"),
+        (lambda: InterleavedGroupConv2d(4, 2, 3, stride=1.5), "stride"),
+        (lambda: InterleavedGroupConv2d(4, 2, 3, dilation=(1, 0)), "dilation"),
         (lambda: InterleavedGroupConv2d(4, 2, backend="matmull"), "did you mean 'matmul'"),
         (lambda: InterleavedStructuredConv2d((5, 2), channels=24), r"5 to divide 24[\s\S]*4 or 6"),
         (lambda: InterleavedStructuredConv2d((2, 2), channels=8, out_partitions=(2, 2)), "loose chain"),

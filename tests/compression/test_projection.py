@@ -180,6 +180,23 @@ def test_a_zero_kernel_and_a_single_channel():
     assert project(torch.ones(1, 1, 3, 3), (1, 1)).error == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("aware", [False, True])
+def test_rectangular_layers_come_back(aware):
+    layer = nn.Conv2d(6, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(project_back(layer.weight, (2, 3)))
+    x = torch.randn(12, 6, 9, 8, dtype=torch.float64)
+    chain, found = from_dense(layer, (2, 3), inputs=x if aware else None)
+    assert found.energy == pytest.approx(1, abs=1e-9)
+    torch.testing.assert_close(chain(x), layer(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(chain.to_dense()(x), layer(x), rtol=1e-6, atol=1e-6)
+
+
+def project_back(kernel, partitions):
+    """Return the nearest kernel that has the structure."""
+    return dense_kernel(project(kernel, partitions).weights, mixed_radix(partitions))
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -187,8 +204,8 @@ def test_a_zero_kernel_and_a_single_channel():
         (lambda: project(torch.randn(6, 4, 1, 1), (2, 2)), r"6 channels out"),
         (lambda: project(torch.randn(4, 4, 1, 1), (2, 2), second_moment=torch.eye(3)), r"\[4, 4\]"),
         (lambda: from_dense(nn.Conv2d(4, 4, 3, groups=2), (2, 2)), "dense convolution"),
-        (lambda: from_dense(nn.Conv2d(4, 4, (3, 1)), (2, 2)), "square"),
-        (lambda: from_dense(nn.Conv2d(4, 4, 3, stride=(1, 2)), (2, 2)), "stride"),
+        (lambda: from_dense(nn.Conv2d(4, 4, 3, padding="same"), (2, 2)), "zero padding given in numbers"),
+        (lambda: from_dense(nn.Conv2d(4, 4, 3, padding_mode="circular"), (2, 2)), "zero padding"),
         (lambda: patch_second_moment(torch.randn(0, 4, 3, 3), 1), "at least one image"),
         (lambda: project_low_rank(torch.randn(4, 6), 4, 2, 1), "4 to divide 6"),
         (lambda: project_low_rank(torch.randn(4, 6), 2, 2, 3), "at most 2"),

@@ -1,8 +1,19 @@
-"""Interleaved pairs against the dense layer and the usual group-and-shuffle pair; IGCV3 against MobileNetV2."""
+"""Interleaved pairs against the dense layer and the usual group-and-shuffle pair; IGCV3 against MobileNetV2.
+
+Large tensors cost page faults where the C library gives freed memory back to the system, and whether it does depends on
+what was allocated before. Every pair is therefore measured twice: as a process finds it, and in a second process that
+keeps its pages; the faults of a call are recorded.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import statistics
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -10,9 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.benchmarks.contract import Bench, suite
+from convsmith.benchmarks.contract import Bench, Case, Timing, suite
 from convsmith.compression import InterleavedGroupConv2d, cost, fold_for_inference
 from convsmith.compression.backends import candidates, choices, forget_choices
+
+try:
+    import resource
+except ImportError:  # not a Unix
+    resource = None  # type: ignore[assignment]
 
 #: (channels, side, batch, primary partitions L, members M)
 PAIRS = (
@@ -21,6 +37,8 @@ PAIRS = (
     (1024, 14, 8, 32, 32),
     (1024, 14, 8, 512, 2),
 )
+#: environment of a process whose C library keeps freed pages (glibc's names; others ignore them)
+KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
 
 
@@ -45,15 +63,49 @@ def _shuffle(x: Tensor, groups: int) -> Tensor:
 def run(bench: Bench) -> None:
     """Pairs of 1x1 factors per backend, and whole IGCV3-D 1.0 against timm's MobileNetV2 1.0, inference."""
     torch.manual_seed(0)
+    run_pairs(bench)
+    if bench.device.type == "cpu":
+        bench.cases += _in_another_process(bench)
     with torch.no_grad():
-        for channels, side, batch, primary, members in PAIRS[:1] if bench.quick else PAIRS:
-            for layout in LAYOUTS:
-                _pair(bench, channels, side, batch, primary, members, layout)
         for batch in (1,) if bench.quick else (1, 32):
             _networks(bench, batch)
 
 
+def run_pairs(bench: Bench) -> None:
+    """Measure the pairs in both layouts, with the memory behaviour this process has."""
+    with torch.no_grad():
+        for channels, side, batch, primary, members in PAIRS[:1] if bench.quick else PAIRS:
+            for layout in LAYOUTS:
+                _pair(bench, channels, side, batch, primary, members, layout)
+
+
+def _in_another_process(bench: Bench) -> list[Case]:
+    """Measure the pairs where freed pages are kept."""
+    program = (
+        "import json, sys, torch\n"
+        "from dataclasses import asdict\n"
+        "from convsmith.benchmarks.contract import Bench\n"
+        "from convsmith.benchmarks.interleaved import run_pairs\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        "torch.manual_seed(0)\n"
+        f"bench = Bench(quick={bench.quick})\n"
+        "run_pairs(bench)\n"
+        "json.dump([asdict(case) for case in bench.cases], sys.stdout)\n"
+    )
+    environment = {**os.environ, **KEEP_PAGES, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    cases = []
+    for value in json.loads(done.stdout):
+        arms = {name: Timing(**timing) for name, timing in value.pop("arms").items()}
+        ratios = {name: tuple(three) for name, three in value.pop("ratios").items()}
+        cases.append(Case(arms=arms, ratios=ratios, **value))  # type: ignore[arg-type]
+    return cases
+
+
 def _pair(bench: Bench, channels: int, side: int, batch: int, primary: int, members: int, layout: str) -> None:
+    kept = all(os.environ.get(name) == value for name, value in KEEP_PAGES.items())
     chain = InterleavedGroupConv2d(primary, members, 1, device=bench.device).requires_grad_(False)
     x = torch.randn(batch, channels, side, side, device=bench.device)
     first, last = x, x.contiguous(memory_format=torch.channels_last)
@@ -72,9 +124,11 @@ def _pair(bench: Bench, channels: int, side: int, batch: int, primary: int, memb
     chain(x)
     chosen = next(iter(choices().values()))
     arms["ours, auto"] = lambda: chain(x)
+    faults: dict[str, list[int]] = {name: [] for name in arms}
     bench.compare(
-        f"pair of 1x1, C={channels} (L={primary}, M={members}), {side}x{side}, batch {batch}, {layout}",
-        arms,
+        f"pair of 1x1, C={channels} (L={primary}, M={members}), {side}x{side}, batch {batch}, {layout}"
+        + (", pages kept" if kept else ""),
+        {name: _counting(arm, faults[name]) for name, arm in arms.items()},
         baseline="group convolutions and shuffles",
         rounds=15,
         seconds=4,
@@ -83,9 +137,37 @@ def _pair(bench: Bench, channels: int, side: int, batch: int, primary: int, memb
             "auto chose": chosen,
             "MACs": cost(chain, (batch, channels, side, side)).macs,
             "dense MACs": cost(dense, (batch, channels, side, side)).macs,
+            "freed pages are": "kept" if kept else "as the C library decides",
         },
         aim="at least 8 times faster than group convolutions and shuffles, and faster than the dense layer",
     )
+
+    case = bench.cases[-1]
+    two = [_median(faults[name]) for name in (case.baseline, "ours, auto")]
+    bench.cases[-1] = replace(
+        case, settings={**case.settings, "page faults of a call": f"{two[0]} (baseline), {two[1]} (auto)"}
+    )
+
+
+def _counting(arm: Callable[[], Any], faults: list[int]) -> Callable[[], Any]:
+    """Return ``arm`` with the page faults of every call noted."""
+
+    def counted() -> Any:
+        before = _faults()
+        result = arm()
+        faults.append(_faults() - before)
+        return result
+
+    return counted
+
+
+def _faults() -> int:
+    """Return the page faults of this process so far; 0 where the system does not tell."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource is not None else 0
+
+
+def _median(values: list[int]) -> int:
+    return int(statistics.median(values)) if values else 0
 
 
 def _forced(primary: int, members: int, chain: nn.Module, backend: str, x: Tensor) -> Callable[[], Tensor]:

@@ -1,18 +1,19 @@
 """Ways to run a chain of group convolutions; all give the same numbers, none is the fastest everywhere.
 
-==============  ======================================================================================================
-``group``       the definition: grouped convolutions with channel shuffles in between (exports without a gather)
-``matmul``      shuffle-free: a factor contracts one axis of the view ``[slow, K, fast]`` as a batched matrix product
-``dense``       the composite kernel, computed once per weight version, in one dense convolution
-``packed``      grouped convolutions on weights packed once for oneDNN, channels_last
-``packed-pieces``  the same, a piece of the batch at a time whose activations stay in the cache
-``packed-dense``  the composite kernel packed once for oneDNN, channels_last
-==============  ======================================================================================================
+==================  ==================================================================================================
+``group``           the definition: grouped convolutions with channel shuffles between (exports without a gather)
+``matmul``          shuffle-free: a factor contracts one axis of the view ``[slow, K, fast]`` as a batched product
+``matmul-pieces``   batched products and shuffles a piece of the batch at a time, in memory used again, channels first
+``dense``           the composite kernel, computed once per weight version, in one dense convolution
+``packed``          grouped convolutions on weights packed once for oneDNN, channels_last
+``packed-pieces``   the same, a piece of the batch at a time whose activations stay in the cache
+``packed-dense``    the composite kernel packed once for oneDNN, channels_last
+==================  ==================================================================================================
 
-The packed ones need a CPU, float32, channels_last and no gradient. ``auto`` measures the candidates once per chain,
-input shape, layout, device, thread number and gradient mode and remembers the fastest for the life of the process;
-the dense layer is always among them, so a chain is never slower than the layer it replaces by more than the noise of
-the measurement. While a graph is traced, compiled, exported or counted, ``auto`` is ``group``.
+``matmul-pieces`` and the packed ones need a CPU and no gradient, the packed ones also float32 and channels_last.
+``auto`` measures the candidates once per chain, input shape, layout, device, thread number and gradient mode and
+remembers the choice for the life of the process. The dense layer is always among them and stays the choice unless
+another one beats it clearly (`choose`). While a graph is traced, compiled, exported or counted, ``auto`` is ``group``.
 """
 
 from __future__ import annotations
@@ -20,28 +21,19 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.compression import onednn
+from convsmith.compression import buffers, onednn, pieces
 from convsmith.compression.contraction import contract
+from convsmith.compression.geometry import ChainGeometry
 from convsmith.compression.wiring import Order, Wiring
 from convsmith.errors import InvalidArgument
-
-
-@dataclass(frozen=True)
-class ChainGeometry:
-    """The spatial settings of a chain's first factor."""
-
-    kernel_size: int = 1
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
 
 
 class Chain(Protocol):
@@ -92,7 +84,7 @@ def by_matmul(x: Tensor, chain: Chain) -> Tensor:
         if not chain.wiring.is_view:
             x = _ordered(x, factor.order)
         g = chain.geometry
-        if position == 0 and g != ChainGeometry():
+        if position == 0 and not g.is_pointwise:
             x = F.conv2d(x, weight, None, g.stride, g.padding, g.dilation, groups=factor.groups)
             continue
         slow, fast = (factor.slow, factor.fast) if chain.wiring.is_view else (factor.groups, 1)
@@ -116,10 +108,24 @@ def by_dense(x: Tensor, chain: Chain) -> Tensor:
     return F.conv2d(x, kernel, None, g.stride, g.padding, g.dilation)
 
 
+def by_matmul_pieces(x: Tensor, chain: Chain) -> Tensor:
+    """Run batched products and shuffles, a piece of the batch at a time."""
+    found = pieces.matmul_obstacle(x, list(chain.weights))
+    if found is not None:
+        raise InvalidArgument(
+            "the backend 'matmul-pieces' runs contiguous images on a CPU without gradients",
+            given=found,
+            mend="use backend='auto', or torch.no_grad() and x.contiguous()",
+        )
+    return pieces.matmul_in_pieces(x, chain)
+
+
 def by_packed(x: Tensor, chain: Chain, *, in_pieces: bool = False) -> Tensor:
     """Run grouped convolutions on packed weights, all images at once or a piece of the batch at a time."""
     _check_packable(x, chain, "packed")
     factors = chain.wiring.factors
+    height, width = chain.geometry.output_size(x.shape[2:])
+    step = _piece_size(x, chain) if in_pieces else len(x)
     settings = [
         _settings(chain.geometry if position == 0 else ChainGeometry(), factor.groups)
         for position, factor in enumerate(factors)
@@ -128,34 +134,29 @@ def by_packed(x: Tensor, chain: Chain, *, in_pieces: bool = False) -> Tensor:
     def pack() -> list[Tensor]:
         packed = []
         for position, (weight, factor, given) in enumerate(zip(chain.weights, factors, settings, strict=True)):
-            like = x if position == 0 else _like_output(x, factor.in_channels, chain.geometry)
-            packed.append(onednn.pack(weight, like, **given))
+            middle = x.new_empty(()).expand(step, factor.in_channels, height, width)  # only its shape is looked at
+            packed.append(onednn.pack(weight, middle if position else x[:step], **given))
         return packed
 
-    weights = onednn.kept(chain, list(chain.weights), ("packed", tuple(x.shape)), pack)
+    weights = onednn.kept(chain, list(chain.weights), ("packed", step, tuple(x.shape[1:])), pack)
 
     def piece(x: Tensor) -> Tensor:
         for weight, factor, given in zip(weights, factors, settings, strict=True):
             x = onednn.packed_convolution(_shuffled(x, factor.order), weight, **given)
         return _shuffled(x, chain.wiring.final_order)
 
-    largest = max(max(factor.in_channels, factor.out_channels) for factor in factors)
-    room = onednn.PIECE_BYTES * torch.get_num_threads()
-    step = max(1, room // (largest * x.shape[2] * x.shape[3] * x.element_size()))
-    if not in_pieces or step >= len(x):
+    if step >= len(x):
         return piece(x)
-    first = piece(x[:step])
-    out = torch.empty((len(x), *first.shape[1:]), dtype=x.dtype, memory_format=torch.channels_last)
-    out[:step] = first
-    for start in range(step, len(x), step):
+    out = buffers.empty((len(x), chain.wiring.out_channels, height, width), x, torch.channels_last)
+    for start in range(0, len(x), step):
         out[start : start + step] = piece(x[start : start + step])
     return out
 
 
-def _like_output(x: Tensor, channels: int, g: ChainGeometry) -> Tensor:
-    """Return a storage-free tensor shaped like the first factor's output."""
-    sides = [(n + 2 * g.padding - g.dilation * (g.kernel_size - 1) - 1) // g.stride + 1 for n in x.shape[2:]]
-    return x.new_empty(()).expand(len(x), channels, *sides)
+def _piece_size(x: Tensor, chain: Chain) -> int:
+    height, width = chain.geometry.output_size(x.shape[2:])
+    largest = max(max(factor.in_channels, factor.out_channels) for factor in chain.wiring.factors)
+    return pieces.piece_size(len(x), largest * height * width * x.element_size())
 
 
 def by_packed_dense(x: Tensor, chain: Chain) -> Tensor:
@@ -170,6 +171,7 @@ def by_packed_dense(x: Tensor, chain: Chain) -> Tensor:
 BACKENDS: dict[str, Callable[[Tensor, Any], Tensor]] = {
     "group": by_group,
     "matmul": by_matmul,
+    "matmul-pieces": by_matmul_pieces,
     "dense": by_dense,
     "packed": by_packed,
     "packed-pieces": functools.partial(by_packed, in_pieces=True),
@@ -178,7 +180,7 @@ BACKENDS: dict[str, Callable[[Tensor, Any], Tensor]] = {
 
 
 def run_chain(chain: Any, x: Tensor) -> Tensor:
-    """Run ``chain`` on ``x`` by its own backend, or by the measured one where that is ``auto``."""
+    """Run ``chain`` on ``x`` by its own backend, or by the chosen one where that is ``auto``."""
     name = chain.backend if chain.backend != "auto" else _chosen(x, chain)
     return BACKENDS[name](x, chain)
 
@@ -186,6 +188,8 @@ def run_chain(chain: Any, x: Tensor) -> Tensor:
 def candidates(x: Tensor, chain: Chain) -> tuple[str, ...]:
     """Return the backends that can run ``x`` here."""
     names = ["group", "matmul", "dense"]
+    if pieces.matmul_obstacle(x, list(chain.weights)) is None:
+        names.append("matmul-pieces")
     if _packing_obstacle(x, chain) is None:
         names += ["packed", "packed-pieces", "packed-dense"]
     return tuple(names)
@@ -193,7 +197,12 @@ def candidates(x: Tensor, chain: Chain) -> tuple[str, ...]:
 
 # ------------------------------------------------------------------ the measured choice
 
+#: how much faster than the dense layer another backend must be measured to be chosen
+MARGIN = 0.05
+
 _CHOICES: dict[tuple[Any, ...], str] = {}
+#: the last few choices of every chain by what changes from call to call, so that a small layer does not wait for a hash
+_RECENT: weakref.WeakKeyDictionary[Any, dict[tuple[Any, ...], str]] = weakref.WeakKeyDictionary()
 
 
 def choices() -> dict[tuple[Any, ...], str]:
@@ -204,55 +213,82 @@ def choices() -> dict[tuple[Any, ...], str]:
 def forget_choices() -> None:
     """Measure again from now on (after a change of the machine's load, for one)."""
     _CHOICES.clear()
+    _RECENT.clear()
 
 
 def _chosen(x: Tensor, chain: Chain) -> str:
     if onednn.is_traced(x):
         return "group"
-    gradient = _needs_gradient(x, chain)
-    autocast = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else None
+    device = x.device
+    autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
     key = (
-        chain.wiring,
-        chain.geometry,
-        tuple(x.shape),
+        x.shape,
         x.dtype,
         autocast,
-        x.device,
+        device,
         onednn.is_channels_last(x),
-        gradient,
+        x.is_contiguous(),
+        _needs_gradient(x, chain),
         torch.get_num_threads(),
     )
-    if key not in _CHOICES:
-        _CHOICES[key] = min(measure(x, chain).items(), key=lambda item: item[1])[0]
-    return _CHOICES[key]
+    recent = _RECENT.setdefault(chain, {})
+    if key not in recent:
+        whole = (chain.wiring, chain.geometry, *key)
+        if whole not in _CHOICES:
+            _CHOICES[whole] = choose(measure(x, chain))
+        if len(recent) >= 8:
+            recent.clear()
+        recent[key] = _CHOICES[whole]
+    return recent[key]
+
+
+def choose(seconds: Mapping[str, float]) -> str:
+    """Return the fastest backend; the dense layer where none beats it by more than `MARGIN`."""
+    fastest = min(seconds, key=seconds.__getitem__)
+    return fastest if seconds[fastest] < (1 - MARGIN) * seconds["dense"] else "dense"
 
 
 def measure(x: Tensor, chain: Chain, *, rounds: int = 12, limit: float = 0.25) -> dict[str, float]:
-    """Return the median time of every candidate on ``x``, in turn; forward and backward where gradients flow.
+    """Return the seconds of every candidate on ``x``, all in turn; forward and backward where gradients flow.
 
-    The median and not the minimum: inside a network a backend rarely meets the warm caches of its best run (measured
-    at C = 1024, where the shortest time chose a backend twice as slow as another on average).
+    A candidate counts by the slower of two medians, of the even and of the odd rounds, the dense layer by the faster
+    one: an unsteady candidate is not chosen for its good moments. (Medians and not minima: inside a network a backend
+    rarely meets the warm caches of its best run.) After two rounds, those that took more than three times as long as
+    the fastest leave, except the dense layer; their time is that of these rounds. Stops after ``rounds`` further
+    rounds, or after six once ``limit`` seconds have passed.
 
-    Stops after ``rounds`` rounds, or after four once ``limit`` seconds have passed.
+    ``packed`` is left out where ``packed-pieces`` cuts the batch: the same convolutions, whose larger intermediate
+    results are fast only while the C library keeps their pages.
     """
-    names = candidates(x, chain)
+    names = list(candidates(x, chain))
+    if "packed" in names:
+        names.remove("packed" if _piece_size(x, chain) < len(x) else "packed-pieces")
     gradient = _needs_gradient(x, chain)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+
+    def once(name: str) -> float:
+        began = _now(x.device)
+        if gradient:
+            y = BACKENDS[name](x.detach().requires_grad_(), chain)
+            torch.autograd.grad(y.sum(), [w for w in chain.weights if w.requires_grad] or [y], allow_unused=True)
+        else:
+            BACKENDS[name](x, chain)
+        return _now(x.device) - began
+
+    early = {name: min(once(name), once(name)) for name in names}
+    bound = 3 * min(early.values())
+    names = [name for name in names if name == "dense" or early[name] <= bound]
+    taken: dict[str, list[float]] = {name: [] for name in names}
     start = _now(x.device)
-    for repetition in range(rounds + 1):
-        if repetition > 4 and _now(x.device) - start > limit:
+    for repetition in range(rounds):
+        if repetition >= 6 and _now(x.device) - start > limit:
             break
         for name in names:
-            began = _now(x.device)
-            if gradient:
-                y = BACKENDS[name](x.detach().requires_grad_(), chain)
-                torch.autograd.grad(y.sum(), [w for w in chain.weights if w.requires_grad] or [y], allow_unused=True)
-            else:
-                BACKENDS[name](x, chain)
-            taken = _now(x.device) - began
-            if repetition:
-                seconds[name].append(taken)
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
+            taken[name].append(once(name))
+    found = dict(early)
+    for name, row in taken.items():
+        halves = [statistics.median(row[first::2]) for first in (0, 1)]
+        found[name] = min(halves) if name == "dense" else max(halves)
+    return found
 
 
 def _now(device: torch.device) -> float:
@@ -271,7 +307,7 @@ def _composite(chain: Chain) -> Tensor:
 
 
 def _settings(g: ChainGeometry, groups: int) -> dict[str, Any]:
-    return {"groups": groups, "stride": [g.stride] * 2, "padding": [g.padding] * 2, "dilation": [g.dilation] * 2}
+    return {"groups": groups, "stride": g.stride, "padding": g.padding, "dilation": g.dilation}
 
 
 def _shuffled(x: Tensor, order: Order | None) -> Tensor:

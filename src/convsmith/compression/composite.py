@@ -128,7 +128,7 @@ def _linear_layers(module: nn.Module) -> Any:
 
 def _is_spatial(layer: nn.Module) -> bool:
     if isinstance(layer, LinearChain):
-        return (layer.geometry.kernel_size, layer.geometry.stride, layer.geometry.padding) != (1, 1, 0)
+        return not layer.geometry.is_pointwise
     if isinstance(layer, nn.Conv2d):
         return any(n != 1 for n in (*layer.kernel_size, *layer.stride)) or any(layer._reversed_padding_repeated_twice)
     return False

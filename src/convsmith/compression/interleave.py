@@ -180,9 +180,8 @@ def _unfit(layer: Layer) -> str | None:
         return "only convolutions are interleaved"
     if conv.groups > 1:
         return f"it is grouped already ({conv.groups} groups)"
-    square = all(a == b for a, b in (conv.kernel_size, conv.stride, conv.dilation))
-    if isinstance(conv.padding, str) or not square or conv.padding[0] != conv.padding[1]:
-        return "its geometry is not square"
+    if isinstance(conv.padding, str):
+        return f"its padding is {conv.padding!r}, not a number"
     if conv.padding_mode != "zeros":
         return f"it pads with {conv.padding_mode!r}"
     return None
@@ -198,10 +197,10 @@ def _skeleton(conv: Weighted, setting: dict[str, Any], backend: str) -> Interlea
     chain = InterleavedGroupConv2d(
         primary,
         members,
-        conv.kernel_size[0],
-        conv.stride[0],
-        conv.padding[0],
-        conv.dilation[0],
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
         out_primary=out_primary,
         out_members=out_members,
         backend=backend,

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.backends import BACKENDS, ChainGeometry, dense_kernel, run_chain
+from convsmith.compression.backends import BACKENDS, dense_kernel, run_chain
+from convsmith.compression.geometry import ChainGeometry, Sides
 from convsmith.compression.wiring import (
     Order,
     Wiring,
@@ -30,40 +31,34 @@ from convsmith.errors import InvalidArgument, close_matches
 class LinearChain(nn.Module, ABC):
     """Group convolutions in a row with fixed permutations and nothing non-linear between them.
 
-    Weights are one tensor per factor, ``weights[l]`` [out_l, members_l, k, k] (k = 1 after the first), as
+    Weights are one tensor per factor, ``weights[l]`` [out_l, members_l, k, k'] (1x1 after the first), as
     ``nn.Conv2d(groups=...)`` holds them. Any backend may run the forward pass (``convsmith.compression.backends``).
     """
 
     def __init__(
         self,
         wiring: Wiring,
-        kernel_size: int,
-        stride: int,
-        padding: int | None,
-        dilation: int,
+        kernel_size: Sides,
+        stride: Sides,
+        padding: Sides | None,
+        dilation: Sides,
         backend: str,
         device: Any,
         dtype: Any,
     ) -> None:
         super().__init__()
-        for name, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation)):
-            if int(value) < 1:
-                raise InvalidArgument(f"{name} is a positive integer", given=value)
-        if padding is None:
-            padding = dilation * (kernel_size // 2)
-        if padding < 0:
-            raise InvalidArgument("padding is not negative", given=padding)
+        geometry = ChainGeometry.of(kernel_size, stride, padding, dilation)
         if backend != "auto" and backend not in BACKENDS:
             raise InvalidArgument(
                 "no backend has this name", given=repr(backend), mend=close_matches(backend, ["auto", *BACKENDS])
             )
         self.wiring = wiring
-        self.geometry = ChainGeometry(int(kernel_size), int(stride), int(padding), int(dilation))
+        self.geometry = geometry
         self.backend = backend
         self.weights = nn.ParameterList()
         for position, factor in enumerate(wiring.factors):
-            side = self.geometry.kernel_size if position == 0 else 1
-            shape = (factor.out_channels, factor.members_in, side, side)
+            sides = geometry.kernel_size if position == 0 else (1, 1)
+            shape = (factor.out_channels, factor.members_in, *sides)
             self.weights.append(nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
 
@@ -113,8 +108,7 @@ class LinearChain(nn.Module, ABC):
         """Describe the chain in one line."""
 
     def _geometry_repr(self) -> str:
-        g = self.geometry
-        return f"kernel_size={g.kernel_size}, stride={g.stride}, padding={g.padding}, backend={self.backend!r}"
+        return f"{self.geometry}, backend={self.backend!r}"
 
 
 class InterleavedGroupConv2d(LinearChain):
@@ -129,8 +123,8 @@ class InterleavedGroupConv2d(LinearChain):
     Args:
         primary: L, partitions of the primary convolution.
         members: M, channels of each.
-        kernel_size, stride, dilation: of the primary convolution.
-        padding: ``dilation * (kernel_size // 2)`` unless given.
+        kernel_size, stride, dilation: of the primary convolution, each a number or a (vertical, horizontal) pair.
+        padding: the same; ``dilation * (kernel_size // 2)`` unless given.
         out_primary, out_members: L and M of the output where the operator changes the width.
         secondary_groups: partitions of the secondary convolution, ``out_members`` unless given; fewer reproduce the
             authors' widening blocks and then have several paths per pair.
@@ -141,10 +135,10 @@ class InterleavedGroupConv2d(LinearChain):
         self,
         primary: int,
         members: int,
-        kernel_size: int = 3,
-        stride: int = 1,
-        padding: int | None = None,
-        dilation: int = 1,
+        kernel_size: Sides = 3,
+        stride: Sides = 1,
+        padding: Sides | None = None,
+        dilation: Sides = 1,
         *,
         out_primary: int | None = None,
         out_members: int | None = None,
@@ -195,10 +189,10 @@ class InterleavedStructuredConv2d(LinearChain):
     def __init__(
         self,
         partitions: Sequence[int],
-        kernel_size: int = 3,
-        stride: int = 1,
-        padding: int | None = None,
-        dilation: int = 1,
+        kernel_size: Sides = 3,
+        stride: Sides = 1,
+        padding: Sides | None = None,
+        dilation: Sides = 1,
         *,
         out_partitions: Sequence[int] | None = None,
         channels: int | None = None,

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-#: bytes per thread of one piece of a batch: its input, middle and output stay in the cores' caches
-PIECE_BYTES = 1 << 20
 #: activation name -> oneDNN's attribute and its numbers
 ACTIVATIONS: dict[str, tuple[str, list[float]]] = {
     "none": ("none", []),

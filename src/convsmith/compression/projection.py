@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith.compression.backends import dense_kernel
+from convsmith.compression.geometry import ChainGeometry, Sides
 from convsmith.compression.interleaved import InterleavedGroupConv2d, InterleavedStructuredConv2d, LinearChain
 from convsmith.compression.wiring import check_partitions, mixed_radix
 from convsmith.errors import InvalidArgument
@@ -115,24 +116,19 @@ def from_dense(
     linear chain: keep it outside.
 
     Raises:
-        InvalidArgument: for a grouped or non-square layer, or partitions that do not multiply to its channels.
+        InvalidArgument: for a grouped layer, padding that is not with zeros, or partitions that do not multiply to its
+            channels.
     """
     g = layer
-    if g.groups != 1 or g.kernel_size[0] != g.kernel_size[1] or isinstance(g.padding, str) or g.padding_mode != "zeros":
+    if g.groups != 1 or isinstance(g.padding, str) or g.padding_mode != "zeros":
         raise InvalidArgument(
-            "a dense convolution with a square kernel and zero padding can be projected", given=repr(layer)
+            "a dense convolution with zero padding given in numbers can be projected", given=repr(layer)
         )
-    for name in ("stride", "padding", "dilation"):
-        pair: tuple[int, int] = getattr(g, name)
-        if pair[0] != pair[1]:
-            raise InvalidArgument(f"{name} is the same in both directions", given=pair)
-    moment = None
-    if inputs is not None:
-        moment = patch_second_moment(inputs, g.kernel_size[0], g.stride[0], g.padding[0], g.dilation[0])  # type: ignore[arg-type]
+    geometry: Any = (g.kernel_size, g.stride, g.padding, g.dilation)
+    moment = None if inputs is None else patch_second_moment(inputs, *geometry)
     found = project(layer.weight, partitions, out_partitions, second_moment=moment, sweeps=sweeps)
     entering = check_partitions(partitions)
     leaving = entering if out_partitions is None else check_partitions(out_partitions)
-    geometry = (g.kernel_size[0], g.stride[0], int(g.padding[0]), g.dilation[0])
     like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype, "backend": backend}
     chain: LinearChain
     if len(entering) == 2:
@@ -149,14 +145,15 @@ def from_dense(
 
 
 def patch_second_moment(
-    inputs: Tensor, kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1
+    inputs: Tensor, kernel_size: Sides, stride: Sides = 1, padding: Sides = 0, dilation: Sides = 1
 ) -> Tensor:
-    """Return the mean of ``p p^T`` over all patches p of the images, [in k k, in k k] float64."""
+    """Return the mean of ``p p^T`` over all patches p of the images, [in k k', in k k'] float64."""
+    g = ChainGeometry.of(kernel_size, stride, padding, dilation)
     with torch.no_grad():
         moment: Tensor | None = None
         count = 0
         for image in inputs.detach().double():
-            columns = F.unfold(image[None], kernel_size, dilation, padding, stride)[0]
+            columns = F.unfold(image[None], g.kernel_size, g.dilation, g.padding, g.stride)[0]
             product = columns @ columns.T
             moment = product if moment is None else moment + product
             count += columns.shape[1]
