@@ -94,6 +94,8 @@ def without_mlxtend(monkeypatch):
 FOLDER = ("train", "--data", "imagefolder:pictures", *SMALL)
 CONFIG = ("train", "--data", "digits", "--config", "settings.yaml")
 
+SHARP = ("--pooling", "isqrt-cov", "--pooling-args")
+
 #: name: (preparation, command line, words the message must hold)
 CASES = {
     "unknown model": (None, (*TRAIN, "--model", "cs_resnet21"), ["no model has this name", "'cs_resnet20'"]),
@@ -133,6 +135,24 @@ CASES = {
     "config file that is missing": (None, CONFIG, ["cannot be read", "settings.yaml"]),
     "model argument without value": (None, (*TRAIN, "--model-args", "width"), ["NAME=VALUE"]),
     "model argument that is none": (None, (*TRAIN, "--model-args", "breadth=3"), ["does not take these arguments"]),
+    "pooling option without pooling": (None, (*TRAIN, "--pooling-args", "iterations=3"), ["--pooling NAME"]),
+    "unknown pooling option": (
+        None, (*TRAIN, *SHARP, "iteration=3"), ["isqrt-cov takes no such option", "did you mean 'iterations'"]
+    ),
+    "pooling option of a pooling without": (
+        None, (*TRAIN, "--pooling", "dropcov", "--pooling-args", "iterations=3"), ["no such option", "it has none"]
+    ),
+    "pooling option of the wrong type": (
+        None, (*TRAIN, *SHARP, "iterations=many"), ["iterations must be a whole number", "'many'"]
+    ),
+    "pooling option outside its rule": (None, (*TRAIN, *SHARP, "iterations=0"), ["at least 1", "iterations"]),
+    "pooling option not among its choices": (None, (*TRAIN, *SHARP, "side=left"), ["'left'", "'positions'"]),
+    "pooling option given twice": (None, (*TRAIN, *SHARP, "iterations=3", "iterations=4"), ["given twice"]),
+    "pooling dimension as an option": (None, (*TRAIN, *SHARP, "dim=8"), ["--pooling-dim N"]),
+    "bad pooling option before missing data": (
+        None, ("train", "--data", "imagefolder:nowhere", *SHARP, "iteration=3"), ["did you mean 'iterations'"]
+    ),
+    "bad milestones": (None, (*TRAIN, "--milestones", "0.5", "0.2"), ["must grow"]),
     "pooling dimension without pooling": (None, (*TRAIN, "--pooling-dim", "8"), ["--pooling NAME"]),
     "images the network cannot take": (
         None, ("train", "--data", "digits", "--model", "vit_tiny_patch16_224"), ["cannot take these images", "--size"]

@@ -196,3 +196,15 @@ def test_two_processes_write_one_run(tmp_path):
     assert (tmp_path / "run" / "report.html").is_file()
     assert done.stdout.count("report  run/report.html") == 1
     assert read_history(tmp_path / "run")[-1]["step"] == 4
+
+
+def test_pooling_arguments_reach_the_network_and_its_recipe(tmp_path):
+    folder = tmp_path / "run"
+    words = [*WORDS, "--epochs", "1", "--limit", "64", "--pooling", "isqrt-cov", "--pooling-dim", "8"]
+    options = ["--pooling-args", "iterations=3", "isometric=true", "normalization=frobenius"]
+    assert main.main([*words, *options, "--out", str(folder)]) == 0
+    loaded = load_model(folder)
+    assert loaded.recipe.pooling["options"] == {"iterations": 3, "isometric": True, "normalization": "frobenius"}
+    pooling = loaded.model.pooling
+    assert (pooling.iterations, pooling.isometric, pooling.normalization, pooling.dim) == (3, True, "frobenius", 8)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["pooling_args"] == options[1:]

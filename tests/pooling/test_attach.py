@@ -181,7 +181,7 @@ class NoFeatures(nn.Module):
 BAD = [
     (lambda: attach(tiny(), "isqrt"), "did you mean 'isqrt-cov'"),
     (lambda: attach(tiny(), "average", dim=12), "keeps all channels"),
-    (lambda: attach(tiny(), options={"iteration": 3}), "known: iterations, method"),
+    (lambda: attach(tiny(), options={"iteration": 3}), "did you mean 'iterations'"),
     (lambda: attach(tiny(), options={"iterations": 0}), "at least 1"),
     (lambda: attach(NoFeatures(), num_classes=3), "forward_features"),
     (lambda: attach(tiny(), drop_rate=1.0), "from 0 to below 1"),

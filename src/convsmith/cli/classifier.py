@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convsmith.cli import settings
 from convsmith.cli.options import Computation, option
 from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
 
@@ -18,15 +19,17 @@ if TYPE_CHECKING:
     from convsmith.models.storage import LoadedModel, ModelRecipe
 
 
-def keyword_arguments(words: Sequence[str]) -> dict[str, Any]:
-    """Read ``width=8 act_layer=silu`` as keyword arguments of a network; values are YAML."""
+def keyword_arguments(words: Sequence[str], flag: str = "--model-args", noun: str = "a model") -> dict[str, Any]:
+    """Read ``width=8 act_layer=silu`` as keyword arguments; values are YAML."""
     import yaml
 
     found = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name.isidentifier():
-            raise InvalidArgument("a model argument is NAME=VALUE", asked="--model-args", given=repr(word))
+            raise InvalidArgument(f"{noun} argument is NAME=VALUE", asked=flag, given=repr(word))
+        if name in found:
+            raise InvalidArgument(f"{noun} argument is given twice", asked=flag, given=repr(name), mend="keep one")
         found[name] = yaml.safe_load(value)
     return found
 
@@ -42,6 +45,7 @@ class ModelOptions(Computation):
         None, "second-order pooling instead of the average; see methods pooling", metavar="NAME"
     )
     pooling_dim: int | None = option(None, "channels that enter the pooling (default: 256)", metavar="N")
+    pooling_args: tuple[str, ...] = option((), "options of the pooling, like iterations=3", metavar="NAME=VALUE")
     last_stride: int | None = option(None, "1: last stage at full resolution, as second-order papers do", metavar="N")
     head_lr: float | None = option(
         None, "learning rate of pooling and classifier, times --lr (default: 1)", metavar="X"
@@ -51,8 +55,8 @@ class ModelOptions(Computation):
 def check(arguments: ModelOptions) -> None:
     """Refuse names that do not exist and flags that contradict each other, before anything is read."""
     keyword_arguments(arguments.model_args)
-    for flag in ("pooling_dim", "last_stride", "head_lr"):
-        if getattr(arguments, flag) is not None and arguments.pooling is None:
+    for flag in ("pooling_dim", "pooling_args", "last_stride", "head_lr"):
+        if getattr(arguments, flag) not in (None, ()) and arguments.pooling is None:
             shown = f"--{flag.replace('_', '-')}"
             raise InvalidArgument(f"{shown} belongs to a pooling", asked=shown, mend="add --pooling NAME")
     if arguments.head_lr is not None and not arguments.head_lr > 0:
@@ -69,12 +73,31 @@ def check(arguments: ModelOptions) -> None:
             raise InvalidArgument(
                 "no pooling has this name", asked="--pooling", given=repr(arguments.pooling), mend=mend
             )
+        pooling_arguments(arguments.pooling, arguments.pooling_args)
     if is_saved(arguments.model):
         if arguments.pretrained:
             mend = "leave --pretrained out: the saved weights are taken"
             raise InvalidArgument("published weights belong to a name", asked=f"--model {arguments.model}", mend=mend)
         return
     check_name(arguments.model)
+
+
+def pooling_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """Read ``iterations=3 side=positions`` as options of the pooling ``name``; refuse what it does not take."""
+    from convsmith import pooling
+
+    flag = "--pooling-args"
+    given, known = keyword_arguments(words, flag, "a pooling"), pooling.pooling_options(name)
+    for key in given:
+        if key == "dim":
+            raise InvalidArgument("dim has a flag of its own", asked=flag, given="'dim'", mend="--pooling-dim N")
+        if key not in known:
+            mend = close_matches(key, known) if known else "it has none"
+            raise InvalidArgument(f"{name} takes no such option", asked=flag, given=repr(key), mend=mend)
+    values = {key: settings.converted(value, known[key], name=key, where=flag) for key, value in given.items()}
+    # values outside their rules: the layer's own refusal, before images are read
+    pooling.POOLINGS.entry(name).value(64, **values)
+    return values
 
 
 def check_name(name: str) -> None:
@@ -136,7 +159,10 @@ def _pooling(arguments: ModelOptions) -> dict[str, Any] | None:
     if arguments.pooling is None:
         return None
     asked = {"dim": arguments.pooling_dim, "last_stride": arguments.last_stride, "head_factor": arguments.head_lr}
-    return {"pooling": arguments.pooling, **{name: value for name, value in asked.items() if value is not None}}
+    found = {"pooling": arguments.pooling, **{name: value for name, value in asked.items() if value is not None}}
+    if arguments.pooling_args:
+        found["options"] = pooling_arguments(arguments.pooling, arguments.pooling_args)
+    return found
 
 
 def _built(recipe: ModelRecipe, pretrained: bool) -> nn.Module:

@@ -25,6 +25,10 @@ class LoopOptions(Work):
     nesterov: bool = option(True, "Nesterov form of SGD", group=_LOOP)
     weight_decay: float = option(5e-4, "not applied to biases and norms", group=_LOOP, metavar="X")
     schedule: Literal["cosine", "step", "inverse", "constant"] = option("cosine", "how lr falls", group=_LOOP)
+    milestones: tuple[float, ...] = option(
+        (0.5, 0.75), "shares of all updates after which step falls", group=_LOOP, metavar="X"
+    )
+    step_factor: float = option(0.1, "what step multiplies lr by", group=_LOOP, metavar="X")
     warmup_steps: int = option(0, "updates of linear warm-up", group=_LOOP, metavar="N")
     clip: float | None = option(None, "largest gradient norm", group=_LOOP, metavar="X")
     accumulate: int = option(1, "batches per update", group=_LOOP, metavar="N")

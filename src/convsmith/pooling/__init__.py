@@ -1,6 +1,6 @@
 """Second-order pooling: statistics of the features in place of their average, before the classifier."""
 
-from convsmith.pooling.attach import PooledClassifier, attach
+from convsmith.pooling.attach import PooledClassifier, attach, pooling_options
 from convsmith.pooling.bilinear import BilinearPooling, CompactBilinear, ImprovedBilinear
 from convsmith.pooling.covariance import covariance, matrix_from_triu, triu_size, triu_vector
 from convsmith.pooling.gaussian import L2EMG, RAIDG, G2DeNet, gaussian_embedding, von_neumann_estimate
@@ -36,6 +36,7 @@ __all__ = [
     "matrix_log",
     "matrix_power",
     "matrix_sqrt",
+    "pooling_options",
     "power_covariance",
     "triu_size",
     "triu_vector",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import Tensor, nn
 
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, close_matches
 from convsmith.pooling.features import channels_first, drop_head, probe, reader
 from convsmith.pooling.inputs import positive
 from convsmith.pooling.last_stage import set_last_stride
@@ -161,7 +161,7 @@ def attach(
     if pooling in KEEPS_CHANNELS and dim not in (256, None):
         raise InvalidArgument(f"{pooling} pooling keeps all channels", asked=f"dim={dim}", mend="leave dim out")
     settings = dict(options or {})
-    _check_options(entry.value, pooling, settings)
+    _check_options(pooling, settings)
     hidden = tuple(positive("hidden", size) for size in hidden)
     if not 0.0 <= drop_rate < 1.0:
         raise InvalidArgument("a share from 0 to below 1", asked="drop_rate", given=drop_rate)
@@ -192,15 +192,21 @@ def attach(
     return attached.to(weight.device, weight.dtype)
 
 
-def _check_options(pooling: type[Pooling], name: str, options: Mapping[str, Any]) -> None:
-    known = [p for p in inspect.signature(pooling.__init__).parameters if p not in ("self", "in_channels", "dim")]
+def pooling_options(name: str) -> dict[str, Any]:
+    """Return what ``options`` of `attach` may hold for the pooling ``name``: each option with its annotated type."""
+    maker = POOLINGS.entry(name).value.__init__
+    hints = get_type_hints(maker)
+    known = [p for p in inspect.signature(maker).parameters if p not in ("self", "in_channels", "dim")]
+    return {option: hints[option] for option in known}
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    known = pooling_options(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
+        mend = close_matches(unknown[0], known) if known else "it has none"
         raise InvalidArgument(
-            f"{name} takes no such option",
-            asked="options",
-            given=", ".join(unknown),
-            mend=f"known: {', '.join(known) or 'none'}",
+            f"{name} takes no such option", asked="options", given=", ".join(map(repr, unknown)), mend=mend
         )
 
 
