@@ -15,7 +15,8 @@ from convsmith.compression import (
     folding,
     onednn,
 )
-from convsmith.compression.folding import FoldedChain, FoldedConv2d, FoldedInvertedBlock, scale_and_shift
+from convsmith.compression.folded import INSIDE, FoldedChain, FoldedConv2d, FoldedInvertedBlock
+from convsmith.compression.folding import scale_and_shift
 from convsmith.errors import InvalidArgument
 
 
@@ -221,3 +222,34 @@ def test_a_folded_convolution_is_its_parts():
     expected = layer(x).clamp(0, 6).detach()
     torch.testing.assert_close(folded(x), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(folded.double()(x.double()), expected.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_used_network_follows_its_weights_and_can_be_copied():
+    if not onednn.packing_works():
+        pytest.skip("this build of torch has no oneDNN convolution")
+    folded = fold_for_inference(used(timm.create_model("igcv3_cifar_small")))
+    x = torch.randn(2, 3, 16, 16)
+    layer = next(m for m in folded.modules() if isinstance(m, FoldedConv2d))
+    with torch.no_grad():
+        before = folded(x)
+        assert layer._ready  # its packed weight is kept
+        twin = copy.deepcopy(folded)
+        assert not any(m._ready for m in twin.modules() if isinstance(m, FoldedConv2d))
+        torch.testing.assert_close(twin(x), before, rtol=0, atol=0)
+        layer.weight.mul_(0.5)
+        changed = folded(x)
+        assert not torch.allclose(changed, before, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(twin(x), before, rtol=0, atol=0)
+        layer.weight.data = layer.weight.data * 2
+        torch.testing.assert_close(folded(x), before, rtol=1e-4, atol=1e-5)
+    layer.weight.requires_grad_()  # a gradient is asked for again: plain convolutions
+    folded(x).sum().backward()
+    assert layer.weight.grad.abs().sum() > 0
+    assert not INSIDE.packed
+
+
+def test_an_error_inside_leaves_the_thread_as_it_was():
+    folded = fold_for_inference(used(timm.create_model("igcv3_cifar_small")))
+    with torch.no_grad(), pytest.raises(RuntimeError):
+        folded(torch.randn(1, 4, 16, 16))
+    assert not INSIDE.packed

@@ -15,81 +15,19 @@ from __future__ import annotations
 import copy
 import math
 import time
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from convsmith.compression import onednn
 from convsmith.compression.blocks import InvertedInterleavedBlock, MergeAndRunBlock
 from convsmith.compression.cost import cost
+from convsmith.compression.folded import INSIDE, FoldedChain, FoldedConv2d, FoldedInvertedBlock
 from convsmith.compression.interleaved import ChannelOrder, LinearChain
 from convsmith.errors import InvalidArgument
 
 #: bytes of the largest activation of one piece of a batch (measured: several of them share the last cache level)
 PIECE_BYTES = 3 << 20
-
-
-class FoldedConv2d(nn.Module):
-    """A convolution with bias and activation, by packed weights where nothing is differentiated or traced."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, like: nn.Conv2d, activation: str = "none") -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
-        self.geometry: dict[str, Any] = {
-            "stride": tuple(like.stride),
-            "padding": tuple(like.padding),
-            "dilation": tuple(like.dilation),
-            "groups": like.groups,
-        }
-        self.activation = activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, C', H', W']."""
-        if not onednn.is_traced(x) and onednn.obstacle(x, [self.weight]) is None:
-            x = x.contiguous(memory_format=torch.channels_last)
-            packed = onednn.kept(
-                self, [self.weight], tuple(x.shape), lambda: onednn.pack(self.weight, x, **self.geometry)
-            )
-            return onednn.packed_convolution(x, packed, self.bias, activation=self.activation, **self.geometry)
-        y = F.conv2d(x, self.weight, self.bias, **self.geometry)
-        return {"none": lambda t: t, "relu": F.relu, "relu6": F.relu6}[self.activation](y)
-
-    def extra_repr(self) -> str:
-        return f"{list(self.weight.shape)}, {self.activation}, {self.geometry}"
-
-
-class FoldedChain(nn.Module):
-    """A linear chain whose norm went into the last factor's weights and a shift; the backend stays the chain's own."""
-
-    def __init__(self, chain: LinearChain, shift: Tensor) -> None:
-        super().__init__()
-        self.chain = chain
-        self.shift = nn.Parameter(shift.detach().clone(), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, C', H', W']."""
-        return self.chain(x) + self.shift.view(1, -1, 1, 1)
-
-
-class FoldedInvertedBlock(nn.Module):
-    """`InvertedInterleavedBlock` as three convolutions: up, depthwise, down in ``parts`` summed outputs."""
-
-    def __init__(self, expand: nn.Module, depthwise: nn.Module, project: nn.Module, parts: int, identity: bool) -> None:
-        super().__init__()
-        self.expand, self.depthwise, self.project = expand, depthwise, project
-        self.parts, self.has_identity = parts, identity
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [B, C, H, W] to [B, C', H', W']."""
-        z = self.project(self.depthwise(self.expand(x)))
-        width = z.shape[1] // self.parts
-        y = z[:, :width]
-        for part in range(1, self.parts):
-            y = y + z[:, part * width : (part + 1) * width]
-        return x + y if self.has_identity else y
 
 
 class FoldedNet(nn.Module):
@@ -103,23 +41,33 @@ class FoldedNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [B, C, H, W] to what the network gives."""
-        if not self.in_pieces or onednn.is_traced(x) or onednn.obstacle(x, list(self.net.parameters())[:1]):
+        weights = list(self.net.parameters()) if torch.is_grad_enabled() else []
+        if onednn.is_traced(x) or onednn.obstacle(x, weights) is not None:
             return self.net(x)
-        shape = tuple(x.shape)
-        if shape not in self._pieces:
-            self._pieces[shape] = self._fastest(x)
-        return self._run(x, self._pieces[shape])
+        step = self._pieces.get(tuple(x.shape)) if self.in_pieces else len(x)
+        steps = self._steps(x) if step is None else ()
+        before, INSIDE.packed = INSIDE.packed, True
+        try:
+            if step is None:
+                step = self._pieces[tuple(x.shape)] = self._fastest(x, steps)
+            return self._run(x, step)
+        finally:
+            INSIDE.packed = before
 
     def _run(self, x: Tensor, step: int) -> Tensor:
         return self.net(x) if step >= len(x) else torch.cat([self.net(piece) for piece in x.split(step)])
 
-    def _fastest(self, x: Tensor) -> int:
-        """Measure, once per input shape: the whole batch, pieces that fit the cache, and pieces four times as large."""
+    def _steps(self, x: Tensor) -> tuple[int, ...]:
+        """Return the sizes worth measuring: pieces that fit the cache, four times as large ones, the whole batch."""
         largest = max(layer.activations for layer in cost(self.net, tuple(x.shape[1:])).by_layer.values())
         fitting = max(1, PIECE_BYTES // (4 * max(1, largest)))
-        if fitting >= len(x):
-            return len(x)
-        seconds = dict.fromkeys((fitting, min(len(x), 4 * fitting), len(x)), math.inf)
+        return (len(x),) if fitting >= len(x) else (fitting, min(len(x), 4 * fitting), len(x))
+
+    def _fastest(self, x: Tensor, steps: tuple[int, ...]) -> int:
+        """Measure, once per input shape."""
+        if len(steps) == 1:
+            return steps[0]
+        seconds = dict.fromkeys(steps, math.inf)
         for repetition in range(3):
             for step in seconds:
                 began = time.perf_counter()

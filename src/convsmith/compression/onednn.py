@@ -118,6 +118,10 @@ def packed_convolution(
 ) -> Tensor:
     """Convolve with a packed weight and apply the activation on the way out."""
     name, numbers = ACTIVATIONS[activation]
-    return torch.ops.mkldnn._convolution_pointwise(
-        x, packed, bias, list(padding), list(stride), list(dilation), groups, name, numbers, ""
-    )
+    return operator()(x, packed, bias, list(padding), list(stride), list(dilation), groups, name, numbers, "")
+
+
+@functools.cache
+def operator() -> Callable[..., Tensor]:
+    """Return the packed convolution itself (finding it by name costs as much as a small convolution)."""
+    return torch.ops.mkldnn._convolution_pointwise.default  # type: ignore[no-any-return]
