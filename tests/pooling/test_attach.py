@@ -78,6 +78,32 @@ def test_the_larger_torchvision_classifiers(name):
     assert model(torch.randn(1, 3, 224, 224)).shape == (1, 5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vgg16_bn", "vgg11"])
+def test_vgg_as_in_the_fine_tuning_recipe(name):
+    model = attach(timm.create_model(name), "isqrt-cov", dim=256, num_classes=200, last_stride=1, head_factor=20)
+    seen = []
+    model.pooling.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    model.train()
+    out = model(torch.randn(2, 3, 224, 224))
+    out.square().mean().backward()
+    assert out.shape == (2, 200)
+    assert seen == [(2, 512, 14, 14)]
+    assert sum(p.numel() for p in model.classifier.parameters()) == 32_896 * 200 + 200
+    # the fully connected layers of 4,096 went with the old head
+    assert max(p.numel() for p in model.backbone.parameters()) == 512 * 512 * 9
+    assert all(p.grad is not None for p in model.parameters())
+    body, head = model.parameter_groups(3e-3)
+    assert (body["lr"], head["lr"]) == (3e-3, pytest.approx(6e-2))
+
+
+@pytest.mark.slow
+def test_torchvision_vgg_with_its_last_pooling_left_out():
+    model = attach(torchvision.models.vgg16_bn(), "isqrt-cov", dim=64, num_classes=7, last_stride=1).eval()
+    assert model.forward_features(torch.randn(1, 3, 96, 96)).shape == (1, 512, 6, 6)
+    assert model(torch.randn(1, 3, 96, 96)).shape == (1, 7)
+
+
 def tiny():
     return timm.create_model("cs_resnet20", in_chans=1, num_classes=4)
 

@@ -12,7 +12,6 @@ exact root on the spectra of real features, on purpose of the paper.
 
 from __future__ import annotations
 
-import functools
 import warnings
 
 import torch
@@ -31,7 +30,6 @@ DOUBLE = Step((9 / 4, -39 / 16, 27 / 16, -9 / 16, 1 / 16))
 SAFE_STEPS = {torch.float16: 8, torch.bfloat16: 7, torch.float32: 20, torch.float64: 40}
 
 
-@functools.lru_cache(maxsize=64)
 def newton_schulz_steps(iterations: int) -> tuple[Step, ...]:
     """Return the factors of ``iterations`` Newton-Schulz steps: pairs first, a single one last if the number is odd."""
     positive("iterations", iterations)
