@@ -24,17 +24,46 @@ def test_one_image_equals_the_naive_loop(digits):
         torch.testing.assert_close(routes.objective[0], objective, atol=1e-5, rtol=1e-5)
 
 
-def test_the_batch_equals_the_naive_loop_over_single_images(digits):
-    """In float32 an image whose 30 steps amplify rounding differs from float64 in the naive loop too: not counted."""
-    x = digits.test_x[:16]
-    routes = find_routes(digits.model, x, mode="paper", sites="conv", batch_size=5)
+def own_sensitivity(model, image, draws=6):
+    """How far the naive loop moves one image's gates if pixels move by one unit in the last place, or in float64."""
+    gates, _ = naive_paper(model, image)
+    moves = [gates.double() - naive_paper(copy.deepcopy(model).double(), image.double())[0]]
+    for seed in range(draws):
+        up = torch.rand(image.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+        other = torch.where(up, image.nextafter(image + 1), image.nextafter(image - 1))
+        moves.append(gates.double() - naive_paper(model, torch.where(image > 0, other, image))[0])
+    return max(move.abs().max().item() for move in moves)
+
+
+@pytest.mark.parametrize("size", [1, 5, 48])
+def test_the_batch_equals_the_naive_loop_over_single_images(digits, size):
+    """To 1e-5, but for images on which the published rate is unstable: there to the loop's own sensitivity.
+
+    On some images thirty steps at rate 0.1 amplify any perturbation, the rounding of the first convolution included, by
+    factors of hundreds, in float64 as well; float64 gates and losses around a float32 network do not help.
+    """
+    x = digits.test_x[:48]
+    routes = find_routes(digits.model, x, mode="paper", sites="conv", batch_size=size)
     assert routes.kept.all()
     assert (routes.steps == 30).all()
     naive = torch.stack([naive_paper(digits.model, row[None])[0] for row in x])
-    exact = torch.stack([naive_paper(digits.model.double(), row[None].double())[0] for row in x]).float()
-    steady = (naive - exact).abs().amax(1) < 2e-6
-    assert steady.sum() >= 10
-    torch.testing.assert_close(routes.vector()[steady], naive[steady], atol=1e-5, rtol=0)
+    distance = (routes.vector() - naive).abs().amax(1)
+    unstable = (distance > 1e-5).nonzero()[:, 0].tolist()
+    assert len(unstable) <= 4
+    for row in unstable:
+        assert distance[row] <= 3 * own_sensitivity(digits.model, x[row : row + 1])
+
+
+def test_order_and_split_do_not_matter_in_float32_but_for_unstable_images(digits):
+    x = digits.test_x[:48]
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1))
+    whole = find_routes(digits.model, x, mode="paper", sites="conv").vector()
+    for size in (7, 48):
+        other = find_routes(digits.model, x[order], mode="paper", sites="conv", batch_size=size).vector()
+        distance = (other - whole[order]).abs().amax(1)
+        assert (distance <= 1e-5).sum() >= 44
+        for row in (distance > 1e-5).nonzero()[:, 0].tolist():
+            assert distance[row] <= 3 * own_sensitivity(digits.model, x[order[row]][None])
 
 
 def test_in_float64_the_batch_equals_the_naive_loop_to_rounding(digits):

@@ -134,6 +134,7 @@ def _score(arguments: Arguments) -> dict[str, Any]:
     images = _rounded(images, about, data)
     keys = ("gamma", "gamma_per", "steps", "mode", "upper", "init", "seed", "step_size", "tolerance", "precision")
     settings = {key: detector.settings_[key] for key in keys}
+    settings["keep_open"] = detector.settings_.get("keep_open", False)
     with progress("routes") as callback:
         routes = interpretation.find_routes(
             model,

@@ -39,6 +39,9 @@ class Arguments(data_options.DataOptions):
     sites: Literal["auto", "conv", "block", "activation"] = option("auto", "where gates sit")
     mode: Literal["converged", "paper"] = option("converged", "solver")
     gamma: float = option(0.05, "weight of the gates")
+    allow_closed: bool = option(
+        False, "keep routes whose layers closed completely (as published); else such an image gets a smaller gamma"
+    )
     steps: int | None = option(None, "solver steps (default: 100, in paper mode 30)", metavar="N")
     save: str | None = option(None, "also write all routes to this safetensors file", metavar="FILE")
     show: int = option(12, "images with a chapter of their own", metavar="N")
@@ -83,6 +86,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "steps": arguments.steps,
         "seed": arguments.seed,
         "batch_size": arguments.batch_size,
+        "keep_open": arguments.mode == "converged" and not arguments.allow_closed,
     }
     with progress("routes") as callback:
         routes = interpretation.find_routes(
@@ -120,6 +124,12 @@ def _check(arguments: Arguments) -> None:
     ):
         if value is not None and value < least:
             raise InvalidArgument(f"must be {least} or more", asked=name, given=value)
+    if arguments.allow_closed and arguments.mode == "paper":
+        raise InvalidArgument(
+            "the published schedule has no other way",
+            asked="--allow-closed --mode paper",
+            mend="leave --allow-closed out",
+        )
     from convsmith.interpretation import RouteSettings
 
     RouteSettings(gamma=arguments.gamma, steps=arguments.steps, mode=arguments.mode)

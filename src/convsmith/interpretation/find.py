@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument, RunFailed, close_matches
 from convsmith.interpretation.gates import PRECISIONS, GatedNetwork
+from convsmith.interpretation.open_layers import open_layers
 from convsmith.interpretation.routes import RouteFlags, Routes
 from convsmith.interpretation.sites import SitePlan, SiteRule, plan_sites
 from convsmith.interpretation.solvers import Solution, solve_converged, solve_paper
@@ -37,6 +38,7 @@ class RouteSettings:
     tolerance: float = 1e-3
     precision: str = "fp32"
     channels_last: bool = False
+    keep_open: bool = False
 
     def __post_init__(self) -> None:
         rules: list[tuple[bool, str, str]] = [
@@ -49,6 +51,7 @@ class RouteSettings:
             (self.upper is None or self.upper >= 1, "gates start at 1, so their bound is at least 1", "upper"),
             (self.step_size > 0, "the step size is positive", "step_size"),
             (self.tolerance >= 0, "the tolerance is not negative", "tolerance"),
+            (not self.keep_open or self.mode == "converged", "only the converging mode keeps layers open", "keep_open"),
         ]
         for holds, rule, asked in rules:
             if not holds:
@@ -76,6 +79,7 @@ def find_routes(
     tolerance: float = 1e-3,
     precision: str = "fp32",
     channels_last: bool = False,
+    keep_open: bool = False,
     labels: Tensor | None = None,
     index: Tensor | None = None,
 ) -> Routes:
@@ -105,6 +109,9 @@ def find_routes(
         tolerance: movement below which the converging solver counts a row as at rest.
         precision: ``"fp32"``, ``"tf32"``, ``"bf16"``, ``"fp16"`` for the network; gates and losses stay float32.
         channels_last: memory order of the images on their way through the network.
+        keep_open: converged mode only: where a layer would close completely, so that biases alone make the prediction,
+            use the largest gamma (up to the one asked for) that leaves every layer open, see `open_layers`. Such images
+            cost several searches; ``Routes.gamma`` says what each one got. False solves the published problem as it is.
         labels: [B] int64, stored in the result.
         index: [B] int64 image numbers, stored in the result; versions of one image share a number.
 
@@ -112,7 +119,7 @@ def find_routes(
         InvalidArgument: a bad setting, a model in training mode, no such site, images that are not finite.
     """
     settings = RouteSettings(
-        gamma, gamma_per, steps, mode, upper, init, seed, step_size, tolerance, precision, channels_last
+        gamma, gamma_per, steps, mode, upper, init, seed, step_size, tolerance, precision, channels_last, keep_open
     )
     model, images = prepare(model, images)
     plan = plan_sites(model, images, sites, layers)
@@ -139,8 +146,9 @@ def solve(
     parts = []
     for start in range(0, count, size):
         rows = slice(start, min(start + size, count))
-        gamma = None if gammas is None else gammas[rows]
-        parts.append(_solve_batch(model, images[rows], plan, settings, gamma, start, labels[rows], index[rows]))
+        asked = torch.full((rows.stop - start,), settings.gamma, dtype=torch.float64)
+        gamma = asked if gammas is None else gammas[rows].cpu()
+        parts.append(_solve_rows(model, images[rows], plan, settings, gamma, start, labels[rows], index[rows]))
         if progress is not None:
             progress(rows.stop, count, "routes")
     return Routes.concatenate(parts)
@@ -192,13 +200,36 @@ def _column(values: Tensor | None, count: int, fill: int | None, name: str) -> T
     return values.long()
 
 
+def _solve_rows(
+    model: nn.Module,
+    images: Tensor,
+    plan: SitePlan,
+    settings: RouteSettings,
+    gammas: Tensor,
+    first: int,
+    labels: Tensor,
+    index: Tensor,
+) -> Routes:
+    """Solve one batch whose images are ``first``, ``first + 1``, ...; again, with less weight, what must stay open."""
+    start = _start(settings, len(images), plan.total, first)
+    routes = _solve_batch(model, images, plan, settings, gammas, start, labels, index)
+    if not settings.keep_open:
+        return routes
+
+    def again(rows: Tensor, trial: Tensor) -> Routes:
+        here = rows.cpu()
+        return _solve_batch(model, images[rows], plan, settings, trial.cpu(), start[here], labels[here], index[here])
+
+    return open_layers(again, routes)
+
+
 def _solve_batch(
     model: nn.Module,
     images: Tensor,
     plan: SitePlan,
     settings: RouteSettings,
-    gammas: Tensor | None,
-    first: int,
+    gammas: Tensor,
+    start: Tensor,
     labels: Tensor,
     index: Tensor,
 ) -> Routes:
@@ -212,10 +243,8 @@ def _solve_batch(
     ):
         full, silent = look(network)
         probabilities = full.softmax(1)
-        if gammas is None:
-            gammas = torch.full((len(images),), settings.gamma, dtype=full.dtype, device=full.device)
-        weight = gammas.to(full) / (plan.total if settings.gamma_per == "mean" else 1)
-        start = _start(settings, len(images), plan.total, first).to(full)
+        gammas, start = gammas.to(full), start.to(full)
+        weight = gammas / (plan.total if settings.gamma_per == "mean" else 1)
         if settings.mode == "paper":
             solution = solve_paper(network, probabilities, weight, start, steps=steps, upper=upper)
         else:
@@ -244,6 +273,7 @@ def _solve_batch(
             describe(plan, settings),
             labels,
             index,
+            gammas,
         )
 
 
@@ -291,6 +321,7 @@ def collect(
     settings: dict[str, Any],
     labels: Tensor,
     index: Tensor,
+    gammas: Tensor | None = None,
 ) -> Routes:
     """Check ``applied`` gates [B, total] by a pass of their own and wrap ``values`` [B, total] into `Routes`."""
     plan = network.plan
@@ -312,6 +343,7 @@ def collect(
         divergence=(log_p.exp() * (log_p - log_q)).sum(1).clamp(min=0),
         objective=objective,
         steps=steps,
+        gamma=torch.full_like(objective, torch.nan) if gammas is None else gammas,
         flags=RouteFlags(closed, dead, settled, names),
         index=index.to(full.device),
         labels=labels.to(full.device),

@@ -15,7 +15,7 @@ from convsmith.errors import InvalidArgument, close_matches, require
 
 _FORMAT = "convsmith-routes-1"
 _STORAGE = ("float32", "float16", "uint8")
-_ROWWISE = ("prediction", "confidence", "runner_up", "kept", "divergence", "objective", "steps")
+_ROWWISE = ("prediction", "confidence", "runner_up", "kept", "divergence", "objective", "steps", "gamma")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Routes:
 
     ``gates``: layer name, in execution order, to non-negative [B, C_l]. ``prediction``, ``runner_up`` [B] int64 and
     ``confidence`` [B] belong to the full network; ``kept`` [B] bool: the gated network predicts the same;
-    ``divergence`` [B]: KL(full || gated) in nats; ``objective`` [B]: the minimised value; ``steps`` [B].
+    ``divergence`` [B]: KL(full || gated) in nats; ``objective`` [B]: the minimised value; ``steps`` [B]; ``gamma`` [B]:
+    the weight of the gates this image got (NaN for scores, which have none).
     ``index`` [B] int64 numbers the images (which rows are versions of one image), ``labels`` [B] int64 or -1.
     ``settings``: how the gates were found (JSON values).
     """
@@ -68,6 +69,7 @@ class Routes:
     divergence: Tensor
     objective: Tensor
     steps: Tensor
+    gamma: Tensor
     flags: RouteFlags
     index: Tensor
     labels: Tensor
@@ -254,7 +256,9 @@ class Routes:
                 }
         except SafetensorError as error:
             raise InvalidArgument("the file is no complete safetensors file", given=str(path)) from error
-        layers = tuple(json.loads(metadata["layers"]))
+        layers, settings = tuple(json.loads(metadata["layers"])), json.loads(metadata["settings"])
+        # files written before every image had a gamma of its own
+        t.setdefault("gamma", torch.full_like(t["objective"], settings.get("gamma", torch.nan)))
         gates = {}
         for number, name in enumerate(layers):
             g = t[f"gates.{number}"]
@@ -265,7 +269,7 @@ class Routes:
             flags=RouteFlags(t["closed"], t["dead_share"], t["settled"], layers),
             index=t["index"],
             labels=t["labels"],
-            settings=json.loads(metadata["settings"]),
+            settings=settings,
             **{name: t[name] for name in _ROWWISE},
         )
 

@@ -42,22 +42,20 @@ def routes_at_sparsity(
     plan = plan_sites(model, images, sites, layers)
     bottom, top = torch.full((len(images),), low).log(), torch.full((len(images),), high).log()
     best: Routes | None = None
-    best_gamma = torch.zeros(len(images))
     for _ in range(rounds):
         gamma = ((bottom + top) / 2).exp()
         routes = solve(model, images, plan, chosen, batch_size, gammas=gamma)
         share = routes.sparsity().cpu()
         if best is None:
-            best, best_gamma = routes, gamma
+            best = routes
         else:
             closer = (share - target).abs() < (best.sparsity().cpu() - target).abs()
             order = torch.where(closer, torch.arange(len(images)), torch.arange(len(images)) + len(images))
             best = Routes.concatenate([routes, best])[order]
-            best_gamma = torch.where(closer, gamma, best_gamma)
         middle = gamma.log()
         bottom, top = torch.where(share > target, middle, bottom), torch.where(share > target, top, middle)
     assert best is not None
-    return best, best_gamma
+    return best, best.gamma.cpu()
 
 
 def regularisation_path(model: nn.Module, images: Tensor, gammas: Sequence[float], **settings: Any) -> list[Routes]:
