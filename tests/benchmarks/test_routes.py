@@ -2,6 +2,7 @@
 
 import torch
 
+from convsmith.benchmarks import peak_bytes
 from convsmith.benchmarks.routes import one_image, small_network
 from convsmith.interpretation import find_routes
 
@@ -15,3 +16,16 @@ def test_the_loop_finds_the_same_gates():
         gates = one_image(model, x[row : row + 1].float(), routes.layers, 4)
         torch.testing.assert_close(torch.cat(gates).double(), routes.vector()[row], atol=1e-3, rtol=0)
     assert all(not m._forward_hooks for m in model.modules())
+
+
+def test_memory_is_linear_in_the_batch_and_independent_of_the_number_of_images():
+    model = small_network().eval()
+    x = torch.rand(16, 1, 12, 12)
+
+    def peak(size, count):
+        return peak_bytes(lambda: find_routes(model, x[:count], mode="paper", steps=2, sites="conv", batch_size=size))
+
+    peak(2, 2)  # whatever the first call sets up
+    two, four, eight = (peak(size, 16) for size in (2, 4, 8))
+    assert abs(peak(2, 8) / two - 1) < 0.05
+    assert abs((eight - four) / (four - two) - 2) < 0.2

@@ -9,7 +9,7 @@ from convsmith.interpretation import attack
 EPS = 24 / 255
 
 
-@pytest.mark.parametrize("method", ["fgsm", "ifgsm", "pgd"])
+@pytest.mark.parametrize("method", ["fgsm", "ifgsm", "pgd", "adaptive"])
 @pytest.mark.parametrize("targeted", [False, True])
 def test_the_ball_the_range_and_the_8_bit_grid_hold(digits, method, targeted):
     x, y = digits.test_x[:20], digits.test_y[:20]
@@ -91,6 +91,13 @@ def test_stronger_attacks_come_through_art(digits):
         ({"mean": (0.5, 0.5)}, "mean"),
         ({"mean": (0.9,), "std": (2.0,)}, "pixels"),
         ({"momentum": 1.0}, "setting"),
+        ({"match": "activations"}, "setting"),
+        ({"method": "adaptive", "mach": "activations"}, "match"),
+        ({"method": "adaptive", "match": "activation"}, "activations"),
+        ({"method": "adaptive", "weight": -1.0}, "weight"),
+        ({"method": "adaptive", "margin": -1.0}, "margin"),
+        ({"method": "adaptive", "queries": -1}, "queries"),
+        ({"method": "adaptive", "guide": torch.zeros(1, 1, 8, 8)}, "guide"),
     ],
 )
 def test_bad_settings_are_refused(digits, settings, word):

@@ -47,6 +47,7 @@ def test_networks_of_timm_run_without_edits(name):
     assert_untouched(model, before)
     assert torch.equal(torch.get_rng_state(), seed)
     assert routes.kept.all()
+    assert torch.equal(find_routes(model, x, mode="paper", steps=2).vector(), routes.vector())
     with torch.no_grad():
         plain = model(x)
     ones = {layer: torch.ones_like(g) for layer, g in routes.gates.items()}

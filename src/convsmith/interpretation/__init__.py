@@ -1,6 +1,7 @@
 """Which channels carried a prediction, what happens without them, and whether an input is adversarial."""
 
 from convsmith.interpretation.ablation import Curve, ablate, apply_routes, removal_curve
+from convsmith.interpretation.adaptive import MATCHES
 from convsmith.interpretation.attacks import ATTACKS, attack
 from convsmith.interpretation.baselines import baseline_features
 from convsmith.interpretation.class_paths import (
@@ -41,6 +42,7 @@ from convsmith.interpretation.stream import find_routes_from_loader, iterate_rou
 
 __all__ = [
     "ATTACKS",
+    "MATCHES",
     "SCORES",
     "ArtDetector",
     "ClassPaths",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,20 +14,26 @@ from convsmith.errors import InvalidArgument, close_matches, require
 from convsmith.interpretation.find import prepare, rows_at_once
 from convsmith.registry import Registry
 
-#: moves pixels: (setting, start pixels [B, C, H, W], labels [B]) -> pixels
-Move = Callable[["AttackSetting", Tensor, Tensor], Tensor]
+#: moves pixels: (setting, start pixels [B, C, H, W], labels [B], settings of its own as keywords) -> pixels
+Move = Callable[..., Tensor]
 ATTACKS: Registry[Move] = Registry("attack")
 
 
 @dataclass(frozen=True)
 class AttackSetting:
-    """What an attack knows: ``gradient(pixels, labels)`` is that of the loss it raises (targeted: lowers)."""
+    """What an attack knows: ``gradient(pixels, labels)`` is that of the loss it raises (targeted: lowers).
+
+    ``model`` takes ``normalise(pixels)``.
+    """
 
     gradient: Callable[[Tensor, Tensor], Tensor]
     epsilon: float
     step: float
     steps: int
     generator: torch.Generator
+    model: nn.Module
+    normalise: Callable[[Tensor], Tensor]
+    targeted: bool
 
 
 def attack(
@@ -40,7 +47,7 @@ def attack(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     step: float | None = None,
-    steps: int = 10,
+    steps: int | None = None,
     seed: int = 0,
     round_to_8bit: bool = True,
     batch_size: int | None = None,
@@ -53,26 +60,27 @@ def attack(
         images: as the model takes them: (pixel - mean) / std.
         labels: [B] int64, the true class; with ``targeted`` the class to reach.
         method: ``"fgsm"`` one step of the gradient's sign (Goodfellow et al. 2015); ``"ifgsm"`` iterated from the image
-            itself (Kurakin et al. 2017); ``"pgd"`` iterated from a random point of the ball (Madry et al. 2018); else
-            the name of an evasion attack of adversarial-robustness-toolbox, such as ``"DeepFool"``.
+            itself (Kurakin et al. 2017); ``"pgd"`` iterated from a random point of the ball (Madry et al. 2018);
+            ``"adaptive"`` fools the network while its inside stays like a clean image's, and can ask a detector, see
+            `adaptive`; else the name of an evasion attack of adversarial-robustness-toolbox, such as ``"DeepFool"``.
         epsilon: largest change of a pixel, for pixels in [0, 1] (8/255 by default).
         targeted: lower the loss of ``labels`` instead of raising it.
         mean: of the normalisation, by channel; None: images are plain pixels in [0, 1].
         std: of the normalisation, by channel.
         step: change per iteration in pixel units, default 2.5 epsilon / steps (iterated methods).
-        steps: iterations (iterated methods).
+        steps: iterations (iterated methods), default 10, of ``"adaptive"`` 50.
         seed: of the random start.
         round_to_8bit: round pixels to multiples of 1/255, as a stored image would be, towards the original so that the
             change never exceeds epsilon. Where the original is itself no 8-bit image its nearest one is the reference.
         batch_size: images at once.
-        settings: passed on to an attack of ART.
+        settings: of ``"adaptive"`` (``match``, ``guide``, ``weight``, ...) or of an attack of ART.
 
     Raises:
         InvalidArgument: an unknown method, a negative epsilon, pixels outside [0, 1] (the mean or std is wrong).
     """
     if epsilon < 0:
         raise InvalidArgument("epsilon is not negative", asked="epsilon", given=epsilon)
-    if steps < 1:
+    if steps is not None and steps < 1:
         raise InvalidArgument("an attack takes at least one step", asked="steps", given=steps)
     model, images = prepare(model, images)
     if labels.shape != (len(images),):
@@ -89,14 +97,18 @@ def attack(
     pixels = pixels.clamp(0, 1)
     if method not in ATTACKS:
         moved = _through_art(model, pixels, labels, method, epsilon, targeted, shift, scale, settings)
-        return (_eight_bit(moved, pixels, None) if round_to_8bit else moved).sub(shift).div(scale)
-    if settings:
+        return (eight_bit(moved, pixels, None) if round_to_8bit else moved).sub(shift).div(scale)
+    entry = ATTACKS.entry(method)
+    own = [k for k, p in inspect.signature(entry.value).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    unknown = sorted(set(settings) - set(own))
+    if unknown:
         raise InvalidArgument(
             "this attack has no such setting",
             asked=method,
-            given=", ".join(settings),
-            mend=close_matches(next(iter(settings)), ("step", "steps", "seed", "epsilon")),
+            given=", ".join(unknown),
+            mend=close_matches(unknown[0], (*own, "step", "steps", "seed", "epsilon")),
         )
+    steps = entry.traits.get("steps", 10) if steps is None else steps
     sign = -1.0 if targeted else 1.0
 
     def gradient(points: Tensor, wanted: Tensor) -> Tensor:
@@ -106,15 +118,24 @@ def attack(
             (slope,) = torch.autograd.grad(sign * loss, points)
         return slope
 
-    generator = torch.Generator().manual_seed(seed)
-    setting = AttackSetting(gradient, epsilon, 2.5 * epsilon / steps if step is None else step, steps, generator)
+    setting = AttackSetting(
+        gradient,
+        epsilon,
+        2.5 * epsilon / steps if step is None else step,
+        steps,
+        torch.Generator().manual_seed(seed),
+        model,
+        lambda points: (points - shift) / scale,
+        targeted,
+    )
     size, parts = rows_at_once(images, batch_size), []
     for first in range(0, len(images), size):
         rows = slice(first, first + size)
-        parts.append(ATTACKS[method](setting, pixels[rows], labels[rows]))
+        here = {k: v[rows] if isinstance(v, Tensor) and v.shape == pixels.shape else v for k, v in settings.items()}
+        parts.append(entry.value(setting, pixels[rows], labels[rows], **here))
     moved = torch.cat(parts)
     if round_to_8bit:
-        moved = _eight_bit(moved, pixels, epsilon)
+        moved = eight_bit(moved, pixels, epsilon)
     return (moved - shift) / scale
 
 
@@ -144,7 +165,7 @@ def _iterate(setting: AttackSetting, start: Tensor, pixels: Tensor, labels: Tens
     return start
 
 
-def _eight_bit(moved: Tensor, pixels: Tensor, epsilon: float | None) -> Tensor:
+def eight_bit(moved: Tensor, pixels: Tensor, epsilon: float | None) -> Tensor:
     """Round the change, in steps of 1/255 from the 8-bit original, towards it where the ball demands it."""
     base = (pixels * 255).round()
     change = (moved * 255).round() - base
