@@ -10,6 +10,7 @@ from convsmith.compression import (
     InterleavedGroupConv2d,
     InterleavedStructuredConv2d,
     backends,
+    buffers,
     composite_kernel,
     cost,
     onednn,
@@ -225,6 +226,22 @@ def test_every_candidate_is_measured_forward_and_backward():
     assert set(times) >= {"group", "matmul", "dense"}
     assert not {"packed", "packed-pieces"} <= set(times)  # the same for one image
     assert all(0 < seconds < 10 for seconds in times.values())
+
+
+def test_large_results_are_only_made_in_pieces(monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    layer = InterleavedGroupConv2d(4, 2, 1).requires_grad_(False)
+    x = torch.randn(2, 8, 4, 4)
+    assert set(backends.measure(x, layer)) == {"group", "matmul", "matmul-pieces", "dense"}
+    monkeypatch.setattr(buffers, "SMALLEST_BYTES", 2 * 8 * 16 * 4)
+    assert set(backends.measure(x, layer)) == {"matmul-pieces", "dense"}
+    assert set(backends.measure(x.double(), layer.double())) == {"matmul-pieces", "dense"}
+    if onednn.packing_works():
+        x = x.contiguous(memory_format=torch.channels_last)
+        assert set(backends.measure(x, layer.float())) == {"packed-pieces", "packed-dense", "dense"}
+    layer.requires_grad_()
+    assert set(backends.measure(x, layer)) == {"group", "matmul", "dense"}
 
 
 def test_counting_tracing_and_export_see_the_definition():

@@ -154,9 +154,14 @@ def by_packed(x: Tensor, chain: Chain, *, in_pieces: bool = False) -> Tensor:
 
 
 def _piece_size(x: Tensor, chain: Chain) -> int:
+    return pieces.piece_size(len(x), _largest_bytes(x, chain) // max(1, len(x)))
+
+
+def _largest_bytes(x: Tensor, chain: Chain) -> int:
+    """Return the bytes of the widest result of a factor, for the whole batch."""
     height, width = chain.geometry.output_size(x.shape[2:])
     largest = max(max(factor.in_channels, factor.out_channels) for factor in chain.wiring.factors)
-    return pieces.piece_size(len(x), largest * height * width * x.element_size())
+    return len(x) * largest * height * width * x.element_size()
 
 
 def by_packed_dense(x: Tensor, chain: Chain) -> Tensor:
@@ -257,12 +262,10 @@ def measure(x: Tensor, chain: Chain, *, rounds: int = 12, limit: float = 0.25) -
     the fastest leave, except the dense layer; their time is that of these rounds. Stops after ``rounds`` further
     rounds, or after six once ``limit`` seconds have passed.
 
-    ``packed`` is left out where ``packed-pieces`` cuts the batch: the same convolutions, whose larger intermediate
-    results are fast only while the C library keeps their pages.
+    Where the intermediate results are large and a candidate that works in pieces can run, those that make them for the
+    whole batch are left out (the dense layer makes none): they are fast only while the C library keeps their pages.
     """
-    names = list(candidates(x, chain))
-    if "packed" in names:
-        names.remove("packed" if _piece_size(x, chain) < len(x) else "packed-pieces")
+    names = _contenders(x, chain)
     gradient = _needs_gradient(x, chain)
 
     def once(name: str) -> float:
@@ -289,6 +292,14 @@ def measure(x: Tensor, chain: Chain, *, rounds: int = 12, limit: float = 0.25) -
         halves = [statistics.median(row[first::2]) for first in (0, 1)]
         found[name] = min(halves) if name == "dense" else max(halves)
     return found
+
+
+def _contenders(x: Tensor, chain: Chain) -> list[str]:
+    names = list(candidates(x, chain))
+    in_pieces = [name for name in names if name.endswith("-pieces")]
+    if in_pieces and _piece_size(x, chain) < len(x) and _largest_bytes(x, chain) >= buffers.SMALLEST_BYTES:
+        return [name for name in names if name in in_pieces or name.endswith("dense")]
+    return [name for name in names if name != "packed-pieces"]  # the whole batch is one piece
 
 
 def _now(device: torch.device) -> float:
