@@ -4,7 +4,8 @@ The scan puts each candidate into the network, alone, and measures how far the n
 images (no labels). Between scanned candidates the damage follows the method's own loss (discarded energy), scaled by
 what was measured. The choice over layers is the multiple-choice knapsack: minimise the sum of damages subject to the
 sum of costs, solved by dynamic programming on a cost grid. The sum over layers is the usual first-order assumption that
-damages add; the honest number is the accuracy measured afterwards.
+damages add; the honest number is the accuracy measured afterwards. Where a method's options are so coarse that the best
+choice leaves more than `SLACK` of the budget unused, the rest is spent on finer options of the layers that changed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ Progress = Callable[[int, int, str], None]
 GRID = 16384
 #: images used by the scan, at most
 SCAN_IMAGES = 32
+#: share of the budget that a plan may leave unused before finer options are looked for
+SLACK = 0.03
+#: finer options whose damage is measured, per round
+FINER = 6
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,11 @@ class Option:
     macs: int
     params: int
     loss: float
+
+
+#: (layer, its option, "macs" or "params", least and most that may be added to the option's cost) -> dearer options
+#: of the layer that keep more; those that add the least first if there are any, others otherwise
+Refine = Callable[[Layer, Option, str, float, float], list[Option]]
 
 
 def scan(
@@ -129,11 +139,13 @@ def plan_layers(
     budget: Budget,
     *,
     refused: Mapping[str, str],
+    refine: Refine | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Scan every layer of ``table`` and choose one option each so that the whole network obeys ``budget``.
 
-    Leaving a layer as it is is always an option, with damage 0.
+    Leaving a layer as it is is always an option, with damage 0. ``refine`` is asked where the choice leaves more than
+    `SLACK` of the budget unused.
 
     Raises:
         InvalidArgument: even the smallest options do not reach the budget.
@@ -147,7 +159,7 @@ def plan_layers(
             progress(done, len(table), f"scan {layer.name}")
         damages.append([0.0, *(scan(model, seen, layer, options, build) if options else [])])
         every.append([Option({}, layer.macs, layer.params, 0.0), *options])
-    prices = [[o.macs if budget.kind == "macs" else o.params for o in options] for options in every]
+    prices = [[_price(o, budget.kind) for o in options] for options in every]
     fixed = total - sum(row[0] for row in prices)
     if budget.keep == 1:
         chosen: list[int] | None = [0] * len(every)
@@ -165,7 +177,53 @@ def plan_layers(
         (layer, every[i][pick], damages[i][pick])
         for i, ((layer, _), pick) in enumerate(zip(table, chosen, strict=True))
     ]
+    if refine is not None and budget.keep < 1:
+        _spend_rest(model, seen, picked, build, refine, budget, fixed, total)
     return assemble(name, whole.macs, whole.params, picked, budget=budget, refused=refused)
+
+
+def _spend_rest(
+    model: nn.Module,
+    seen: Survey,
+    picked: list[tuple[Layer, Option, float]],
+    build: Callable[[Layer, Option], nn.Module],
+    refine: Refine,
+    budget: Budget,
+    fixed: int,
+    total: int,
+) -> None:
+    """Replace chosen options by finer, dearer ones until the plan is within `SLACK` of the budget, in place.
+
+    In every round the finer options that promise the largest fall of damage (by their own loss) are measured, and the
+    best one that comes near enough is taken, or the best one if none does.
+    """
+    limit = budget.keep * total
+    while True:
+        now = fixed + sum(_price(option, budget.kind) for _, option, _ in picked)
+        if now >= (1 - SLACK) * limit:
+            return
+        found: list[tuple[bool, float, int, Option]] = []
+        for i, (layer, option, harm) in enumerate(picked):
+            if not option.setting:
+                continue
+            for finer in refine(layer, option, budget.kind, (1 - SLACK) * limit - now, limit - now):
+                added = _price(finer, budget.kind) - _price(option, budget.kind)
+                promised = harm * (1 - finer.loss / option.loss) if option.loss > 0 else 0.0
+                found.append((now + added < (1 - SLACK) * limit, -promised, i, finer))
+        if not found:
+            return
+        found.sort(key=lambda item: item[:3])
+        best: tuple[float, int, Option, float] | None = None
+        for _, _, i, finer in [item for item in found if item[0] == found[0][0]][:FINER]:
+            damage = scan(model, seen, picked[i][0], [finer], build)[0]
+            if best is None or damage - picked[i][2] < best[0]:
+                best = (damage - picked[i][2], i, finer, damage)
+        assert best is not None
+        picked[best[1]] = (picked[best[1]][0], best[2], best[3])
+
+
+def _price(option: Option, kind: str) -> int:
+    return option.macs if kind == "macs" else option.params
 
 
 def assemble(

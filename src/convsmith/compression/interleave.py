@@ -3,7 +3,8 @@
 A convolution of C = M L input channels becomes L groups of M channels with the old kernel size, then M' groups of L
 pointwise; nothing stands between the two, so the chain is one linear map and can be projected in closed form
 (`convsmith.compression.projection`): a rank-1 decomposition per block, exact where the kernel has that structure.
-Which layers, and with how many members M, is chosen by the budget from the scanned damage of every candidate.
+Which layers, and with how many members M, is chosen by the budget from the scanned damage of every candidate. Chains
+come in few sizes; where they leave more than 3 % of the budget unused, a layer keeps some of its output channels dense.
 """
 
 from __future__ import annotations
@@ -42,6 +43,18 @@ class ChannelBias(nn.Module):
 
 class Interleaved(nn.Sequential):
     """An interleaved chain, and the bias of the convolution it stands for if there was one."""
+
+
+class PartlyInterleaved(nn.Module):
+    """The first output channels by a dense convolution, the others by an interleaved chain, [B, C, H, W]."""
+
+    def __init__(self, dense: nn.Conv2d, chain: Interleaved) -> None:
+        super().__init__()
+        self.dense = dense
+        self.chain = chain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.dense(x), self.chain(x)], 1)
 
 
 @METHODS.register("interleave")
@@ -101,6 +114,7 @@ class Interleave(Method):
             lambda layer, option: _projected(layer.module, option.setting, None, self.backend),
             budget or Budget("macs", 0.5),
             refused=refused,
+            refine=_finer,
             progress=progress,
         )
 
@@ -187,13 +201,51 @@ def _unfit(layer: Layer) -> str | None:
     return None
 
 
-def _projected(conv: Weighted, setting: dict[str, Any], inputs: Tensor | None, backend: str) -> Interleaved:
-    chain, _ = from_dense(conv, setting["partitions"], setting["out_partitions"], inputs=inputs, backend=backend)
-    return _with_bias(chain, conv)
+def _finer(layer: Layer, option: Option, kind: str, least: float, most: float) -> list[Option]:
+    """Return up to four forms of a chained layer with more of its channels dense, see `budget.Refine`."""
+    conv = layer.module
+    out, into, taps = conv.out_channels, conv.in_channels, conv.weight[0, 0].numel()
+    positions = layer.output_shape[2] * layer.output_shape[3] * layer.calls
+    bias = 0 if conv.bias is None else out
+    old = option.macs // positions
+    scale = positions if kind == "macs" else 1
+    found: list[tuple[bool, bool, float, int, dict[str, Any]]] = []
+    for dense in range(option.setting.get("dense", 0) + 1, out):
+        rest = out - dense
+        for primary in (p for p in range(2, into + 1) if into % p == 0):
+            members = into // primary
+            for leaving in {members, rest // primary}:
+                if not leaving or rest % leaving or (leaving != members and rest % primary):
+                    continue
+                weights = taps * into * (dense + leaving) + rest * primary
+                added = (weights - old) * scale
+                if 0 < added <= most and weights * positions < layer.macs:
+                    # share of the energy lost if the blocks were random: (sqrt a + sqrt b)^2 / (a b) is kept
+                    a, b = rest // leaving, members * taps
+                    lost = rest / out * (1 - min(1.0, (a**0.5 + b**0.5) ** 2 / (a * b)))
+                    sizes = {"partitions": [members, primary], "out_partitions": [leaving, rest // leaving]}
+                    ragged = out >= 64 and dense % 8 > 0  # widths that kernels run slowly
+                    found.append((added < least, ragged, lost, weights, {**sizes, "dense": dense}))
+    found.sort(key=lambda item: item[:4])
+    alike = [f for f in found if f[4]["partitions"] == option.setting["partitions"]][:1]
+    total = float(conv.weight.detach().double().square().sum())
+    options = []
+    for _, _, _, weights, setting in [*alike, *[f for f in found if f not in alike][:3]]:
+        error = project(conv.weight[setting["dense"] :], setting["partitions"], setting["out_partitions"]).error
+        options.append(Option(setting, weights * positions, weights + bias, error**2 / total if total else 0.0))
+    return options
 
 
-def _skeleton(conv: Weighted, setting: dict[str, Any], backend: str) -> Interleaved:
+def _projected(conv: Weighted, setting: dict[str, Any], inputs: Tensor | None, backend: str) -> nn.Module:
+    dense = _checked_dense(conv, setting)
+    rest = _rows(conv, dense, conv.out_channels) if dense else conv
+    chain, _ = from_dense(rest, setting["partitions"], setting["out_partitions"], inputs=inputs, backend=backend)
+    return _assembled(chain, rest, _rows(conv, 0, dense) if dense else None)
+
+
+def _skeleton(conv: Weighted, setting: dict[str, Any], backend: str) -> nn.Module:
     (members, primary), (out_members, out_primary) = setting["partitions"], setting["out_partitions"]
+    dense = _checked_dense(conv, setting)
     chain = InterleavedGroupConv2d(
         primary,
         members,
@@ -207,13 +259,46 @@ def _skeleton(conv: Weighted, setting: dict[str, Any], backend: str) -> Interlea
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )
-    return _with_bias(chain, conv)
+    return _assembled(chain, _rows(conv, dense, conv.out_channels), _rows(conv, 0, dense) if dense else None)
 
 
-def _with_bias(chain: nn.Module, conv: Weighted) -> Interleaved:
-    if conv.bias is None:
-        return Interleaved(chain)
-    bias = ChannelBias(conv.out_channels, device=conv.weight.device, dtype=conv.weight.dtype)
+def _checked_dense(conv: Weighted, setting: dict[str, Any]) -> int:
+    dense = setting.get("dense", 0)
+    if not isinstance(dense, int) or not 0 <= dense < conv.out_channels:
+        raise InvalidArgument(
+            "some output channels stay dense, none to all but one",
+            asked=f"dense of {conv.out_channels} output channels",
+            given=dense,
+        )
+    return dense
+
+
+def _rows(conv: Weighted, first: int, last: int) -> nn.Conv2d:
+    """Return the convolution that computes the output channels from ``first`` to ``last`` (exclusive)."""
+    part = nn.Conv2d(
+        conv.in_channels,
+        last - first,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        bias=conv.bias is not None,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
     with torch.no_grad():
-        bias.bias.copy_(conv.bias)
-    return Interleaved(chain, bias)
+        part.weight.copy_(conv.weight[first:last])
+        if part.bias is not None:
+            part.bias.copy_(conv.bias[first:last])
+    return part
+
+
+def _assembled(chain: nn.Module, conv: Weighted, dense: nn.Conv2d | None) -> nn.Module:
+    """Return the chain with the bias of ``conv``, the rows it stands for, behind the dense rows if there are any."""
+    interleaved = Interleaved(chain)
+    if conv.bias is not None:
+        bias = ChannelBias(conv.out_channels, device=conv.weight.device, dtype=conv.weight.dtype)
+        with torch.no_grad():
+            bias.bias.copy_(conv.bias)
+        interleaved.append(bias)
+    return interleaved if dense is None else PartlyInterleaved(dense, interleaved)
