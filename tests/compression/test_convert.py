@@ -21,7 +21,18 @@ from convsmith.compression import (
 )
 from convsmith.errors import InvalidArgument, MissingExtra, RunFailed
 
-NAMES = ["binary", "int8", "low-rank", "prune-channels", "prune-filters", "sparse", "structured-sparse", "ternary"]
+NAMES = [
+    "binary",
+    "int8",
+    "interleave",
+    "low-rank",
+    "prune-channels",
+    "prune-filters",
+    "sparse",
+    "structured-sparse",
+    "ternary",
+]
+BUDGETED = ["interleave", "low-rank", "prune-channels", "prune-filters", "sparse", "structured-sparse"]
 #: settings under which a method must not change the output
 EXACT = {
     "low-rank": {"rank": "full"},
@@ -82,7 +93,7 @@ def test_exact_settings_change_no_output(method, settings, which, network, image
         )
 
 
-@pytest.mark.parametrize("method", ["low-rank", "prune-filters", "prune-channels", "sparse", "structured-sparse"])
+@pytest.mark.parametrize("method", BUDGETED)
 def test_keeping_everything_changes_nothing(method, network, images):
     kept = compress(network, method, example=images, keep_macs=1.0)
     assert torch.equal(kept(images), network(images))
@@ -108,7 +119,7 @@ def test_input_untouched_and_file_rebuilds_identically(method, settings, network
         assert not torch.equal(made(images), network.eval()(images))
 
 
-@pytest.mark.parametrize("method", ["low-rank", "prune-filters", "prune-channels", "sparse", "structured-sparse"])
+@pytest.mark.parametrize("method", BUDGETED)
 @pytest.mark.parametrize("kind", ["macs", "params"])
 @pytest.mark.parametrize("keep", [0.3, 0.5, 0.7])
 def test_budgets_hold_within_three_percent(method, kind, keep, control):

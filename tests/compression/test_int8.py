@@ -1,6 +1,7 @@
 """Int8: close to the original, storable as JSON, trainable, and safe to load."""
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -79,6 +80,52 @@ def test_train_mode_does_not_change_an_int8_graph(quantised):
         before = quantised.eval()(IMAGES)
         assert torch.equal(quantised.train()(IMAGES), before)
     quantised.eval()
+
+
+class Shared(nn.Module):
+    """One ReLU for all places, as in torchvision's residual blocks; ``+`` in the trunk, torch.add in the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.relu, self.fc = nn.ReLU(inplace=True), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.relu(self.a(x))
+        x = self.relu(self.b(x) + x)
+        mean, square = x.mean((2, 3)), x.square().mean((2, 3))
+        return self.fc(torch.add(mean * square, square))
+
+
+@pytest.mark.parametrize("mode", ["static", "qat"])
+def test_layers_that_run_twice_and_sums_of_two_kinds(mode):
+    torch.manual_seed(1)
+    network = Shared().eval()
+    made = finish(compress(network, "int8", example=IMAGES, mode=mode).eval())
+    with torch.no_grad():
+        assert (made(IMAGES[:5]) - network(IMAGES[:5])).norm() < 0.05 * network(IMAGES[:5]).norm()
+    again = load_packed_state(rebuild(network, recipes(made)), packed_state(made))
+    assert torch.equal(again(IMAGES), made(IMAGES))
+
+
+@pytest.mark.parametrize("mode", ["static", "qat"])
+def test_a_second_order_head_stays_in_floating_point(mode, settled):
+    from convsmith.pooling import attach
+
+    torch.manual_seed(1)
+    trunk = settled(timm.create_model("cs_resnet20", num_classes=5, in_chans=1), IMAGES)
+    second = attach(trunk, "isqrt-cov", dim=16).eval()
+    made = finish(compress(second, "int8", example=IMAGES, mode=mode).eval())
+    with torch.no_grad():
+        assert (made(IMAGES[:3]) - second(IMAGES[:3])).norm() < 0.1 * second(IMAGES[:3]).norm()
+    rounded = {node.args[0].target for node in made.graph.graph.nodes if "quantize_per_tensor" in str(node.target)} - {
+        node.target for node in made.graph.graph.nodes if "quantize" in str(node.target)
+    }
+    assert rounded
+    for target in rounded:
+        assert not any(word in str(target) for word in ("mul", "sum", "where", "bmm", "sub", "mean")), target
+    again = load_packed_state(rebuild(second, recipes(made)), packed_state(made))
+    assert torch.equal(again(IMAGES), made(IMAGES))
 
 
 @pytest.mark.parametrize("target", ["os.system", "aten.no_such.default", "operator.attrgetter", "builtins.eval.x"])

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -45,7 +46,8 @@ def test_rebuilt_from_its_recipe(network, settings, Plain):
     again = load_packed_state(rebuild(Plain(), recipes(made)), packed_state(made)).eval()
     with torch.no_grad():
         assert torch.equal(again(IMAGES), made.eval()(IMAGES))
-    assert type(made.conv3).__name__ == "Conv2d" or made.conv3[1].bias.shape == (16,)
+    biases = [p for name, p in made.conv3.named_parameters() if name.endswith("bias")]
+    assert sum(p.numel() for p in biases) == 16
 
 
 def test_plan_counts_are_those_of_the_result(network):
@@ -108,3 +110,41 @@ def test_pruning_after_interleaving_is_refused(network):
         compress(network, "interleave,prune-filters", example=IMAGES, members=4)
     made = compress(network, "prune-filters,interleave", example=IMAGES, keep=0.5, members=2)
     assert torch.isfinite(made(IMAGES)).all()
+
+
+@pytest.mark.parametrize("kind", ["macs", "params"])
+def test_every_reachable_budget_is_met(network, kind, settled):
+    """Chains alone come in few sizes: without dense channels most of these budgets are missed by far."""
+    control = settled(timm.create_model("cs_resnet20", in_chans=1, num_classes=10), IMAGES)
+    partly = 0
+    for model, keeps in ((network, range(40, 100, 5)), (control, (40, 86, 93, 99))):
+        total = getattr(cost(model, (1, 8, 8)), kind)
+        for keep in keeps:
+            share = keep / 100
+            plan = plan_compression(model, "interleave", example=IMAGES, **{f"keep_{kind}": share})
+            assert 0.97 * share <= plan.kept(kind) <= share, (keep, plan.text())
+            partly += any("dense" in setting for setting in plan.settings().values())
+        made = compress(model, "interleave", example=IMAGES, plan=plan, data_aware=False)
+        counted = cost(made, (1, 8, 8))
+        assert (counted.macs, counted.params) == (plan.macs[1], plan.params[1])
+        assert 0.97 * share * total <= getattr(counted, kind) <= share * total
+    assert partly > 4
+
+
+def test_a_partly_dense_layer_holds_its_dense_rows_exactly(network, Plain):
+    plan = plan_compression(network, "interleave", example=IMAGES, members=4)
+    setting = {"partitions": [4, 4], "out_partitions": [4, 2], "dense": 8}
+    made = compress(network, "interleave", example=IMAGES, plan=plan.with_choice("conv3", setting), backend="group")
+    x = torch.randn(3, 16, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(made.conv3(x)[:, :8], network.conv3(x)[:, :8], rtol=1e-4, atol=1e-5)
+        assert made.conv3(x).shape == network.conv3(x).shape
+        assert not torch.allclose(made.conv3(x)[:, 8:], network.conv3(x)[:, 8:], atol=1e-3)
+    again = load_packed_state(rebuild(Plain(), recipes(made)), packed_state(made)).eval()
+    with torch.no_grad():
+        assert torch.equal(again(IMAGES), made.eval()(IMAGES))
+    nn.functional.cross_entropy(made.train()(IMAGES), torch.zeros(16, dtype=torch.long)).backward()
+    assert made.conv3.dense.weight.grad.abs().sum() > 0
+    for bad in (-1, 16, 1.5):
+        with pytest.raises(InvalidArgument, match="stay dense"):
+            compress(network, "interleave", example=IMAGES, plan=plan.with_choice("conv3", {**setting, "dense": bad}))

@@ -5,7 +5,7 @@ images (no labels). Between scanned candidates the damage follows the method's o
 what was measured. The choice over layers is the multiple-choice knapsack: minimise the sum of damages subject to the
 sum of costs, solved by dynamic programming on a cost grid. The sum over layers is the usual first-order assumption that
 damages add; the honest number is the accuracy measured afterwards. Where a method's options are so coarse that the best
-choice leaves more than `SLACK` of the budget unused, the rest is spent on finer options of the layers that changed.
+choice leaves more than `SLACK` of the budget unused, finer ones are added and the choice is made again.
 """
 
 from __future__ import annotations
@@ -30,10 +30,8 @@ Progress = Callable[[int, int, str], None]
 GRID = 16384
 #: images used by the scan, at most
 SCAN_IMAGES = 32
-#: share of the budget that a plan may leave unused before finer options are looked for
+#: share of the budget that a plan may leave unused before finer options are added
 SLACK = 0.03
-#: finer options whose damage is measured, per round
-FINER = 6
 
 
 @dataclass(frozen=True)
@@ -45,10 +43,9 @@ class Option:
     params: int
     loss: float
 
-
-#: (layer, its option, "macs" or "params", least and most that may be added to the option's cost) -> dearer options
-#: of the layer that keep more; those that add the least first if there are any, others otherwise
-Refine = Callable[[Layer, Option, str, float, float], list[Option]]
+    def price(self, kind: str) -> int:
+        """Return the MACs or the parameters."""
+        return self.macs if kind == "macs" else self.params
 
 
 def scan(
@@ -94,10 +91,13 @@ def _put_back(model: nn.Module, new: nn.Module, old: nn.Module) -> None:
                 parent._modules[key] = old
 
 
-def allocate(costs: Sequence[Sequence[int]], damages: Sequence[Sequence[float]], limit: float) -> list[int] | None:
+def allocate(
+    costs: Sequence[Sequence[int]], damages: Sequence[Sequence[float]], limit: float, least: float = 0.0
+) -> list[int] | None:
     """Choose one option per layer: least total damage with total cost at most ``limit``; None if nothing fits.
 
-    Exact up to the rounding of costs to ``limit / GRID`` (upwards, so the limit always holds).
+    ``least``: also spend at least that much. Exact up to the rounding of costs to ``limit / GRID`` (upwards, so both
+    bounds always hold; a choice nearer to ``least`` than one cell per layer is not found).
     """
     if not costs:
         return [] if limit >= 0 else None
@@ -118,6 +118,8 @@ def allocate(costs: Sequence[Sequence[int]], damages: Sequence[Sequence[float]],
             nxt[cells:][better] = reached[better]
             picks[row, cells:][better] = i
         best = nxt
+    if least > 0:
+        best[: min(math.ceil(least / unit) + len(costs), GRID + 1)] = np.inf
     if not np.isfinite(best).any():
         return None
     # of equally harmless choices take the most expensive: it leaves the least of the budget unused
@@ -139,13 +141,13 @@ def plan_layers(
     budget: Budget,
     *,
     refused: Mapping[str, str],
-    refine: Refine | None = None,
+    finer: Callable[[Layer, Sequence[Option]], list[Option]] | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Scan every layer of ``table`` and choose one option each so that the whole network obeys ``budget``.
 
-    Leaving a layer as it is is always an option, with damage 0. ``refine`` is asked where the choice leaves more than
-    `SLACK` of the budget unused.
+    Leaving a layer as it is is always an option, with damage 0. ``finer`` gives more options of a layer, used where the
+    choice would leave more than `SLACK` of the budget unused; their damage is interpolated.
 
     Raises:
         InvalidArgument: even the smallest options do not reach the budget.
@@ -159,12 +161,11 @@ def plan_layers(
             progress(done, len(table), f"scan {layer.name}")
         damages.append([0.0, *(scan(model, seen, layer, options, build) if options else [])])
         every.append([Option({}, layer.macs, layer.params, 0.0), *options])
-    prices = [[_price(o, budget.kind) for o in options] for options in every]
+    prices = [[o.price(budget.kind) for o in options] for options in every]
     fixed = total - sum(row[0] for row in prices)
-    if budget.keep == 1:
-        chosen: list[int] | None = [0] * len(every)
-    else:
-        chosen = allocate(prices, damages, budget.keep * total - fixed)
+    limit = budget.keep * total - fixed
+    least = limit - SLACK * budget.keep * total
+    chosen = [0] * len(every) if budget.keep == 1 else allocate(prices, damages, limit)
     if chosen is None:
         least = (fixed + sum(min(row) for row in prices)) / total
         raise InvalidArgument(
@@ -173,57 +174,24 @@ def plan_layers(
             given=f"at the least it keeps {least:.3g}; layers left alone: {len(refused)}",
             mend=f"ask for {math.ceil(least * 100 + 1e-9) / 100:.2f} or more, or chain another method",
         )
+    if finer is not None and sum(row[pick] for row, pick in zip(prices, chosen, strict=True)) < least:
+        for i, (layer, options) in enumerate(table):
+            more = finer(layer, options)
+            every[i] += more
+            damages[i] += _interpolated(every[i][: len(damages[i])], damages[i], more)
+        prices = [[o.price(budget.kind) for o in options] for options in every]
+        chosen = allocate(prices, damages, limit, least) or chosen
     picked = [
         (layer, every[i][pick], damages[i][pick])
         for i, ((layer, _), pick) in enumerate(zip(table, chosen, strict=True))
     ]
-    if refine is not None and budget.keep < 1:
-        _spend_rest(model, seen, picked, build, refine, budget, fixed, total)
     return assemble(name, whole.macs, whole.params, picked, budget=budget, refused=refused)
 
 
-def _spend_rest(
-    model: nn.Module,
-    seen: Survey,
-    picked: list[tuple[Layer, Option, float]],
-    build: Callable[[Layer, Option], nn.Module],
-    refine: Refine,
-    budget: Budget,
-    fixed: int,
-    total: int,
-) -> None:
-    """Replace chosen options by finer, dearer ones until the plan is within `SLACK` of the budget, in place.
-
-    In every round the finer options that promise the largest fall of damage (by their own loss) are measured, and the
-    best one that comes near enough is taken, or the best one if none does.
-    """
-    limit = budget.keep * total
-    while True:
-        now = fixed + sum(_price(option, budget.kind) for _, option, _ in picked)
-        if now >= (1 - SLACK) * limit:
-            return
-        found: list[tuple[bool, float, int, Option]] = []
-        for i, (layer, option, harm) in enumerate(picked):
-            if not option.setting:
-                continue
-            for finer in refine(layer, option, budget.kind, (1 - SLACK) * limit - now, limit - now):
-                added = _price(finer, budget.kind) - _price(option, budget.kind)
-                promised = harm * (1 - finer.loss / option.loss) if option.loss > 0 else 0.0
-                found.append((now + added < (1 - SLACK) * limit, -promised, i, finer))
-        if not found:
-            return
-        found.sort(key=lambda item: item[:3])
-        best: tuple[float, int, Option, float] | None = None
-        for _, _, i, finer in [item for item in found if item[0] == found[0][0]][:FINER]:
-            damage = scan(model, seen, picked[i][0], [finer], build)[0]
-            if best is None or damage - picked[i][2] < best[0]:
-                best = (damage - picked[i][2], i, finer, damage)
-        assert best is not None
-        picked[best[1]] = (picked[best[1]][0], best[2], best[3])
-
-
-def _price(option: Option, kind: str) -> int:
-    return option.macs if kind == "macs" else option.params
+def _interpolated(known: Sequence[Option], damages: Sequence[float], options: Sequence[Option]) -> list[float]:
+    """Return the damage of ``options``: piecewise linear in the loss through the known ones."""
+    xs, ys = zip(*sorted(zip((o.loss for o in known), damages, strict=True)), strict=True)
+    return [float(np.interp(o.loss, xs, ys)) for o in options]
 
 
 def assemble(

@@ -147,25 +147,31 @@ def spectrum(module: Weighted, form: str, outputs: Outputs | None = None) -> Ten
     weight = module.weight.detach().double()
     if form == "tucker":
         kept = []
-        sides = [torch.linalg.svdvals(weight.transpose(0, axis).flatten(1)).square() for axis in (1, 0)]
+        sides = [_energies(weight.transpose(0, axis).flatten(1)) for axis in (1, 0)]
         for rank in range(1, full_rank(module, form) + 1):
             cut = zip(sides, tucker_ranks(module, rank), strict=True)
             kept.append(1 - sum(float(side[r:].sum() / side.sum().clamp_min(1e-300)) for side, r in cut))
         return torch.tensor(kept, dtype=torch.float64).clamp(0, 1)
     groups = getattr(module, "groups", 1)
     if isinstance(module, nn.ConvTranspose2d):
-        values = torch.linalg.svdvals(weight.reshape(groups, weight.shape[0] // groups, -1)).square()
+        values = _energies(weight.reshape(groups, weight.shape[0] // groups, -1))
     elif form == "spatial":
-        values = torch.linalg.svdvals(_spatial_matrix(weight, groups)).square()
+        values = _energies(_spatial_matrix(weight, groups))
     elif outputs is not None:
         values = torch.linalg.eigvalsh(_blocks(outputs.covariance, groups)).flip(-1).clamp_min(0)
     else:
-        values = torch.linalg.svdvals(weight.reshape(groups, weight.shape[0] // groups, -1)).square()
+        values = _energies(weight.reshape(groups, weight.shape[0] // groups, -1))
     values = values[:, : full_rank(module, form)].sum(0)
     total = values.sum()
     if total <= 0:
         return torch.ones_like(values)
     return (values.cumsum(0) / total).clamp(max=1.0)
+
+
+def _energies(matrix: Tensor) -> Tensor:
+    """Return the squared singular values [..., min(m, n)], largest first, from the smaller Gram matrix."""
+    gram = matrix @ matrix.mT if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT @ matrix
+    return torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0)
 
 
 def counts(module: Weighted, form: str, rank: int, inner: tuple[int, ...], outer: tuple[int, ...]) -> tuple[int, int]:

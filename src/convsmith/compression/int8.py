@@ -4,6 +4,9 @@
 ``qat``          the same quantiser with fake quantisation that trains; `finish` turns the trained one into int8;
 ``weight-only``  int8 weights with a scale per output channel, computed in floating point: the file shrinks.
 
+Convolutions and linear layers become int8, with what stands between them; all else (a second-order pooling, products of
+activations) stays in floating point.
+
 The int8 result of the first two is a fixed graph (`Int8Model`): it answers any batch size, in evaluation mode, and
 gains its speed when compiled (``torch.compile`` with ``torch._inductor.config.freezing``); run eagerly it is slower
 than floating point, because every quantisation is an operator of its own.
@@ -189,8 +192,11 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Trainin
                 given=f"{type(error).__name__}: {str(error)[:400]}",
                 mend="use int8 with mode='weight-only'",
             ) from error
+        _tell_calls_apart(exported)
         quantiser = x86.X86InductorQuantizer()
         quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=training))
+        # products of two activations (scales in front of a pooling) have ranges that eight bits do not hold
+        quantiser.set_function_type_qconfig(torch.mul, None)
         try:
             prepared = (prepare_qat_pt2e if training else prepare_pt2e)(exported, quantiser)
             return Int8Training(prepared, trainable=training)
@@ -201,6 +207,25 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Trainin
                 given=f"{type(error).__name__}: {str(error)[:400]}",
                 mend="use int8 with mode='weight-only'",
             ) from error
+
+
+def _tell_calls_apart(exported: fx.GraphModule) -> None:
+    """Give every call in the graph a name of its own.
+
+    The quantiser gathers operators by the name of their module or function, and refuses what seems to have two results:
+    a module that ran twice (the one ReLU of a torchvision residual block), or ``a + b`` here and ``torch.add`` there,
+    which torch.export numbers apart and names alike (the sums of a residual block and of a pooling).
+    """
+    for node in exported.graph.nodes:
+        stack = node.meta.get("nn_module_stack")
+        if not stack:
+            continue
+        *outer, (key, (path, kind)) = stack.items()
+        call = key.rpartition("@")[2] if "@" in key else "0"
+        node.meta["nn_module_stack"] = {**dict(outer), key: (f"{path}@{call}" if call != "0" else path, kind)}
+        if node.meta.get("torch_fn"):
+            name, function = node.meta["torch_fn"]
+            node.meta["torch_fn"] = (f"{key}/{function}/{name}", function)
 
 
 def converted(prepared: Int8Training) -> tuple[Int8Model, dict[str, Any]]:

@@ -9,7 +9,7 @@ come in few sizes; where they leave more than 3 % of the budget unused, a layer 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -114,7 +114,7 @@ class Interleave(Method):
             lambda layer, option: _projected(layer.module, option.setting, None, self.backend),
             budget or Budget("macs", 0.5),
             refused=refused,
-            refine=_finer,
+            finer=_finer,
             progress=progress,
         )
 
@@ -201,39 +201,32 @@ def _unfit(layer: Layer) -> str | None:
     return None
 
 
-def _finer(layer: Layer, option: Option, kind: str, least: float, most: float) -> list[Option]:
-    """Return up to four forms of a chained layer with more of its channels dense, see `budget.Refine`."""
+def _finer(layer: Layer, options: Sequence[Option]) -> list[Option]:
+    """Return the chains of ``options`` with some output channels left dense, only what is not dearer and worse.
+
+    What a chain loses is taken to be lost evenly over its output channels.
+    """
     conv = layer.module
     out, into, taps = conv.out_channels, conv.in_channels, conv.weight[0, 0].numel()
     positions = layer.output_shape[2] * layer.output_shape[3] * layer.calls
     bias = 0 if conv.bias is None else out
-    old = option.macs // positions
-    scale = positions if kind == "macs" else 1
-    found: list[tuple[bool, bool, float, int, dict[str, Any]]] = []
-    for dense in range(option.setting.get("dense", 0) + 1, out):
-        rest = out - dense
-        for primary in (p for p in range(2, into + 1) if into % p == 0):
-            members = into // primary
-            for leaving in {members, rest // primary}:
-                if not leaving or rest % leaving or (leaving != members and rest % primary):
-                    continue
+    # kernels are slow at ragged widths, and fine steps are needed in small layers only
+    step = max(8, out // 64) if out >= 64 else 1
+    found: list[tuple[int, float, dict[str, Any]]] = []
+    for option in options:
+        members, primary = option.setting["partitions"]
+        for dense in range(step, out, step):
+            rest = out - dense
+            for leaving in {members if rest % members == 0 else 0, rest // primary if rest % primary == 0 else 0} - {0}:
                 weights = taps * into * (dense + leaving) + rest * primary
-                added = (weights - old) * scale
-                if 0 < added <= most and weights * positions < layer.macs:
-                    # share of the energy lost if the blocks were random: (sqrt a + sqrt b)^2 / (a b) is kept
-                    a, b = rest // leaving, members * taps
-                    lost = rest / out * (1 - min(1.0, (a**0.5 + b**0.5) ** 2 / (a * b)))
+                if weights * positions < layer.macs:
                     sizes = {"partitions": [members, primary], "out_partitions": [leaving, rest // leaving]}
-                    ragged = out >= 64 and dense % 8 > 0  # widths that kernels run slowly
-                    found.append((added < least, ragged, lost, weights, {**sizes, "dense": dense}))
-    found.sort(key=lambda item: item[:4])
-    alike = [f for f in found if f[4]["partitions"] == option.setting["partitions"]][:1]
-    total = float(conv.weight.detach().double().square().sum())
-    options = []
-    for _, _, _, weights, setting in [*alike, *[f for f in found if f not in alike][:3]]:
-        error = project(conv.weight[setting["dense"] :], setting["partitions"], setting["out_partitions"]).error
-        options.append(Option(setting, weights * positions, weights + bias, error**2 / total if total else 0.0))
-    return options
+                    found.append((weights, option.loss * rest / out, {**sizes, "dense": dense}))
+    kept: list[Option] = []
+    for weights, loss, setting in sorted(found, key=lambda item: item[:2]):
+        if not kept or loss < kept[-1].loss:
+            kept.append(Option(setting, weights * positions, weights + bias, loss))
+    return kept
 
 
 def _projected(conv: Weighted, setting: dict[str, Any], inputs: Tensor | None, backend: str) -> nn.Module:

@@ -183,10 +183,14 @@ def _peeled(kernels: Tensor, entering: tuple[int, ...], leaving: tuple[int, ...]
 
 
 def _rank_one(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return u sqrt(s) and sqrt(s) v of the largest singular value of every matrix."""
-    u, s, vh = torch.linalg.svd(blocks, full_matrices=False)
-    root = s[..., :1].sqrt()
-    return u[..., 0] * root, vh[..., 0, :] * root
+    """Return u sqrt(s) and sqrt(s) v of the largest singular value of every matrix, by the smaller Gram matrix."""
+    if blocks.shape[-2] > blocks.shape[-1]:
+        column, row = _rank_one(blocks.mT)
+        return row, column
+    u = torch.linalg.eigh(blocks @ blocks.mT)[1][..., -1]
+    right = torch.einsum("...mn,...m->...n", blocks, u)  # s v
+    root = torch.linalg.vector_norm(right, dim=-1, keepdim=True).sqrt()
+    return u * root, right / root.clamp_min(1e-150)
 
 
 def _as_weights(factors: Sequence[Tensor], height: int, width: int) -> list[Tensor]:
