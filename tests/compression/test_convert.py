@@ -19,7 +19,7 @@ from convsmith.compression import (
     rebuild,
     recipes,
 )
-from convsmith.errors import InvalidArgument, MissingExtra, RunFailed
+from convsmith.errors import InvalidArgument, MissingExtra
 
 NAMES = [
     "binary",
@@ -126,7 +126,8 @@ def test_budgets_hold_within_three_percent(method, kind, keep, control):
     model, images = control
     plan = plan_compression(model, method, example=images, **{f"keep_{kind}": keep})
     assert keep * 0.97 <= plan.kept(kind) <= keep + 1e-9
-    made = compress(model, method, example=images, plan=plan)
+    blind = {"data_aware": False} if method == "interleave" else {}  # the counts are the plan's
+    made = compress(model, method, example=images, plan=plan, **blind)
     counted, original = cost(made, (1, 8, 8)), cost(model, (1, 8, 8))
     if "sparse" in method:
         zeros = sum(int((p == 0).sum()) for p in made.parameters()) - sum(
@@ -150,8 +151,9 @@ def test_odd_networks_are_compressed_or_refused_with_reasons(method, Odd):
     model, example = Odd().eval(), torch.randn(32, 3, 8, 8)
     settings = {"keep": 0.5} if "prune" in method else {}
     if method == "int8":
-        with pytest.raises(RunFailed, match="weight-only"):
-            compress(model, method, example=example)
+        quantised = compress(model, method, example=example)
+        with torch.no_grad():
+            assert (quantised(example) - model(example)).norm() < 0.05 * model(example).norm()
         settings = {"mode": "weight-only"}
     made = compress(model, method, example=example, **settings)
     refused = recipes(made)[-1]["refused"]

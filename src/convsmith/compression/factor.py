@@ -11,6 +11,7 @@ full rank every form is exact. No form is kept that costs more than the layer it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,11 +100,19 @@ def skeleton(module: Weighted, form: str, rank: int) -> LowRank:
     )
 
 
-def factor(module: Weighted, form: str, rank: int, outputs: Outputs | None = None) -> LowRank:
+def factor(
+    module: Weighted,
+    form: str,
+    rank: int,
+    outputs: Outputs | None = None,
+    *,
+    memory: dict[str, Tensor] | None = None,
+) -> LowRank:
     """Return the chain that comes closest to ``module``.
 
     Closest in the Frobenius norm of the kernel; with ``outputs`` (form ``svd`` of a plain layer) in the mean squared
-    error of the layer's outputs, the bias corrected for what is cut off.
+    error of the layer's outputs, the bias corrected for what is cut off. ``memory`` keeps the decomposition for further
+    ranks of the same layer, form and outputs.
 
     Raises:
         InvalidArgument: the form does not apply to this layer, or the rank is not in 1..full rank.
@@ -120,14 +129,14 @@ def factor(module: Weighted, form: str, rank: int, outputs: Outputs | None = Non
     weight = module.weight.detach().double()
     bias = module.bias
     if isinstance(module, nn.ConvTranspose2d):
-        parts = _transposed(weight, rank, module.groups)
+        parts = _transposed(weight, rank, module.groups, memory)
     elif form == "spatial":
-        parts = _spatial(weight, rank, module.groups)
+        parts = _spatial(weight, rank, module.groups, memory)
     elif form == "tucker":
         parts = _tucker(weight, *tucker_ranks(module, rank))
     else:
         groups = getattr(module, "groups", 1)
-        parts, shift = _svd(weight, rank, groups, outputs)
+        parts, shift = _svd(weight, rank, groups, outputs, memory)
         if bias is not None:
             bias = bias.detach().double() + shift
     with torch.no_grad():
@@ -199,17 +208,38 @@ def counts(module: Weighted, form: str, rank: int, inner: tuple[int, ...], outer
     return c_in * r_in * before + core * after, c_in * r_in + core + bias
 
 
-def _svd(weight: Tensor, rank: int, groups: int, outputs: Outputs | None) -> tuple[list[Tensor], Tensor]:
+def _svd(
+    weight: Tensor, rank: int, groups: int, outputs: Outputs | None, memory: dict[str, Tensor] | None
+) -> tuple[list[Tensor], Tensor]:
     """Return each group's rows in a basis of ``rank`` directions, and what to add to the bias."""
     matrix = weight.reshape(groups, weight.shape[0] // groups, -1)
     if outputs is None:
-        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-        root = s[:, :rank].sqrt()
-        return [root[:, :, None] * vh[:, :rank], u[:, :, :rank] * root[:, None]], weight.new_zeros(weight.shape[0])
-    basis = torch.linalg.eigh(_blocks(outputs.covariance, groups))[1].flip(-1)[:, :, :rank]
+        left, right = _split(matrix, rank, memory)
+        return [right, left], weight.new_zeros(weight.shape[0])
+    basis = _vectors(lambda: _blocks(outputs.covariance, groups), memory)[:, :, :rank]
     mean = outputs.mean.reshape(groups, -1, 1)
     shift = mean - basis @ (basis.mT @ mean)
     return [basis.mT @ matrix, basis], shift.flatten()
+
+
+def _split(matrix: Tensor, rank: int, memory: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Return u sqrt(s) [..., m, rank] and sqrt(s) v [..., rank, n] of the largest singular values."""
+    if matrix.shape[-2] > matrix.shape[-1]:
+        right, left = _split(matrix.mT, rank, memory)
+        return left.mT, right.mT
+    u = _vectors(lambda: matrix @ matrix.mT, memory)[..., :rank]
+    rows = u.mT @ matrix  # s v
+    root = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).sqrt()
+    return u * root.mT, rows / root.clamp_min(1e-150)
+
+
+def _vectors(symmetric: Callable[[], Tensor], memory: dict[str, Tensor] | None) -> Tensor:
+    """Return the eigenvectors, those of the largest eigenvalues first."""
+    if memory is None:
+        memory = {}
+    if "vectors" not in memory:
+        memory["vectors"] = torch.linalg.eigh(symmetric())[1].flip(-1)
+    return memory["vectors"]
 
 
 def _blocks(matrix: Tensor, groups: int) -> Tensor:
@@ -222,19 +252,17 @@ def _spatial_matrix(weight: Tensor, groups: int) -> Tensor:
     return weight.reshape(groups, c_out // groups, inner, kh, kw).permute(0, 2, 3, 1, 4).reshape(groups, inner * kh, -1)
 
 
-def _spatial(weight: Tensor, rank: int, groups: int) -> list[Tensor]:
+def _spatial(weight: Tensor, rank: int, groups: int, memory: dict[str, Tensor] | None) -> list[Tensor]:
     c_out, inner, kh, kw = weight.shape
-    u, s, vh = torch.linalg.svd(_spatial_matrix(weight, groups), full_matrices=False)
-    root = s[:, :rank].sqrt()
-    tall = (u[:, :, :rank] * root[:, None]).reshape(groups, inner, kh, rank).permute(0, 3, 1, 2)
-    wide = (root[:, :, None] * vh[:, :rank]).reshape(groups, rank, c_out // groups, kw).transpose(1, 2)
+    left, right = _split(_spatial_matrix(weight, groups), rank, memory)
+    tall = left.reshape(groups, inner, kh, rank).permute(0, 3, 1, 2)
+    wide = right.reshape(groups, rank, c_out // groups, kw).transpose(1, 2)
     return [tall, wide]
 
 
-def _transposed(weight: Tensor, rank: int, groups: int) -> list[Tensor]:
-    u, s, vh = torch.linalg.svd(weight.reshape(groups, weight.shape[0] // groups, -1), full_matrices=False)
-    root = s[:, :rank].sqrt()
-    return [(u[:, :, :rank] * root[:, None]).mT, root[:, :, None] * vh[:, :rank]]
+def _transposed(weight: Tensor, rank: int, groups: int, memory: dict[str, Tensor] | None) -> list[Tensor]:
+    left, right = _split(weight.reshape(groups, weight.shape[0] // groups, -1), rank, memory)
+    return [left.mT, right]
 
 
 def _tucker(weight: Tensor, r_in: int, r_out: int, rounds: int = 3) -> list[Tensor]:

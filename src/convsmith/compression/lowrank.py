@@ -19,6 +19,8 @@ from convsmith.errors import InvalidArgument, close_matches
 
 #: ranks offered to the budget per layer, at most
 LEVELS = 64
+#: values of every output, in multiples of their number, below which their covariance is not known
+ENOUGH = 4
 
 
 @METHODS.register("low-rank")
@@ -30,7 +32,8 @@ class LowRankMethod(Method):
         rank: ``"full"`` (exact), a share of the full rank in (0, 1], or a number of channels, for every layer.
         energy: keep this share of each layer's energy (0 to 1], wherever that makes the layer cheaper.
         form: ``"svd"``, ``"spatial"``, ``"tucker"``, or ``"auto"``: whichever keeps most energy at half cost.
-        data_aware: choose the SVD basis from the layer's outputs on the example images.
+        data_aware: choose the SVD basis from the layer's outputs on the example images, where they give at least four
+            values of every output.
         skip: names of layers to leave alone.
 
     Without rank, energy or a budget, half of the MACs are kept.
@@ -87,9 +90,14 @@ class LowRankMethod(Method):
             picked = [(layer, self._pick(layer, options, refused), None) for layer, options in table]
             return assemble("low-rank", whole.macs, whole.params, picked, refused=refused)
 
+        memory: dict[str, dict[str, Tensor]] = {}
+
         def build(layer: Layer, option: Option) -> nn.Module:
             basis = outputs.get(layer.name) if option.setting["form"] == "svd" else None
-            return factor(layer.module, **option.setting, outputs=basis)
+            if layer.name not in memory:  # layers are scanned one after the other
+                memory.clear()
+            kept = memory.setdefault(layer.name, {})
+            return factor(layer.module, **option.setting, outputs=basis, memory=kept)
 
         budget = budget or Budget("macs", 0.5)
         return plan_layers("low-rank", model, seen, table, build, budget, refused=refused, progress=progress)
@@ -123,6 +131,8 @@ class LowRankMethod(Method):
             return self.form if self.form in able else None
         if self.rank is not None or layer.is_depthwise:
             return ("spatial" if layer.is_depthwise and "spatial" in able else "svd") if able else None
+        if len(able) < 2:
+            return able[0] if able else None
         best = None
         for form in able:
             kept = spectrum(layer.module, form, outputs if form == "svd" else None)
@@ -171,7 +181,10 @@ def _macs(layer: Layer, form: str, rank: int) -> int:
 
 
 def output_moments(model: nn.Module, seen: Survey, names: Sequence[str]) -> dict[str, Outputs]:
-    """Return mean and covariance of each layer's bias-free output over the example's images and positions."""
+    """Return mean and covariance of each layer's bias-free output over the example's images and positions.
+
+    A layer with fewer than `ENOUGH` values an output is left out: a basis of so few would fit these images alone.
+    """
     sums: dict[str, tuple[int, Tensor, Tensor]] = {}
 
     def watch(name: str) -> Callable[..., None]:
@@ -196,4 +209,5 @@ def output_moments(model: nn.Module, seen: Survey, names: Sequence[str]) -> dict
     return {
         name: Outputs(total / n, square / n - torch.outer(total / n, total / n))
         for name, (n, total, square) in sums.items()
+        if n >= ENOUGH * len(total)
     }

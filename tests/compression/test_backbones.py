@@ -1,0 +1,100 @@
+"""Every method on networks of timm and torchvision at 64x64: budget, exact counts, the way to disk and back."""
+
+import json
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+
+from convsmith.compression import compress, cost, load_packed_state, packed_state, plan_compression, rebuild, recipes
+
+SHAPE = (3, 64, 64)
+EVERY = [
+    ("low-rank", {"keep_macs": 0.5}),
+    ("interleave", {"keep_macs": 0.5, "data_aware": False, "backend": "group"}),
+    ("prune-filters", {"keep_macs": 0.5}),
+    ("prune-channels", {"keep_params": 0.6}),
+    ("sparse", {"keep_params": 0.5}),
+    ("structured-sparse", {}),
+    ("int8", {}),
+    ("int8", {"mode": "weight-only"}),
+    ("ternary", {}),
+    ("binary", {}),
+]
+#: networks and what is too slow for them here (checked by hand: minutes each)
+NETWORKS = {
+    "timm resnet18": (lambda: timm.create_model("resnet18", num_classes=10, zero_init_last=False), ()),
+    "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), ()),
+    "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=10), ()),
+    "vgg11_bn": (lambda: torchvision.models.vgg11_bn(num_classes=10), ("low-rank", "sparse")),
+    "densenet121": (lambda: torchvision.models.densenet121(num_classes=10), ("prune-channels",)),
+    "squeezenet1_1": (lambda: torchvision.models.squeezenet1_1(num_classes=10), ()),
+}
+
+
+def check(make, method, settings, tmp_path):
+    torch.manual_seed(0)
+    images = torch.randn(8, *SHAPE)
+    model = make().train()
+    with torch.no_grad():
+        model(images)  # statistics for the normalisations
+    model.eval()
+    made = compress(model, method, example=images, **settings)
+    before, after = cost(model, SHAPE), cost(made, SHAPE)
+    for kind in ("macs", "params"):
+        keep = settings.get(f"keep_{kind}")
+        if keep is not None and method != "sparse":
+            assert 0.97 * keep <= getattr(after, kind) / getattr(before, kind) <= keep
+    if method == "sparse":
+        zeros = sum(
+            int((p == 0).sum()) - int((q == 0).sum())
+            for p, q in zip(made.parameters(), model.parameters(), strict=True)
+        )
+        assert 0.97 * 0.5 <= 1 - zeros / before.params <= 0.5
+    assert not [name for name, _ in made.named_buffers() if "mask" in name]
+    done = recipes(made)[-1]
+    assert done["layers"]
+    assert all(len(reason) > 10 for reason in done["refused"].values())
+    save_file(packed_state(made), tmp_path / "model.safetensors")
+    again = rebuild(make(), json.loads(json.dumps(recipes(made))))
+    load_packed_state(again, load_file(tmp_path / "model.safetensors"))
+    with torch.no_grad():
+        expected = made.eval()(images)
+        assert torch.isfinite(expected).all()
+        assert torch.equal(again.eval()(images), expected)
+        if method == "int8":
+            assert (expected - model(images)).norm() < 0.1 * model(images).norm()
+    return model, made
+
+
+@pytest.mark.parametrize(("method", "settings"), [EVERY[2], EVERY[5], EVERY[7], EVERY[9]], ids=str)
+def test_squeezenet(method, settings, tmp_path):
+    check(NETWORKS["squeezenet1_1"][0], method, settings, tmp_path)
+
+
+def test_int8_where_one_activation_serves_a_whole_block(tmp_path):
+    check(NETWORKS["resnet18"][0], "int8", {}, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "settings"), EVERY, ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_method_on(name, method, settings, tmp_path):
+    make, skipped = NETWORKS[name]
+    if method in skipped:
+        pytest.skip("minutes on one core")
+    check(make, method, settings, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["interleave", "low-rank", "prune-filters", "sparse"])
+@pytest.mark.parametrize("kind", ["macs", "params"])
+def test_budgets_on_resnet18(method, kind):
+    torch.manual_seed(0)
+    model = NETWORKS["timm resnet18"][0]().eval()
+    images = torch.randn(2, *SHAPE)
+    for keep in (0.2, 0.4, 0.6, 0.8, 0.95):
+        plan = plan_compression(model, method, example=images, **{f"keep_{kind}": keep})
+        assert 0.97 * keep <= plan.kept(kind) <= keep, (keep, plan.kept(kind))
