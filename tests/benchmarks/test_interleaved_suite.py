@@ -1,9 +1,13 @@
 """The suite's naive pair is the definition, and the suite runs to a complete record."""
 
+import os
+import platform
+
+import pytest
 import torch
 
 from convsmith.benchmarks.contract import Bench
-from convsmith.benchmarks.interleaved import _pair, naive_pair
+from convsmith.benchmarks.interleaved import KEEP_PAGES, _faults, _in_another_process, _pair, naive_pair
 from convsmith.compression import InterleavedGroupConv2d, composite_kernel
 
 
@@ -24,6 +28,27 @@ def test_a_small_case_holds_every_backend_and_the_choice():
             _pair(bench, 12, 4, 2, 4, 3, layout)
     first, last = bench.cases
     assert {"ours, group", "ours, matmul", "ours, dense", "ours, auto"} <= set(first.arms)
-    assert first.settings["auto chose"] in {"group", "matmul", "dense"}
+    assert first.settings["auto chose"] in {"group", "matmul", "matmul-pieces", "dense"}
+    assert first.settings["freed pages are"] == "as the C library decides"
+    assert first.settings["page faults of a call"].endswith("(auto)")
     assert first.settings["MACs"] == 2 * 16 * (4 * 9 + 3 * 16)
     assert len(last.arms) >= len(first.arms)
+
+
+@pytest.mark.slow
+def test_pages_are_kept_in_the_other_process_and_its_cases_come_back():
+    if any(name in os.environ for name in KEEP_PAGES):
+        pytest.skip("this process keeps its pages already")
+    if not _faults():
+        pytest.skip("the system does not count page faults")
+    cases = _in_another_process(Bench(quick=True))
+    assert [case.name.rsplit(", ", 2)[1:] for case in cases] == [
+        ["channels first", "pages kept"],
+        ["channels last", "pages kept"],
+    ]
+    for case in cases:
+        assert case.settings["freed pages are"] == "kept"
+        assert case.arms["ours, auto"].calls >= 3
+        assert case.ratios[case.baseline] == (1.0, 1.0, 1.0)
+        if platform.libc_ver()[0] == "glibc":  # a call of the naive pair makes four results of 1,568 pages each
+            assert int(case.settings["page faults of a call"].split()[0]) < 400
