@@ -6,7 +6,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convsmith.compression import compress, packed_state
-from convsmith.compression.measure import Latency, Size, latencies, layer_errors, pinned_threads, size
+from convsmith.compression.measure import (
+    Latency,
+    Size,
+    compiled_networks,
+    latencies,
+    layer_errors,
+    pinned_threads,
+    size,
+)
 from convsmith.compression.table import Accuracy, Comparison, Row
 from convsmith.errors import InvalidArgument
 
@@ -65,6 +73,25 @@ def test_latencies_are_ratios_to_the_first(network):
 def test_compiled_latencies_and_what_does_not_compile(network):
     found = latencies({"original": network}, IMAGES, batches=(1,), compiled=True, seconds=0.05)
     assert isinstance(found["original"]["compiled 1"], Latency)
+
+
+def test_every_network_is_compiled_once_and_stays_compiled(Plain, monkeypatch):
+    """Twelve networks of one class: more than torch keeps for one piece of code unless it is told to."""
+    compiled = []
+
+    def counting(graph, _inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **how: real(model, backend=counting, **how))
+    networks = {str(i): Plain(width=4 + i).eval() for i in range(12)}
+    ready = compiled_networks(networks, IMAGES)
+    assert len(compiled) == 12
+    with torch.no_grad():
+        for name, model in networks.items():
+            torch.testing.assert_close(ready[name](IMAGES), model(IMAGES))
+    assert len(compiled) == 12, "timing must not compile again"
 
 
 def test_threads_are_pinned_and_put_back():

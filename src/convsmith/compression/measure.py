@@ -129,43 +129,38 @@ def latencies(
             if progress is not None:
                 progress(done, len(cases), f"{kind}, batch {batch}")
             x = images[torch.arange(batch) % len(images)].contiguous()
-            ready: dict[str, Any] = {}
-            with _frozen(kind == "compiled"):
-                for name, model in models.items():
-                    call, reason = _ready(model, x, compiled=kind == "compiled")
-                    if call is None:
-                        found[name][f"{kind} {batch}"] = reason
-                    else:
-                        ready[name] = call
-                if ready:
-                    took = time_side_by_side(list(ready.values()), x, seconds=seconds)
-                    for name, row in zip(ready, took, strict=True):
-                        found[name][f"{kind} {batch}"] = _latency(row, took[0])
+            ready: dict[str, Any] = dict(models) if kind == "eager" else compiled_networks(models, x)
+            for name, reason in ready.items():
+                if isinstance(reason, str):
+                    found[name][f"{kind} {batch}"] = reason
+            calls = {name: call for name, call in ready.items() if not isinstance(call, str)}
+            if calls:
+                took = time_side_by_side(list(calls.values()), x, seconds=seconds)
+                for name, row in zip(calls, took, strict=True):
+                    found[name][f"{kind} {batch}"] = _latency(row, took[0])
     return found
 
 
-@contextlib.contextmanager
-def _frozen(on: bool) -> Iterator[None]:
-    if not on:
-        yield
-        return
+def compiled_networks(models: Mapping[str, nn.Module], images: Tensor) -> dict[str, Callable[[Tensor], Tensor] | str]:
+    """Compile every network for exactly these images, with frozen weights; a text instead of one says why it cannot.
+
+    All results stay valid together until the next call, which forgets them: torch keeps one cache for all.
+    """
+    import torch._dynamo.config as dynamo
     import torch._inductor.config as inductor
 
-    with inductor.patch(freezing=True):
-        yield
-
-
-def _ready(model: nn.Module, x: Tensor, *, compiled: bool) -> tuple[Any, str]:
-    if not compiled:
-        return model, ""
     torch.compiler.reset()
-    try:
-        fast = torch.compile(copy.deepcopy(model), dynamic=False)
-        with torch.no_grad():
-            fast(x)
-    except Exception as error:  # noqa: BLE001  (whatever the compiler raises is the answer to report)
-        return None, f"did not compile: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
-    return fast, ""
+    found: dict[str, Callable[[Tensor], Tensor] | str] = {}
+    # networks of one class share their code, and so one list of compiled versions: it must hold them all
+    with inductor.patch(freezing=True), dynamo.patch(recompile_limit=len(models) + 8), torch.no_grad():
+        for name, model in models.items():
+            try:
+                fast = torch.compile(copy.deepcopy(model), dynamic=False)
+                fast(images)
+                found[name] = fast
+            except Exception as error:  # noqa: BLE001  (whatever the compiler raises is the answer to report)
+                found[name] = f"did not compile: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
+    return found
 
 
 def _latency(row: list[float], base: list[float]) -> Latency:
