@@ -68,7 +68,7 @@ def _compare(
             case,
             {arm: partial(call, x) for arm, call in calls.items()},
             baseline="original",
-            rounds=11,
+            rounds=25,
             seconds=6.0,
             memory=False,
             settings={"MACs kept": {arm: kept[arm] for arm in calls}, "input": list(x.shape)},

@@ -45,6 +45,9 @@ class Arguments(data_options.DataOptions, Work):
     repair_lr: float = option(0.02, "learning rate of the repair", metavar="X", group="repair")
     distill: float = option(0.5, "weight of the teacher against the labels, 0 to 1", metavar="X", group="repair")
     gradual: bool = option(False, "sparse methods: let the zeros grow during the repair", group="repair")
+    renorm: bool = option(
+        False, "first give batch normalisation the statistics of the smaller network (no labels)", group="repair"
+    )
     threads: int = option(1, "threads of the timing", metavar="N", group="timing")
     compiled: bool = option(True, "also time under torch.compile (a minute or so)", group="timing")
 
@@ -152,6 +155,7 @@ def _repair(arguments: Arguments, device: str, folder: Path) -> compression_stag
         lr=arguments.repair_lr,
         distill=arguments.distill,
         gradual=arguments.gradual,
+        renorm=arguments.renorm,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         device=device,

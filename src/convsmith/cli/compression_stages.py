@@ -44,12 +44,13 @@ class Budgets:
 
 @dataclass(kw_only=True)
 class Repair:
-    """How to train after compressing; ``epochs`` 0 is no training."""
+    """How to train after compressing (``epochs`` 0: not at all); ``renorm``: first re-estimate batch normalisation."""
 
     epochs: int = 0
     lr: float = 0.02
     distill: float = 0.5
     gradual: bool = False
+    renorm: bool = False
     batch_size: int = 64
     seed: int = 0
     device: str = "cpu"
@@ -121,7 +122,7 @@ def compress_stages(
 
     A static int8 stage is not trained: what comes before it is repaired first.
     """
-    from convsmith import compression
+    from convsmith import compression, data
 
     parts = split_settings(methods, settings)
     shares = budgets_of(methods, budgets)
@@ -136,9 +137,12 @@ def compress_stages(
                     work, name, example=example, progress=callback, **shares[i], **parts[i]
                 )
         work = compression.compress(work, name, example=example, plan=made, **parts[i])
+        trainable = not isinstance(work, compression.Int8Model)
+        if repair.renorm and trainable:
+            batches = data.Loader(images.train, repair.batch_size, seed=repair.seed, shuffle=True)
+            work = compression.reestimate_batchnorm(work, batches)
         stage = Stage(name=label, model=work, plan=made)
         stages.append(stage)
-        trainable = not isinstance(work, compression.Int8Model)
         if judge is not None:
             stage.accuracy = accuracy(work, judge, repair)
         if repair.epochs and trainable:
