@@ -19,7 +19,7 @@ from convsmith.studies.lean_training import BATCH, DATA, INPUT, images
 from convsmith.studies.statistics import interval, paired_difference
 from convsmith.training import ClassificationTask, TrainConfig, classification_metrics, fit, predict
 
-#: arm -> method, settings, whether it is repaired
+#: arm -> method (or several, in order), settings of the first, whether that one is repaired
 ARMS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "low rank, half the MACs": ("low-rank", {"keep_macs": 0.5}, True),
     "filters pruned, half the MACs": ("prune-filters", {"keep_macs": 0.5}, True),
@@ -31,7 +31,7 @@ ARMS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "int8 weights": ("int8", {"mode": "weight-only"}, False),
     "ternary": ("ternary", {}, True),
     "binary": ("binary", {}, True),
-    "low rank and int8": ("low-rank,int8", {"keep_macs": 0.5}, False),
+    "low rank, repaired, then int8": ("low-rank,int8", {"keep_macs": 0.5}, True),
 }
 QUICK = ("low rank, half the MACs", "filters pruned, half the MACs", "interleaved, half the MACs", "int8", "ternary")
 LOSS, LIMIT = 1.0, 2.0
@@ -126,12 +126,15 @@ def one(arm: str, seed: int, steps: tuple[int, int], device: str) -> dict[str, A
     method, settings, repaired = ARMS[arm]
     data = images()
     example = data.train.fetch(torch.arange(128)).images.to(device)
-    made = compression.compress(original, method, example=example, **settings)
+    first, *further = method.split(",")
+    made = compression.compress(original, first, example=example, **settings)
     before = _accuracy(made, seed, device)
     if repaired:
         loader = Loader(data.train, BATCH, seed=seed, shuffle=True, drop_last=True)
         config = TrainConfig(steps=steps[1], lr=0.02, clip=1.0, seed=seed, device=device, precision="fp32")
         made = compression.repair(made, original, loader, num_classes=10, config=config)
+    for name in further:
+        made = compression.compress(made.eval(), name, example=example)
     a, b = compression.size(original, INPUT), compression.size(made, INPUT)
     timed = compression.latencies(
         {"original": original, "made": made}, example, batches=(1,), compiled=False, threads=1, seconds=0.2
