@@ -47,3 +47,16 @@ def test_equal_singular_values_are_harmless():
     squares, v, w = singular(q * 3)
     assert_close(squares, torch.full_like(squares, 9.0), rtol=1e-14, atol=0)
     assert_close(w @ v.mT, q * 3, rtol=0, atol=1e-13)
+
+
+def test_large_batches_on_several_threads():
+    # batched LU breaks down here in torch 2.14, so nothing on this path may use it
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        y = torch.randn(8, 200, 160, dtype=D, generator=torch.Generator().manual_seed(0))
+        found = singular(y)
+    finally:
+        torch.set_num_threads(before)
+    assert_close(found.vectors @ found.vectors.mT, torch.eye(160, dtype=D).expand(8, -1, -1), rtol=0, atol=1e-13)
+    assert_close(found.images @ found.vectors.mT, y, rtol=0, atol=1e-12)
