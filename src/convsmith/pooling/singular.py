@@ -62,7 +62,7 @@ def _rotation(h: Tensor, share: float) -> Tensor:
     tangent = torch.where(free, 0.0, 2.0 * h / torch.where(free, 1.0, lever))
     # antisymmetric by construction: gap and sign change sign with the order of the pair, h does not
     half = tangent / (1.0 + torch.hypot(torch.ones_like(tangent), tangent))
-    # (I - A)^-1 (I + A) with A antisymmetric, as (I + A^T A)^-1 (I + A)^2: batched LU on several CPU threads breaks down
-    # in some builds of torch (2.14 with MKL from 150 x 150 on), Cholesky does not
+    # (I - A)^-1 (I + A), A antisymmetric, written as (I + A^T A)^-1 (I + A)^2: batched LU on several CPU threads breaks
+    # down in torch 2.14 with MKL from about 150 x 150 on, Cholesky does not
     step = eye + half
     return torch.cholesky_solve(step @ step, torch.linalg.cholesky(eye + symmetric_product(half.mT, half)))
