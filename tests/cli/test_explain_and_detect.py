@@ -43,7 +43,7 @@ def test_pictures_are_explained_with_neighbours_on_one_page(saved, pictures, tmp
     more = ["--reference", "12", "--neighbours", "2", "--steps", "5", "--out", str(tmp_path / "run"), "--json"]
     assert main([*words, *more]) == 0
     result = last(capsys)
-    assert result["headline"]["images"] == 4
+    assert result["headline"]["images"] == 3  # the one named twice is explained once
     page = (tmp_path / "run").rglob("*.html")
     text = next(iter(page)).read_text()
     assert "pathway gradient" in text
@@ -73,12 +73,63 @@ def test_routes_of_a_data_set_are_saved(saved, tmp_path, capsys):
     assert last(capsys)["routes"].endswith("r.safetensors")
 
 
+def test_an_interrupted_save_goes_on_where_it_was(saved, tmp_path, capsys, monkeypatch):
+    from convsmith.interpretation import stream
+
+    solve, calls = stream.solve, []
+
+    def stopping(*args, **settings):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(args[1])
+        return solve(*args, **settings)
+
+    file = tmp_path / "r.safetensors"
+    words = [
+        "explain",
+        str(saved),
+        "--data",
+        "digits",
+        "--limit",
+        "9",
+        "--steps",
+        "2",
+        "--mode",
+        "paper",
+        "--show",
+        "0",
+    ]
+    words += ["--batch-size", "3", "--save", str(file)]
+    monkeypatch.setattr(stream, "solve", stopping)
+    assert main([*words, "--out", str(tmp_path / "first")]) == 130
+    assert "goes on from there" in capsys.readouterr().err
+    assert not file.exists()
+    assert not (tmp_path / "first").exists()
+    other = [word if word != "9" else "6" for word in words]
+    assert main([*other, "--out", str(tmp_path / "other")]) == 2
+    assert "other images" in capsys.readouterr().err
+    calls.clear()
+    assert main([*words, "--out", str(tmp_path / "second")]) == 0
+    assert len(calls) == 1  # two batches were there already
+    assert not (tmp_path / "r.safetensors.parts").exists()
+    whole = main([*words[:-1], str(tmp_path / "whole.safetensors"), "--out", str(tmp_path / "third")])
+    assert whole == 130  # the third batch in one go: stopped again, nothing half done in the file
+    monkeypatch.setattr(stream, "solve", solve)
+    assert main([*words[:-1], str(tmp_path / "whole.safetensors"), "--out", str(tmp_path / "third")]) == 0
+    first, second = Routes.load(file), Routes.load(tmp_path / "whole.safetensors")
+    assert torch.equal(first.vector(), second.vector())
+    assert torch.equal(first.labels, second.labels)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["explain", "MODEL"], "nothing to explain"),
         (["explain", "MODEL", "EMPTY"], "no picture"),
         (["explain", "MODEL", "missing.png"], "no such image"),
+        (["explain", "MODEL", "TEXT"], "not a picture"),
+        (["detect", "score", "MODEL", "TEXT", "--detector", "TEXT"], "safetensors"),
+        (["explain", "MODEL", "--data", "digits", "--mode", "paper", "--allow-closed"], "published"),
         (["explain", "MODEL", "--data", "digits", "--gamma", "-1"], "gamma"),
         (["explain", "MODEL", "--data", "digits", "--show", "-1"], "--show"),
         (["detect", "fit", "MODEL"], "needs images"),
@@ -90,7 +141,8 @@ def test_routes_of_a_data_set_are_saved(saved, tmp_path, capsys):
 def test_bad_requests_end_with_2_and_a_reason(saved, tmp_path, capsys, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    places = {"MODEL": str(saved), "EMPTY": str(tmp_path / "empty")}
+    (tmp_path / "text.png").write_text("not an image")
+    places = {"MODEL": str(saved), "EMPTY": str(tmp_path / "empty"), "TEXT": str(tmp_path / "text.png")}
     assert main([places.get(word, word) for word in words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

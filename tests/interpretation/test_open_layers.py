@@ -9,8 +9,10 @@ import torch
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import Routes, RouteSettings, find_routes, routes_at_sparsity
 from convsmith.interpretation.find import solve
+from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.open_layers import RATIO, open_layers
 from convsmith.interpretation.sites import plan_sites
+from convsmith.interpretation.solvers import furthest, solve_converged
 
 
 @pytest.fixture
@@ -23,7 +25,8 @@ def biased(digits):
 
 
 def test_open_routes_exist_where_the_published_problem_closes_a_layer(biased):
-    x = biased.test_x[:40]
+    biased.model.double()
+    x = biased.test_x[:40].double()
     published = find_routes(biased.model, x, gamma=0.3)
     shut = published.flags.closed.any(1)
     assert 0 < shut.sum() < 40
@@ -32,7 +35,7 @@ def test_open_routes_exist_where_the_published_problem_closes_a_layer(biased):
     assert routes.kept.all()
     assert (routes.gamma[shut] < 0.3).all()
     # images whose layers were open anyway are untouched
-    torch.testing.assert_close(routes.vector()[~shut], published.vector()[~shut], atol=0, rtol=0)
+    torch.testing.assert_close(routes.vector()[~shut], published.vector()[~shut], atol=1e-6, rtol=0)
     assert (routes.gamma[~shut] == published.gamma[~shut]).all()
     # what depends on the image again says more about the network's output
     assert routes.divergence[shut].mean() < published.divergence[shut].mean()
@@ -84,6 +87,34 @@ def test_the_bracket_closes_on_the_critical_gamma_of_each_row():
         assert critical[row] / RATIO <= routes.gamma[row] <= critical[row]
     assert routes.gamma[3] == start.gamma[3]  # nothing opens it: returned as it came, flagged
     assert routes.flags.closed[:, 0].tolist() == [False, False, False, True]
+    floored = open_layers(found, start, least=1e-3)  # the third needs less than that
+    assert floored.flags.closed[:, 0].tolist() == [False, False, True, True]
+    assert floored.gamma[2] == start.gamma[2]
+    assert critical[1] / RATIO <= floored.gamma[1] <= critical[1]
+
+
+def test_the_steps_needed_to_close_a_gate_that_nothing_holds(digits):
+    with torch.no_grad():
+        digits.model[-1].weight.zero_()  # no gate has a gradient but that of the penalty
+    x = digits.test_x[:2]
+    plan = plan_sites(digits.model, x, "conv")
+    with GatedNetwork(digits.model, plan, x) as network:
+        full, ones = network.logits().detach().softmax(1), torch.ones(2, plan.total)
+        for steps in (10, 40, 100):
+            for factor, closed in ((0.97, False), (1.03, True)):
+                weight = torch.full((2,), factor / furthest(steps))
+                gates = solve_converged(network, full, weight, ones, steps=steps, tolerance=0).gates
+                assert ((gates == 0) == closed).all()
+
+
+def test_nothing_is_called_open_for_want_of_steps(digits):
+    """A prediction that biases make almost alone has no route at any weight that the steps can act on: flagged."""
+    with torch.no_grad():
+        digits.model[-1].weight.mul_(1e-3)
+    routes = find_routes(digits.model, digits.test_x[:4], keep_open=True)
+    assert routes.flags.closed.any(1).all()
+    assert (routes.divergence < 1e-3).all()
+    torch.testing.assert_close(routes.gamma, torch.full((4,), 0.05))
 
 
 def test_rows_do_not_notice_each_other(biased):

@@ -26,6 +26,14 @@ def test_files_of_batches_hold_what_one_call_finds(digits, tmp_path):
     assert torch.equal(Routes.load(folder, rows=slice(3, 9)).vector(), expected.vector()[3:9])
 
 
+def test_uniform_starts_are_those_of_one_call(digits, tmp_path):
+    model, x = digits.model.double(), digits.test_x[:7].double()
+    settings = RouteSettings(init="uniform", seed=3, steps=10)
+    folder = find_routes_from_loader(model, x.split(3), tmp_path / "r", settings=settings, storage="float32")
+    whole = find_routes(model, x, init="uniform", seed=3, steps=10)
+    torch.testing.assert_close(Routes.load(folder).vector(), whole.vector(), atol=1e-7, rtol=0)
+
+
 def test_a_stopped_run_goes_on_and_does_not_repeat(digits, tmp_path):
     seen = []
 

@@ -10,7 +10,7 @@ from convsmith.cli import classifier, data_options, run_folder, terminal
 from convsmith.cli.evaluate import trained_on
 from convsmith.cli.options import option
 from convsmith.cli.progress import progress
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,9 @@ class Arguments(data_options.DataOptions):
         False, "keep routes whose layers closed completely (as published); else such an image gets a smaller gamma"
     )
     steps: int | None = option(None, "solver steps (default: 100, in paper mode 30)", metavar="N")
-    save: str | None = option(None, "also write all routes to this safetensors file", metavar="FILE")
+    save: str | None = option(
+        None, "also write all routes to this safetensors file; an interrupted run goes on", metavar="FILE"
+    )
     show: int = option(12, "images with a chapter of their own", metavar="N")
     neighbours: int = option(3, "similar training images to show (0: none)", metavar="N")
     reference: int = option(200, "training images among which they are looked for", metavar="N")
@@ -65,7 +67,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     _check(arguments)
     run_folder.check("explain", arguments)
     from convsmith import interpretation
-    from convsmith.cli import explain_report
+    from convsmith.cli import explain_report, explain_save
     from convsmith.report import build_report
     from convsmith.training import resolve_device
 
@@ -89,11 +91,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "keep_open": arguments.mode == "converged" and not arguments.allow_closed,
     }
     with progress("routes") as callback:
-        routes = interpretation.find_routes(
-            loaded.model, found.images, labels=found.labels, progress=callback, **settings
-        )
-    if arguments.save is not None:
-        routes.save(arguments.save)
+        if arguments.save is None:
+            routes = interpretation.find_routes(
+                loaded.model, found.images, labels=found.labels, progress=callback, **settings
+            )
+        else:
+            routes = explain_save.find_and_save(
+                arguments.save, loaded.model, found.images, found.labels, callback, settings
+            )
     folder = run_folder.open_run("explain", arguments)
     neighbours = None
     if data is not None and arguments.neighbours and arguments.show:
@@ -168,7 +173,7 @@ def pictures_of(
     from convsmith.data import read_picture
     from convsmith.data.resize import fit, to_channels
 
-    files = _files(names)[:limit]
+    files = list(dict.fromkeys(_files(names)))[:limit]
     if about is None:
         raise InvalidArgument(
             "nothing is known about the images this model takes (size, mean, std)",
@@ -176,7 +181,13 @@ def pictures_of(
             mend="name the run folder of a training, or a timm model with published weights",
         )
     sides = about.size if size is None else (size, size)
-    made = [fit(to_channels(read_picture(file).float() / 255, about.channels), sides) for file in files]
+    made = []
+    for file in files:
+        try:
+            made.append(fit(to_channels(read_picture(file).float() / 255, about.channels), sides))
+        except RunFailed as error:
+            reason = "not a picture, or a damaged one; leave the file out or replace it"
+            raise InvalidArgument("an image file cannot be read", given=str(file), mend=reason) from error
     pixels = torch.stack(made)
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (about.mean, about.std))
     labels = torch.full((len(files),), -1)
@@ -218,15 +229,31 @@ def _neighbours(
     """Return pictures of the nearest training images [B, n, C, H, W], their labels and similarities [B, n]."""
     import torch
 
-    from convsmith.interpretation import find_routes, nearest_routes
+    from convsmith.interpretation import RouteSettings, nearest_routes
+    from convsmith.interpretation.find import prepare, solve
+    from convsmith.interpretation.sites import plan_sites
 
     if not len(data.train):
         return None
     chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(arguments.seed))
     chosen = chosen[: arguments.reference].sort().values
     batch = data.train.fetch(chosen)
+    chosen_settings = {k: v for k, v in settings.items() if k not in ("sites", "batch_size")}
+    # the gamma that most explained images needed: near the one that leaves these open too, so few searches
+    gammas = routes.gamma.median().cpu().double().expand(len(chosen))
+    model, images = prepare(model, batch.images)
+    plan = plan_sites(model, images, arguments.sites)
     with progress("routes of training images") as callback:
-        pool = find_routes(model, batch.images, labels=batch.labels, progress=callback, **settings)
+        pool = solve(
+            model,
+            images,
+            plan,
+            RouteSettings(**chosen_settings),
+            arguments.batch_size,
+            callback,
+            gammas=gammas,
+            labels=batch.labels,
+        )
     count = min(arguments.neighbours, len(pool))
     place, value = nearest_routes(routes[: arguments.show], pool, count)
     place = place.cpu()

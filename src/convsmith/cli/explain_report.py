@@ -115,11 +115,13 @@ def chapter(
     label = int(found.labels[row])
     truth = "" if label < 0 else f" The label is {named(label)}."
     share, kept = float(routes.sparsity()[row]), bool(routes.kept[row])
+    lowered = float(routes.gamma[row]) < 0.999 * float(routes.settings["gamma"])
     text = [
         f"Predicted {prediction} ({float(routes.confidence[row]):.1%}).{truth} {share:.1%} of {routes.total} nodes "
         f"{'carry' if kept else 'do not carry'} it: the network restricted to them "
         f"{'predicts the same' if kept else 'predicts something else'}, at a divergence of "
-        f"{float(routes.divergence[row]):.3f} nats."
+        f"{float(routes.divergence[row]):.3f} nats. Gates weigh {float(routes.gamma[row]):.2g} each"
+        + (" (lowered until every layer stays open)." if lowered else "."),
     ]
     pictures = [
         Picture(png(found.pixels[row].cpu().numpy()), "the image", f"{found.names[row]}"),

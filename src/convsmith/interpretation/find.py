@@ -3,61 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convsmith.errors import InvalidArgument, RunFailed, close_matches
-from convsmith.interpretation.gates import PRECISIONS, GatedNetwork
+from convsmith.errors import InvalidArgument, RunFailed
+from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.open_layers import open_layers
 from convsmith.interpretation.routes import RouteFlags, Routes
+from convsmith.interpretation.settings import DEFAULT_STEPS, RouteSettings
 from convsmith.interpretation.sites import SitePlan, SiteRule, plan_sites
-from convsmith.interpretation.solvers import Solution, solve_converged, solve_paper
+from convsmith.interpretation.solvers import Solution, furthest, solve_converged, solve_paper
 from convsmith.interpretation.survey import check_evaluation, unwrap
 
 Progress = Callable[[int, int, str], None]
-MODES = ("converged", "paper")
-#: steps where the caller names none: the published horizon; enough for the converging solver to settle or come close
-DEFAULT_STEPS = {"paper": 30, "converged": 100}
-
-
-@dataclass(frozen=True)
-class RouteSettings:
-    """How gates are searched; see `find_routes` for the meaning of every field."""
-
-    gamma: float = 0.05
-    gamma_per: str = "sum"
-    steps: int | None = None
-    mode: str = "converged"
-    upper: float | None = None
-    init: str = "ones"
-    seed: int = 0
-    step_size: float = 1.0
-    tolerance: float = 1e-3
-    precision: str = "fp32"
-    channels_last: bool = False
-    keep_open: bool = False
-
-    def __post_init__(self) -> None:
-        rules: list[tuple[bool, str, str]] = [
-            (self.mode in MODES, "the solver has one of two modes", "mode"),
-            (self.gamma_per in ("sum", "mean"), "gamma weighs the sum or the mean of the gates", "gamma_per"),
-            (self.init in ("ones", "uniform"), "gates start at ones or uniform in [0, 1]", "init"),
-            (self.precision in PRECISIONS, "the precision is one of " + ", ".join(PRECISIONS), "precision"),
-            (0 <= self.gamma < float("inf"), "gamma is a finite weight of at least 0", "gamma"),
-            (self.steps is None or self.steps >= 1, "the solver takes at least one step", "steps"),
-            (self.upper is None or self.upper >= 1, "gates start at 1, so their bound is at least 1", "upper"),
-            (self.step_size > 0, "the step size is positive", "step_size"),
-            (self.tolerance >= 0, "the tolerance is not negative", "tolerance"),
-            (not self.keep_open or self.mode == "converged", "only the converging mode keeps layers open", "keep_open"),
-        ]
-        for holds, rule, asked in rules:
-            if not holds:
-                given = getattr(self, asked)
-                mend = close_matches(str(given), MODES) if asked == "mode" else None
-                raise InvalidArgument(rule, asked=asked, given=repr(given), mend=mend)
 
 
 def find_routes(
@@ -137,8 +98,12 @@ def solve(
     gammas: Tensor | None = None,
     labels: Tensor | None = None,
     index: Tensor | None = None,
+    first: int = 0,
 ) -> Routes:
-    """Find routes for a plan made before; ``gammas`` [B] overrides ``settings.gamma`` image by image."""
+    """Find routes for a plan made before; ``gammas`` [B] overrides ``settings.gamma`` image by image.
+
+    ``first``: place of the first image among all of them, where this is a part (for the streams of uniform starts).
+    """
     count = len(images)
     size = rows_at_once(images, batch_size)
     labels = _column(labels, count, -1, "labels")
@@ -148,7 +113,7 @@ def solve(
         rows = slice(start, min(start + size, count))
         asked = torch.full((rows.stop - start,), settings.gamma, dtype=torch.float64)
         gamma = asked if gammas is None else gammas[rows].cpu()
-        parts.append(_solve_rows(model, images[rows], plan, settings, gamma, start, labels[rows], index[rows]))
+        parts.append(_solve_rows(model, images[rows], plan, settings, gamma, first + start, labels[rows], index[rows]))
         if progress is not None:
             progress(rows.stop, count, "routes")
     return Routes.concatenate(parts)
@@ -220,7 +185,14 @@ def _solve_rows(
         here = rows.cpu()
         return _solve_batch(model, images[rows], plan, settings, trial.cpu(), start[here], labels[here], index[here])
 
-    return open_layers(again, routes)
+    return open_layers(again, routes, _least(settings, plan))
+
+
+def _least(settings: RouteSettings, plan: SitePlan) -> float:
+    """Smallest gamma, to 5 %, at which the steps suffice for a gate without gradient to reach 0 (s gamma n^2 / 5)."""
+    steps = settings.steps or DEFAULT_STEPS[settings.mode]
+    way = furthest(steps) * settings.step_size
+    return 1.05 / way * (plan.total if settings.gamma_per == "mean" else 1) if way else float("inf")
 
 
 def _solve_batch(

@@ -15,7 +15,7 @@ ROUNDS, FALL, RATIO = 12, 4.0, 1.5
 Again = Callable[[Tensor, Tensor], Routes]
 
 
-def open_layers(again: Again, routes: Routes) -> Routes:
+def open_layers(again: Again, routes: Routes, least: float = 0.0) -> Routes:
     """Find those of ``routes`` with a closed layer again, at a smaller gamma of their own; return all routes.
 
     Above a critical weight (as above the lambda_max of the lasso) the cheapest point closes a whole layer: behind it
@@ -26,8 +26,9 @@ def open_layers(again: Again, routes: Routes) -> Routes:
     by factors of 4 until a route is open, then bisection on log gamma closes in to a ratio of 1.5; the open route at
     the largest gamma is returned, with that gamma in ``Routes.gamma``.
 
-    Rows whose layer stays closed at any gamma (every channel of it is silent in the full network) are returned as they
-    came, flagged as before.
+    No gamma below ``least`` is tried: there the solver's last step comes before a gate that nothing holds can have
+    closed, and everything would be open for want of time. Rows that do not open above it (the biases alone say almost
+    what the network says, or every channel of a layer is silent) are returned as they came, flagged as before.
     """
     shut = routes.flags.closed.any(1)
     if not bool(shut.any()):
@@ -35,10 +36,10 @@ def open_layers(again: Again, routes: Routes) -> Routes:
     high = routes.gamma.double().clone()
     low = torch.zeros_like(high)  # 0: no open route known yet
     for _ in range(ROUNDS):
-        rows = (shut & ~((low > 0) & (high <= RATIO * low))).nonzero()[:, 0]
+        rows = (shut & torch.where(low > 0, high > RATIO * low, high > least)).nonzero()[:, 0]
         if not len(rows):
             break
-        trial = torch.where(low > 0, (low * high).sqrt(), high / FALL)[rows]
+        trial = torch.where(low > 0, (low * high).sqrt(), (high / FALL).clamp(min=least))[rows]
         found = again(rows, trial)
         still = found.flags.closed.any(1)
         high[rows[still]] = trial[still]

@@ -12,6 +12,7 @@ Paths", CVPR 2018, section 3 (objective and SGD schedule as in the authors' rele
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -119,6 +120,18 @@ def solve_converged(
     state.finish(result, state.done(patience, step_size))
     state.finish(result, torch.ones_like(state.finished), settled=False)
     return result
+
+
+def furthest(steps: int) -> float:
+    """How far a gate without gradient has come at the last point evaluated, in units of step size times gamma."""
+    here = before = 0.0
+    momentum = 1.0
+    for _ in range(steps - 1):
+        following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
+        target = here + 1
+        here, before = target + (momentum - 1) / following * (target - before), target
+        momentum = following
+    return here
 
 
 class _Rows:

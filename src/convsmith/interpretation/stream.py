@@ -74,7 +74,7 @@ def find_routes_from_loader(
         images, labels, index = _unpack(item, first)
         if limit is not None:
             images, labels, index = images[: limit - first], labels[: limit - first], index[: limit - first]
-        first += len(images)
+        before, first = first, first + len(images)
         path = folder / f"routes-{number:06d}.safetensors"
         if number % world != rank:
             continue
@@ -84,7 +84,8 @@ def find_routes_from_loader(
         if path.exists():
             continue
         inner, images = prepare(model, images)
-        solve(inner, images, plan, settings, len(images), labels=labels, index=index).save(path, storage=storage)
+        routes = solve(inner, images, plan, settings, len(images), labels=labels, index=index, first=before)
+        routes.save(path, storage=storage)
         if progress is not None:
             progress(first, 0, "images")
     return folder

@@ -1,0 +1,81 @@
+"""Routes of ``convsmith explain --save``: kept part by part, so that an interrupted run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convsmith.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from convsmith.interpretation import Routes
+
+#: written into the folder of parts: which network and images they belong to
+OWNER = "belongs-to.json"
+
+
+def find_and_save(
+    file: str,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    progress: Callable[[int, int, str], None],
+    settings: dict[str, Any],
+) -> Routes:
+    """Find routes batch by batch into ``FILE.parts``, join them into ``file``, remove the parts; return all routes.
+
+    Parts that are there already, of the same network, images and settings, are not searched again.
+    """
+    from convsmith.interpretation import Routes, RouteSettings, find_routes_from_loader
+    from convsmith.interpretation.find import rows_at_once
+
+    parts = Path(file + ".parts")
+    chosen = {k: v for k, v in settings.items() if k not in ("sites", "batch_size")}
+    size = rows_at_once(images, settings["batch_size"])
+    owner = json.dumps({"digest": digest(model, images, labels), "batch size": size})
+    parts.mkdir(parents=True, exist_ok=True)
+    record = parts / OWNER
+    if record.exists() and record.read_text() != owner:
+        raise InvalidArgument(
+            "an interrupted run has left routes of another network, of other images or batches here",
+            asked=f"--save {file}",
+            given=str(parts),
+            mend="remove that folder, or choose another file",
+        )
+    record.write_text(owner)
+    batches = zip(images.split(size), labels.split(size), strict=True)
+    try:
+        find_routes_from_loader(
+            model,
+            batches,
+            parts,
+            settings=RouteSettings(**chosen),
+            sites=settings["sites"],
+            storage="float32",
+            progress=lambda done, _total, _note: progress(done, len(images), "routes"),
+            rank=0,
+            world=1,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{parts} keeps the routes found so far; the same command goes on from there") from None
+    routes = Routes.load(parts).to(next(model.parameters()).device)
+    routes.save(file)
+    shutil.rmtree(parts)
+    return routes
+
+
+def digest(model: nn.Module, images: Tensor, labels: Tensor) -> str:
+    """Return a fingerprint of all weights, buffers, images and labels."""
+    import torch
+
+    found = hashlib.sha256()
+    for name, value in [*model.state_dict().items(), ("images", images), ("labels", labels)]:
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
