@@ -108,7 +108,7 @@ def test_layers_that_run_twice_and_sums_of_two_kinds(mode):
     assert torch.equal(again(IMAGES), made(IMAGES))
 
 
-@pytest.mark.parametrize("mode", ["static", "qat"])
+@pytest.mark.parametrize("mode", ["static", pytest.param("qat", marks=pytest.mark.slow)])
 def test_a_second_order_head_stays_in_floating_point(mode, settled):
     from convsmith.pooling import attach
 
@@ -126,6 +126,19 @@ def test_a_second_order_head_stays_in_floating_point(mode, settled):
         assert not any(word in str(target) for word in ("mul", "sum", "where", "bmm", "sub", "mean")), target
     again = load_packed_state(rebuild(second, recipes(made)), packed_state(made))
     assert torch.equal(again(IMAGES), made(IMAGES))
+
+
+def test_a_head_that_cannot_be_exported_says_so(settled):
+    from convsmith.errors import RunFailed
+    from convsmith.pooling import attach
+
+    trunk = settled(timm.create_model("cs_resnet20", num_classes=5, in_chans=1), IMAGES)
+    second = attach(trunk, "mpn-cov", dim=16).eval()
+    with pytest.raises(RunFailed, match="weight-only"):
+        compress(second, "int8", example=IMAGES)
+    made = compress(second, "int8", example=IMAGES, mode="weight-only")
+    with torch.no_grad():
+        assert (made(IMAGES) - second(IMAGES)).norm() < 0.1 * second(IMAGES).norm()
 
 
 @pytest.mark.parametrize("target", ["os.system", "aten.no_such.default", "operator.attrgetter", "builtins.eval.x"])

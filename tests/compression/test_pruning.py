@@ -7,7 +7,15 @@ import timm
 import torch
 from torch import nn
 
-from convsmith.compression import compress, cost, plan_compression, recipes
+from convsmith.compression import (
+    compress,
+    cost,
+    load_packed_state,
+    packed_state,
+    plan_compression,
+    rebuild,
+    recipes,
+)
 from convsmith.errors import RunFailed
 
 
@@ -160,3 +168,19 @@ def test_untraceable_networks_fail_with_a_reason(monkeypatch, network):
     assert removal.AGREE < 1
     with pytest.raises(RunFailed, match="does not compute what masking"):
         compress(network, "prune-filters", example=IMAGES, keep=0.5)
+
+
+def test_a_second_order_head_keeps_its_width(settled):
+    """The trunk's blocks lose channels; what enters the covariance stays, and the reason is said."""
+    from convsmith.pooling import attach
+
+    torch.manual_seed(0)
+    trunk = settled(timm.create_model("cs_resnet20", num_classes=5, in_chans=1), IMAGES)
+    model = attach(trunk, "isqrt-cov", dim=16).eval()
+    made = compress(model, "prune-filters", example=IMAGES, keep_macs=0.6)
+    assert 0.58 <= cost(made, (1, 8, 8)).macs / cost(model, (1, 8, 8)).macs <= 0.6
+    assert "reshaped on the way" in recipes(made)[0]["refused"]["pooling.reduce.0"]
+    assert made.pooling.reduce[0].out_channels == 16
+    again = load_packed_state(rebuild(model, recipes(made)), packed_state(made)).eval()
+    with torch.no_grad():
+        assert torch.equal(again(IMAGES), made.eval()(IMAGES))
