@@ -19,8 +19,8 @@ RANDOM = ("random-5@1", "random-5@2", "random-5@3", "random-3@1", "random-3@2", 
 CENTRAL = ("source-only", "dann", "san", "pada")
 OTHER_SETS = ("first-5",)
 OTHERS = ("dan", "cdan", "adda", "iwan", "etn", "ba3us", "afn", "ar", "arpm")
-#: AFN's pull on the norms as strong in an update as in the paper (0.05 at learning rate 0.001; here it is 0.05): with 0.05
-#: every feature dies within 80 updates
+#: AFN's pull on the norms is as strong in an update as in the paper (0.05 with learning rate 0.001; here it is 0.05):
+#: with a coefficient of 0.05 every feature dies within 80 updates
 SETTINGS: dict[str, dict[str, Any]] = {"afn": {"norm": 0.001}}
 #: settings of SAN were tried out on these seeds, looking at target accuracy
 PILOT_SEEDS = (0, 1, 2, 3)
