@@ -20,8 +20,8 @@ class AFNSettings(Common):
     """Settings of AFN.
 
     Args:
-        norm: coefficient of the norm loss; the paper's 0.05 goes with its learning rate of 0.001, and a larger rate wants
-            a smaller one: 0.05 with rate 0.05 killed every ReLU of a small network.
+        norm: coefficient of the norm loss; the paper's 0.05 goes with its learning rate of 0.001, a larger rate wants a
+            smaller coefficient: 0.05 with rate 0.05 killed every ReLU of a small network.
         step_size: how much longer each feature is to become.
     """
 
