@@ -39,7 +39,7 @@ NETWORKS = {
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), ()),
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=10), ()),
     "vgg11_bn": (lambda: torchvision.models.vgg11_bn(num_classes=10), ("low-rank", "sparse")),
-    "densenet121": (lambda: torchvision.models.densenet121(num_classes=10), ("prune-channels",)),
+    "densenet121": (lambda: torchvision.models.densenet121(num_classes=10), ("prune-channels", "interleave")),
     "squeezenet1_1": (lambda: torchvision.models.squeezenet1_1(num_classes=10), ()),
 }
 
