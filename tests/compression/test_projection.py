@@ -129,6 +129,7 @@ def test_inputs_make_the_output_nearer(sizes, side):
     chain, aware = from_dense(layer, sizes, inputs=inputs, sweeps=200)
     blind_chain, _ = from_dense(layer, sizes)
 
+    @torch.no_grad()
     def lost(candidate, x):
         return float((candidate(x) - layer(x)).square().mean() / layer(x).square().mean())
 

@@ -60,8 +60,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     differences = {}
     for count in CHECKED:
         with torch.no_grad():
-            wanted = loaded.model(images[:count])
-        got = compute(images[:count])
+            wanted, got = loaded.model(images[:count]), compute(images[:count])
         differences[count] = float((got - wanted).abs().max()) / max(float(wanted.abs().max()), 1e-12)
     worst = max(differences.values())
     summary = {
