@@ -179,25 +179,25 @@ def bars(
     reference: tuple[float, str] | None = None,
     width: float = 6.0,
 ) -> str:
-    """Return horizontal bars as SVG, each ``value`` or ``(value, low, high)`` with its interval drawn."""
+    """Return horizontal bars as SVG, each ``value`` or ``(value, low, high)`` with its interval drawn.
+
+    Where all values lie close together, far from zero, points take the bars' place and the axis starts near them.
+    """
     import matplotlib as mpl
 
     with mpl.rc_context(_style()):
         figure, axes = _new(width, 0.9 + 0.36 * len(values))
         names = list(values)
-        for place, name in enumerate(names):
-            value = values[name]
-            middle, low, high = value if isinstance(value, tuple) else (value, value, value)
-            axes.barh(place, middle, height=0.62, color=PALETTE[0], alpha=0.8)
+        triples = [value if isinstance(value, tuple) else (value, value, value) for value in values.values()]
+        close = min(low for _, low, _ in triples) > 0.75 * max(high for *_, high in triples)
+        for place, (middle, low, high) in enumerate(triples):
+            if close:
+                axes.plot(middle, place, "o", color=PALETTE[0], markersize=7)
+            else:
+                axes.barh(place, middle, height=0.62, color=PALETTE[0], alpha=0.8)
             if high > low:
-                axes.errorbar(
-                    middle,
-                    place,
-                    xerr=[[max(middle - low, 0)], [max(high - middle, 0)]],
-                    color=_INK,
-                    capsize=3,
-                    linewidth=1.2,
-                )
+                error = [[max(middle - low, 0)], [max(high - middle, 0)]]
+                axes.errorbar(middle, place, xerr=error, color=_INK, capsize=3, linewidth=1.2)
         if reference is not None:
             axes.axvline(reference[0], color=_INK, linewidth=0.8, linestyle=":", label=reference[1])
             _legend(axes)
@@ -218,19 +218,15 @@ def scatter(
 ) -> str:
     """Return named points as SVG; those in ``front`` are joined in order of x (a Pareto front)."""
     import matplotlib as mpl
+    import matplotlib.ticker
 
     with mpl.rc_context(_style()):
         figure, axes = _new(*size)
         for number, (name, (x, y)) in enumerate(points.items()):
-            axes.plot(
-                x,
-                y,
-                marker=_MARKERS[number % len(_MARKERS)],
-                color=PALETTE[number % len(PALETTE)],
-                markersize=7,
-                linestyle="none",
-            )
-            axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=9)
+            marker, letter = _MARKERS[number % len(_MARKERS)], chr(ord("a") + number % 26)
+            look = {"marker": marker, "color": PALETTE[number % len(PALETTE)], "markersize": 7}
+            axes.plot(x, y, linestyle="none", label=f"{letter}  {name}", **look)
+            axes.annotate(letter, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=9)
         if front:
             chosen = sorted(points[name] for name in front)
             axes.plot(
@@ -238,9 +234,13 @@ def scatter(
             )
         if logx:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+            axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         axes.margins(0.15)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
+        _legend(axes)
         return _svg(figure)
 
 
