@@ -53,21 +53,13 @@ def test_pictures_are_explained_with_neighbours_on_one_page(saved, pictures, tmp
     assert chapter["title"] == "0.png"
 
 
+def explaining_digits(saved, *, steps):
+    options = ["--data", "digits", "--limit", "9", "--steps", str(steps), "--mode", "paper", "--show", "0"]
+    return ["explain", str(saved), *options]
+
+
 def test_routes_of_a_data_set_are_saved(saved, tmp_path, capsys):
-    words = [
-        "explain",
-        str(saved),
-        "--data",
-        "digits",
-        "--limit",
-        "9",
-        "--steps",
-        "3",
-        "--show",
-        "0",
-        "--mode",
-        "paper",
-    ]
+    words = explaining_digits(saved, steps=3)
     assert main([*words, "--save", str(tmp_path / "r.safetensors"), "--out", str(tmp_path / "run"), "--json"]) == 0
     assert len(Routes.load(tmp_path / "r.safetensors")) == 9
     assert last(capsys)["routes"].endswith("r.safetensors")
@@ -85,20 +77,7 @@ def test_an_interrupted_save_goes_on_where_it_was(saved, tmp_path, capsys, monke
         return solve(*args, **settings)
 
     file = tmp_path / "r.safetensors"
-    words = [
-        "explain",
-        str(saved),
-        "--data",
-        "digits",
-        "--limit",
-        "9",
-        "--steps",
-        "2",
-        "--mode",
-        "paper",
-        "--show",
-        "0",
-    ]
+    words = explaining_digits(saved, steps=2)
     words += ["--batch-size", "3", "--save", str(file)]
     monkeypatch.setattr(stream, "solve", stopping)
     assert main([*words, "--out", str(tmp_path / "first")]) == 130

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from tests.interpretation.naive import gated_logits
+from tests.interpretation.untouched import assert_untouched, snapshot
 from torch import nn
 
 from convsmith.errors import InvalidArgument
@@ -13,27 +14,6 @@ from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.sites import plan_sites
 
 NETWORKS = ["resnet18", "mobilenetv2_100", "efficientnet_lite0", "convnext_atto", "vgg11_bn", "densenet121"]
-
-
-def snapshot(model):
-    return {
-        "state": {k: (v.clone(), v._version) for k, v in model.state_dict().items()},
-        "flags": [p.requires_grad for p in model.parameters()],
-        "grads": [p.grad for p in model.parameters()],
-        "modes": [m.training for m in model.modules()],
-        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
-        "patched": ["forward" in m.__dict__ for m in model.modules()],
-    }
-
-
-def assert_untouched(model, before):
-    after = snapshot(model)
-    for key, (value, version) in before["state"].items():
-        assert torch.equal(after["state"][key][0], value), key
-        assert after["state"][key][1] == version, key
-    for part in ("flags", "modes", "hooks", "patched"):
-        assert after[part] == before[part], part
-    assert all(a is b for a, b in zip(before["grads"], after["grads"], strict=True))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from convsmith.cli import evaluation, terminal
-from convsmith.cli.progress import progress
+from convsmith.cli.demo_training import BATCH, fit
 
 if TYPE_CHECKING:
     from convsmith.cli.demo import Context
 
 TITLE = "Train an interleaved network of half the control's parameters on the same digits"
-NAME, BATCH, EPOCHS = "igcv1_small", 64, 20
+NAME, EPOCHS = "igcv1_small", 20
 
 
 def run(context: Context) -> None:
     """Train ``igcv1_small`` by the control's recipe, fold it, and put the two beside each other."""
     import torch
 
-    from convsmith import data, training
+    from convsmith import training
     from convsmith.compression import cost, fold_for_inference
     from convsmith.models.storage import ModelRecipe, build
     from convsmith.report import Section, Table
@@ -28,17 +28,7 @@ def run(context: Context) -> None:
     torch.manual_seed(context.seed)
     model = build(ModelRecipe(NAME, kwargs, description=about.to_json()))
     config = training.TrainConfig(epochs=EPOCHS, lr=0.1, seed=context.seed, device=context.device)
-    loader = data.Loader(images.train, BATCH, seed=context.seed, shuffle=True, augment=True, drop_last=True)
-    with progress("train") as callback:
-        result = training.fit(
-            training.ClassificationTask(model, len(about.classes)),
-            loader,
-            config,
-            validation=data.Loader(images.validation, BATCH),
-            progress=callback,
-        )
-    if result.interrupted:
-        raise KeyboardInterrupt("the demonstration was stopped; run it again with --overwrite")
+    fit(model, images, config)
 
     size = (about.channels, *about.size)
     rows: list[tuple[Any, ...]] = []

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from convsmith.cli import evaluation, terminal
-from convsmith.cli.progress import progress
+from convsmith.cli.demo_training import BATCH, fit
 
 if TYPE_CHECKING:
     from convsmith.cli.demo import Context
 
 TITLE = "The same network with average pooling and with the covariance's square root"
-BATCH, EPOCHS, DIM = 64, 12, 32
+EPOCHS, DIM = 12, 32
 
 
 def run(context: Context) -> None:
     """Train the control twice from the same start by one recipe, the pooling apart; write the comparison."""
     import torch
 
-    from convsmith import data, training
+    from convsmith import training
     from convsmith.models.storage import ModelRecipe, build
     from convsmith.pooling import PooledClassifier
     from convsmith.pooling.diagnostics import diagnose
@@ -36,17 +36,7 @@ def run(context: Context) -> None:
         pooling = {"pooling": name, "dim": dim, "last_stride": 1, "input_size": list(about.size)}
         model = build(ModelRecipe(context.recipe.name, kwargs, pooling=pooling, description=about.to_json()))
         config = training.TrainConfig(epochs=EPOCHS, lr=0.05, clip=5.0, seed=context.seed, device=context.device)
-        loader = data.Loader(images.train, BATCH, seed=context.seed, shuffle=True, augment=True, drop_last=True)
-        with progress(name) as callback:
-            result = training.fit(
-                training.ClassificationTask(model, len(about.classes)),
-                loader,
-                config,
-                validation=data.Loader(images.validation, BATCH),
-                progress=callback,
-            )
-        if result.interrupted:
-            raise KeyboardInterrupt("the demonstration was stopped; run it again with --overwrite")
+        result = fit(model, images, config, title=name)
         found = evaluation.evaluate(
             model, images.test, name=name, device=context.device, batch_size=BATCH, seed=context.seed
         )

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convsmith.cli import evaluation
 from convsmith.cli.progress import progress
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from convsmith.cli.demo import Context
+    from convsmith.data import ImageData
+    from convsmith.training import FitResult, TrainConfig
 
 TITLE = "Train the control network on handwritten digits"
 BATCH, EPOCHS = 64, 20
+
+
+def fit(
+    model: nn.Module, images: ImageData, config: TrainConfig, *, title: str = "train", out: Path | None = None
+) -> FitResult:
+    """Train a network of the demonstration on ``images``, always in batches of `BATCH` in the order of the seed.
+
+    Raises:
+        KeyboardInterrupt: the training was stopped.
+    """
+    from convsmith import data, training
+
+    loader = data.Loader(images.train, BATCH, seed=config.seed, shuffle=True, augment=True, drop_last=True)
+    with progress(title) as callback:
+        result = training.fit(
+            training.ClassificationTask(model, len(images.description.classes)),
+            loader,
+            config,
+            validation=data.Loader(images.validation, BATCH),
+            out=out,
+            progress=callback,
+        )
+    if result.interrupted:
+        raise KeyboardInterrupt("the demonstration was stopped; run it again with --overwrite")
+    return result
 
 
 def run(context: Context) -> None:
@@ -28,18 +58,7 @@ def run(context: Context) -> None:
     torch.manual_seed(context.seed)
     model = build(recipe)
     config = training.TrainConfig(epochs=EPOCHS, lr=0.1, seed=context.seed, device=context.device)
-    loader = data.Loader(images.train, BATCH, seed=context.seed, shuffle=True, augment=True, drop_last=True)
-    with progress("train") as callback:
-        result = training.fit(
-            training.ClassificationTask(model, len(about.classes)),
-            loader,
-            config,
-            validation=data.Loader(images.validation, BATCH),
-            out=context.folder,
-            progress=callback,
-        )
-    if result.interrupted:
-        raise KeyboardInterrupt("the demonstration was stopped; run it again with --overwrite")
+    fit(model, images, config, out=context.folder)
     save_model(context.folder, model, recipe)
     found = evaluation.evaluate(
         model, images.test, name="test", device=context.device, batch_size=BATCH, seed=context.seed

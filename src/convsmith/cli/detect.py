@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -132,9 +132,8 @@ def _score(arguments: Arguments) -> dict[str, Any]:
         images, names = found.images, list(found.names)
     # as in fitting: the values a stored picture can have
     images = _rounded(images, about, data)
-    keys = ("gamma", "gamma_per", "steps", "mode", "upper", "init", "seed", "step_size", "tolerance", "precision")
-    settings = {key: detector.settings_[key] for key in keys}
-    settings["keep_open"] = detector.settings_.get("keep_open", False)
+    names_of = [field.name for field in fields(interpretation.RouteSettings)]
+    settings = {name: detector.settings_[name] for name in names_of if name in detector.settings_}
     with progress("routes") as callback:
         routes = interpretation.find_routes(
             model,

@@ -233,7 +233,7 @@ def _chosen(x: Tensor, chain: Chain) -> str:
         device,
         onednn.is_channels_last(x),
         x.is_contiguous(),
-        _needs_gradient(x, chain),
+        onednn.needs_gradient(x, chain.weights),
         torch.get_num_threads(),
     )
     recent = _RECENT.setdefault(chain, {})
@@ -266,7 +266,7 @@ def measure(x: Tensor, chain: Chain, *, rounds: int = 12, limit: float = 0.25) -
     whole batch are left out (the dense layer makes none): they are fast only while the C library keeps their pages.
     """
     names = _contenders(x, chain)
-    gradient = _needs_gradient(x, chain)
+    gradient = onednn.needs_gradient(x, chain.weights)
 
     def once(name: str) -> float:
         began = _now(x.device)
@@ -306,10 +306,6 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def _needs_gradient(x: Tensor, chain: Chain) -> bool:
-    return torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in chain.weights))
 
 
 def _composite(chain: Chain) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -59,13 +59,18 @@ def is_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
+def needs_gradient(x: Tensor, weights: Iterable[Tensor]) -> bool:
+    """Whether a result of ``x`` and ``weights`` is to be differentiated."""
+    return torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights))
+
+
 def obstacle(x: Tensor, weights: Sequence[Tensor]) -> str | None:
     """Return why packed convolutions cannot run here, or ``None``; the layout of ``x`` is the caller's affair."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or any(w.dtype != torch.float32 for w in weights):
         return f"{x.dtype} on {x.device.type}"
     if torch.is_autocast_enabled("cpu"):
         return "autocast"
-    if torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights)):
+    if needs_gradient(x, weights):
         return "a gradient is needed"
     if x.dim() != 4 or not x.numel():
         return "no images"

@@ -37,7 +37,7 @@ def matmul_obstacle(x: Tensor, weights: Sequence[Tensor]) -> str | None:
         return "a traced graph"
     if torch.is_autocast_enabled("cpu"):
         return "autocast"
-    if torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights)):
+    if onednn.needs_gradient(x, weights):
         return "a gradient is needed"
     if not x.numel():
         return "no images"

@@ -24,7 +24,7 @@ from convsmith.interpretation.detector import (
     folds_by_group,
 )
 from convsmith.interpretation.evidence import Contrast, heat_map, nearest_routes, runner_up_contrast
-from convsmith.interpretation.find import RouteSettings, find_routes
+from convsmith.interpretation.find import find_routes
 from convsmith.interpretation.protocol import DetectionRow, Pictures, detection_table
 from convsmith.interpretation.routes import RouteFlags, Routes
 from convsmith.interpretation.search import initialisation_overlap, jaccard, regularisation_path, routes_at_sparsity
@@ -38,6 +38,7 @@ from convsmith.interpretation.semantics import (
     score_labels,
     topics_from_text,
 )
+from convsmith.interpretation.settings import RouteSettings
 from convsmith.interpretation.stream import find_routes_from_loader, iterate_routes
 
 __all__ = [

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation.find import RouteSettings, find_routes, prepare, solve
+from convsmith.interpretation.find import find_routes, prepare, solve
 from convsmith.interpretation.routes import Routes
+from convsmith.interpretation.settings import RouteSettings
 from convsmith.interpretation.sites import SiteRule, plan_sites
 
 

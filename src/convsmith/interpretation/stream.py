@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation.find import Progress, RouteSettings, describe, prepare, solve
+from convsmith.interpretation.find import Progress, describe, prepare, solve
 from convsmith.interpretation.routes import Routes
+from convsmith.interpretation.settings import RouteSettings
 from convsmith.interpretation.sites import SiteRule, plan_sites
 
 

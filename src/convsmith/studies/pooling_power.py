@@ -8,7 +8,8 @@ from typing import Any
 from convsmith.report import Figure, Table
 from convsmith.report.figures import bars
 from convsmith.studies.contract import Outcome, Study, Verdict, study
-from convsmith.studies.second_order_training import DATA, accuracies, train, updates
+from convsmith.studies.lean_training import DATA
+from convsmith.studies.second_order_training import accuracies, train, updates
 from convsmith.studies.statistics import interval, paired_difference
 
 ARMS: dict[str, tuple[str, dict[str, Any]]] = {

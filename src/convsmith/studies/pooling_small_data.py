@@ -9,7 +9,8 @@ from convsmith.pooling import available
 from convsmith.report import Figure, Table
 from convsmith.report.figures import Series, lines
 from convsmith.studies.contract import Outcome, Study, Verdict, study
-from convsmith.studies.second_order_training import DATA, train, updates
+from convsmith.studies.lean_training import DATA
+from convsmith.studies.second_order_training import train, updates
 from convsmith.studies.statistics import Interval, interval, paired_difference
 
 SIZES = (50, 200, 1000, 3500)

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from convsmith import compression
-from convsmith.data import ImageData, ImageSplit, Loader, load
+from convsmith.data import ImageData, Loader, load
 from convsmith.report import Figure, Table
 from convsmith.report.figures import bars
 from convsmith.studies.contract import Outcome, Study, Verdict, study
+from convsmith.studies.lean_training import accuracy
 from convsmith.studies.statistics import Interval, interval, paired_difference
-from convsmith.training import ClassificationTask, TrainConfig, fit, predict
+from convsmith.training import ClassificationTask, TrainConfig, fit
 
 #: arm -> method, settings, whether it is repaired
 ARMS: dict[str, tuple[str, dict[str, Any], bool]] = {
@@ -112,15 +113,15 @@ def one(arm: str, seed: int, epochs: tuple[int, int], device: str) -> dict[str, 
     method, settings, repairs = ARMS[arm]
     example = data.train.fetch(torch.arange(128)).images.to(device)
     made = compression.compress(original, method, example=example, **settings)
-    before = _accuracy(made, data.test, device)
+    before = accuracy(made, data.test, device)
     if repairs:
         config = TrainConfig(epochs=epochs[1], lr=0.02, clip=1.0, seed=seed, device=device, precision="fp32")
         made = compression.repair(made, original, _batches(data, seed), num_classes=10, config=config)
     shape = tuple(example.shape[1:])
     return {
-        "original": _accuracy(original, data.test, device),
+        "original": accuracy(original, data.test, device),
         "before": before,
-        "accuracy": _accuracy(made, data.test, device),
+        "accuracy": accuracy(made, data.test, device),
         "macs": compression.cost(made, shape).macs / compression.cost(original, shape).macs,
     }
 
@@ -139,8 +140,3 @@ def control(seed: int, epochs: int, device: str) -> tuple[ImageData, nn.Module]:
 
 def _batches(data: ImageData, seed: int) -> Loader:
     return Loader(data.train, BATCH, seed=seed, shuffle=True, augment=True, drop_last=True)
-
-
-def _accuracy(model: nn.Module, split: ImageSplit, device: str) -> float:
-    logits, labels, _ = predict(model, Loader(split, 256), device)
-    return 100 * float((logits.argmax(1) == labels).double().mean())

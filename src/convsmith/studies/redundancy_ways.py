@@ -15,9 +15,9 @@ from convsmith.data import Loader
 from convsmith.report import Figure, Table
 from convsmith.report.figures import scatter
 from convsmith.studies.contract import Outcome, Study, Verdict, study
-from convsmith.studies.lean_training import BATCH, DATA, INPUT, images
+from convsmith.studies.lean_training import BATCH, DATA, INPUT, accuracy, images
 from convsmith.studies.statistics import interval, paired_difference
-from convsmith.training import ClassificationTask, TrainConfig, classification_metrics, fit, predict
+from convsmith.training import ClassificationTask, TrainConfig, fit
 
 #: arm -> method (or several, in order), settings of the first, whether that one is repaired
 ARMS: dict[str, tuple[str, dict[str, Any], bool]] = {
@@ -128,7 +128,7 @@ def one(arm: str, seed: int, steps: tuple[int, int], device: str) -> dict[str, A
     example = data.train.fetch(torch.arange(128)).images.to(device)
     first, *further = method.split(",")
     made = compression.compress(original, first, example=example, **settings)
-    before = _accuracy(made, seed, device)
+    before = accuracy(made, data.test, device)
     if repaired:
         loader = Loader(data.train, BATCH, seed=seed, shuffle=True, drop_last=True)
         config = TrainConfig(steps=steps[1], lr=0.02, clip=1.0, seed=seed, device=device, precision="fp32")
@@ -141,9 +141,9 @@ def one(arm: str, seed: int, steps: tuple[int, int], device: str) -> dict[str, A
     )["made"]["eager 1"]
     assert isinstance(timed, compression.Latency)
     return {
-        "original": _accuracy(original, seed, device),
+        "original": accuracy(original, data.test, device),
         "before": before,
-        "accuracy": _accuracy(made, seed, device),
+        "accuracy": accuracy(made, data.test, device),
         "macs": b.macs / a.macs,
         "params": b.nonzero / a.nonzero,
         "bytes": (b.bytes + b.recipe) / (a.bytes + a.recipe),
@@ -161,11 +161,6 @@ def control(seed: int, steps: int, device: str) -> nn.Module:
     if fit(ClassificationTask(model, 10), loader, config).interrupted:
         raise KeyboardInterrupt
     return model.eval()
-
-
-def _accuracy(model: nn.Module, seed: int, device: str) -> float:
-    logits, labels, _ = predict(model, Loader(images().test, 250), device)
-    return 100 * classification_metrics(logits, labels, seed).top1
 
 
 def _front(points: dict[str, tuple[float, float]]) -> list[str]:

@@ -5,28 +5,21 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convsmith.data import ImageData, Loader, load
+from convsmith.data import Loader
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.pooling import POOLINGS
-from convsmith.training import ClassificationTask, TrainConfig, classification_metrics, fit, predict
+from convsmith.studies.lean_training import BATCH, accuracy, images
+from convsmith.training import ClassificationTask, TrainConfig, fit
 
-DATA = "mnist-5k, 14x14 pixels: 5,000 handwritten digits of MNIST, its own division, no augmentation"
-SIZE, BATCH, CHANNELS, CLASSES = 14, 64, 32, 10
+CHANNELS, CLASSES = 32, 10
 CHANCE = 100 / CLASSES
 #: where a pooling has no default reduction; the two that have one are told to leave it out
 NO_REDUCTION: dict[str, Any] = {"dim": None}
-
-
-@cache
-def images() -> ImageData:
-    """Return the images, read once per process."""
-    return load("mnist-5k", size=SIZE, channels=1)
 
 
 def updates(quick: bool) -> int:
@@ -95,13 +88,12 @@ def train(
             result = fit(ClassificationTask(model, CLASSES), loader, config, validation=validation)
             if result.interrupted:
                 raise KeyboardInterrupt
-            logits, labels, _ = predict(model, Loader(data.test, 250), device)
-            accuracy = 100 * classification_metrics(logits, labels, seed).top1
+            found: dict[str, Any] = {"accuracy": accuracy(model, data.test, device)}
         except (RunFailed, InvalidArgument) as error:
             if "finite" not in str(error):
                 raise
             return {"accuracy": CHANCE, "failed": "a value was no longer finite", "seconds": 0.0}
-    found: dict[str, Any] = {"accuracy": accuracy, "seconds": round(time.perf_counter() - begin, 2)}
+    found["seconds"] = round(time.perf_counter() - begin, 2)
     if evaluate_every is not None:
         rows = [row for row in result.history if row["kind"] == "evaluation"]
         found["curve"] = [[row["step"], round(100 * row["accuracy"], 3)] for row in rows]

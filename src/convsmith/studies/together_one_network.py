@@ -19,8 +19,9 @@ from convsmith.pooling import attach
 from convsmith.report import Figure, Table
 from convsmith.report.figures import bars
 from convsmith.studies.contract import Outcome, Study, Verdict, study
+from convsmith.studies.lean_training import accuracy
 from convsmith.studies.statistics import interval, paired_difference
-from convsmith.training import ClassificationTask, TrainConfig, fit, predict
+from convsmith.training import ClassificationTask, TrainConfig, fit
 
 ARMS = ("plain", "convsmith")
 SIZE = 16
@@ -61,20 +62,15 @@ def travel(arm: str, seed: int, road: Road) -> dict[str, float]:
     found = _train(model, images.source.train, images.source.test, seed, road)
     inputs = resolve("mnist-5k", "digits", size=SIZE, channels=1, target_classes="0-4", crop=(20, None), seed=seed)
     target = images.target.test
-    found["target_before"] = _accuracy(model, target)
+    found["target_before"] = accuracy(model, target, "cpu")
     adapted = _adapt(model, inputs, seed, road)
-    found["target_source_only"] = _accuracy(adapted.pop("reference"), target)
+    found["target_source_only"] = accuracy(adapted.pop("reference"), target, "cpu")
     model = adapted["model"]
-    found["target_adapted"] = _accuracy(model, target)
+    found["target_adapted"] = accuracy(model, target, "cpu")
     found["alarms"] = float(len(adapted["alarms"]))
     found |= _explain_and_guard(model, images.target.train, road, seed)
     found |= _compress(model, images.target.train, target)
     return {key: round(value, 5) for key, value in found.items()}
-
-
-def _accuracy(model: nn.Module, split: ImageSplit) -> float:
-    logits, labels, _ = predict(model, Loader(split, 500))
-    return 100 * float((logits.argmax(1) == labels).double().mean())
 
 
 def _train(model: nn.Module, train: ImageSplit, test: ImageSplit, seed: int, road: Road) -> dict[str, float]:
@@ -89,7 +85,7 @@ def _train(model: nn.Module, train: ImageSplit, test: ImageSplit, seed: int, roa
         "params": float(counted.params),
         "macs": float(counted.macs),
         "latency_ms": _latency(model, batch),
-        "source": _accuracy(model, test),
+        "source": accuracy(model, test, "cpu"),
     }
 
 
@@ -161,7 +157,7 @@ def _bytes(model: nn.Module) -> float:
 def _compress(model: nn.Module, calibration: ImageSplit, test: ImageSplit) -> dict[str, float]:
     example = calibration.fetch(torch.arange(64)).images
     small = compress(model, "int8", mode="weight-only", example=example)
-    return {"bytes": _bytes(model), "int8_bytes": _bytes(small), "target_int8": _accuracy(small, test)}
+    return {"bytes": _bytes(model), "int8_bytes": _bytes(small), "target_int8": accuracy(small, test, "cpu")}
 
 
 @study(
