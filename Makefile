@@ -17,8 +17,8 @@ demo: setup
 	$(BIN)/convsmith demo --out runs/demo --overwrite
 
 lint: setup
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src experiments tests
+	$(BIN)/ruff check src experiments tests
 	$(BIN)/mypy
 
 test: lint
@@ -28,13 +28,13 @@ test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: setup
-	$(BIN)/convsmith bench all
+	$(BIN)/python -m experiments bench all
 
 studies: setup
-	$(BIN)/convsmith study all --quick
+	$(BIN)/python -m experiments study all --quick
 
 docs: setup
-	$(BIN)/python -m convsmith.cli.pages
+	$(BIN)/python -m experiments pages
 
 clean:
 	rm -rf .venv build dist runs .pytest_cache .ruff_cache .mypy_cache

@@ -9,15 +9,13 @@ SOURCE = Path(__file__).parents[1] / "src" / "convsmith"
 ROOT = {"errors", "registry", "timm_hook"}
 PILLARS = {"compression", "pooling", "interpretation", "adaptation"}
 ALLOWED = {
-    "kernels": set(),
+    "inspection": ROOT,
     "data": ROOT,
     "training": ROOT | {"data"},
-    **{pillar: ROOT | {"kernels", "data", "training"} for pillar in PILLARS},
-    "models": ROOT | PILLARS | {"kernels"},
-    "report": ROOT | PILLARS | {"kernels", "data", "training", "models"},
-    "benchmarks": ROOT | PILLARS | {"kernels", "data", "training", "models", "report"},
-    "studies": ROOT | PILLARS | {"kernels", "data", "training", "models", "report", "benchmarks"},
-    "cli": ROOT | PILLARS | {"kernels", "data", "training", "models", "report", "benchmarks", "studies"},
+    **{pillar: ROOT | {"inspection", "data", "training"} for pillar in PILLARS},
+    "models": ROOT | PILLARS | {"inspection", "data"},
+    "report": ROOT | PILLARS | {"inspection", "data", "training", "models"},
+    "cli": ROOT | PILLARS | {"inspection", "data", "training", "models", "report"},
 }
 
 

@@ -75,7 +75,7 @@ SURFACE = {
         "adapt": ("model", "source", "target", "method", "validator", "steps", "seed"),
         "available": (),
     },
-    "convsmith.adaptation.validators": {"score": ("name",)},
+    "convsmith.adaptation.evaluation.validators": {"score": ("name",)},
     "convsmith.data": {
         "load": ("spec", "size", "channels", "seed", "augment", "broken", "root"),
         "pair": ("source", "target", "target_classes", "size", "channels", "seed"),

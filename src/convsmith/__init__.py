@@ -15,17 +15,15 @@ __version__ = "0.1.0"
 
 _ROOMS = (
     "adaptation",
-    "benchmarks",
     "compression",
     "data",
     "errors",
+    "inspection",
     "interpretation",
-    "kernels",
     "models",
     "pooling",
     "registry",
     "report",
-    "studies",
     "training",
 )
 _NAMES = {"ConvsmithError": "errors"}

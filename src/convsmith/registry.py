@@ -1,7 +1,13 @@
-"""One small registry per kind of thing: a decorator on a function or class, no duplicates, close matches on a miss."""
+"""One small registry per kind of thing: a decorator on a function or class, no duplicates, close matches on a miss.
+
+A registry knows the room its things live in and imports every file of it when somebody first asks for a name: a new
+method is its file, and no list names it.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -22,11 +28,29 @@ class Entry(Generic[T]):
 
 
 class Registry(Generic[T]):
-    """Names of one kind (``kind`` is used in messages: 'pooling', 'validator', ...)."""
+    """Names of one kind.
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    Args:
+        kind: used in messages: 'pooling', 'validator', ...
+        room: the package whose files register things of this kind; imported at the first question.
+    """
+
+    def __init__(self, kind: str, room: str) -> None:
+        self.kind, self.room = kind, room
         self._entries: dict[str, Entry[T]] = {}
+        self._complete = False
+
+    def _known(self) -> dict[str, Entry[T]]:
+        if not self._complete:
+            self._complete = True
+            package = importlib.import_module(self.room)
+            try:
+                for item in pkgutil.iter_modules(package.__path__, f"{self.room}."):
+                    importlib.import_module(item.name)
+            except BaseException:
+                self._complete = False
+                raise
+        return self._entries
 
     def register(self, name: str, **traits: Any) -> Callable[[T], T]:
         """Return a decorator that records its object under ``name``; a duplicate name is an error."""
@@ -45,24 +69,25 @@ class Registry(Generic[T]):
 
     def entry(self, name: str) -> Entry[T]:
         """Return the entry called ``name`` or raise `InvalidArgument` with close matches."""
-        if name not in self._entries:
+        known = self._known()
+        if name not in known:
             raise InvalidArgument(
                 f"no {self.kind} has this name",
                 asked=self.kind,
                 given=repr(name),
-                mend=close_matches(str(name), self._entries),
+                mend=close_matches(str(name), known),
             )
-        return self._entries[name]
+        return known[name]
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
-        return sorted(self._entries)
+        return sorted(self._known())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._known()
 
     def __iter__(self) -> Iterator[Entry[T]]:
-        return (self._entries[name] for name in self.names())
+        return (self._known()[name] for name in self.names())
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._known())

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from adaptation.worlds import K, loader, network, world
 from convsmith.adaptation import METHODS, method_settings
-from convsmith.adaptation.method import Domains
+from convsmith.adaptation.methods.method import Domains
 from convsmith.data import Loader
 from convsmith.training import TrainConfig, fit, rank_and_world
 

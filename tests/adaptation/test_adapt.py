@@ -11,8 +11,8 @@ from torch.testing import assert_close
 
 from adaptation.worlds import SHARED, K, network, world
 from convsmith.adaptation import adapt
-from convsmith.adaptation.alarms import CollapseRule
-from convsmith.adaptation.examine import EXCLUDED
+from convsmith.adaptation.evaluation.alarms import CollapseRule
+from convsmith.adaptation.evaluation.examine import EXCLUDED
 from convsmith.errors import ConvsmithError, InvalidArgument
 from convsmith.training import TrainConfig
 

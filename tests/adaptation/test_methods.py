@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from adaptation.worlds import K, loader, network, world
 from convsmith.adaptation import METHODS, available, method_settings
-from convsmith.adaptation.method import Domains
+from convsmith.adaptation.methods.method import Domains
 from convsmith.data import Loader
 from convsmith.errors import InvalidArgument
 from convsmith.training import TrainConfig, fit

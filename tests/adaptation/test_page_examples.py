@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from convsmith.adaptation import available, validators
+from convsmith.adaptation import available
+from convsmith.adaptation.evaluation import validators
 
 FOLDER = Path(__file__).parents[2] / "docs" / "adaptation"
 PAGES = sorted(FOLDER.glob("*.md"))

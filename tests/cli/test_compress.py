@@ -98,7 +98,7 @@ def test_export_is_checked(saved, tmp_path, capsys, kind):
 
 
 def test_export_refuses_what_differs(saved, tmp_path, capsys, monkeypatch):
-    from convsmith.cli import export
+    from convsmith.cli.verbs import export
 
     def wrong(model, images, folder):
         (folder / "x").write_text("x")

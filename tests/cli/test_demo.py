@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from convsmith.cli import demo, main
+from convsmith.cli import main
+from convsmith.cli.verbs import demo
 from convsmith.errors import InvalidArgument, MissingExtra, RunFailed
 from convsmith.report import Section
 

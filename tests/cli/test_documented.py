@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from convsmith.cli import main, options
+from convsmith.cli import main
+from convsmith.cli.shell import options
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from convsmith.cli import main, methods, settings
+from convsmith.cli import main
+from convsmith.cli.shell import settings
+from convsmith.cli.verbs import methods
 
 
 def said(capsys, *words):
@@ -72,7 +74,7 @@ def test_doctor_says_what_a_bug_report_needs(capsys, tmp_path, monkeypatch):
 
 
 def test_doctor_deep_tests_each_part_and_fails_when_one_does(capsys, tmp_path, monkeypatch):
-    from convsmith.cli import doctor
+    from convsmith.cli.verbs import doctor
 
     monkeypatch.chdir(tmp_path)
     summary, _ = said(capsys, "doctor", "--deep")

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from convsmith.cli import classifier, data_options, loop_options, train
+from convsmith.cli.shell import classifier, data_options, loop_options
+from convsmith.cli.verbs import train
 from convsmith.errors import InvalidArgument
 from convsmith.training import TrainConfig
 

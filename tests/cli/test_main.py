@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from convsmith.cli import completion, main, options
+from convsmith.cli import main
+from convsmith.cli.shell import completion, options
 from convsmith.errors import InvalidArgument, RunFailed
 
 SOURCE = Path(__file__).parents[2] / "src"

@@ -6,8 +6,8 @@ from typing import Literal
 import pytest
 import yaml
 
-from convsmith.cli import options, settings
-from convsmith.cli.options import Work, option
+from convsmith.cli.shell import options, settings
+from convsmith.cli.shell.options import Work, option
 from convsmith.errors import InvalidArgument
 
 
@@ -137,7 +137,8 @@ def test_a_bad_flag_ends_with_exit_2(words, capsys):
 
 
 def test_every_packaged_preset_is_valid_and_opens_with_the_command_that_runs_it():
-    from convsmith.cli import init, main
+    from convsmith.cli import main
+    from convsmith.cli.verbs import init
 
     assert settings.presets()
     for name, text in settings.presets().items():

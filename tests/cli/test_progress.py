@@ -2,7 +2,7 @@
 
 import io
 
-from convsmith.cli import progress
+from convsmith.cli.shell import progress
 
 
 class Clock:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import pytest
 import yaml
 
-from convsmith.cli import options, run_folder
-from convsmith.cli.options import Work, option
+from convsmith.cli.shell import options, run_folder
+from convsmith.cli.shell.options import Work, option
 from convsmith.errors import InvalidArgument
 from convsmith.training.config import RESUME_FREE
 

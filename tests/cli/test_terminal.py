@@ -3,7 +3,7 @@
 import io
 import sys
 
-from convsmith.cli import terminal
+from convsmith.cli.shell import terminal
 
 
 class Terminal(io.StringIO):

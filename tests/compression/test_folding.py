@@ -8,15 +8,10 @@ import torch
 from torch import nn
 
 import convsmith  # noqa: F401  (registers our models)
-from convsmith.compression import (
-    InterleavedGroupConv2d,
-    InvertedInterleavedBlock,
-    fold_for_inference,
-    folding,
-    onednn,
-)
+from convsmith.compression import InterleavedGroupConv2d, InvertedInterleavedBlock, fold_for_inference, folding
 from convsmith.compression.folded import INSIDE, FoldedChain, FoldedConv2d, FoldedInvertedBlock
 from convsmith.compression.folding import scale_and_shift
+from convsmith.compression.operators import onednn
 from convsmith.errors import InvalidArgument
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.interpretation.naive import gated_logits
 
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import ablate, apply_routes, find_routes, removal_curve, score_units
 from convsmith.interpretation.ablation import wilson
+from tests.interpretation.naive import gated_logits
 
 
 def test_nothing_removed_is_the_plain_accuracy_and_all_removed_is_the_biases(digits):

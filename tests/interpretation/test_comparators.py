@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.interpretation.naive import gated_logits
 from torch import nn
 
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import SCORES, find_routes, score_units
+from tests.interpretation.naive import gated_logits
 
 
 def naive_slopes(model, x, gates, target):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tests.interpretation.naive import gated_logits
 
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import find_routes, heat_map, nearest_routes, runner_up_contrast
+from tests.interpretation.naive import gated_logits
 
 
 def test_the_heat_map_is_the_input_gradient_on_the_route(digits):

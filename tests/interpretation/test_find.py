@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from tests.interpretation.naive import gated_logits, naive_paper
 from torch import nn
 
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import Routes, find_routes
+from tests.interpretation.naive import gated_logits, naive_paper
 
 
 def fields(routes):

@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from tests.interpretation.naive import gated_logits
-from tests.interpretation.untouched import assert_untouched, snapshot
 from torch import nn
 
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import apply_routes, find_routes
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.sites import plan_sites
+from tests.interpretation.naive import gated_logits
+from tests.interpretation.untouched import assert_untouched, snapshot
 
 NETWORKS = ["resnet18", "mobilenetv2_100", "efficientnet_lite0", "convnext_atto", "vgg11_bn", "densenet121"]
 

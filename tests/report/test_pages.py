@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from jsonschema import validate
 
-from convsmith.benchmarks.page import benchmark_page
-from convsmith.cli.pages import CHAPTERS, PAGES, index_page
 from convsmith.report.markdown import table
-from convsmith.studies import available
-from convsmith.studies.page import finished, results_html, results_page
+from experiments.benchmarks.page import benchmark_page
+from experiments.studies import available
+from experiments.studies.page import finished, results_html, results_page
+from experiments.verbs.pages import CHAPTERS, PAGES, index_page
 
 ROOT = Path(__file__).parents[2]
 STUDIES = ROOT / "results" / "studies"

@@ -1,23 +1,9 @@
 """From a labelled source with many classes to an unlabelled target with fewer."""
 
-from convsmith.adaptation import (
-    adda,
-    afn,
-    arpm,
-    ba3us,
-    cdan,
-    dan,
-    dann,
-    etn,
-    iwan,
-    pada,
-    san,
-    source_only,
-    validators,
-)
 from convsmith.adaptation.adapt import adapt
-from convsmith.adaptation.alarms import Alarm, CollapseRule
-from convsmith.adaptation.discrepancy import (
+from convsmith.adaptation.evaluation import validators
+from convsmith.adaptation.evaluation.alarms import Alarm, CollapseRule
+from convsmith.adaptation.losses.discrepancy import (
     class_mmd,
     conditional_embedding,
     conditional_mmd,
@@ -26,15 +12,12 @@ from convsmith.adaptation.discrepancy import (
     mean_embedding,
     mmd,
 )
-from convsmith.adaptation.discriminators import ClassDiscriminators
-from convsmith.adaptation.method import METHODS, DomainTask, available, method_settings
+from convsmith.adaptation.losses.discriminators import ClassDiscriminators
+from convsmith.adaptation.losses.reversal import ramp, reverse_gradient
+from convsmith.adaptation.losses.selective import PRESETS, SANForm, entropy, preset, selective_adversarial_loss
+from convsmith.adaptation.methods.method import METHODS, DomainTask, available, method_settings
+from convsmith.adaptation.methods.weighting import ClassWeights, WeightSettings, class_weights
 from convsmith.adaptation.result import AdaptationResult, Predictions, Reference
-from convsmith.adaptation.reversal import ramp, reverse_gradient
-from convsmith.adaptation.selective import PRESETS, SANForm, entropy, preset, selective_adversarial_loss
-from convsmith.adaptation.weighting import ClassWeights, WeightSettings, class_weights
-
-# importing a method's file registers it
-_METHOD_FILES = (adda, afn, arpm, ba3us, cdan, dan, dann, etn, iwan, pada, san, source_only)
 
 __all__ = [
     "METHODS",

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.adaptation.alarms import Alarm, CollapseRule
-from convsmith.adaptation.calibration import calibrated
-from convsmith.adaptation.examine import EXCLUDED, Examiner, see
+from convsmith.adaptation.evaluation.alarms import Alarm, CollapseRule
+from convsmith.adaptation.evaluation.calibration import calibrated
+from convsmith.adaptation.evaluation.examine import EXCLUDED, Examiner, see
+from convsmith.adaptation.evaluation.validators import VALIDATORS
 from convsmith.adaptation.inputs import Inputs, resolve
-from convsmith.adaptation.method import METHODS, Common, Domains, DomainTask, method_settings
+from convsmith.adaptation.methods.method import METHODS, Common, Domains, DomainTask, method_settings
 from convsmith.adaptation.network import built, check_model
 from convsmith.adaptation.result import AdaptationResult, Reference
-from convsmith.adaptation.validators import VALIDATORS
 from convsmith.data import DomainLoader, ImageSplit, Loader
 from convsmith.errors import InvalidArgument
 from convsmith.training import FitResult, TrainConfig, fit, rank_and_world

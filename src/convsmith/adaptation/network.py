@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from convsmith.adaptation.examine import see
-from convsmith.adaptation.features import classifier_of
+from convsmith.adaptation.evaluation.examine import see
+from convsmith.adaptation.evaluation.features import classifier_of
 from convsmith.adaptation.inputs import Inputs
 from convsmith.errors import InvalidArgument
 

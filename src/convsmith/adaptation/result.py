@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.adaptation.alarms import Alarm
-from convsmith.adaptation.method import Common
+from convsmith.adaptation.evaluation.alarms import Alarm
+from convsmith.adaptation.methods.method import Common
 
 
 @dataclass(frozen=True)

@@ -5,37 +5,26 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted. Neither ``--help`` n
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import os
+import pkgutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from convsmith import __version__
 from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
 
-#: verb, what it does; the module is ``convsmith.cli.<verb>``. Listed in ``--help`` when the module exists.
-VERBS: Mapping[str, str] = {
-    "demo": "run everything once on real digits and write a report",
-    "train": "train a classifier, with second-order pooling if asked",
-    "evaluate": "measure a trained model: accuracy, calibration, intervals",
-    "compress": "make a network smaller: interleave, low rank, prune, quantise",
-    "plan": "show which interleaved structure fits a budget",
-    "explain": "find the channels that carried each prediction",
-    "detect": "tell adversarial inputs from clean ones by their routes",
-    "adapt": "carry a labelled source over to an unlabelled target",
-    "bench": "time ours against plain and published algorithms",
-    "study": "check one claim of the papers and write the verdict",
-    "export": "write a network for deployment and check its numbers",
-    "report": "build one HTML page from run folders",
-    "models": "list networks by name",
-    "methods": "list every pooling, compressor, adapter, validator, attack",
-    "data": "list data sets, or describe one",
-    "init": "write an editable settings file",
-    "doctor": "show versions and devices, test them with --deep",
-}
+#: how ``--help`` sorts the verbs; a verb is any file of ``cli/verbs``, and one that is not named here comes last
+ORDER = (
+    "demo", "train", "evaluate", "compress", "structures", "explain", "detect", "adapt",
+    "export", "report", "models", "methods", "data", "init", "doctor",
+)  # fmt: skip
 
 USAGE = """usage: convsmith VERB [options]
        convsmith VERB -h            flags and examples of one verb
@@ -47,51 +36,67 @@ USAGE = """usage: convsmith VERB [options]
   --completion bash|zsh             print a completion script for your shell
 
 examples:
-{examples}
+  convsmith demo
+  convsmith train --model cs_resnet20 --data digits --epochs 20 --out runs/first
+  convsmith evaluate --checkpoint runs/first --data digits
+  convsmith report runs/first
 
 MODEL is a timm name, a run folder or a weights file. DATA is digits, mnist-5k, fashion-mnist,
 imagefolder:PATH, torchvision:NAME or hf:NAME.
 Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted with the state saved."""
 
-_SHOWN = (
-    ("demo", "convsmith demo"),
-    ("train", "convsmith train --model cs_resnet20 --data digits --epochs 20 --out runs/first"),
-    ("evaluate", "convsmith evaluate --checkpoint runs/first --data digits"),
-    ("report", "convsmith report runs/first"),
-)
+
+@dataclass(frozen=True)
+class Program:
+    """A command with verbs: its name, the package whose files are the verbs, and what ``--help`` prints around them."""
+
+    name: str = "convsmith"
+    package: str = "convsmith.cli.verbs"
+    usage: str = USAGE
+    order: tuple[str, ...] = ORDER
+
+    def verbs(self) -> dict[str, str]:
+        """Return every verb with the first line of its file, read without importing it."""
+        folder = importlib.util.find_spec(self.package)
+        assert folder is not None
+        assert folder.submodule_search_locations
+        names = [item.name for item in pkgutil.iter_modules(folder.submodule_search_locations)]
+        names.sort(key=lambda name: (self.order.index(name) if name in self.order else len(self.order), name))
+        return {name: _summary(Path(folder.submodule_search_locations[0]) / f"{name}.py") for name in names}
+
+    def help(self) -> str:
+        """Return what ``--help`` prints."""
+        there = self.verbs()
+        width = max(len(verb) for verb in there)
+        lines = [f"  {verb:<{width}}  {text}" for verb, text in there.items()]
+        return self.usage.format(verbs="\n".join(lines))
+
+    def load(self, verb: str) -> Any:
+        """Import the module of a verb, or raise `InvalidArgument` with the close ones."""
+        there = self.verbs()
+        if verb not in there:
+            raise InvalidArgument(
+                f"{self.name} has no verb of this name",
+                asked="verb",
+                given=repr(verb),
+                mend=close_matches(verb, there),
+            )
+        return importlib.import_module(f"{self.package}.{verb}")
 
 
-def verbs() -> dict[str, str]:
-    """Return the verbs that exist, in the order of the table, with their summaries."""
-    return {v: text for v, text in VERBS.items() if importlib.util.find_spec(f"convsmith.cli.{v}") is not None}
+def _summary(path: Path) -> str:
+    """Return the first line of a verb's docstring without the command it starts with."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return text.splitlines()[0].partition(": ")[2].rstrip(".") if text else ""
 
 
-def usage() -> str:
-    """Return what ``convsmith --help`` prints."""
-    there = verbs()
-    width = max(len(verb) for verb in there)
-    lines = [f"  {verb:<{width}}  {text}" for verb, text in there.items()]
-    shown = [f"  {command}" for verb, command in _SHOWN if verb in there]
-    return USAGE.format(verbs="\n".join(lines), examples="\n".join(shown))
-
-
-def load(verb: str) -> Any:
-    """Import the module of a verb, or raise `InvalidArgument` with the close ones."""
-    there = verbs()
-    if verb not in there:
-        raise InvalidArgument(
-            "convsmith has no verb of this name", asked="verb", given=repr(verb), mend=close_matches(verb, there)
-        )
-    return importlib.import_module(f"convsmith.cli.{verb}")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: Program | None = None) -> int:
     """Run one command line (without the program's name) and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--debug"]:
         words = [*words[1:], "--debug"]
     try:
-        return _dispatch(words)
+        return _dispatch(words, program or Program())
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         if code and "--json" in words:
@@ -111,41 +116,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], program: Program) -> int:
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
     if not words:
-        print(usage(), file=sys.stderr)
+        print(program.help(), file=sys.stderr)
         return 2
     first, rest = words[0], words[1:]
     if first in ("-h", "--help"):
-        print(usage())
+        print(program.help())
         return 0
     if first in ("-V", "--version"):
-        print(f"convsmith {__version__}")
+        print(f"{program.name} {__version__}")
         return 0
     if first == "--completion" or first.startswith("--completion="):
-        from convsmith.cli import completion
+        from convsmith.cli.shell import completion
 
         shell = first.partition("=")[2] or (rest[0] if rest else "")
         print(completion.script(shell))
         return 0
     if first.startswith("-"):
         raise InvalidArgument(
-            "the verb comes first", asked="convsmith VERB [options]", given=first, mend="convsmith --help lists verbs"
+            "the verb comes first",
+            asked=f"{program.name} VERB [options]",
+            given=first,
+            mend=f"{program.name} --help lists verbs",
         )
-    return _run(first, load(first), rest)
+    return _run(program, first, program.load(first), rest)
 
 
-def _run(verb: str, module: Any, rest: list[str]) -> int:
-    from convsmith.cli import environment, options
+def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
+    from convsmith.cli.shell import environment, options
 
     environment.COMMAND.set((verb, *rest))
     try:
-        arguments = options.parse(verb, module.Arguments, rest)
+        arguments = options.parse(verb, module.Arguments, rest, prog=f"{program.name} {verb}")
     except SystemExit as ended:
         if not ended.code:
-            print("examples:", *(f"  convsmith {line}" for line in module.EXAMPLES), sep="\n")
+            print("examples:", *(f"  {program.name} {line}" for line in module.EXAMPLES), sep="\n")
         raise
     summary = module.run(arguments)
     if arguments.json:
@@ -158,7 +166,7 @@ def _run(verb: str, module: Any, rest: list[str]) -> int:
 
 def _complain(words: Sequence[str], kind: str, text: str, *, code: int) -> None:
     """Say on stderr what went wrong; with ``--json`` also as the last line of stdout."""
-    from convsmith.cli import terminal
+    from convsmith.cli.shell import terminal
 
     terminal.complain(kind, text)
     if "--json" in words:

@@ -1,6 +1,12 @@
 """Compression: fewer parameters and operations at equal accuracy."""
 
-from convsmith.compression.blocks import (
+from convsmith.compression.convert import available, compress, plan_compression, rebuild, recipes
+from convsmith.compression.cost import CONVENTIONS, Cost, LayerCost, cost
+from convsmith.compression.folding import fold_for_inference
+from convsmith.compression.methods.int8 import Int8Model, finish
+from convsmith.compression.methods.method import METHODS
+from convsmith.compression.methods.packing import load_packed_state, packed_state
+from convsmith.compression.operators.blocks import (
     ChainBlock,
     ChainResidual,
     DepthwiseSeparableBlock,
@@ -9,9 +15,14 @@ from convsmith.compression.blocks import (
     MergeAndRunBlock,
     xception_block,
 )
-from convsmith.compression.chooser import Structure, chain_params, structures, widest_bound, widest_pairs
-from convsmith.compression.composite import KernelStructure, composite_kernel, dense_convolution, kernel_structure
-from convsmith.compression.conditions import (
+from convsmith.compression.operators.chooser import Structure, chain_params, structures, widest_bound, widest_pairs
+from convsmith.compression.operators.composite import (
+    KernelStructure,
+    composite_kernel,
+    dense_convolution,
+    kernel_structure,
+)
+from convsmith.compression.operators.conditions import (
     Condition,
     balanced_cost,
     balanced_partition,
@@ -19,25 +30,28 @@ from convsmith.compression.conditions import (
     is_complementary,
     shortest_partition,
 )
-from convsmith.compression.convert import available, compress, plan_compression, rebuild, recipes
-from convsmith.compression.cost import CONVENTIONS, Cost, LayerCost, cost
-from convsmith.compression.folding import fold_for_inference
-from convsmith.compression.int8 import Int8Model, finish
-from convsmith.compression.interleaved import (
+from convsmith.compression.operators.interleaved import (
     ChannelOrder,
     InterleavedGroupConv2d,
     InterleavedStructuredConv2d,
     LinearChain,
 )
-from convsmith.compression.measure import Latency, Size, latencies, layer_errors, size
-from convsmith.compression.method import METHODS
-from convsmith.compression.packing import load_packed_state, packed_state
-from convsmith.compression.plan import Budget, Choice, Plan
-from convsmith.compression.pointwise_pair import project_low_rank
-from convsmith.compression.projection import Projection, from_dense, patch_second_moment, project
-from convsmith.compression.repair import RepairInterrupted, reestimate_batchnorm, repair
-from convsmith.compression.table import Accuracy, Comparison, Row
-from convsmith.compression.wiring import Factor, Order, Wiring, interleaved, mixed_radix, path_counts, shuffle, shuffled
+from convsmith.compression.operators.pointwise_pair import project_low_rank
+from convsmith.compression.operators.projection import Projection, from_dense, patch_second_moment, project
+from convsmith.compression.operators.wiring import (
+    Factor,
+    Order,
+    Wiring,
+    interleaved,
+    mixed_radix,
+    path_counts,
+    shuffle,
+    shuffled,
+)
+from convsmith.compression.planning.measure import Latency, Size, latencies, layer_errors, size
+from convsmith.compression.planning.plan import Budget, Choice, Plan
+from convsmith.compression.planning.repair import RepairInterrupted, reestimate_batchnorm, repair
+from convsmith.compression.planning.table import Accuracy, Comparison, Row
 
 __all__ = [
     "CONVENTIONS",

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression import int8, interleave, lowrank, precision, pruning, sparsity  # noqa: F401  (they register themselves)
-from convsmith.compression.budget import Progress
-from convsmith.compression.latency import plan_for_latency
-from convsmith.compression.method import METHODS, Method
-from convsmith.compression.plan import WHOLE, Budget, Plan
-from convsmith.compression.survey import Survey, survey
+from convsmith.compression.methods.method import METHODS, Method
+from convsmith.compression.planning.budget import Progress
+from convsmith.compression.planning.latency import plan_for_latency
+from convsmith.compression.planning.plan import WHOLE, Budget, Plan
+from convsmith.compression.planning.survey import Survey, survey
 from convsmith.errors import InvalidArgument, close_matches
 
 _RECIPES = "_convsmith_compression"

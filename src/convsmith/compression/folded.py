@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.compression import onednn
-from convsmith.compression.interleaved import LinearChain
+from convsmith.compression.operators import onednn
+from convsmith.compression.operators.interleaved import LinearChain
 
 
 class Inside(threading.local):

@@ -19,11 +19,11 @@ import time
 import torch
 from torch import Tensor, fx, nn
 
-from convsmith.compression import onednn
-from convsmith.compression.blocks import InvertedInterleavedBlock, MergeAndRunBlock
 from convsmith.compression.cost import cost
 from convsmith.compression.folded import INSIDE, FoldedChain, FoldedConv2d, FoldedInvertedBlock
-from convsmith.compression.interleaved import ChannelOrder, LinearChain
+from convsmith.compression.operators import onednn
+from convsmith.compression.operators.blocks import InvertedInterleavedBlock, MergeAndRunBlock
+from convsmith.compression.operators.interleaved import ChannelOrder, LinearChain
 from convsmith.errors import InvalidArgument
 
 #: bytes of the largest activation of one piece of a batch (measured: several of them share the last cache level)

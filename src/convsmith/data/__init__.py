@@ -1,6 +1,5 @@
 """Images: embedded sets, folders and other libraries' sets, divided, described, and given out in keyed order."""
 
-from convsmith.data import embedded, folders, hub, idx, torchvision_sets  # noqa: F401  (each registers its sources)
 from convsmith.data.arrays import from_arrays
 from convsmith.data.augment import AUGMENTATIONS
 from convsmith.data.batch import Batch, DomainBatch

@@ -18,7 +18,7 @@ from convsmith.data.keyed import uniform
 from convsmith.data.resize import Size, fit, resize
 from convsmith.registry import Registry
 
-AUGMENTATIONS: Registry[Callable[[Tensor, Tensor, Size], Tensor]] = Registry("augmentation")
+AUGMENTATIONS: Registry[Callable[[Tensor, Tensor, Size], Tensor]] = Registry("augmentation", "convsmith.data")
 
 
 def draw(name: str, seed: int, epoch: int, index: Tensor) -> Tensor:

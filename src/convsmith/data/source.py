@@ -86,4 +86,4 @@ class Material:
 
 
 #: traits: ``takes`` (what stands after the colon, or None), ``extra``, and what `summary` shows without loading
-SOURCES: Registry[Callable[[Request], Material]] = Registry("data set")
+SOURCES: Registry[Callable[[Request], Material]] = Registry("data set", "convsmith.data")

@@ -16,7 +16,7 @@ from convsmith.registry import Registry
 
 #: moves pixels: (setting, start pixels [B, C, H, W], labels [B], settings of its own as keywords) -> pixels
 Move = Callable[..., Tensor]
-ATTACKS: Registry[Move] = Registry("attack")
+ATTACKS: Registry[Move] = Registry("attack", "convsmith.interpretation")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class ScoreRequest:
 
 #: a scorer returns non-negative scores [B, total]
 Scorer = Callable[[ScoreRequest], Tensor]
-SCORES: Registry[Scorer] = Registry("unit score")
+SCORES: Registry[Scorer] = Registry("unit score", "convsmith.interpretation")
 
 _THETA = 0.5
 

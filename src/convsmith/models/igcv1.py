@@ -17,7 +17,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from convsmith.compression import InterleavedGroupConv2d
-from convsmith.compression.blocks import ChainBlock, ChainResidual
+from convsmith.compression.operators.blocks import ChainBlock, ChainResidual
 from convsmith.errors import InvalidArgument
 from convsmith.models.staged import StagedNet, configuration, create, spread
 

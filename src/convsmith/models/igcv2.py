@@ -16,7 +16,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from convsmith.compression import InterleavedStructuredConv2d, balanced_partition
-from convsmith.compression.blocks import ChainBlock
+from convsmith.compression.operators.blocks import ChainBlock
 from convsmith.errors import InvalidArgument
 from convsmith.models.lean_controls import MOBILENET_V1, scaled
 from convsmith.models.staged import StagedNet, configuration, create

@@ -14,7 +14,7 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from convsmith.compression.blocks import DepthwiseSeparableBlock, xception_block
+from convsmith.compression.operators.blocks import DepthwiseSeparableBlock, xception_block
 from convsmith.errors import InvalidArgument
 from convsmith.models.staged import StagedNet, configuration, create
 

@@ -15,7 +15,7 @@ import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from convsmith.compression.blocks import MergeAndRunBlock
+from convsmith.compression.operators.blocks import MergeAndRunBlock
 from convsmith.errors import InvalidArgument
 from convsmith.models.staged import StagedNet, configuration, create
 

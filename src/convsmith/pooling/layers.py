@@ -23,7 +23,7 @@ from convsmith.pooling.remez import polar_express_steps
 from convsmith.registry import Registry
 
 #: every pooling by name; traits: ``order`` (1 or 2) and ``paper``
-POOLINGS: Registry[type[Pooling]] = Registry("pooling")
+POOLINGS: Registry[type[Pooling]] = Registry("pooling", "convsmith.pooling")
 
 
 def available() -> list[str]:

@@ -1,0 +1,1 @@
+"""Studies and benchmarks of convsmith: beside the package, not installed with it."""

@@ -1,0 +1,213 @@
+"""Interleaved pairs against the dense layer and the usual group-and-shuffle pair; IGCV3 against MobileNetV2.
+
+Large tensors cost page faults where the C library gives freed memory back to the system, and whether it does depends on
+what was allocated before. Every pair is therefore measured twice: as a process finds it, and in a second process that
+keeps its pages; the faults of a call are recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convsmith.compression import InterleavedGroupConv2d, cost, fold_for_inference
+from convsmith.compression.operators.backends import candidates, choices, forget_choices
+from experiments.benchmarks.contract import Bench, Case, Timing, suite
+
+try:
+    import resource
+except ImportError:  # not a Unix
+    resource = None  # type: ignore[assignment]
+
+#: (channels, side, batch, primary partitions L, members M)
+PAIRS = (
+    (256, 28, 8, 16, 16),
+    (256, 28, 8, 64, 4),
+    (1024, 14, 8, 32, 32),
+    (1024, 14, 8, 512, 2),
+)
+#: environment of a process whose C library keeps freed pages (glibc's names; others ignore them)
+KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
+LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
+
+
+def naive_pair(x: Tensor, chain: InterleavedGroupConv2d) -> Tensor:
+    """Run what public implementations run: group convolution, reshape-transpose shuffle, twice."""
+    first, second = chain.weights
+    x = F.conv2d(x, first, groups=chain.primary)
+    x = _shuffle(x, chain.primary)
+    x = F.conv2d(x, second, groups=chain.members)
+    return _shuffle(x, chain.members)
+
+
+def _shuffle(x: Tensor, groups: int) -> Tensor:
+    batch, channels, height, width = x.shape
+    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        grid = x.permute(0, 2, 3, 1).reshape(batch, height, width, groups, channels // groups)
+        return grid.transpose(3, 4).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+    return x.view(batch, groups, channels // groups, height, width).transpose(1, 2).reshape(x.shape)
+
+
+@suite("interleaved")
+def run(bench: Bench) -> None:
+    """Pairs of 1x1 factors per backend, and whole IGCV3-D 1.0 against timm's MobileNetV2 1.0, inference."""
+    torch.manual_seed(0)
+    run_pairs(bench)
+    if bench.device.type == "cpu":
+        bench.cases += _in_another_process(bench)
+    with torch.no_grad():
+        for batch in (1,) if bench.quick else (1, 32):
+            _networks(bench, batch)
+
+
+def run_pairs(bench: Bench) -> None:
+    """Measure the pairs in both layouts, with the memory behaviour this process has."""
+    with torch.no_grad():
+        for channels, side, batch, primary, members in PAIRS[:1] if bench.quick else PAIRS:
+            for layout in LAYOUTS:
+                _pair(bench, channels, side, batch, primary, members, layout)
+
+
+def _in_another_process(bench: Bench) -> list[Case]:
+    """Measure the pairs where freed pages are kept."""
+    program = (
+        "import json, sys, torch\n"
+        "from dataclasses import asdict\n"
+        "from experiments.benchmarks.contract import Bench\n"
+        "from experiments.benchmarks.interleaved import run_pairs\n"
+        f"torch.set_num_threads({torch.get_num_threads()})\n"
+        "torch.manual_seed(0)\n"
+        f"bench = Bench(quick={bench.quick})\n"
+        "run_pairs(bench)\n"
+        "json.dump([asdict(case) for case in bench.cases], sys.stdout)\n"
+    )
+    environment = {**os.environ, **KEEP_PAGES, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    cases = []
+    for value in json.loads(done.stdout):
+        arms = {name: Timing(**timing) for name, timing in value.pop("arms").items()}
+        ratios = {name: tuple(three) for name, three in value.pop("ratios").items()}
+        cases.append(Case(arms=arms, ratios=ratios, **value))  # type: ignore[arg-type]
+    return cases
+
+
+def _pair(bench: Bench, channels: int, side: int, batch: int, primary: int, members: int, layout: str) -> None:
+    kept = all(os.environ.get(name) == value for name, value in KEEP_PAGES.items())
+    chain = InterleavedGroupConv2d(primary, members, 1, device=bench.device).requires_grad_(False)
+    x = torch.randn(batch, channels, side, side, device=bench.device)
+    first, last = x, x.contiguous(memory_format=torch.channels_last)
+    x = first if layout == "channels first" else last
+    dense = chain.to_dense().requires_grad_(False)
+    dense_last = chain.to_dense().requires_grad_(False).to(memory_format=torch.channels_last)
+    torch.testing.assert_close(naive_pair(x, chain), chain(x), rtol=1e-3, atol=1e-3)
+    arms: dict[str, Callable[[], Any]] = {
+        "group convolutions and shuffles": lambda: naive_pair(x, chain),
+        "dense 1x1, channels first": lambda: dense(first),
+        "dense 1x1, channels last": lambda: dense_last(last),
+    }
+    for name in candidates(x, chain):
+        arms[f"ours, {name}"] = _forced(primary, members, chain, name, x)
+    forget_choices()
+    chain(x)
+    chosen = next(iter(choices().values()))
+    arms["ours, auto"] = lambda: chain(x)
+    faults: dict[str, list[int]] = {name: [] for name in arms}
+    bench.compare(
+        f"pair of 1x1, C={channels} (L={primary}, M={members}), {side}x{side}, batch {batch}, {layout}"
+        + (", pages kept" if kept else ""),
+        {name: _counting(arm, faults[name]) for name, arm in arms.items()},
+        baseline="group convolutions and shuffles",
+        rounds=15,
+        seconds=4,
+        memory=False,
+        settings={
+            "auto chose": chosen,
+            "MACs": cost(chain, (batch, channels, side, side)).macs,
+            "dense MACs": cost(dense, (batch, channels, side, side)).macs,
+            "freed pages are": "kept" if kept else "as the C library decides",
+        },
+        aim="at least 8 times faster than group convolutions and shuffles, and faster than the dense layer",
+    )
+
+    case = bench.cases[-1]
+    two = [_median(faults[name]) for name in (case.baseline, "ours, auto")]
+    bench.cases[-1] = replace(
+        case, settings={**case.settings, "page faults of a call": f"{two[0]} (baseline), {two[1]} (auto)"}
+    )
+
+
+def _counting(arm: Callable[[], Any], faults: list[int]) -> Callable[[], Any]:
+    """Return ``arm`` with the page faults of every call noted."""
+
+    def counted() -> Any:
+        before = _faults()
+        result = arm()
+        faults.append(_faults() - before)
+        return result
+
+    return counted
+
+
+def _faults() -> int:
+    """Return the page faults of this process so far; 0 where the system does not tell."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource is not None else 0
+
+
+def _median(values: list[int]) -> int:
+    return int(statistics.median(values)) if values else 0
+
+
+def _forced(primary: int, members: int, chain: nn.Module, backend: str, x: Tensor) -> Callable[[], Tensor]:
+    other = InterleavedGroupConv2d(primary, members, 1, backend=backend, device=x.device).requires_grad_(False)
+    other.load_state_dict(chain.state_dict())
+    return lambda: other(x)
+
+
+def _networks(bench: Bench, batch: int) -> None:
+    x = torch.randn(batch, 3, 224, 224, device=bench.device)
+    last = x.contiguous(memory_format=torch.channels_last)
+    arms: dict[str, Callable[[], Any]] = {}
+    settings: dict[str, Any] = {"batch": batch}
+    for label, name in (("MobileNetV2 1.0 of timm", "mobilenetv2_100"), ("IGCV3-D 1.0", "igcv3_d_100")):
+        model = timm.create_model(name).to(bench.device).eval().requires_grad_(False)
+        settings[f"{label} MACs"] = cost(model, (3, 224, 224)).macs
+        as_is = timm.create_model(name).to(bench.device).eval().requires_grad_(False)
+        as_last = timm.create_model(name).to(bench.device).eval().requires_grad_(False)
+        as_last = as_last.to(memory_format=torch.channels_last)
+        whole = fold_for_inference(model, in_pieces=False)
+        pieces = fold_for_inference(model)
+        torch.testing.assert_close(pieces(last), model(x), rtol=1e-2, atol=1e-2)
+        if batch == 1:
+            arms[f"{label}, channels first"] = _calling(as_is, x)
+        arms[f"{label}, channels last"] = _calling(as_last, last)
+        arms[f"{label}, folded"] = _calling(whole, last)
+        if batch > 1:
+            arms[f"{label}, folded, in pieces"] = _calling(pieces, last)
+    bench.compare(
+        f"whole networks, 224x224, batch {batch}, inference",
+        arms,
+        baseline="MobileNetV2 1.0 of timm, channels last",
+        rounds=15,
+        warmup=1 if batch > 1 else 3,
+        seconds=15,
+        memory=False,
+        settings=settings,
+        aim="IGCV3-D folded at most 1.2 times MobileNetV2 as timm runs it",
+    )
+
+
+def _calling(model: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    return lambda: model(x)

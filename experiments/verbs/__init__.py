@@ -1,0 +1,1 @@
+"""What ``python -m experiments`` can do: one file a verb."""

@@ -1,0 +1,1 @@
+"""What is measured of an adapted network, with and without labels."""

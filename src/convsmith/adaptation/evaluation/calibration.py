@@ -1,0 +1,69 @@
+"""Confidences that mean something on the target, without its labels: one temperature, weighted by density ratio.
+
+Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (temperature); Park et al., Calibrated Prediction with
+Covariate Shift via Unsupervised Domain Adaptation, AISTATS 2020 (importance weights on source images).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convsmith.adaptation.evaluation.examine import Seen, see
+from convsmith.adaptation.evaluation.validators import density_ratio
+from convsmith.adaptation.inputs import Inputs
+from convsmith.adaptation.result import Predictions
+from convsmith.data import Loader
+from convsmith.errors import InvalidArgument
+
+
+def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
+    """Return T > 0 that minimises ``sum_i w_i CE(logits_i / T, y_i)``, between 0.05 and 20.
+
+    Shapes: ``logits`` [n, K], ``labels`` [n], ``weights`` [n] (1 if not given). The loss is convex in 1/T, so a golden
+    section over 1/T finds its minimum.
+    """
+    if len(logits) == 0 or len(logits) != len(labels):
+        raise InvalidArgument("calibration needs labelled logits", given=f"{len(logits)} logits, {len(labels)} labels")
+    z, w = logits.detach().double(), torch.ones(len(logits)) if weights is None else weights.detach()
+    w = (w / w.sum()).to(z)
+
+    def loss(inverse: float) -> float:
+        return float((w * F.cross_entropy(z * inverse, labels, reduction="none")).sum())
+
+    low, high = 0.05, 20.0
+    golden = (5**0.5 - 1) / 2
+    a, b = high - golden * (high - low), low + golden * (high - low)
+    at_a, at_b = loss(a), loss(b)
+    while high - low > 1e-4:
+        if at_a < at_b:
+            high, b, at_b = b, a, at_a
+            a = high - golden * (high - low)
+            at_a = loss(a)
+        else:
+            low, a, at_a = a, b, at_b
+            b = low + golden * (high - low)
+            at_b = loss(b)
+    return 2 / (low + high)
+
+
+def calibrated(model: nn.Module, inputs: Inputs, source: Seen, target: Seen) -> Predictions:
+    """Return the predictions for every target image; ``source`` and ``target`` are finished passes of ``model``."""
+    weights = None
+    if min(len(source.labels), len(target.logits)) >= 20:
+        training = see(model, Loader(inputs.source, 512)).features
+        weights = density_ratio(
+            training.double(), target.features.double(), source.features.double(), limit=1000, inverse_penalty=0.1
+        )
+        # a few source images must not decide alone
+        weights = weights.clamp_max(10 * float(weights.median().clamp_min(1e-6)))
+    temperature = fit_temperature(source.logits, source.labels, weights)
+    names = getattr(inputs.target.store, "names", None)
+    return Predictions(
+        index=inputs.target.index,
+        probabilities=(target.logits / temperature).softmax(1),
+        temperature=temperature,
+        classes=inputs.classes,
+        names=() if names is None else tuple(str(names[int(r)]) for r in inputs.target.rows),
+    )

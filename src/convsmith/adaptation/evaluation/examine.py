@@ -1,0 +1,127 @@
+"""Measure a model on held-out source images and on the bare target: what selection, alarms and the log need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.adaptation.evaluation.alarms import (
+    Alarm,
+    CollapseRule,
+    agreement,
+    collapse_alarm,
+    effective_classes,
+    moved_mass,
+    negative_transfer_alarm,
+    prediction_histogram,
+)
+from convsmith.adaptation.evaluation.features import features_and_logits
+from convsmith.adaptation.evaluation.validators import VALIDATORS, Evidence, guarded, measure, oriented
+from convsmith.adaptation.methods.weighting import evaluating
+from convsmith.adaptation.result import Reference
+from convsmith.data.batch import Batch
+
+#: what a candidate behind the guard scores; finite, since histories are JSON
+EXCLUDED = -1e9
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One pass. Shapes: features [n, d], logits [n, K], labels [n]; on the CPU, float32."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
+def see(model: nn.Module, batches: Iterable[Batch]) -> Seen:
+    """Return features, logits and labels of all batches, in eval mode; the model keeps its modes."""
+    device = next(model.parameters()).device
+    features, logits, labels = [], [], []
+    with evaluating(model):
+        for batch in batches:
+            f, z = features_and_logits(model, batch.images.to(device))
+            features.append(f.float().cpu())
+            logits.append(z.float().cpu())
+            labels.append(batch.labels.cpu())
+    return Seen(torch.cat(features), torch.cat(logits), torch.cat(labels))
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Called by the loop at every evaluation; ``selection`` in its result is what the best step is chosen by.
+
+    Args:
+        target: all target images, labels -1.
+        source_training: source images for validators that compare densities.
+        validators: names of all that are computed.
+        chosen: the one that selects; None selects nothing.
+        reference: source-only's predictions and measurements, for the guard and the alarms in the log.
+        collapse: thresholds of the collapse alarm.
+        target_labels: only where the caller asked for an oracle; they are reported as ``oracle_accuracy``.
+    """
+
+    target: Iterable[Batch]
+    source_training: Iterable[Batch]
+    validators: tuple[str, ...]
+    chosen: str | None
+    reference: Reference | None = None
+    collapse: CollapseRule | None = None
+    target_labels: Tensor | None = None
+
+    def __call__(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
+        """Return all measurements of ``model``; ``batches`` are held-out source images."""
+        source, target = see(model, batches), see(model, self.target)
+        return self.judge(model, source, target)
+
+    def judge(self, model: nn.Module, source: Seen, target: Seen) -> dict[str, float]:
+        """Return all measurements from finished passes."""
+        p = target.logits.softmax(1)
+        training = None
+        if any("source_training_features" in VALIDATORS.entry(v).traits["needs"] for v in self.validators):
+            training = see(model, self.source_training).features
+        evidence = Evidence(
+            target_probabilities=p,
+            target_features=target.features,
+            source_probabilities=source.logits.softmax(1),
+            source_features=source.features,
+            source_labels=source.labels,
+            source_training_features=training,
+            target_labels=self.target_labels,
+        )
+        accuracy = measure("source-accuracy", evidence)
+        found = {
+            "source_accuracy": accuracy,
+            "target_entropy": measure("entropy", evidence),
+            "effective_classes": effective_classes(prediction_histogram(p)),
+        }
+        for name in self.validators:
+            found[name] = measure(name, evidence)
+        if self.target_labels is not None:
+            found["oracle_accuracy"] = measure("oracle", evidence)
+        found["selection"] = accuracy if self.chosen is None else oriented(self.chosen, found[self.chosen])
+        if self.reference is not None:
+            if self.chosen is not None and not guarded(accuracy, self.reference.measurements["source_accuracy"]):
+                found["selection"] = EXCLUDED
+            raised = {alarm.kind for alarm in self.alarms(p, found)}
+            found["agreement"] = agreement(p, self.reference.probabilities)
+            found["moved"] = moved_mass(p, self.reference.probabilities)
+            found["collapse_alarm"] = float("collapse" in raised)
+            found["negative_transfer_alarm"] = float("negative-transfer" in raised)
+        return found
+
+    def alarms(self, probabilities: Tensor, found: Mapping[str, float]) -> tuple[Alarm, ...]:
+        """Return the alarms of target ``probabilities`` [n, K] with these measurements.
+
+        Negative transfer is judged by the validator that selects, and by InfoMax where none does or target labels do.
+        """
+        base = None if self.reference is None else self.reference
+        raised = [collapse_alarm(probabilities, None if base is None else base.probabilities, self.collapse)]
+        judge = self.chosen if self.chosen is not None and self.chosen != "oracle" else "infomax"
+        if base is not None and judge in found and judge in base.measurements:
+            ours, theirs = (oriented(judge, float(m[judge])) for m in (found, base.measurements))
+            raised.append(negative_transfer_alarm(judge, ours, theirs))
+        return tuple(alarm for alarm in raised if alarm is not None)

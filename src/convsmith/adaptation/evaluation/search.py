@@ -1,0 +1,193 @@
+"""Find settings without target labels: a grid, seeds, successive halving by a validator, resumable.
+
+Jamieson & Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter Optimization, AISTATS 2016, algorithm 1.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convsmith.adaptation.adapt import adapt
+from convsmith.adaptation.evaluation.examine import EXCLUDED
+from convsmith.adaptation.evaluation.validators import VALIDATORS
+from convsmith.adaptation.methods.method import METHODS, method_settings
+from convsmith.adaptation.result import AdaptationResult
+from convsmith.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting at one budget: ``scores`` by seed, higher is better, `EXCLUDED` where the guard dropped the run.
+
+    ``oracle`` holds accuracies by seed where target labels were asked for; they select nothing.
+    """
+
+    settings: Mapping[str, Any]
+    steps: int
+    scores: tuple[float, ...]
+    oracle: tuple[float, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """The mean over seeds."""
+        return math.fsum(self.scores) / len(self.scores)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """``best`` is the winner of the last rung; ``trials`` are all that ran, rung by rung; ``validator`` judged them."""
+
+    best: Trial
+    trials: tuple[Trial, ...]
+    validator: str
+
+
+def grid(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return every combination of ``values``, the last name varying fastest."""
+    return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
+
+
+def rungs(candidates: int, steps: int, keep: float) -> list[tuple[int, int]]:
+    """Return (candidates, steps) of every rung: each keeps a share ``keep`` and trains ``1/keep`` times longer.
+
+    The last rung trains ``steps`` and holds what is left, two candidates or more if there were two.
+    """
+    counts = [candidates]
+    while counts[-1] > max(2, math.ceil(1 / keep)):
+        counts.append(max(2, math.ceil(counts[-1] * keep)))
+    return [(n, max(10, round(steps * keep ** (len(counts) - 1 - i)))) for i, n in enumerate(counts)]
+
+
+def search(
+    model: Any,
+    source: Any,
+    target: Any,
+    *,
+    method: str,
+    values: Mapping[str, Sequence[Any]],
+    validator: str = "infomax",
+    seeds: Sequence[int] = (0, 1, 2),
+    steps: int = 1000,
+    keep: float = 1 / 3,
+    out: Path | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+    **common: Any,
+) -> SearchResult:
+    """Try every combination of ``values`` on every seed, and train the better ones longer.
+
+    Args:
+        model: see `adapt`.
+        source: see `adapt`.
+        target: see `adapt`.
+        method: see `adapt`.
+        values: candidates by setting name.
+        validator: judges the last step of every run; `oracle` needs ``evaluate=True``.
+        seeds: a candidate's score is the mean over these.
+        steps: of the last rung.
+        keep: share of candidates that goes on to the next rung.
+        out: file of finished runs, one JSON line each; a search that was stopped reads it and goes on.
+        progress: called with runs done, runs in all and a note.
+        common: further arguments of `adapt`.
+
+    The source-only reference is trained once per seed and rung, and serves all candidates.
+    """
+    VALIDATORS.entry(validator)
+    METHODS.entry(method)
+    candidates = grid(values)
+    if not candidates or not seeds or not 0 < keep < 1:
+        raise InvalidArgument(
+            "a search needs candidates, seeds and a share to keep in (0, 1)",
+            given=f"{len(candidates)} candidates, {len(seeds)} seeds, keep={keep}",
+        )
+    for settings in candidates:
+        method_settings(method, settings)
+    plan = rungs(len(candidates), steps, keep)
+    total = sum(n * len(seeds) for n, _ in plan)
+    # source-only takes what adapt itself takes, not the settings of the method
+    own = {name: value for name, value in common.items() if name in inspect.signature(adapt).parameters}
+    memory = _Memory(out, {"method": method, "validator": validator, "common": {k: str(v) for k, v in common.items()}})
+    trials: list[Trial] = []
+    done = 0
+    for count, budget in plan:
+        chosen = candidates[:count]
+        references: dict[int, AdaptationResult] = {}
+        rung = []
+        for settings in chosen:
+            scores, oracle = [], []
+            for seed in seeds:
+                found = memory.get(settings, budget, seed)
+                if found is None:
+                    if method != "source-only" and seed not in references:
+                        references[seed] = adapt(
+                            model,
+                            source,
+                            target,
+                            method="source-only",
+                            validator=None,
+                            steps=budget,
+                            seed=seed,
+                            **{**own, "reference": None},
+                        )
+                    result = adapt(
+                        model,
+                        source,
+                        target,
+                        method=method,
+                        validator=validator,
+                        steps=budget,
+                        seed=seed,
+                        **{**common, "reference": references.get(seed), **settings},
+                    )
+                    found = {
+                        "score": result.measurements["selection"],
+                        "oracle": result.measurements.get("oracle_accuracy"),
+                    }
+                    memory.put(settings, budget, seed, found)
+                scores.append(found["score"])
+                oracle += [] if found["oracle"] is None else [found["oracle"]]
+                done += 1
+                if progress is not None:
+                    progress(done, total, f"{settings} at {budget} steps")
+            rung.append(Trial(settings, budget, tuple(scores), tuple(oracle)))
+        trials += rung
+        candidates = [dict(t.settings) for t in sorted(rung, key=lambda t: -t.score)]
+    best = max(trials[-plan[-1][0] :], key=lambda t: t.score)
+    if best.score <= EXCLUDED:
+        raise InvalidArgument("no candidate passed the guard on any seed", asked=method, given=f"{len(trials)} trials")
+    return SearchResult(best, tuple(trials), validator)
+
+
+class _Memory:
+    """Finished runs on disk."""
+
+    def __init__(self, path: Path | None, conditions: Mapping[str, Any]) -> None:
+        self.path, self.conditions = path, conditions
+        self.known: dict[str, dict[str, Any]] = {}
+        if path is not None and path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # the line that was being written when the search was stopped
+                self.known[row["key"]] = row["found"]
+
+    def _key(self, settings: Mapping[str, Any], steps: int, seed: int) -> str:
+        return json.dumps([self.conditions, dict(settings), steps, seed], sort_keys=True, default=str)
+
+    def get(self, settings: Mapping[str, Any], steps: int, seed: int) -> dict[str, Any] | None:
+        return self.known.get(self._key(settings, steps, seed))
+
+    def put(self, settings: Mapping[str, Any], steps: int, seed: int, found: dict[str, Any]) -> None:
+        key = self._key(settings, steps, seed)
+        self.known[key] = found
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"key": key, "found": found}) + "\n")

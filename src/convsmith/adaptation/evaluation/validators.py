@@ -1,0 +1,211 @@
+"""Scores of an adapted model that need no target labels, and the oracle, which does and says so.
+
+Entropy (Morerio et al., ICLR 2018); InfoMax (as in Musgrave et al., arXiv 2111.15672); SND (Saito et al., ICCV 2021,
+soft neighbourhood density); BNM (Cui et al., CVPR 2020, nuclear norm); DEV (You et al., ICML 2019, eq. 8 and 9). How
+they fare under partial label sets: Salvador et al., A Reproducible and Realistic Evaluation of Partial Domain
+Adaptation, TMLR 2023.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from convsmith.errors import InvalidArgument
+from convsmith.registry import Registry
+
+#: a candidate whose source-validation accuracy is below this share of source-only's is never chosen
+GUARD = 0.9
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a validator may look at. Shapes: probabilities [n, K], features [n, d], labels [n].
+
+    ``source_*`` come from held-out source images, ``source_training_features`` from those trained on; ``target_labels``
+    are for the oracle alone.
+    """
+
+    target_probabilities: Tensor | None = None
+    target_features: Tensor | None = None
+    source_probabilities: Tensor | None = None
+    source_features: Tensor | None = None
+    source_labels: Tensor | None = None
+    source_training_features: Tensor | None = None
+    target_labels: Tensor | None = None
+
+
+VALIDATORS: Registry[Callable[[Evidence], float]] = Registry("validator", "convsmith.adaptation.evaluation")
+
+
+def available() -> list[str]:
+    """Return the names of all validators."""
+    return VALIDATORS.names()
+
+
+def score(name: str, target_probabilities: Tensor | None = None, **evidence: Tensor | None) -> float:
+    """Return the validator's number exactly as it is published (for some, lower is better: `higher_is_better`).
+
+    Args:
+        name: one of `available()`.
+        target_probabilities: [n, K].
+        evidence: any other field of `Evidence` by name.
+
+    Raises:
+        InvalidArgument: unknown validator, or what it needs is missing, empty or not finite.
+    """
+    known = [f.name for f in fields(Evidence)]
+    for key in evidence:
+        if key not in known:
+            raise InvalidArgument("no evidence has this name", given=key, mend=f"one of {', '.join(known)}")
+    return measure(name, Evidence(target_probabilities=target_probabilities, **evidence))
+
+
+def measure(name: str, evidence: Evidence) -> float:
+    """Return the validator's number for ``evidence``; see `score`."""
+    entry = VALIDATORS.entry(name)
+    for need in entry.traits["needs"]:
+        value = getattr(evidence, need)
+        if value is None or len(value) == 0:
+            raise InvalidArgument(f"the validator {name!r} needs {need}", asked=name, given="none")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise InvalidArgument(f"{need} holds values that are not finite", asked=name)
+    return float(entry.value(evidence))
+
+
+def higher_is_better(name: str) -> bool:
+    """Say in which direction the validator's number points."""
+    return bool(VALIDATORS.entry(name).traits["higher_is_better"])
+
+
+def oriented(name: str, value: float) -> float:
+    """Return ``value`` with its sign turned so that higher is better."""
+    return value if higher_is_better(name) else -value
+
+
+def guarded(source_accuracy: float, reference: float | None, share: float = GUARD) -> bool:
+    """Say whether a candidate may be chosen: its source accuracy is at least ``share`` of source-only's."""
+    return reference is None or source_accuracy >= share * reference
+
+
+def _register(name: str, *needs: str, higher: bool = True, labels: bool = False) -> Callable:
+    return VALIDATORS.register(name, needs=needs, higher_is_better=higher, uses_target_labels=labels)
+
+
+def _given(value: Tensor | None) -> Tensor:
+    assert value is not None  # measure() has checked the needs
+    return value.double() if value.is_floating_point() else value
+
+
+@_register("entropy", "target_probabilities", higher=False)
+def mean_entropy(evidence: Evidence) -> float:
+    """Mean entropy of the target predictions (lower is better); prefers collapsed, confident runs."""
+    p = _given(evidence.target_probabilities)
+    return float(torch.special.entr(p).sum(1).mean())
+
+
+@_register("infomax", "target_probabilities", higher=False)
+def infomax(evidence: Evidence) -> float:
+    """Mean entropy minus the entropy of the mean (lower is better).
+
+    The diversity term pushes towards all K classes: biased where the target holds fewer.
+    """
+    p = _given(evidence.target_probabilities)
+    return float(torch.special.entr(p).sum(1).mean() - torch.special.entr(p.mean(0)).sum())
+
+
+@_register("snd", "target_probabilities")
+def soft_neighbourhood_density(evidence: Evidence) -> float:
+    """SND: mean entropy of each prediction's softmax over its neighbours (higher is better), temperature 0.05."""
+    p = F.normalize(_given(evidence.target_probabilities), dim=1)
+    if len(p) < 2:
+        raise InvalidArgument("neighbours need two target images", asked="snd", given=f"{len(p)} images")
+    total = 0.0
+    for first in range(0, len(p), 2048):  # rows in parts: n^2 does not fit for large n
+        rows = p[first : first + 2048] @ p.T / 0.05
+        rows[torch.arange(len(rows)), first + torch.arange(len(rows))] = -math.inf
+        total += float(torch.special.entr(rows.softmax(1)).sum())
+    return total / len(p)
+
+
+@_register("bnm", "target_probabilities")
+def batch_nuclear_norm(evidence: Evidence) -> float:
+    """Nuclear norm of the prediction matrix over n (higher is better); rewards all K classes, as InfoMax does."""
+    p = _given(evidence.target_probabilities)
+    # from the K x K Gram matrix: n is large, K is not
+    return float(torch.linalg.eigvalsh(p.T @ p).clamp_min(0).sqrt().sum() / len(p))
+
+
+@_register("source-accuracy", "source_probabilities", "source_labels")
+def source_accuracy(evidence: Evidence) -> float:
+    """Accuracy on held-out source images (higher is better)."""
+    return float((_given(evidence.source_probabilities).argmax(1) == _given(evidence.source_labels)).double().mean())
+
+
+@_register(
+    "dev",
+    "source_training_features",
+    "target_features",
+    "source_features",
+    "source_probabilities",
+    "source_labels",
+    higher=False,
+)
+def deep_embedded_validation(evidence: Evidence) -> float:
+    """DEV: held-out source error weighted by the density ratio of the features (lower is better).
+
+    ``mean(w e) + eta mean(w) - eta`` with ``eta = -cov(w e, w) / var(w)`` and ``w = n_s/n_t * p(target) / p(source)``.
+    """
+    weights = density_ratio(
+        _given(evidence.source_training_features), _given(evidence.target_features), _given(evidence.source_features)
+    )
+    error = (_given(evidence.source_probabilities).argmax(1) != _given(evidence.source_labels)).double()
+    return dev_risk(weights, error)
+
+
+def dev_risk(weights: Tensor, error: Tensor) -> float:
+    """Return DEV's risk from density-ratio ``weights`` [n] and ``error`` [n] (You et al., eq. 9, divisor n - 1)."""
+    if len(weights) < 2:
+        raise InvalidArgument("DEV needs two held-out source images", given=f"{len(weights)} images")
+    weighted = weights * error
+    variance = weights.var()
+    if float(variance) == 0.0:
+        return float(weighted.mean())
+    eta = -((weighted - weighted.mean()) * (weights - weights.mean())).sum() / (len(weights) - 1) / variance
+    return float(weighted.mean() + eta * weights.mean() - eta)
+
+
+def density_ratio(
+    source_training: Tensor, target: Tensor, at: Tensor, *, limit: int = 3000, inverse_penalty: float | None = None
+) -> Tensor:
+    """Return ``n_s/n_t * p(target | f) / p(source | f)`` at features ``at`` [n, d] from a logistic domain classifier.
+
+    At most ``limit`` images a side are used (evenly spaced ones). The ``inverse_penalty`` (scikit-learn's C) is chosen
+    from 10^-2 .. 10^2 by three-fold cross-validation if it is not given, as Salvador et al. choose theirs.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
+    source = source_training[:: max(1, math.ceil(len(source_training) / limit))]
+    other = target[:: max(1, math.ceil(len(target) / limit))]
+    both = torch.cat([source, other])
+    mean, std = both.mean(0), both.std(0).clamp_min(1e-8)
+    labels = torch.cat([torch.zeros(len(source)), torch.ones(len(other))])
+    model: Any = LogisticRegression(C=inverse_penalty or 1.0, max_iter=500)
+    if inverse_penalty is None:
+        model = GridSearchCV(model, {"C": [0.01, 0.1, 1.0, 10.0, 100.0]}, cv=3, scoring="neg_log_loss")
+    model.fit(((both - mean) / std).cpu().numpy(), labels.numpy())
+    p = torch.from_numpy(model.predict_proba(((at - mean) / std).cpu().numpy()))
+    return len(source) / len(other) * p[:, 1] / p[:, 0].clamp_min(1e-12)
+
+
+@_register("oracle", "target_probabilities", "target_labels", labels=True)
+def oracle(evidence: Evidence) -> float:
+    """Target accuracy itself (higher is better): uses target labels, for upper bounds only."""
+    return float((_given(evidence.target_probabilities).argmax(1) == _given(evidence.target_labels)).double().mean())

@@ -1,0 +1,85 @@
+"""ADDA: a second encoder for the target, trained against a discriminator with the non-saturating GAN loss.
+
+Tzeng, Hoffman, Saenko, Darrell, Adversarial Discriminative Domain Adaptation, CVPR 2017, eq. 7-9.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convsmith.adaptation.evaluation.features import features_and_logits
+from convsmith.adaptation.losses.discriminators import ClassDiscriminators
+from convsmith.adaptation.methods.adversarial import domain_loss, fooling_loss
+from convsmith.adaptation.methods.method import METHODS, Common, Domains, DomainTask
+from convsmith.data.batch import DomainBatch
+from convsmith.errors import InvalidArgument
+from convsmith.training.task import Losses
+
+
+@dataclass(frozen=True)
+class ADDASettings(Common):
+    """Settings of ADDA.
+
+    Args:
+        hidden: widths of the discriminator.
+        dropout: of the discriminator.
+        pretrain: share of all steps spent on the source alone, before the encoders part.
+        mapping: coefficient of the target encoder's loss; its steps are that much smaller than the source's.
+    """
+
+    hidden: tuple[int, ...] = (1024, 1024)
+    dropout: float = 0.5
+    pretrain: float = 0.5
+    mapping: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.pretrain < 1:
+            raise InvalidArgument("pretrain is a share of all steps", asked="pretrain", given=self.pretrain)
+
+
+@METHODS.register("adda", settings=ADDASettings, partial=False)
+class ADDA(DomainTask):
+    """Train on the source, then move the target's encoder until a discriminator cannot tell it from the source's.
+
+    ``source_model`` is the frozen encoder of the source; ``model`` becomes the target's and keeps the source's
+    classifier. Discriminator and encoder are two players with two losses, stepped together.
+
+    Differs from the paper: one optimizer and one step for both players instead of alternating ones. With several
+    processes set ``find_unused`` in the training configuration, since each phase leaves some parameters out.
+    """
+
+    def __init__(self, model: nn.Module, domains: Domains, settings: ADDASettings) -> None:
+        super().__init__(model, domains, settings)
+        self.settings = settings
+        self.start = max(1, round(settings.pretrain * domains.steps))
+        self.discriminator = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
+        self.source_model = copy.deepcopy(model).requires_grad_(False)
+
+    def before_step(self, step: int) -> None:
+        """Part the encoders when the source is learned."""
+        if step == self.start:
+            self.source_model.load_state_dict(self.model.state_dict())
+
+    def forward(self, batch: DomainBatch, step: int) -> Losses:
+        """Return the source's cross-entropy in the first phase, both players' losses in the second."""
+        if step < self.start:
+            _, logits = features_and_logits(self.model, batch.source.images)
+            classification = F.cross_entropy(logits, batch.source.labels)
+            return Losses(classification, {"classification": classification})
+        self.source_model.eval()
+        with torch.no_grad():
+            source, _ = features_and_logits(self.source_model, batch.source.images)
+        target = self._target_features(batch)
+        domain = domain_loss(source, target.detach(), self.discriminator)
+        fooling = fooling_loss(target, self.discriminator)
+        return Losses(domain + self.settings.mapping * fooling, {"domain": domain, "mapping": fooling})
+
+    def _target_features(self, batch: DomainBatch) -> Tensor:
+        features, _ = features_and_logits(self.model, batch.target.images)
+        return features

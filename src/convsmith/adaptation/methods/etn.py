@@ -1,0 +1,91 @@
+"""ETN: an auxiliary classifier with a leaky softmax says how transferable each source image is.
+
+Cao, You, Long, Wang, Yang, Learning to Transfer Examples for Partial Domain Adaptation, CVPR 2019, eq. 2-10.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convsmith.adaptation.losses.discriminators import ClassDiscriminators
+from convsmith.adaptation.losses.selective import entropy
+from convsmith.adaptation.methods.adversarial import AdversarialSettings, domain_loss
+from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask
+from convsmith.data.batch import DomainBatch
+from convsmith.training.task import Losses
+
+
+@dataclass(frozen=True)
+class ETNSettings(AdversarialSettings):
+    """Settings of ETN, besides those of `AdversarialSettings`.
+
+    Args:
+        entropy: coefficient of the target's entropy (0.2 in the public code).
+        warmup: share of all steps before weights and entropy act.
+    """
+
+    entropy: float = 0.2
+    warmup: float = 0.25
+
+
+@METHODS.register("etn", settings=ETNSettings, partial=True)
+class ETN(DomainTask):
+    """Weigh source images, in both losses, by an auxiliary domain estimate that knows the classes.
+
+    The auxiliary head gives a leaky softmax ``p_k = exp(z_k) / (K + sum exp z)``, whose sum is the estimate that an
+    image is from the source; ``w = 1 - sum_k p_k``, divided by its batch mean. It sees detached features.
+
+    Differs from the paper: weights wait for a warm-up; the auxiliary losses have coefficient 1.
+    """
+
+    def __init__(self, model: nn.Module, domains: Domains, settings: ETNSettings) -> None:
+        super().__init__(model, domains, settings)
+        self.settings = settings
+        self.start = round(settings.warmup * domains.steps)
+        self.auxiliary = nn.Linear(self.features, self.classes)
+        self.discriminator = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
+
+    def forward(self, batch: DomainBatch, step: int) -> Losses:
+        """Return the weighted losses of both players and those of the auxiliary head."""
+        s, seen = self.settings, self.look(batch)
+        source = leaky_softmax(self.auxiliary(seen.source_features.detach()).float())
+        target = leaky_softmax(self.auxiliary(seen.target_features.detach()).float())
+        auxiliary = self._auxiliary_loss(source, target, seen.source_labels)
+        weights = torch.ones_like(source[:, 0])
+        if step >= self.start:
+            weights = (1 - source.detach().sum(1)).clamp_min(0)
+            weights = weights / weights.mean().clamp_min(1e-8)
+        each = F.cross_entropy(seen.source_logits, seen.source_labels, reduction="none")
+        classification = (weights * each).mean()
+        strength = self.strength(step, s.ramp_upper, s.ramp_share, self.start)
+        domain = domain_loss(
+            seen.source_features,
+            seen.target_features,
+            self.discriminator,
+            reversal=strength,
+            source_weights=weights,
+        )
+        uncertainty = entropy(seen.target_logits)
+        return Losses(
+            classification + auxiliary + s.adversarial * domain + s.entropy * strength * uncertainty,
+            {"classification": classification, "auxiliary": auxiliary, "domain": domain, "entropy": uncertainty},
+        )
+
+    def _auxiliary_loss(self, source: Tensor, target: Tensor, labels: Tensor) -> Tensor:
+        """Return one-against-rest cross-entropy of the classes plus that of the summed domain estimate."""
+        tiny = 1e-6
+        source, target = source.clamp(tiny, 1 - tiny), target.clamp(tiny, 1 - tiny)
+        one_hot = F.one_hot(labels, self.classes).to(source)
+        classes = F.binary_cross_entropy(source, one_hot, reduction="none").sum(1).mean()
+        inside, outside = (p.sum(1).clamp(tiny, 1 - tiny) for p in (source, target))
+        return classes - inside.log().mean() - (1 - outside).log().mean()
+
+
+def leaky_softmax(logits: Tensor) -> Tensor:
+    """Return ``exp(z_k) / (K + sum_j exp z_j)`` [B, K]; its sum is below 1, far below for an image of no class."""
+    extra = logits.new_full((len(logits), 1), float(logits.shape[1])).log()
+    return torch.cat([logits, extra], dim=1).softmax(1)[:, :-1]

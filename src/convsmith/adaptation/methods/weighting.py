@@ -1,0 +1,162 @@
+"""Class weights: which source classes the target seems to hold, estimated without its labels.
+
+Cao et al., Selective Adversarial Networks, CVPR 2018 (w_k = mean over the target of the predicted probability of class
+k); Cao et al., Partial Adversarial Domain Adaptation, ECCV 2018 (the same weights on the source classifier).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convsmith.adaptation.evaluation.gather import sum_over_ranks, world_size
+from convsmith.data.batch import Batch
+from convsmith.errors import InvalidArgument
+
+Scale = Literal["mean-one", "sum-one", "max-one"]
+Estimate = Literal["target", "running-sum", "batch"]
+
+
+def class_weights(target_probabilities: Tensor, *, scale: Scale = "mean-one") -> Tensor:
+    """Return the weight [K] of every class from the target's predicted probabilities [n, K].
+
+    ``w_k = mean_i p_i^k``, scaled so that the weights have mean 1 (the default: the loss keeps its size whatever K is),
+    sum to 1, or have maximum 1. No gradient flows through them.
+    """
+    if target_probabilities.dim() != 2 or len(target_probabilities) == 0:
+        raise InvalidArgument(
+            "class weights need probabilities [n, K] of at least one image", given=tuple(target_probabilities.shape)
+        )
+    return scale_weights(target_probabilities.detach().float().mean(0), scale)
+
+
+def scale_weights(mass: Tensor, scale: Scale) -> Tensor:
+    """Return non-negative ``mass`` [K] scaled to mean 1, sum 1 or maximum 1."""
+    if scale == "mean-one":
+        return mass * (len(mass) / mass.sum())
+    if scale == "sum-one":
+        return mass / mass.sum()
+    if scale == "max-one":
+        return mass / mass.max()
+    raise InvalidArgument("no scale has this name", asked="scale", given=scale, mend="mean-one, sum-one or max-one")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in eval mode without gradients; every module's own mode comes back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@dataclass(frozen=True)
+class WeightSettings:
+    """How class weights are estimated and when they act.
+
+    Args:
+        estimate: ``"target"`` is the mean over the whole target every ``every`` steps in eval mode; ``"running-sum"``
+            adds up the target batches of all steps so far and forgets nothing (the Caffe code); ``"batch"`` is the mean
+            of the current batch, source and target together (train_san.py).
+        scale: see `class_weights`.
+        inverse_temperature: multiplies the logits before the softmax; 10 and 100 in the Caffe files, 1 in the paper.
+        every: steps between estimates of the whole target.
+        average: share of the old estimate kept at every new one (0 forgets it).
+        warmup: share of all steps during which the weights stay equal.
+    """
+
+    estimate: Estimate = "target"
+    scale: Scale = "mean-one"
+    inverse_temperature: float = 1.0
+    every: int = 50
+    average: float = 0.5
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.estimate not in ("target", "running-sum", "batch"):
+            raise InvalidArgument("no estimate has this name", given=self.estimate, mend="target, running-sum or batch")
+        if self.every < 1:
+            raise InvalidArgument("there is at least one step between estimates", asked="every", given=self.every)
+        if not 0 <= self.warmup < 1:
+            raise InvalidArgument("the warm-up is a share of all steps, in [0, 1)", asked="warmup", given=self.warmup)
+        if not 0 <= self.average < 1:
+            raise InvalidArgument("the kept share lies in [0, 1)", asked="average", given=self.average)
+        if not self.inverse_temperature > 0:
+            raise InvalidArgument("the inverse temperature is positive", given=self.inverse_temperature)
+
+
+class ClassWeights(nn.Module):
+    """The running estimate; everything it knows is a buffer, so it is saved, resumed and shared between ranks.
+
+    Buffers: ``weights`` [K] as the losses use them, ``mass`` [K] the estimate (sums to 1) or the running sum,
+    ``updates`` the number of estimates so far.
+    """
+
+    weights: Tensor
+    mass: Tensor
+    updates: Tensor
+
+    def __init__(self, classes: int, settings: WeightSettings, steps: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.start = round(settings.warmup * steps)
+        start = torch.full((classes,), 1.0)
+        self.register_buffer("weights", scale_weights(start, settings.scale))
+        self.register_buffer("mass", torch.zeros(classes, dtype=torch.float64))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    def due(self, step: int) -> bool:
+        """Say whether the whole target is to be looked at before ``step``."""
+        s = self.settings
+        return s.estimate == "target" and step >= self.start and (step - self.start) % s.every == 0
+
+    @torch.no_grad()
+    def take_target(self, total: Tensor, count: int) -> None:
+        """Take in the summed probabilities [K] of ``count`` target images of this rank."""
+        total, seen = sum_over_ranks(total.double()), sum_over_ranks(torch.tensor(float(count), device=total.device))
+        fresh = total / seen
+        keep = self.settings.average if int(self.updates) else 0.0
+        self.mass.copy_(keep * self.mass + (1 - keep) * fresh)
+        self._publish()
+
+    @torch.no_grad()
+    def take_batch(self, source: Tensor, target: Tensor, step: int) -> None:
+        """Take in the probabilities of one training batch, for the estimates that live on batches."""
+        s = self.settings
+        if s.estimate == "target" or step < self.start:
+            return
+        if s.estimate == "running-sum":
+            self.mass.add_(sum_over_ranks(target.double().sum(0)))
+        else:
+            self.mass.copy_(sum_over_ranks(torch.cat([source, target]).double().mean(0)) / world_size())
+        self._publish()
+
+    def _publish(self) -> None:
+        self.weights.copy_(scale_weights(self.mass, self.settings.scale))
+        self.updates.add_(1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return ``softmax(inverse_temperature * logits)``, detached, in float32 at least."""
+        wide = logits.detach() if logits.dtype == torch.float64 else logits.detach().float()
+        return F.softmax(self.settings.inverse_temperature * wide, dim=1)
+
+
+def total_probabilities(model: nn.Module, batches: Iterable[Batch], weights: ClassWeights) -> tuple[Tensor, int]:
+    """Return the summed class probabilities [K] and the number of images of one pass in eval mode."""
+    total, count = torch.zeros_like(weights.mass), 0
+    with evaluating(model):
+        for batch in batches:
+            logits = model(batch.images.to(total.device))
+            total += weights.probabilities(logits).double().sum(0)
+            count += len(batch)
+    return total, count

@@ -1,0 +1,143 @@
+"""The chapters of a report on an adaptation, from its result alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convsmith.adaptation import AdaptationResult
+    from convsmith.adaptation.inputs import Inputs
+    from convsmith.report import Figure, Section
+
+
+def sections(result: AdaptationResult, inputs: Inputs) -> dict[str, Section]:
+    """Return the chapters by file name: result and alarms, class weights, training, features."""
+    made = {"50-adaptation": _outcome(result, inputs), "52-adaptation-training": _training(result)}
+    if result.class_weights is not None:
+        made["51-class-weights"] = _weights(result, inputs)
+    made["53-adaptation-features"] = _features(result, inputs)
+    return made
+
+
+def _outcome(result: AdaptationResult, inputs: Inputs) -> Section:
+    from convsmith.report import Section, Table
+
+    base = {} if result.reference is None else result.reference.measurements
+    rows: list[list[Any]] = []
+    for key, value in result.measurements.items():
+        if key != "selection" and not key.startswith("weight_"):
+            rows.append([key.replace("_", " "), value, base.get(key)])
+    chosen = "the last step was kept" if result.validator is None else f"the step was chosen by {result.validator}"
+    text = [
+        f"{result.method} trained for {result.steps} updates; {chosen} (step {result.selected_step}). "
+        f"{len(inputs.source)} labelled source images of {len(inputs.classes)} classes, "
+        f"{len(inputs.target)} target images.",
+        f"Confidences in predictions.csv are calibrated by one temperature ({result.predictions.temperature:.3g}), "
+        "fitted on held-out source images weighted by how target-like they are.",
+    ]
+    if "oracle_accuracy" in result.measurements:
+        text.append("Oracle accuracy uses the target's labels. It is shown only; nothing was chosen by it.")
+    shares = _shares(result)
+    return Section(
+        "Adaptation",
+        text,
+        [
+            Table(["measured", result.method, "source-only"], rows, "Of the weights that were kept."),
+            Table(["class", "share of predictions, %", "mean confidence, %"], shares, "Predictions for the target."),
+        ],
+        notes=list(result.warnings),
+    )
+
+
+def _shares(result: AdaptationResult) -> list[list[Any]]:
+    labels, confidence = result.predictions.labels, result.predictions.confidence
+    rows: list[list[Any]] = []
+    for k, name in enumerate(result.classes):
+        mine = labels == k
+        share = 100 * float(mine.double().mean())
+        rows.append(
+            [name, round(share, 2), round(100 * float(confidence[mine].mean()), 1) if bool(mine.any()) else None]
+        )
+    return rows
+
+
+def _weights(result: AdaptationResult, inputs: Inputs) -> Section:
+    from convsmith.adaptation.evaluation.alarms import effective_classes
+    from convsmith.adaptation.evaluation.diagnostics import shared_auroc
+    from convsmith.report import Section, Table
+
+    assert result.class_weights is not None
+    known = inputs.shared if "oracle_accuracy" in result.measurements else ()
+    rows = [
+        [name, float(w), ("shared" if k in known else "outlier") if known else None]
+        for k, (name, w) in enumerate(zip(result.classes, result.class_weights, strict=True))
+    ]
+    text = [f"Effective number of classes: {effective_classes(result.class_weights):.2f} of {len(result.classes)}."]
+    if known and len(known) < len(result.classes):
+        auroc = shared_auroc(result.class_weights, known)
+        text.append(f"Shared classes are ranked above outlier classes with AUROC {auroc:.3f} (uses target labels).")
+    figure = _weight_figure(result)
+    return Section(
+        "Class weights",
+        text,
+        [Table(["class", "weight", "truth"], rows, "Mean 1 is no preference.")],
+        [figure] if figure is not None else [],
+    )
+
+
+def _weight_figure(result: AdaptationResult) -> Figure | None:
+    from convsmith.report import Figure
+    from convsmith.report.figures import Series, lines
+
+    rows = [row for row in result.history if row["kind"] == "evaluation" and "weight_0" in row]
+    if len(rows) < 2 or len(result.classes) > 12:
+        return None
+    steps = [row["step"] for row in rows]
+    series = {name: Series(steps, [row[f"weight_{k}"] for row in rows]) for k, name in enumerate(result.classes)}
+    svg = lines(series, xlabel="training step", ylabel="class weight", reference=(1.0, "no preference"))
+    return Figure(svg=svg, caption="Class weights during training.", alt="One curve a class of its weight over steps.")
+
+
+def _training(result: AdaptationResult) -> Section:
+    from convsmith.report import Figure, Section
+    from convsmith.report.figures import Series, lines
+
+    rows = [row for row in result.history if row["kind"] == "evaluation"]
+    curves = {"held-out source accuracy": "source_accuracy", "target accuracy (oracle)": "oracle_accuracy"}
+    series = {
+        name: Series([r["step"] for r in rows], [100 * r[key] for r in rows])
+        for name, key in curves.items()
+        if rows and key in rows[0]
+    }
+    figures = []
+    if series:
+        svg = lines(series, xlabel="training step", ylabel="accuracy, %")
+        figures.append(Figure(svg=svg, caption="Accuracy during training.", alt="Curves of accuracy over steps."))
+    return Section("Adaptation during training", figures=figures)
+
+
+def _features(result: AdaptationResult, inputs: Inputs) -> Section:
+    from convsmith.adaptation.evaluation.diagnostics import embed, proxy_a_distance
+    from convsmith.adaptation.evaluation.examine import see
+    from convsmith.data import Loader
+    from convsmith.report import Figure, Section
+    from convsmith.report.figures import groups
+
+    few_source = inputs.source.subset(range(0, len(inputs.source), max(1, len(inputs.source) // 1000)))
+    few_target = inputs.target.subset(range(0, len(inputs.target), max(1, len(inputs.target) // 1000)))
+    source, target = (see(result.model, Loader(few, 256)).features for few in (few_source, few_target))
+    if min(len(source), len(target)) < 4:
+        return Section("Features", ["Too few images to compare the domains."])
+    text = [
+        f"Proxy A-distance of source and target features: {proxy_a_distance(source, target):.2f} "
+        "(0: a linear classifier cannot tell them apart, 2: it always can). With a partial target some distance must "
+        "remain, since the source shows classes that the target lacks."
+    ]
+    left, right, _, _ = embed(source, target)
+    svg = groups(
+        {"source": left.numpy(), "target": right.numpy()}, xlabel="t-SNE, first axis", ylabel="t-SNE, second axis"
+    )
+    figure = Figure(
+        svg=svg, caption="Features of source and target images.", alt="Points of source and target images in a plane."
+    )
+    return Section("Features", text, figures=[figure])

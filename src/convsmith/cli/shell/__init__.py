@@ -1,0 +1,1 @@
+"""Flags, settings, run folders, terminal."""

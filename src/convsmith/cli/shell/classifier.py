@@ -1,0 +1,216 @@
+"""From ``--model`` and ``--pooling`` to a network that takes the images at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convsmith.cli.shell import settings
+from convsmith.cli.shell.options import Computation, option
+from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from convsmith.data import DataDescription, ImageSplit
+    from convsmith.models.storage import LoadedModel, ModelRecipe
+
+
+def keyword_arguments(words: Sequence[str], flag: str = "--model-args", noun: str = "a model") -> dict[str, Any]:
+    """Read ``width=8 act_layer=silu`` as keyword arguments; values are YAML."""
+    import yaml
+
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise InvalidArgument(f"{noun} argument is NAME=VALUE", asked=flag, given=repr(word))
+        if name in found:
+            raise InvalidArgument(f"{noun} argument is given twice", asked=flag, given=repr(name), mend="keep one")
+        found[name] = yaml.safe_load(value)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Computation):
+    """Which network to train."""
+
+    model: str = option("cs_resnet20", "timm name, or a run folder or weights file to start from", metavar="MODEL")
+    pretrained: bool = option(False, "start from published weights")
+    model_args: tuple[str, ...] = option((), "arguments of the network, like width=8", metavar="NAME=VALUE")
+    pooling: str | None = option(
+        None, "second-order pooling instead of the average; see methods pooling", metavar="NAME"
+    )
+    pooling_dim: int | None = option(None, "channels that enter the pooling (default: 256)", metavar="N")
+    pooling_args: tuple[str, ...] = option((), "options of the pooling, like iterations=3", metavar="NAME=VALUE")
+    last_stride: int | None = option(None, "1: last stage at full resolution, as second-order papers do", metavar="N")
+    head_lr: float | None = option(
+        None, "learning rate of pooling and classifier, times --lr (default: 1)", metavar="X"
+    )
+
+
+def check(arguments: ModelOptions) -> None:
+    """Refuse names that do not exist and flags that contradict each other, before anything is read."""
+    keyword_arguments(arguments.model_args)
+    for flag in ("pooling_dim", "pooling_args", "last_stride", "head_lr"):
+        if getattr(arguments, flag) not in (None, ()) and arguments.pooling is None:
+            shown = f"--{flag.replace('_', '-')}"
+            raise InvalidArgument(f"{shown} belongs to a pooling", asked=shown, mend="add --pooling NAME")
+    if arguments.head_lr is not None and not arguments.head_lr > 0:
+        raise InvalidArgument("must be above 0", asked="--head-lr", given=arguments.head_lr)
+    if arguments.last_stride not in (None, 1):
+        raise InvalidArgument("the last stage can be set to 1", asked="--last-stride", given=arguments.last_stride)
+    if arguments.pooling_dim is not None and arguments.pooling_dim < 1:
+        raise InvalidArgument("must be 1 or more", asked="--pooling-dim", given=arguments.pooling_dim)
+    if arguments.pooling is not None:
+        from convsmith import pooling
+
+        if arguments.pooling not in pooling.available():
+            mend = close_matches(arguments.pooling, pooling.available())
+            raise InvalidArgument(
+                "no pooling has this name", asked="--pooling", given=repr(arguments.pooling), mend=mend
+            )
+        pooling_arguments(arguments.pooling, arguments.pooling_args)
+    if is_saved(arguments.model):
+        if arguments.pretrained:
+            mend = "leave --pretrained out: the saved weights are taken"
+            raise InvalidArgument("published weights belong to a name", asked=f"--model {arguments.model}", mend=mend)
+        return
+    check_name(arguments.model)
+
+
+def pooling_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """Read ``iterations=3 side=positions`` as options of the pooling ``name``; refuse what it does not take."""
+    from convsmith import pooling
+
+    flag = "--pooling-args"
+    given, known = keyword_arguments(words, flag, "a pooling"), pooling.pooling_options(name)
+    for key in given:
+        if key == "dim":
+            raise InvalidArgument("dim has a flag of its own", asked=flag, given="'dim'", mend="--pooling-dim N")
+        if key not in known:
+            mend = close_matches(key, known) if known else "it has none"
+            raise InvalidArgument(f"{name} takes no such option", asked=flag, given=repr(key), mend=mend)
+    values = {key: settings.converted(value, known[key], name=key, where=flag) for key, value in given.items()}
+    # values outside their rules: the layer's own refusal, before images are read
+    pooling.POOLINGS.entry(name).value(64, **values)
+    return values
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that timm does not know."""
+    import timm
+
+    if not timm.is_model(name.split(".")[0]) and not name.startswith(("hf-hub:", "hf_hub:")):
+        mend = close_matches(name.split(".")[0], timm.list_models())
+        mend = (
+            mend if mend.startswith("did you") else "convsmith models '*' lists all; a saved model is a folder or file"
+        )
+        raise InvalidArgument("no model has this name", asked="MODEL", given=repr(name), mend=mend)
+
+
+def is_saved(spec: str) -> bool:
+    """Tell whether MODEL means something on disk and not a name."""
+    return Path(spec).exists() or spec.endswith(".safetensors") or "/" in spec.removeprefix("hf-hub:")
+
+
+def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, ModelRecipe]:
+    """Build the network for the images described, seeded, with its recipe."""
+    import torch
+
+    from convsmith.models.storage import ModelRecipe, load_model
+
+    torch.manual_seed(arguments.seed)
+    built = {"num_classes": len(about.classes), "in_chans": about.channels, **keyword_arguments(arguments.model_args)}
+    pooling = _pooling(arguments)
+    if not is_saved(arguments.model):
+        recipe = ModelRecipe(arguments.model, built, pooling=pooling, description=about.to_json())
+        return _built(recipe, arguments.pretrained), recipe
+    loaded = load_model(arguments.model, **built)
+    recipe = replace(loaded.recipe, description=about.to_json())
+    if pooling is None:
+        return loaded.model, recipe
+    if recipe.pooling is not None or recipe.compression:
+        raise InvalidArgument(
+            "a pooling is attached to a plain network only",
+            asked=f"--pooling {arguments.pooling} on {arguments.model}",
+            given="a saved network that has been given another pooling or was compressed",
+        )
+    from convsmith.pooling import attach
+
+    return attach(loaded.model, num_classes=len(about.classes), **pooling), replace(recipe, pooling=pooling)
+
+
+def load(spec: str, *, device: str = "cpu") -> LoadedModel:
+    """Load MODEL: a run folder or weights file, or a timm name with its published weights; in eval mode."""
+    from convsmith.models.storage import load_model
+
+    if is_saved(spec):
+        return load_model(spec, device=device)
+    check_name(spec)
+    with _published(spec):
+        return load_model(spec, pretrained=True, device=device)
+
+
+def _pooling(arguments: ModelOptions) -> dict[str, Any] | None:
+    if arguments.pooling is None:
+        return None
+    asked = {"dim": arguments.pooling_dim, "last_stride": arguments.last_stride, "head_factor": arguments.head_lr}
+    found = {"pooling": arguments.pooling, **{name: value for name, value in asked.items() if value is not None}}
+    if arguments.pooling_args:
+        found["options"] = pooling_arguments(arguments.pooling, arguments.pooling_args)
+    return found
+
+
+def _built(recipe: ModelRecipe, pretrained: bool) -> nn.Module:
+    from convsmith.models.storage import build
+
+    with _published(recipe.name) if pretrained else nullcontext():
+        return build(recipe, pretrained=pretrained)
+
+
+@contextmanager
+def _published(name: str) -> Iterator[None]:
+    """Turn what timm and the hub raise about weights into one message."""
+    try:
+        yield
+    except ConvsmithError:
+        raise
+    except (OSError, RuntimeError) as error:
+        raise InvalidArgument(
+            "the published weights cannot be had",
+            asked=f"pretrained {name}",
+            given=" ".join(str(error).split())[:160],
+            mend="check the name (convsmith models --pretrained PATTERN) and the network connection",
+        ) from None
+
+
+def check_takes(model: nn.Module, split: ImageSplit) -> None:
+    """Run two images through the network and refuse what cannot work, before any run folder is made."""
+    import torch
+
+    images = split.fetch(range(min(2, len(split)))).images
+    shape = " x ".join(str(side) for side in images.shape[1:])
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(images)
+    except ConvsmithError:
+        raise
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+        raise InvalidArgument(
+            "the network cannot take these images",
+            asked=f"{type(model).__name__} on images of {shape}",
+            given=" ".join(str(error).split())[:160],
+            mend="--size PIXELS and --channels 3 change the images, --model-args img_size=PIXELS some networks",
+        ) from None
+    wanted = (len(images), len(split.classes))
+    if tuple(getattr(logits, "shape", ())) != wanted:
+        raise InvalidArgument(
+            "the network must give one number per class",
+            asked=f"{wanted[1]} classes of {split.description.name}",
+            given=f"output of shape {tuple(logits.shape)}" if hasattr(logits, "shape") else type(logits).__name__,
+        )

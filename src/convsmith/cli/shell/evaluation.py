@@ -1,0 +1,98 @@
+"""Measure a classifier on one split and write what a report shows of it; shared by train, evaluate, compress, demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convsmith.cli.shell import terminal
+from convsmith.cli.shell.progress import progress
+from convsmith.errors import RunFailed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from convsmith.data import ImageSplit
+    from convsmith.training import Metrics
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``metrics`` on ``split`` and the probabilities [N, K] and labels [N] they come from."""
+
+    split: ImageSplit
+    name: str
+    metrics: Metrics
+    probabilities: Tensor
+    labels: Tensor
+
+
+def evaluate(model: nn.Module, split: ImageSplit, *, name: str, device: str, batch_size: int, seed: int) -> Evaluation:
+    """Run the model over a split; intervals are 95 % bootstrap intervals over images, drawn by ``seed``."""
+    from convsmith.data import Loader
+    from convsmith.training import classification_metrics, predict
+
+    with progress(f"evaluate {name}") as callback:
+        logits, labels, _ = predict(model, Loader(split, batch_size), device, progress=callback)
+    if not bool(logits.isfinite().all()):
+        raise RunFailed(
+            "the network's output is not finite",
+            asked=f"evaluation on {len(labels)} {name} images",
+            given=f"{int((~logits.isfinite()).any(1).sum())} images with nan or infinite outputs",
+            mend="lower the learning rate, warm up or clip gradients; checkpoints from before are kept",
+        )
+    metrics = classification_metrics(logits, labels, seed)
+    return Evaluation(split, name, metrics, logits.softmax(1), labels)
+
+
+def rows(found: Evaluation) -> list[tuple[str, float, str]]:
+    """Return (metric, value, interval) for tables."""
+    metrics = found.metrics
+    values = {
+        "top1": ("accuracy, %", 100.0, metrics.top1),
+        "top5": ("top-5 accuracy, %", 100.0, metrics.top5),
+        "balanced": ("mean accuracy of classes, %", 100.0, metrics.balanced),
+        "cross_entropy": ("cross-entropy, nats", 1.0, metrics.cross_entropy),
+        "ece": ("calibration error (ECE), %", 100.0, metrics.ece),
+    }
+    lines = []
+    for key, (label, factor, value) in values.items():
+        if value is not None:
+            low, high = metrics.intervals[key]
+            lines.append((label, factor * value, f"{factor * low:.4g} to {factor * high:.4g}"))
+    return lines
+
+
+def show(found: Evaluation) -> None:
+    """Print the numbers with their intervals."""
+    terminal.table((f"{found.name}, {found.metrics.count:,} images", "value", "95 % interval"), rows(found))
+
+
+def write_sections(found: Evaluation, folder: Path) -> None:
+    """Write the report's chapters on this evaluation into a run folder."""
+    from convsmith.report import Section, Table
+    from convsmith.report import classification as chapters
+
+    classes = found.split.classes
+    about = (
+        f"Measured on {found.metrics.count} images of the {found.name} split of {found.split.description.name}. "
+        f"Intervals are percentiles of {found.metrics.resamples} bootstrap resamples of the images; they do not cover "
+        "the spread between training seeds."
+    )
+    Section("Result", [about], [Table(["metric", "value", "95 % interval"], rows(found))]).save(folder, "10-result")
+    chapters.confusion_section(found.metrics, classes).save(folder, "11-classes")
+    calibration = chapters.calibration_section(found.probabilities, found.labels, found.metrics.ece)
+    calibration.save(folder, "12-calibration")
+    wrong = chapters.wrong_examples_section(found.probabilities, found.labels, classes, found.split.pixels)
+    wrong.save(folder, "13-wrong-examples")
+
+
+def headline(found: Evaluation) -> dict[str, Any]:
+    """Return the numbers that stand on top of a report."""
+    low, high = found.metrics.intervals["top1"]
+    return {
+        f"{found.name} accuracy, %": round(100 * found.metrics.top1, 2),
+        "95 % interval": f"{100 * low:.2f} to {100 * high:.2f}",
+        f"{found.name} images": found.metrics.count,
+    }

@@ -1,0 +1,138 @@
+"""Fields of a dataclass become flags; the options that all verbs share live here, once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from convsmith.cli.shell import settings
+
+A = TypeVar("A", bound="Listing")
+
+
+def option(
+    default: Any = MISSING,
+    help: str = "",  # noqa: A002  (the word every command line library uses)
+    *,
+    metavar: str | None = None,
+    group: str = "options",
+    positional: bool = False,
+) -> Any:
+    """Return a dataclass field that becomes a flag.
+
+    Args:
+        default: the value without flag, file or preset; left out, the flag is required.
+        help: one line for ``-h`` and for the comments of presets.
+        metavar: the word that stands for the value in ``-h``.
+        group: the box of ``-h`` in which the flag is shown.
+        positional: a bare word instead of a flag.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={"help": help, "metavar": metavar, "group": group, "positional": positional},
+        kw_only=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What every verb understands."""
+
+    json: bool = option(False, "print a machine-readable summary as the last line of stdout", group="common")
+    debug: bool = option(False, "show tracebacks of errors", group="common")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computation(Listing):
+    """What every verb that computes something understands."""
+
+    config: str | None = option(None, "YAML file of settings; flags win over it", metavar="FILE", group="common")
+    preset: str | None = option(None, "packaged settings; file and flags win over it", metavar="NAME", group="common")
+    out: str | None = option(None, "run folder to write (default: a new one in runs/)", metavar="DIR", group="common")
+    seed: int = option(0, "seed of everything random", group="common")
+    device: str = option("auto", "auto, cpu, cuda, cuda:N, mps", metavar="NAME", group="common")
+    overwrite: bool = option(False, "replace the run folder --out if it is one", group="common")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work(Computation):
+    """What every verb understands that can be interrupted and goes on later."""
+
+    resume: bool = option(False, "go on in --out where its last checkpoint stands", group="common")
+
+
+def parse(verb: str, arguments: type[A], argv: Sequence[str], *, prog: str | None = None) -> A:
+    """Return ``arguments`` filled from the flags in ``argv``, over the file, over the preset, over the defaults.
+
+    Raises SystemExit(0) after printing help, SystemExit(2) after a message on wrong flags (both are tyro's), and
+    `InvalidArgument` for a bad file or preset.
+    """
+    import tyro
+
+    wants_help = any(word in ("-h", "--help") for word in argv)
+    layers: Mapping[str, Any] = {} if wants_help else settings.layers(verb, arguments, argv)
+    groups: dict[str, list[Any]] = {}
+    hints = get_type_hints(arguments)
+    for field in _verb_fields_first(arguments):
+        default = layers.get(field.name, field.default)
+        metavar = field.metadata["metavar"]
+        plain = default is None or default == () or field.name in settings.SOURCES
+        shown = tyro.conf.arg(help=field.metadata["help"], metavar=metavar, help_behavior_hint="" if plain else None)
+        kind: Any = Annotated[hints[field.name], shown, tyro.conf.DisallowNone]
+        if field.metadata["positional"]:
+            kind = Annotated[kind, tyro.conf.Positional]
+        if field.name in settings.SOURCES:
+            kind = Annotated[kind, tyro.conf.FlagCreatePairsOff]
+        made = dataclasses.field(default=default, kw_only=True)
+        groups.setdefault(field.metadata["group"], []).append((field.name, kind, made))
+    own = groups.pop("options", [])
+    boxes = [
+        (name.replace(" ", "_"), dataclasses.make_dataclass(name.title().replace(" ", ""), members))
+        for name, members in groups.items()
+    ]
+    root = dataclasses.make_dataclass("Arguments", [*own, *boxes], kw_only=True)
+    filled: Any = tyro.cli(
+        root,
+        prog=prog or f"convsmith {verb}",
+        description=(arguments.__doc__ or "").strip(),
+        args=["--help"] if wants_help else list(argv),
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    values = {name: getattr(filled, name) for name, _, _ in own}
+    values |= {name: getattr(getattr(filled, box), name) for box, made in boxes for name in _names(made)}
+    return arguments(**values)
+
+
+def _names(made: type[Any]) -> list[str]:
+    return [field.name for field in dataclasses.fields(made)]
+
+
+def _verb_fields_first(arguments: type[Listing]) -> list[Any]:
+    """Order the fields as help shows them: the verb's own, then what its base classes share, then what all share."""
+    fields = list(dataclasses.fields(arguments))
+    order = ["options", "images", *(field.metadata["group"] for field in fields if field.metadata["group"] != "common")]
+    return sorted(fields, key=lambda field: [*order, "common"].index(field.metadata["group"]))
+
+
+def flags(arguments: type[Listing]) -> list[str]:
+    """Return the spellings of all flags, for completion."""
+    found = []
+    for field in _verb_fields_first(arguments):
+        if not field.metadata["positional"]:
+            spelling = field.name.replace("_", "-")
+            found.append(f"--{spelling}")
+            if isinstance(field.default, bool) and field.name not in settings.SOURCES:
+                found.append(f"--no-{spelling}")
+    return found
+
+
+def resolved(verb: str, arguments: Listing) -> dict[str, Any]:
+    """Return the settings as `parse` resolved them, JSON-able; a file of them given to ``--config`` repeats the run."""
+    values = {
+        field.name: getattr(arguments, field.name)
+        for field in _verb_fields_first(type(arguments))
+        if field.name not in settings.SOURCES
+    }
+    return {"verb": verb, **{name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}}

@@ -1,0 +1,151 @@
+"""The folder of one run: what is refused before work, and what every run writes first."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from convsmith.cli.shell import environment, options, settings, terminal
+from convsmith.errors import InvalidArgument
+
+#: the file by which a folder is recognised as a run
+MARK = "config.yaml"
+#: settings that may differ when a run goes on: they change no number that comes out
+RESUME_FREE = frozenset({"out", "data_root", "device", "log_every", "checkpoint_every", "keep", "trackers"})
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was stopped and its state is saved; the message says how to go on."""
+
+    def __init__(self, verb: str, folder: Path, done: str) -> None:
+        super().__init__(f"{done}; the state is saved\n  go on with: convsmith {verb} --out {folder} --resume")
+
+
+def resumes(arguments: options.Computation) -> bool:
+    """Tell whether a run is asked to go on."""
+    return isinstance(arguments, options.Work) and arguments.resume
+
+
+def check(verb: str, arguments: options.Computation) -> Path:
+    """Return the folder the run will write, without touching it, or raise `InvalidArgument`."""
+    if arguments.out is None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InvalidArgument("several processes need one named run folder", asked="--out", mend="add --out DIR")
+        return _unused(Path("runs"), verb)
+    folder = Path(arguments.out)
+    if not terminal.is_main_process():
+        return folder
+    if folder.exists() and not folder.is_dir():
+        raise InvalidArgument("the run folder is a file", asked=f"--out {folder}", mend="name another place")
+    if resumes(arguments):
+        _check_same_settings(verb, folder, arguments)
+    elif folder.is_dir() and any(folder.iterdir()):
+        _check_occupied(folder, arguments)
+    _check_writable(folder)
+    return folder
+
+
+def _check_occupied(folder: Path, arguments: options.Computation) -> None:
+    is_run = (folder / MARK).is_file()
+    if not arguments.overwrite:
+        go_on = "--resume to go on, " if isinstance(arguments, options.Work) else ""
+        mend = f"{go_on}--overwrite to replace it, or another --out" if is_run else "name another place"
+        raise InvalidArgument(
+            "the run folder exists already" if is_run else "the folder is not empty and holds no run",
+            asked=f"--out {folder}",
+            mend=mend,
+        )
+    if not is_run:
+        raise InvalidArgument(
+            "only a run folder is ever overwritten",
+            asked=f"--overwrite --out {folder}",
+            given=f"a folder without {MARK}",
+            mend="empty it yourself or name another place",
+        )
+
+
+def _check_same_settings(verb: str, folder: Path, arguments: options.Computation) -> None:
+    stored = settings.checked(verb, type(arguments), (folder / MARK).read_text(), where=str(folder / MARK))
+    now = options.resolved(verb, arguments)
+    differing = []
+    for name, then in stored.items():
+        then = list(then) if isinstance(then, tuple) else then
+        if name not in RESUME_FREE and now[name] != then:
+            differing.append(f"{name.replace('_', '-')}: {then} then, {now[name]} now")
+    if differing:
+        raise InvalidArgument(
+            "a run goes on only with the settings it began with",
+            asked=f"--resume --out {folder}",
+            given="; ".join(differing),
+            mend="leave these flags out, or start a new run (train --model RUN starts from its weights)",
+        )
+
+
+def discard(folder: Path, arguments: options.Computation) -> None:
+    """Remove the folder of a run that was refused before it began; one that goes on is left alone."""
+    if terminal.is_main_process() and not resumes(arguments):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_writable(folder: Path) -> None:
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "is not writable" if nearest.is_dir() else "is a file"
+        raise InvalidArgument(
+            "the run folder cannot be written",
+            asked=f"--out {folder}",
+            given=f"{nearest} {reason}",
+            mend="another --out",
+        )
+
+
+def _unused(parent: Path, verb: str) -> Path:
+    number = 1
+    while (parent / f"{verb}-{number}").exists():
+        number += 1
+    _check_writable(parent)
+    return parent / f"{verb}-{number}"
+
+
+def open_run(verb: str, arguments: options.Computation, *, name: str | None = None) -> Path:
+    """Check (see `check`), make the folder, write ``config.yaml`` and ``environment.json`` and return its path.
+
+    ``name`` stands for the verb where a folder is made up.
+    """
+    folder = check(name or verb, arguments)
+    if not terminal.is_main_process():
+        return folder
+    if arguments.overwrite and not resumes(arguments) and (folder / MARK).is_file():
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgument(
+            "the run folder cannot be made", asked=str(folder), given=error.strerror, mend="another --out"
+        ) from None
+    if not resumes(arguments):
+        values = options.resolved(verb, arguments) | {"out": str(folder)}
+        (folder / MARK).write_text(f"# {environment.command()}\n{to_yaml(values)}")
+    known = folder / "environment.json"
+    if resumes(arguments) and known.is_file():
+        known = folder / f"environment-resumed-{len(list(folder.glob('environment-resumed-*.json'))) + 1}.json"
+    write_json(known, environment.record())
+    return folder
+
+
+def to_yaml(values: dict[str, Any]) -> str:
+    """Return values as YAML in their own order."""
+    import yaml
+
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON (no NaN)."""
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")

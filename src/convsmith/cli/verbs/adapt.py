@@ -1,0 +1,168 @@
+"""``convsmith adapt``: carry a labelled source over to an unlabelled target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convsmith.cli.shell import classifier, run_folder, terminal
+from convsmith.cli.shell.options import Work, option
+from convsmith.cli.shell.progress import progress
+from convsmith.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from convsmith.adaptation import AdaptationResult
+    from convsmith.adaptation.inputs import Inputs
+
+EXAMPLES = (
+    "adapt --source mnist-5k --target digits --target-classes 0-4 --size 16 --model cs_lenet --method san --evaluate",
+    "adapt --source imagefolder:catalogue --target images:photos --model resnet50 --pretrained --size 224 --lr 0.001",
+    "adapt --source list:train.txt --target imagefolder:shop --model runs/first --method pada --set ramp_upper=0.5",
+    "adapt --out runs/adapt-1 --resume",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(classifier.ModelOptions, Work):
+    """Adapt a network to images without labels that show some of the source's classes; predict every one of them.
+
+    Source-only is trained first, with the same recipe: it is what the alarms compare with.
+    """
+
+    source: str = option(help="labelled images: DATA, a folder of class folders, or a list file", metavar="DATA")
+    target: str = option(help="images to adapt to, labels unused: DATA or a folder", metavar="DATA")
+    method: str = option("san", "see methods 'adaptation method'", metavar="NAME")
+    target_classes: str | None = option(
+        None, "keep only these classes of a labelled target: 0-4, cat,dog, first-5, random-5@1", metavar="SPEC"
+    )
+    validator: str | None = option(
+        None, "choose the step by this score instead of keeping the last; see methods validator", metavar="NAME"
+    )
+    form: str | None = option(None, "of SAN: paper, caffe or pytorch", metavar="NAME")
+    set: tuple[str, ...] = option((), "settings of the method, like entropy=0.2", metavar="NAME=VALUE")
+    evaluate: bool = option(False, "measure accuracy on the target's labels, if it has any; they select nothing")
+    reference: bool = option(True, "train source-only too, for the guard and the alarms")
+    evaluations: int = option(10, "how often source and target are measured in a run", metavar="N")
+    steps: int = option(1000, "updates", metavar="N")
+    lr: float = option(0.03, "base learning rate", metavar="X")
+    batch_size: int = option(64, "images of each domain in a step (and process)", metavar="N")
+    size: int | None = option(
+        None, "side of the images in pixels (default: the smaller of both)", group="images", metavar="PIXELS"
+    )
+    channels: int | None = option(None, "1 or 3 (default: the source's)", group="images", metavar="1|3")
+    crop: tuple[int, int] = option(
+        (0, 0), "cut source and target around their ink to so many pixels; 0 does not", group="images"
+    )
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Check everything, train source-only and the method, predict, write."""
+    run_folder.check("adapt", arguments)
+    settings = _settings(arguments)
+    classifier.check(arguments)
+    from convsmith import adaptation, training
+    from convsmith.adaptation.inputs import resolve
+
+    adaptation.method_settings(arguments.method, settings)
+    if arguments.validator is not None:
+        adaptation.validators.VALIDATORS.entry(arguments.validator)
+    training.resolve_device(arguments.device)
+    config = training.TrainConfig(
+        steps=arguments.steps,
+        lr=arguments.lr,
+        schedule="inverse",
+        gamma=10 / max(1, arguments.steps),
+        nesterov=False,
+        seed=arguments.seed,
+        device=arguments.device,
+    )
+    inputs = resolve(
+        arguments.source,
+        arguments.target,
+        target_classes=arguments.target_classes,
+        size=arguments.size,
+        channels=arguments.channels,
+        seed=arguments.seed,
+        crop=(arguments.crop[0] or None, arguments.crop[1] or None),
+    )
+    model, recipe = classifier.create(arguments, inputs.source.description)
+    classifier.check_takes(model, inputs.source)
+    folder = run_folder.open_run("adapt", arguments)
+    with progress("adapt") as callback:
+        result = adaptation.adapt(
+            model,
+            inputs,
+            method=arguments.method,
+            validator=arguments.validator,
+            batch_size=arguments.batch_size,
+            config=config,
+            reference="train" if arguments.reference else None,
+            evaluate=arguments.evaluate,
+            evaluations=arguments.evaluations,
+            out=folder,
+            resume=arguments.resume,
+            progress=callback,
+            **settings,
+        )
+    if result.interrupted:
+        raise run_folder.Interrupted("adapt", folder, f"stopped after {result.steps} updates of {result.method}")
+    if not terminal.is_main_process():
+        return {}
+    from convsmith.models.storage import save_model
+
+    save_model(folder, result.model, recipe)
+    return conclude(result, inputs, arguments, folder)
+
+
+def _settings(arguments: Arguments) -> dict[str, Any]:
+    settings = classifier.keyword_arguments(arguments.set)
+    for name, value in settings.items():
+        if isinstance(value, list):
+            settings[name] = tuple(value)
+    if arguments.form is not None:
+        if arguments.method != "san":
+            raise InvalidArgument("only SAN has forms", asked=f"--form {arguments.form}", given=arguments.method)
+        settings["preset"] = arguments.form
+    return settings
+
+
+def conclude(result: AdaptationResult, inputs: Inputs, arguments: Arguments, folder: Path) -> dict[str, Any]:
+    """Write predictions, ``result.json``, the report's sections and the report; print what matters."""
+    from convsmith.cli.reports.adaptation_report import sections
+    from convsmith.report import build_report
+
+    predictions = result.predictions.save(folder / "predictions.csv")
+    headline: dict[str, Any] = {"method": result.method, "target images": len(result.predictions.index)}
+    if "oracle_accuracy" in result.measurements:
+        headline["target accuracy (oracle), %"] = round(100 * result.measurements["oracle_accuracy"], 2)
+        if result.reference is not None and "oracle_accuracy" in result.reference.measurements:
+            base = 100 * result.reference.measurements["oracle_accuracy"]
+            headline["source-only accuracy (oracle), %"] = round(base, 2)
+    headline["source accuracy, %"] = round(100 * result.measurements["source_accuracy"], 2)
+    headline["alarms"] = len(result.alarms)
+    weights = result.class_weights
+    summary = {
+        "title": f"{arguments.model} from {arguments.source} to {arguments.target}, {result.method}",
+        "lead": [f"Trained for {result.steps} updates in {result.seconds:.0f} s; kept step {result.selected_step}."],
+        "headline": headline,
+        "measurements": result.measurements,
+        "reference": None if result.reference is None else dict(result.reference.measurements),
+        "selected_step": result.selected_step,
+        "validator": result.validator,
+        "class_weights": None
+        if weights is None
+        else {name: round(float(w), 4) for name, w in zip(result.classes, weights, strict=True)},
+        "temperature": result.predictions.temperature,
+        "warnings": list(result.warnings),
+        "seed": arguments.seed,
+    }
+    run_folder.write_json(folder / "result.json", summary)
+    for name, section in sections(result, inputs).items():
+        section.save(folder, name)
+    terminal.table(("measured", "value"), list(headline.items()))
+    for warning in result.warnings:
+        terminal.complain("warning", warning)
+    report = build_report([folder])
+    terminal.say(f"run          {folder}", f"predictions  {predictions}", f"report       {report}")
+    return {"run": str(folder), "report": str(report), "predictions": str(predictions), **summary}

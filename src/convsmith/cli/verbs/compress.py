@@ -1,0 +1,231 @@
+"""``convsmith compress``: make a network smaller: interleave, low rank, prune, quantise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convsmith.cli.reports import compression_stages
+from convsmith.cli.shell import classifier, data_options, run_folder, terminal
+from convsmith.cli.shell.options import Work, option
+from convsmith.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from convsmith.compression import Plan
+    from convsmith.data import ImageData
+    from convsmith.models.storage import LoadedModel
+
+EXAMPLES = (
+    "compress runs/first --data digits --method low-rank --keep-macs 0.5 --repair-epochs 5 --out runs/small",
+    "compress runs/first --data digits --method interleave,int8 --keep-macs 0.5 --repair-epochs 5",
+    "compress runs/first --data digits --method prune-filters --keep-macs 0.4 --plan plan.yaml --dry-run",
+    "compress runs/first --data digits --method prune-filters --plan plan.yaml --repair-epochs 5",
+    "compress runs/first --data digits --method int8 --set mode=qat --repair-epochs 2",
+)
+#: images drawn from the training split for shapes, scan and calibration
+EXAMPLE_IMAGES = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(data_options.DataOptions, Work):
+    """Compress a trained network, repair its accuracy, measure size, time and accuracy beside the original."""
+
+    model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
+    method: str = option(help="one method or a chain A,B; see: methods 'compression method'", metavar="A[,B]")
+    keep_macs: float | None = option(None, "share of operations to keep, 0 to 1", metavar="F", group="budget")
+    keep_params: float | None = option(None, "share of parameters to keep", metavar="F", group="budget")
+    keep_latency: float | None = option(None, "share of the measured time to keep", metavar="F", group="budget")
+    plan: str | None = option(
+        None, "YAML or JSON plan of the first method: obeyed, or written with --dry-run", metavar="FILE", group="budget"
+    )
+    dry_run: bool = option(False, "print (and with --plan write) the plan, change nothing", group="budget")
+    set: tuple[str, ...] = option((), "settings of the methods, like form=svd", metavar="NAME=VALUE")
+    augment: str = option("none", "random changes of images during repair", metavar="NAME", group="repair")
+    repair_epochs: int = option(0, "epochs of training with the original as teacher", metavar="N", group="repair")
+    repair_lr: float = option(0.02, "learning rate of the repair", metavar="X", group="repair")
+    distill: float = option(0.5, "weight of the teacher against the labels, 0 to 1", metavar="X", group="repair")
+    gradual: bool = option(False, "sparse methods: let the zeros grow during the repair", group="repair")
+    renorm: bool = option(
+        False, "first give batch normalisation the statistics of the smaller network (no labels)", group="repair"
+    )
+    threads: int = option(1, "threads of the timing", metavar="N", group="timing")
+    compiled: bool = option(True, "also time under torch.compile (a minute or so)", group="timing")
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Load, plan, compress, repair, measure, write."""
+    methods = check(arguments)
+    from convsmith import compression, data
+    from convsmith.cli.verbs.evaluate import trained_on
+    from convsmith.models.storage import load_model, save_model
+    from convsmith.training import resolve_device
+
+    device = resolve_device(arguments.device)
+    data.AUGMENTATIONS.entry(arguments.augment)
+    saved = classifier.is_saved(arguments.model)
+    if saved:
+        loaded = load_model(arguments.model, device=device)
+        images = data_options.load(arguments, augment=arguments.augment, like=trained_on(loaded))
+    else:
+        images = data_options.load(arguments, augment=arguments.augment)
+        about = images.description
+        loaded = load_model(arguments.model, num_classes=len(about.classes), in_chans=about.channels, device=device)
+        terminal.complain("note", f"{arguments.model} is untrained: its weights are random, accuracies mean nothing")
+    classifier.check_takes(loaded.model, images.train)
+    example = compression_stages.example_of(images.train, EXAMPLE_IMAGES, arguments.seed).to(device)
+    settings = classifier.keyword_arguments(arguments.set)
+    if arguments.dry_run:
+        return _dry_run(arguments, methods, loaded, example, settings)
+    plan = None if arguments.plan is None else compression.Plan.load(arguments.plan)
+    folder = run_folder.open_run("compress", arguments)
+    judge = _held_out(images)
+    how = _repair(arguments, str(device), folder)
+    before = None if judge is None else compression_stages.accuracy(loaded.model, judge, how)
+    try:
+        stages = compression_stages.compress_stages(
+            loaded.model,
+            methods,
+            images,
+            example,
+            budgets=_budgets(arguments),
+            settings=settings,
+            repair=how,
+            plan=plan,
+            judge=judge,
+        )
+    except compression.RepairInterrupted as stopped:
+        raise run_folder.Interrupted("compress", folder, str(stopped)) from stopped
+    for number, stage in enumerate(stages, 1):
+        terminal.say(stage.plan.text())
+        stage.plan.save(folder / f"plan-{number}-{methods[number - 1]}.yaml")
+    comparison = compression_stages.compare(
+        loaded.model, before, stages, example, threads=arguments.threads, compiled=arguments.compiled
+    )
+    compression_stages.show(comparison)
+    final = stages[-1].model
+    recipe = replace(loaded.recipe, compression=tuple(compression.recipes(final)))
+    save_model(folder, final.to("cpu"), recipe)
+    return _conclude(arguments, folder, comparison, stages, images)
+
+
+def check(arguments: Arguments) -> list[str]:
+    """Refuse bad flags before anything is read; return the methods of the chain."""
+    from convsmith.compression import METHODS, Budget
+
+    if not arguments.dry_run:
+        run_folder.check("compress", arguments)
+    data_options.check(arguments)
+    methods = [name.strip() for name in arguments.method.split(",") if name.strip()]
+    if not methods:
+        raise InvalidArgument("a method is needed", asked="--method", given=repr(arguments.method))
+    for name in methods:
+        METHODS.entry(name)
+    for kind, value in (
+        ("macs", arguments.keep_macs),
+        ("params", arguments.keep_params),
+        ("latency", arguments.keep_latency),
+    ):
+        if value is not None:
+            Budget(kind, value)
+    for flag, number in (("--repair-epochs", arguments.repair_epochs), ("--threads", arguments.threads - 1)):
+        if number < 0:
+            raise InvalidArgument("is too small", asked=flag, given=number)
+    if arguments.plan is not None and _budgets(arguments).given() and not arguments.dry_run:
+        raise InvalidArgument("a plan replaces the budget", asked=f"--plan {arguments.plan}", mend="give one of them")
+    settings = classifier.keyword_arguments(arguments.set)
+    for name, part in zip(methods, compression_stages.split_settings(methods, settings), strict=True):
+        METHODS[name](**part)
+    compression_stages.budgets_of(methods, _budgets(arguments))
+    if arguments.repair_epochs and methods == ["int8"] and settings.get("mode", "static") == "static":
+        raise InvalidArgument(
+            "static int8 is not trained", asked="--repair-epochs", mend="add --set mode=qat, or leave the repair away"
+        )
+    return methods
+
+
+def _budgets(arguments: Arguments) -> compression_stages.Budgets:
+    return compression_stages.Budgets(
+        keep_macs=arguments.keep_macs, keep_params=arguments.keep_params, keep_latency=arguments.keep_latency
+    )
+
+
+def _repair(arguments: Arguments, device: str, folder: Path) -> compression_stages.Repair:
+    return compression_stages.Repair(
+        epochs=arguments.repair_epochs,
+        lr=arguments.repair_lr,
+        distill=arguments.distill,
+        gradual=arguments.gradual,
+        renorm=arguments.renorm,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        device=device,
+        folder=folder,
+        resume=arguments.resume,
+    )
+
+
+def _dry_run(
+    arguments: Arguments, methods: list[str], loaded: LoadedModel, example: Any, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Print the plan of the first method, and write it if a file is named."""
+    from convsmith.cli.shell.progress import progress
+    from convsmith.compression import plan_compression
+
+    shares = compression_stages.budgets_of(methods, _budgets(arguments))[0]
+    part = compression_stages.split_settings(methods, settings)[0]
+    with progress(f"plan {methods[0]}") as callback:
+        plan: Plan = plan_compression(loaded.model, methods[0], example=example, progress=callback, **shares, **part)
+    terminal.say(plan.text())
+    if len(methods) > 1:
+        terminal.say(f"the plan of {methods[1]} depends on the network that {methods[0]} leaves")
+    summary = {"method": methods[0], "keeps": {kind: plan.kept(kind) for kind in ("macs", "params")}}
+    if arguments.plan is None:
+        return summary
+    terminal.say(f"plan    {plan.save(arguments.plan)}")
+    return {**summary, "plan": arguments.plan}
+
+
+def _held_out(images: ImageData) -> Any:
+    """Return labelled images the network was not trained on, or None with a note."""
+    from convsmith.cli.verbs.train import held_out
+
+    try:
+        return held_out(images)[1]
+    except InvalidArgument as error:
+        terminal.complain("note", f"accuracy is not measured: {error.rule}")
+        return None
+
+
+def _conclude(
+    arguments: Arguments,
+    folder: Path,
+    comparison: Any,
+    stages: list[compression_stages.Stage],
+    images: ImageData,
+) -> dict[str, Any]:
+    from convsmith.report import build_report
+
+    base, last = comparison.rows[0], comparison.rows[-1]
+    headline: dict[str, Any] = {
+        "MACs kept, %": round(100 * last.size.macs / base.size.macs, 1),
+        "file kept, %": round(100 * (last.size.bytes + last.size.recipe) / (base.size.bytes + base.size.recipe), 1),
+    }
+    for case in comparison.cases():
+        found = last.latency.get(case)
+        if found is not None and not isinstance(found, str):
+            headline[f"time kept, {case}, %"] = round(100 * found.ratio, 1)
+    if base.accuracy is not None and last.final() is not None:
+        headline["accuracy, %"] = round(100 * last.final().value, 2)
+        headline["accuracy of the original, %"] = round(100 * base.accuracy.value, 2)
+    summary = {
+        "title": f"{arguments.model}, {arguments.method}, on {images.description.name}",
+        "headline": headline,
+        "comparison": comparison.to_json(),
+        "keeps": {stage.name: {kind: stage.plan.kept(kind) for kind in ("macs", "params")} for stage in stages},
+    }
+    run_folder.write_json(folder / "result.json", summary)
+    compression_stages.write_sections(comparison, stages, folder, first=20)
+    report = build_report([folder])
+    terminal.say(f"run     {folder}", f"report  {report}")
+    return {"run": str(folder), "report": str(report), **summary}

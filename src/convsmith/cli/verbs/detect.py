@@ -1,0 +1,191 @@
+"""``convsmith detect``: tell adversarial inputs from clean ones by their routes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from convsmith.cli.shell import classifier, data_options, run_folder, terminal
+from convsmith.cli.shell.options import option
+from convsmith.cli.shell.progress import progress
+from convsmith.cli.verbs.evaluate import trained_on
+from convsmith.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from convsmith.data import DataDescription, ImageData, ImageSplit
+    from convsmith.interpretation import Pictures
+
+EXAMPLES = (
+    "detect fit runs/first --data digits --per-class 10 --out runs/guard",
+    "detect score runs/first photo.png --detector runs/guard/detector.safetensors",
+    "detect score runs/first --data digits --limit 50 --detector runs/guard/detector.safetensors --json",
+)
+DETECTOR = "detector.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(data_options.DataOptions):
+    """Tell adversarial inputs from clean ones by their routes: fit a detector and its table, or score images."""
+
+    action: Literal["fit", "score"] = option(help="fit or score", positional=True)
+    model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
+    pictures: tuple[str, ...] = option((), "score: image files or folders", metavar="IMAGE", positional=True)
+    data: str = option("", "fit: images to attack; score: images to score", metavar="DATA")
+    detector: str | None = option(None, "score: the fitted detector", metavar="FILE")
+    attack: Literal["fgsm", "ifgsm", "pgd", "targeted ifgsm"] = option("ifgsm", "fit: the attack it is fitted on")
+    epsilon: float = option(16.0, "fit: largest change of a pixel, of 255")
+    classifier: Literal["random-forest", "adaboost", "gradient-boosting"] = option("random-forest", "fit: on routes")
+    per_class: int = option(10, "fit: clean images of each class", metavar="N")
+    test_images: int = option(100, "fit: images of the table", metavar="N")
+    rate: float = option(0.05, "fit: false-positive rate of the threshold")
+    sites: Literal["auto", "conv", "block", "activation"] = option("auto", "fit: where gates sit")
+    mode: Literal["paper", "converged"] = option("paper", "fit: solver")
+    gamma: float = option(0.05, "fit: weight of the gates")
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Fit or score."""
+    if arguments.action == "score":
+        return _score(arguments)
+    return _fit(arguments)
+
+
+def _fit(arguments: Arguments) -> dict[str, Any]:
+    if not arguments.data:
+        raise InvalidArgument("fitting needs images", asked="detect fit", mend="add --data DATA")
+    if arguments.pictures or arguments.detector is not None:
+        raise InvalidArgument("images and --detector belong to score", asked="detect fit", mend="leave them out")
+    for name, value in (("--per-class", arguments.per_class), ("--test-images", arguments.test_images)):
+        if value < 1:
+            raise InvalidArgument("must be 1 or more", asked=name, given=value)
+    if not 0 < arguments.epsilon <= 255:
+        raise InvalidArgument("a change lies between 0 and 255", asked="--epsilon", given=arguments.epsilon)
+    run_folder.check("detect", arguments)
+    from convsmith import interpretation
+    from convsmith.cli.reports import detect_report
+    from convsmith.interpretation import protocol
+    from convsmith.report import build_report
+
+    model, _, data = _model_and_data(arguments)
+    assert data is not None
+    train, test = _pictures(data.train, data, None), _pictures(data.test, data, arguments.test_images)
+    find: dict[str, Any] = {"mode": arguments.mode, "gamma": arguments.gamma, "sites": arguments.sites}
+    epsilon = arguments.epsilon / 255
+    unseen = tuple(name for name in protocol.ATTACKS_SHOWN if name != arguments.attack)
+    with progress("detect") as callback:
+        rows = interpretation.detection_table(
+            model,
+            train,
+            test,
+            epsilon=epsilon,
+            seen=arguments.attack,
+            unseen=unseen,
+            per_class=(arguments.per_class,),
+            classifiers=(arguments.classifier,),
+            find=find,
+            seed=arguments.seed,
+            progress=callback,
+        )
+    chosen = train.rows(protocol.balanced(train.labels, arguments.per_class, arguments.seed))
+    clean = interpretation.find_routes(model, protocol.rounded(chosen), index=chosen.index, **find)
+    moved = protocol.attacked(model, chosen, arguments.attack, epsilon, arguments.seed)
+    bad = interpretation.find_routes(model, moved, index=chosen.index, **find)
+    detector = interpretation.RouteDetector(
+        arguments.classifier, seed=arguments.seed, false_positive_rate=arguments.rate
+    ).fit(clean, bad)
+    folder = run_folder.open_run("detect", arguments)
+    detector.save(folder / DETECTOR)
+    detect_report.section(rows, epsilon).save(folder, "48-detector")
+    terminal.table(list(detect_report.COLUMNS), [detect_report.cells(row) for row in rows])
+    own = next(row for row in rows if row.features == "routes" and row.seen)
+    headline = {
+        "AUROC, seen attack": round(own.report.auroc, 3),
+        "threshold": round(detector.threshold_, 4),
+        "training images": len(chosen.labels),
+    }
+    summary = {"title": f"Detector on routes of {arguments.model}", "headline": headline}
+    run_folder.write_json(folder / "result.json", summary)
+    report = build_report([folder])
+    terminal.say(f"detector {folder / DETECTOR}", f"report   {report}")
+    return {"run": str(folder), "detector": str(folder / DETECTOR), "report": str(report), **summary}
+
+
+def _score(arguments: Arguments) -> dict[str, Any]:
+    from convsmith import interpretation
+    from convsmith.cli.verbs.explain import pictures_of
+
+    if arguments.detector is None:
+        raise InvalidArgument("scoring needs a fitted detector", asked="detect score", mend="add --detector FILE")
+    if bool(arguments.pictures) == bool(arguments.data):
+        raise InvalidArgument("score either IMAGEs or --data DATA", asked="detect score")
+    path = Path(arguments.detector)
+    detector = interpretation.RouteDetector.load(path / DETECTOR if path.is_dir() else path)
+    model, about, data = _model_and_data(arguments)
+    if data is not None:
+        batch = data.test.fetch(range(len(data.test)))
+        images, names = batch.images, [f"test image {int(i)}" for i in batch.index]
+    else:
+        found = pictures_of(arguments.pictures, about, arguments.model, size=arguments.size, limit=arguments.limit)
+        images, names = found.images, list(found.names)
+    # as in fitting: the values a stored picture can have
+    images = _rounded(images, about, data)
+    names_of = [field.name for field in fields(interpretation.RouteSettings)]
+    settings = {name: detector.settings_[name] for name in names_of if name in detector.settings_}
+    with progress("routes") as callback:
+        routes = interpretation.find_routes(
+            model,
+            images,
+            layers=list(detector.widths_),
+            sites=detector.settings_["sites"],
+            progress=callback,
+            **settings,
+        )
+    scores = detector.score(routes)
+    flagged = scores > detector.threshold_
+    values = [float(score) for score in scores]
+    rows = [[n, s, "adversarial" if f else "clean"] for n, s, f in zip(names, values, flagged, strict=True)]
+    terminal.table(["image", "score", f"above {detector.threshold_:.3f}"], rows[:50])
+    if len(rows) > 50:
+        terminal.say(f"... and {len(rows) - 50} more")
+    return {
+        "threshold": detector.threshold_,
+        "flagged": int(flagged.sum()),
+        "images": len(rows),
+        "scores": {name: round(score, 6) for name, score in zip(names, values, strict=True)},
+    }
+
+
+def _model_and_data(arguments: Arguments) -> tuple[nn.Module, DataDescription | None, ImageData | None]:
+    from convsmith.training import resolve_device
+
+    device = resolve_device(arguments.device)
+    loaded = classifier.load(arguments.model, device=str(device))
+    about = trained_on(loaded)
+    data = data_options.load(arguments, like=about) if arguments.data else None
+    if data is not None:
+        classifier.check_takes(loaded.model, data.test if len(data.test) else data.train)
+    return loaded.model.eval(), about, data
+
+
+def _pictures(split: ImageSplit, data: ImageData, limit: int | None) -> Pictures:
+    from convsmith.interpretation import Pictures
+
+    count = len(split) if limit is None else min(limit, len(split))
+    batch = split.fetch(range(count))
+    about = data.description
+    return Pictures(batch.images, batch.labels, batch.index, about.mean, about.std)
+
+
+def _rounded(images: Tensor, about: DataDescription | None, data: ImageData | None) -> Tensor:
+    import torch
+
+    from convsmith.interpretation import Pictures
+    from convsmith.interpretation.protocol import rounded
+
+    source = data.description if data is not None else about
+    assert source is not None
+    none = torch.full((len(images),), -1)
+    return rounded(Pictures(images, none, none, source.mean, source.std))

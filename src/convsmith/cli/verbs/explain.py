@@ -1,0 +1,274 @@
+"""``convsmith explain``: find the channels that carried each prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from convsmith.cli.shell import classifier, data_options, run_folder, terminal
+from convsmith.cli.shell.options import option
+from convsmith.cli.shell.progress import progress
+from convsmith.cli.verbs.evaluate import trained_on
+from convsmith.errors import InvalidArgument, RunFailed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from convsmith.data import DataDescription, ImageData
+    from convsmith.interpretation import Routes
+
+EXAMPLES = (
+    "explain runs/first photo.png other.jpg --out runs/why",
+    "explain runs/first --data digits --limit 8",
+    "explain runs/first --data digits --limit 1000 --save routes.safetensors --show 0",
+    "explain resnet18 photo.jpg --sites block --gamma 0.02",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(data_options.DataOptions):
+    """Find the critical routing path of every image and show it: gates, heat map, neighbours, removal curve."""
+
+    model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
+    pictures: tuple[str, ...] = option((), "image files or folders of them", metavar="IMAGE", positional=True)
+    data: str = option(
+        "", "images to explain; beside IMAGEs, where similar training images are looked for", metavar="DATA"
+    )
+    split: Literal["train", "validation", "test"] = option("test", "which images of DATA")
+    sites: Literal["auto", "conv", "block", "activation"] = option("auto", "where gates sit")
+    mode: Literal["converged", "paper"] = option("converged", "solver")
+    gamma: float = option(0.05, "weight of the gates")
+    allow_closed: bool = option(
+        False, "keep routes whose layers closed completely (as published); else such an image gets a smaller gamma"
+    )
+    steps: int | None = option(None, "solver steps (default: 100, in paper mode 30)", metavar="N")
+    save: str | None = option(
+        None, "also write all routes to this safetensors file; an interrupted run goes on", metavar="FILE"
+    )
+    show: int = option(12, "images with a chapter of their own", metavar="N")
+    neighbours: int = option(3, "similar training images to show (0: none)", metavar="N")
+    reference: int = option(200, "training images among which they are looked for", metavar="N")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The images of one run: normalised [B, C, H, W], pixels in [0, 1], names, labels (-1 unknown)."""
+
+    images: Tensor
+    pixels: Tensor
+    names: tuple[str, ...]
+    labels: Tensor
+    classes: tuple[str, ...]
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Load, search, print, save, write the page."""
+    _check(arguments)
+    run_folder.check("explain", arguments)
+    from convsmith import interpretation
+    from convsmith.cli.reports import explain_report, explain_save
+    from convsmith.report import build_report
+    from convsmith.training import resolve_device
+
+    device = resolve_device(arguments.device)
+    loaded = classifier.load(arguments.model, device=str(device))
+    loaded.model.eval()
+    about = trained_on(loaded)
+    data = data_options.load(arguments, like=about) if arguments.data else None
+    if arguments.pictures:
+        found = pictures_of(arguments.pictures, about, arguments.model, size=arguments.size, limit=arguments.limit)
+    else:
+        found = _from_data(arguments, data)
+    _check_takes(loaded.model, found, arguments.model)
+    settings: dict[str, Any] = {
+        "sites": arguments.sites,
+        "mode": arguments.mode,
+        "gamma": arguments.gamma,
+        "steps": arguments.steps,
+        "seed": arguments.seed,
+        "batch_size": arguments.batch_size,
+        "keep_open": arguments.mode == "converged" and not arguments.allow_closed,
+    }
+    with progress("routes") as callback:
+        if arguments.save is None:
+            routes = interpretation.find_routes(
+                loaded.model, found.images, labels=found.labels, progress=callback, **settings
+            )
+        else:
+            routes = explain_save.find_and_save(
+                arguments.save, loaded.model, found.images, found.labels, callback, settings
+            )
+    folder = run_folder.open_run("explain", arguments)
+    neighbours = None
+    if data is not None and arguments.neighbours and arguments.show:
+        neighbours = _neighbours(arguments, loaded.model, data, routes, settings)
+    facts = explain_report.write(
+        folder, loaded.model, found, routes, neighbours=neighbours, show=arguments.show, seed=arguments.seed
+    )
+    _print(found, routes)
+    summary = {"title": f"Routes of {len(routes)} images in {arguments.model}", "headline": facts}
+    run_folder.write_json(folder / "result.json", summary)
+    report = build_report([folder])
+    terminal.say(f"run     {folder}", f"report  {report}")
+    saved = {} if arguments.save is None else {"routes": arguments.save}
+    return {"run": str(folder), "report": str(report), **saved, **summary}
+
+
+def _check(arguments: Arguments) -> None:
+    if not arguments.pictures and not arguments.data:
+        raise InvalidArgument(
+            "there is nothing to explain", asked="explain MODEL", mend="name images, or add --data DATA"
+        )
+    for name, value, least in (
+        ("--show", arguments.show, 0),
+        ("--neighbours", arguments.neighbours, 0),
+        ("--reference", arguments.reference, 1),
+        ("--batch-size", arguments.batch_size, 1),
+        ("--limit", arguments.limit, 1),
+    ):
+        if value is not None and value < least:
+            raise InvalidArgument(f"must be {least} or more", asked=name, given=value)
+    if arguments.allow_closed and arguments.mode == "paper":
+        raise InvalidArgument(
+            "the published schedule has no other way",
+            asked="--allow-closed --mode paper",
+            mend="leave --allow-closed out",
+        )
+    from convsmith.interpretation import RouteSettings
+
+    RouteSettings(gamma=arguments.gamma, steps=arguments.steps, mode=arguments.mode)
+
+
+def _check_takes(model: Any, found: Explained, name: str) -> None:
+    """Refuse a model that gives no class scores for these images, before any work."""
+    import torch
+
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            output = model(found.images[:2].to(device))
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+        raise InvalidArgument(
+            "the network cannot take these images",
+            asked=f"{name} on images of {tuple(found.images.shape[1:])}",
+            given=" ".join(str(error).split())[:160],
+            mend="--size PIXELS changes the images",
+        ) from None
+    shape = tuple(getattr(output, "shape", ()))
+    if len(shape) != 2 or (found.classes and shape[1] != len(found.classes)):
+        raise InvalidArgument(
+            "the network must give one number per class",
+            asked=f"{len(found.classes) or 'some'} classes",
+            given=f"output of shape {shape}" if shape else type(output).__name__,
+        )
+
+
+def pictures_of(
+    names: tuple[str, ...], about: DataDescription | None, model: str, *, size: int | None, limit: int | None
+) -> Explained:
+    """Read image files (folders are searched) as the model takes them."""
+    import torch
+
+    from convsmith.data import read_picture
+    from convsmith.data.resize import fit, to_channels
+
+    files = list(dict.fromkeys(_files(names)))[:limit]
+    if about is None:
+        raise InvalidArgument(
+            "nothing is known about the images this model takes (size, mean, std)",
+            asked=model,
+            mend="name the run folder of a training, or a timm model with published weights",
+        )
+    sides = about.size if size is None else (size, size)
+    made = []
+    for file in files:
+        try:
+            made.append(fit(to_channels(read_picture(file).float() / 255, about.channels), sides))
+        except RunFailed as error:
+            reason = "not a picture, or a damaged one; leave the file out or replace it"
+            raise InvalidArgument("an image file cannot be read", given=str(file), mend=reason) from error
+    pixels = torch.stack(made)
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (about.mean, about.std))
+    labels = torch.full((len(files),), -1)
+    return Explained((pixels - mean) / std, pixels, tuple(f.name for f in files), labels, tuple(about.classes))
+
+
+def _files(names: tuple[str, ...]) -> list[Path]:
+    from convsmith.data.pictures import EXTENSIONS
+
+    files: list[Path] = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
+            if not inside:
+                asked = f"files ending in {' '.join(sorted(EXTENSIONS))}"
+                raise InvalidArgument("the folder holds no picture", asked=asked, given=name)
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise InvalidArgument("there is no such image", asked="IMAGE", given=name)
+    return files
+
+
+def _from_data(arguments: Arguments, data: ImageData | None) -> Explained:
+    assert data is not None
+    split = data.splits[arguments.split]
+    if not len(split):
+        raise InvalidArgument("the split has no images", asked=f"--split {arguments.split}", given=arguments.data)
+    batch = split.fetch(range(len(split)))
+    names = tuple(f"{arguments.split} image {int(i)}" for i in batch.index)
+    return Explained(batch.images, split.pixels(range(len(split))), names, batch.labels, tuple(split.classes))
+
+
+def _neighbours(
+    arguments: Arguments, model: Any, data: ImageData, routes: Routes, settings: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return pictures of the nearest training images [B, n, C, H, W], their labels and similarities [B, n]."""
+    import torch
+
+    from convsmith.interpretation import RouteSettings, nearest_routes
+    from convsmith.interpretation.find import prepare, solve
+    from convsmith.interpretation.sites import plan_sites
+
+    if not len(data.train):
+        return None
+    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(arguments.seed))
+    chosen = chosen[: arguments.reference].sort().values
+    batch = data.train.fetch(chosen)
+    chosen_settings = {k: v for k, v in settings.items() if k not in ("sites", "batch_size")}
+    # the gamma that most explained images needed: near the one that leaves these open too, so few searches
+    gammas = routes.gamma.median().cpu().double().expand(len(chosen))
+    model, images = prepare(model, batch.images)
+    plan = plan_sites(model, images, arguments.sites)
+    with progress("routes of training images") as callback:
+        pool = solve(
+            model,
+            images,
+            plan,
+            RouteSettings(**chosen_settings),
+            arguments.batch_size,
+            callback,
+            gammas=gammas,
+            labels=batch.labels,
+        )
+    count = min(arguments.neighbours, len(pool))
+    place, value = nearest_routes(routes[: arguments.show], pool, count)
+    place = place.cpu()
+    pixels = data.train.pixels(chosen[place.flatten()]).unflatten(0, tuple(place.shape))
+    return pixels, batch.labels[place], value.cpu()
+
+
+def _print(found: Explained, routes: Routes) -> None:
+    rows = []
+    for row in range(min(len(routes), 20)):
+        label = int(routes.prediction[row])
+        name = found.classes[label] if found.classes else str(label)
+        share = float(routes.sparsity()[row])
+        notes = "; ".join(routes.flags.messages(row))
+        rows.append([found.names[row], name, float(routes.confidence[row]), 100 * share, notes])
+    terminal.table(["image", "prediction", "confidence", "critical nodes, %", "notes"], rows)
+    if len(routes) > len(rows):
+        terminal.say(f"... and {len(routes) - len(rows)} more")

@@ -1,0 +1,49 @@
+"""``convsmith init``: write an editable settings file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convsmith.cli.shell import settings, terminal
+from convsmith.cli.shell.options import Listing, option
+from convsmith.errors import InvalidArgument
+
+EXAMPLES = (
+    "init",
+    "init train-digits",
+    "init train-digits --file my.yaml",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Listing):
+    """Write an editable settings file from a packaged preset; without a name, list the presets."""
+
+    preset: str | None = option(None, "which preset; none lists them", metavar="PRESET", positional=True)
+    file: str | None = option(None, "file to write (default: PRESET.yaml here)", metavar="FILE")
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """List the presets, or copy one."""
+    if arguments.preset is None:
+        known = settings.presets()
+        terminal.table(("preset", "what it is for"), [(name, purpose(text)) for name, text in known.items()])
+        return {"presets": list(known)}
+    text = settings.preset_text(None, arguments.preset)
+    target = Path(arguments.file or f"{arguments.preset}.yaml")
+    if target.exists():
+        raise InvalidArgument("the file exists already", asked=f"init --file {target}", mend="name another with --file")
+    try:
+        target.write_text(text.replace(f"{arguments.preset}.yaml", str(target)))
+    except OSError as error:
+        raise InvalidArgument("the file cannot be written", asked=str(target), given=error.strerror) from None
+    terminal.say(f"wrote {target}", *(line[2:] for line in text.splitlines()[:1]))
+    return {"file": str(target)}
+
+
+def purpose(text: str) -> str:
+    """Return the second comment line of a preset, which says what it is for."""
+    comments = [line[2:] for line in text.splitlines() if line.startswith("# ")]
+    return comments[1] if len(comments) > 1 else ""

@@ -1,0 +1,161 @@
+"""``convsmith train``: train a classifier, with second-order pooling if asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convsmith.cli.shell import classifier, data_options, evaluation, loop_options, run_folder, terminal
+from convsmith.cli.shell.options import option
+from convsmith.cli.shell.progress import progress
+from convsmith.errors import InvalidArgument, MissingExtra
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from convsmith.data import ImageData, ImageSplit, Loader
+    from convsmith.models.storage import ModelRecipe
+    from convsmith.training import FitResult, Task
+
+EXAMPLES = (
+    "train --model cs_resnet20 --data digits --augment digits --epochs 20 --out runs/first",
+    "train --preset train-digits --seed 1",
+    "train --preset train-second-order --dry-run",
+    "train --model resnet50 --pretrained --data imagefolder:photos --size 224 --pooling isqrt-cov --lr 0.01",
+    "train --out runs/first --resume",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(classifier.ModelOptions, data_options.DataOptions, loop_options.LoopOptions):
+    """Train a classifier, measure it on held-out images and write a run folder with weights, numbers and a report."""
+
+    augment: str = option("none", "random changes of training images; see methods augmentation", metavar="NAME")
+    label_smoothing: float = option(0.0, "share of probability spread over all classes", metavar="X")
+    dry_run: bool = option(False, "check everything, say what would be done, write nothing")
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Check everything, train, evaluate, write."""
+    run_folder.check("train", arguments)
+    data_options.check(arguments)
+    loop_options.check(arguments)
+    classifier.check(arguments)
+    from convsmith import data, training
+
+    data.AUGMENTATIONS.entry(arguments.augment)
+    images = data_options.load(arguments, augment=arguments.augment)
+    model, recipe = classifier.create(arguments, images.description)
+    task = training.ClassificationTask(model, len(images.classes), arguments.label_smoothing)
+    classifier.check_takes(model, images.train)
+    counts = ", ".join(f"{count:,} {name}" for name, count in images.description.counts.items())
+    parameters = sum(weight.numel() for weight in model.parameters())
+    terminal.say(f"network {arguments.model}, {parameters:,} parameters", f"images  {arguments.data}: {counts}")
+    loader = training_loader(images, arguments)
+    if arguments.dry_run:
+        return plan(len(loader), parameters, arguments)
+    folder = run_folder.open_run("train", arguments)
+    try:
+        result = fit(task, loader, images, arguments, folder)
+    except (InvalidArgument, MissingExtra):
+        run_folder.discard(folder, arguments)
+        raise
+    if result.interrupted:
+        raise run_folder.Interrupted("train", folder, f"stopped after {result.steps} of {result.total_steps} updates")
+    if not terminal.is_main_process():
+        return {}
+    return conclude(model, recipe, images, result, arguments, folder)
+
+
+def plan(batches: int, parameters: int, arguments: Arguments) -> dict[str, Any]:
+    """Say what a run would do."""
+    steps = loop_options.train_config(arguments).total_steps(batches)
+    folder = run_folder.check("train", arguments)
+    terminal.say(f"updates {steps:,} of {arguments.batch_size * arguments.accumulate} images", f"run     {folder}")
+    return {"run": str(folder), "steps": steps, "parameters": parameters}
+
+
+def training_loader(images: ImageData, arguments: Arguments) -> Loader:
+    """Return the batches of this process; an incomplete last batch is left out unless it is the only one."""
+    from convsmith import data, training
+
+    rank, world = training.rank_and_world()
+    return data.Loader(
+        images.train,
+        arguments.batch_size,
+        seed=arguments.seed,
+        shuffle=True,
+        augment=arguments.augment != "none",
+        rank=rank,
+        world=world,
+        drop_last=len(images.train) >= arguments.batch_size * world,
+    )
+
+
+def fit(task: Task, loader: Loader, images: ImageData, arguments: Arguments, folder: Path) -> FitResult:
+    """Run the loop under a bar."""
+    from convsmith import data, training
+
+    validation = data.Loader(images.validation, arguments.batch_size) if len(images.validation) else None
+    with progress("train") as callback:
+        return training.fit(
+            task,
+            loader,
+            loop_options.train_config(arguments),
+            validation=validation,
+            out=folder,
+            resume=arguments.resume,
+            progress=callback,
+        )
+
+
+def conclude(
+    model: nn.Module, recipe: ModelRecipe, images: ImageData, result: FitResult, arguments: Arguments, folder: Path
+) -> dict[str, Any]:
+    """Evaluate, and write the weights, ``result.json``, the report's sections and the report."""
+    from convsmith.models.storage import save_model
+
+    name, split = held_out(images)
+    found = evaluation.evaluate(
+        model, split, name=name, device=result.device, batch_size=arguments.batch_size, seed=arguments.seed
+    )
+    save_model(folder, model, recipe)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    summary = {
+        "title": f"{arguments.model} on {images.description.name}",
+        "lead": [
+            f"Trained for {result.steps} updates in {result.seconds:.0f} s on {result.device}, {result.precision}."
+        ],
+        "headline": {**evaluation.headline(found), "parameters": parameters},
+        "split": name,
+        "metrics": found.metrics.to_json(),
+        "training": {
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "best_validation_accuracy": result.best_value,
+            "seconds": result.seconds,
+            "stopped_early": result.stopped_early,
+        },
+        "parameters": parameters,
+        "seed": arguments.seed,
+    }
+    run_folder.write_json(folder / "result.json", summary)
+    evaluation.write_sections(found, folder)
+    evaluation.show(found)
+    from convsmith.report import build_report
+
+    report = build_report([folder])
+    terminal.say(f"run     {folder}", f"report  {report}")
+    return {"run": str(folder), "report": str(report), **summary}
+
+
+def held_out(images: ImageData) -> tuple[str, ImageSplit]:
+    """Return the test split, or the validation split where a data set has no labelled test images."""
+    for name in ("test", "validation"):
+        split = images.splits[name]
+        if len(split) and bool((split.labels >= 0).all()):
+            return name, split
+    raise InvalidArgument(
+        "there are no labelled held-out images", asked="test or validation images", given=images.description.name
+    )

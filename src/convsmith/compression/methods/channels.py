@@ -1,0 +1,253 @@
+"""Which channels hang together: groups of layers that lose a channel together, what they cost, how much each matters.
+
+A group is what torch-pruning's dependency graph returns: removing channel i of its root removes rows of the layers
+that produce it, entries of the normalisations, columns of the layers that consume it. Here a group also knows how to
+be masked (the consumers' columns set to zero), which computes exactly what removal must compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression.operators.interleaved import LinearChain
+from convsmith.compression.planning.survey import Layer, Survey, Weighted
+from convsmith.errors import InvalidArgument, RunFailed, require
+
+CRITERIA = ("l1", "bn-scale")
+_ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One layer's share in a group: its channels ``own`` [n] belong to the root's channels ``root`` [n]."""
+
+    name: str
+    own: Tensor = field(repr=False)
+    root: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Group:
+    """``size`` channels of ``root`` and everything that carries them: producers' rows, consumers' columns, the rest."""
+
+    root: str
+    size: int
+    producers: tuple[Part, ...]
+    consumers: tuple[Part, ...]
+    others: tuple[Part, ...]
+
+
+def dependency_graph(model: nn.Module, example: Tensor) -> Any:
+    """Return torch-pruning's dependency graph of ``model`` (traced in evaluation mode with gradients on)."""
+    pruning = require("torch_pruning", "compress")
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        for p in frozen:
+            p.requires_grad_(True)
+        with torch.enable_grad():
+            return pruning.DependencyGraph().build_dependency(model, example[:2], verbose=False)
+    except Exception as error:
+        raise RunFailed(
+            "torch-pruning could not trace this network", given=f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
+        for m, mode in modes:
+            m.training = mode
+
+
+def find_groups(model: nn.Module, seen: Survey, skip: Sequence[str] = ()) -> tuple[list[Group], dict[str, str]]:
+    """Return the groups that can lose channels, and the reason by root name for those that cannot."""
+    chains = [name for name, module in model.named_modules() if isinstance(module, LinearChain)]
+    if chains:
+        raise InvalidArgument(
+            "channels cannot be followed through interleaved chains, which reorder them",
+            asked="pruning",
+            given=", ".join(chains[:4]),
+            mend="prune first, then interleave",
+        )
+    graph = dependency_graph(model, seen.example)
+    names = {module: name for name, module in model.named_modules()}
+    layers = seen.by_name()
+    groups, refused = [], dict(seen.refused())
+    for raw in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.ConvTranspose2d, nn.Linear]):
+        root = names[raw[0].dep.target.module]
+        reason = _reason(graph, raw, names, layers, skip)
+        if reason is not None:
+            refused.setdefault(root, reason)
+            for item in raw:
+                name = names.get(item.dep.target.module)
+                if name in layers and graph.is_out_channel_pruning_fn(item.dep.handler):
+                    refused.setdefault(name, f"its channels go with those of {root}: {reason}")
+            continue
+        sides: dict[str, list[Part]] = {"out": [], "in": [], "other": []}
+        for item in raw:
+            module = item.dep.target.module
+            if module not in names:
+                continue
+            part = Part(names[module], torch.tensor(item.idxs), torch.tensor(item.root_idxs))
+            weighted = names[module] in layers
+            depthwise = weighted and layers[names[module]].is_depthwise
+            into = graph.is_in_channel_pruning_fn(item.dep.handler) and not depthwise
+            sides["other" if not weighted else "in" if into else "out"].append(part)
+        size = len(raw[0].idxs)
+        if not sides["in"]:
+            refused.setdefault(root, "no later layer reads its channels")
+            continue
+        groups.append(Group(root, size, tuple(sides["out"]), tuple(sides["in"]), tuple(sides["other"])))
+    return groups, refused
+
+
+def _reason(
+    graph: Any, raw: Any, names: Mapping[nn.Module, str], layers: Mapping[str, Layer], skip: Sequence[str]
+) -> str | None:
+    for item in raw:
+        target = item.dep.target
+        module = target.module
+        if target.type == graph.ops.OPTYPE.OUTPUT:
+            return "its channels are the network's output"
+        if isinstance(module, nn.Parameter):
+            return "its channels meet a bare parameter"
+        if module not in names:
+            continue
+        name = names[module]
+        if name in skip:
+            return "skipped on request" if name == names[raw[0].dep.target.module] else f"coupled to {name}, skipped"
+        layer = layers.get(name)
+        if layer is not None:
+            if layer.problem is not None:
+                return f"coupled to {name}: {layer.problem}"
+            if layer.calls > 1:
+                return f"coupled to {name}, which runs {layer.calls} times"
+            groups = getattr(module, "groups", 1)
+            if groups > 1 and not (groups == module.in_channels == module.out_channels):
+                return f"coupled to {name}, a convolution in {groups} groups whose channels must go in equal numbers"
+            into = graph.is_in_channel_pruning_fn(item.dep.handler) and not layer.is_depthwise
+            width = layer.channels(into=into)
+            if max(item.idxs) >= width or not (into or len(item.idxs) == width):
+                return f"coupled to {name}, whose {width} channels are padded, split or reshaped on the way"
+        elif isinstance(module, _ACROSS):
+            return f"coupled to {name}, which normalises across channels: removal would change the others"
+        if any(r is None for r in item.root_idxs):
+            return f"the channels of {name} could not be matched"
+    return None
+
+
+def scores(
+    model: nn.Module,
+    group: Group,
+    *,
+    side: str,
+    criterion: str,
+    importance: Mapping[str, Tensor] | None = None,
+) -> Tensor | str:
+    """Return one score per channel of the group [size], or why there is none.
+
+    ``side``: ``"filters"`` sums |w| over the rows that produce a channel, ``"channels"`` over the columns that read
+    it. ``criterion`` ``"bn-scale"`` sums |gamma| instead. ``importance`` replaces both: scores by layer name, one per
+    output channel, summed over the group's producers that have them.
+    """
+    total = torch.zeros(group.size, dtype=torch.float64)
+    found = False
+    modules: dict[str, Weighted] = dict(model.named_modules())
+    if importance is not None:
+        for part in group.producers:
+            if part.name in importance:
+                given = torch.as_tensor(importance[part.name]).detach().double().cpu().reshape(-1)
+                total.index_add_(0, part.root, given[part.own])
+                found = True
+        return total if found else "the importance has no scores for it"
+    if criterion == "bn-scale":
+        for part in group.others:
+            gamma = getattr(modules[part.name], "weight", None)
+            if gamma is not None and hasattr(modules[part.name], "running_mean"):
+                total.index_add_(0, part.root, gamma.detach().double().cpu().abs()[part.own])
+                found = True
+        return total if found else "no batch normalisation scales its channels"
+    for part in group.producers if side == "filters" else group.consumers:
+        norms = _norms(modules[part.name], rows=side == "filters")
+        total.index_add_(0, part.root, norms[part.own])
+    return total
+
+
+def _norms(module: Weighted, *, rows: bool) -> Tensor:
+    """Return the L1 norm of each output channel's weights (rows) or each input channel's."""
+    weight = module.weight.detach().double().cpu().abs()
+    if isinstance(module, nn.ConvTranspose2d):
+        weight = weight.transpose(0, 1)
+    return weight.flatten(1).sum(1) if rows else weight.transpose(0, 1).flatten(1).sum(1)
+
+
+def hide(model: nn.Module, group: Group, channels: Tensor) -> list[tuple[Weighted, Tensor]]:
+    """Zero what the consumers read from ``channels`` of the group, in place; return (layer, old weight) to undo it."""
+    undo = []
+    modules: dict[str, Weighted] = dict(model.named_modules())
+    for part in group.consumers:
+        module = modules[part.name]
+        own = part.own[torch.isin(part.root, channels)].to(module.weight.device)
+        undo.append((module, module.weight.detach().clone()))
+        with torch.no_grad():
+            if isinstance(module, nn.ConvTranspose2d):
+                module.weight[own] = 0
+            else:
+                module.weight[:, own] = 0
+    return undo
+
+
+class Ledger:
+    """What the network costs when every group keeps some of its channels."""
+
+    def __init__(self, seen: Survey, groups: Sequence[Group], model: nn.Module, macs: int, params: int) -> None:
+        self.layers = {x.name: x for x in seen.layers}
+        self.before = {"macs": macs, "params": params}
+        self.rows: dict[str, dict[str, int]] = {}
+        self.columns: dict[str, dict[str, int]] = {}
+        self.norms: dict[str, int] = {}
+        modules: dict[str, Weighted] = dict(model.named_modules())
+        for group in groups:
+            for part in group.producers:
+                self.rows.setdefault(part.name, {})[group.root] = max(1, len(part.own) // group.size)
+            for part in group.consumers:
+                self.columns.setdefault(part.name, {})[group.root] = max(1, len(part.own) // group.size)
+            for part in group.others:
+                affine = sum(p.numel() for p in modules[part.name].parameters(recurse=False))
+                width = getattr(modules[part.name], "num_features", 0)
+                if affine and width:
+                    per = affine // width * max(1, len(part.own) // group.size)
+                    self.norms[group.root] = self.norms.get(group.root, 0) + per
+
+    def cost(self, kind: str, removed: Mapping[str, int]) -> int:
+        """Return the whole network's MACs or parameters with ``removed`` channels per root."""
+        total = self.before[kind]
+        for name in self.rows.keys() | self.columns.keys():
+            total -= self._saved(name, kind, removed)
+        if kind == "params":
+            total -= sum(self.norms.get(root, 0) * n for root, n in removed.items())
+        return total
+
+    def layer(self, name: str, kind: str, removed: Mapping[str, int]) -> int:
+        """Return one layer's MACs or parameters."""
+        layer = self.layers[name]
+        return (layer.macs if kind == "macs" else layer.params) - self._saved(name, kind, removed)
+
+    def _saved(self, name: str, kind: str, removed: Mapping[str, int]) -> int:
+        layer = self.layers[name]
+        module = layer.module
+        linear = isinstance(module, nn.Linear)
+        outer = module.out_features if linear else module.out_channels
+        inner = module.in_features if linear else module.in_channels
+        lost_out = sum(n * removed.get(root, 0) for root, n in self.rows.get(name, {}).items())
+        lost_in = sum(n * removed.get(root, 0) for root, n in self.columns.get(name, {}).items())
+        share = (1 - lost_out / outer) * (1.0 if layer.is_depthwise else 1 - lost_in / inner)
+        if kind == "macs":
+            return round(layer.macs * (1 - share))
+        weights = module.weight.numel()
+        return round(weights * (1 - share)) + (lost_out if module.bias is not None else 0)

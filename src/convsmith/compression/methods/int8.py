@@ -1,0 +1,265 @@
+"""The method ``int8``: eight-bit weights and activations through torchao's PT2E route, or weights alone.
+
+``static``       post-training: observers see the example images, weights per channel, activations per tensor;
+``qat``          the same quantiser with fake quantisation that trains; `finish` turns the trained one into int8;
+``weight-only``  int8 weights with a scale per output channel, computed in floating point: the file shrinks.
+
+Convolutions and linear layers become int8, with what stands between them; all else (a second-order pooling, products of
+activations) stays in floating point.
+
+The int8 result of the first two is a fixed graph (`Int8Model`): it answers any batch size, in evaluation mode, and
+gains its speed when compiled (``torch.compile`` with ``torch._inductor.config.freezing``); run eagerly it is slower
+than floating point, because every quantisation is an operator of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from convsmith.compression.cost import cost
+from convsmith.compression.methods.graphs import graph_from_json, graph_to_json
+from convsmith.compression.methods.method import METHODS, Applied, Method
+from convsmith.compression.methods.precision import apply_lowbit, plan_lowbit, rebuild_lowbit
+from convsmith.compression.planning.plan import WHOLE, Budget, Choice, Plan
+from convsmith.compression.planning.survey import Survey
+from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
+
+_UNFINISHED = ("in int8 training: train it, then call finish",)
+MODES = ("static", "qat", "weight-only")
+
+
+class Int8Model(nn.Module):
+    """A quantised network as a fixed graph: any batch of images of the exported size, to what the network gave."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__()
+        self.graph: Any = graph
+        self.training = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.graph(x)
+
+    def train(self, mode: bool = True) -> Int8Model:
+        """Note the mode; the graph itself always normalises as in evaluation and cannot be trained."""
+        self.training = mode
+        return self
+
+
+class Int8Training(nn.Module):
+    """A network that trains with the rounding of int8 in place; `finish` converts it."""
+
+    def __init__(self, graph: fx.GraphModule, *, trainable: bool = True) -> None:
+        super().__init__()
+        self.graph: Any = graph
+        self.training = trainable
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.graph(x)
+
+    def train(self, mode: bool = True) -> Int8Training:
+        """Switch normalisation and dropout inside the exported graph."""
+        from torchao.quantization.pt2e import move_exported_model_to_eval, move_exported_model_to_train
+
+        self.training = mode
+        (move_exported_model_to_train if mode else move_exported_model_to_eval)(self.graph)
+        for module in self.graph.modules():
+            # in evaluation the ranges must stand still, or every look at the network would change it
+            switch: Any = getattr(module, "enable_observer", None)
+            if switch is not None:
+                switch(mode)
+        return self
+
+
+@METHODS.register("int8")
+@dataclass(frozen=True)
+class Int8(Method):
+    """Eight-bit integers: weights and activations (static, qat) or weights alone.
+
+    Args:
+        mode: ``"static"``, ``"qat"`` (train the result, then `finish` it), ``"weight-only"``.
+        ends: weight-only: also the first and the last layer (the other modes quantise all layers).
+        skip: weight-only: names of layers to leave alone.
+    """
+
+    mode: str = "static"
+    ends: bool = True
+    skip: tuple[str, ...] = ()
+
+    chains: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InvalidArgument(
+                "int8 has no such mode", asked="mode", given=self.mode, mend=close_matches(self.mode, MODES)
+            )
+        if self.mode != "weight-only" and (self.skip or not self.ends):
+            raise InvalidArgument(
+                "skip and ends belong to mode 'weight-only'", asked=f"mode={self.mode!r}", given=self.skip
+            )
+        if self.mode != "weight-only":
+            require("torchao", "compress")
+
+    @property
+    def calibrates(self) -> bool:  # type: ignore[override]  # depends on the mode
+        """Return whether real images are needed: the activations' ranges come from them."""
+        return self.mode == "static"
+
+    def plan(
+        self,
+        model: nn.Module,
+        seen: Survey,
+        budget: Budget | None,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> Plan:
+        """Return the one choice there is."""
+        if self.mode == "weight-only":
+            return plan_lowbit("int8", model, seen, ends=self.ends, skip=self.skip)
+        whole = cost(model, tuple(seen.example.shape[1:]))
+        macs, params = (whole.macs, whole.macs), (whole.params, whole.params)
+        runs = [layer for layer in seen.layers if layer.kind in ("conv", "linear") and layer.calls]
+        choices = (Choice(WHOLE, {"mode": self.mode}, macs, params),) if runs else ()
+        return Plan("int8", choices, macs, params)
+
+    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+        """Quantise the whole network (static, qat) or its weights."""
+        if self.mode == "weight-only":
+            return apply_lowbit(model, seen, plan)
+        if self.mode == "qat":
+            return Applied(_calibrated(prepare(model, seen.example, training=True), seen.example), {}, _UNFINISHED)
+        prepared = _calibrated(prepare(model, seen.example, training=False), seen.example)
+        done, layers = converted(prepared)
+        return Applied(done, layers, (_speed_note(),))
+
+    @classmethod
+    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+        """Rebuild the graph, or put empty int8 layers in place; torchao is not needed for either."""
+        if WHOLE in layers:
+            return Int8Model(graph_from_json(layers[WHOLE]))
+        if not layers:
+            raise InvalidArgument(
+                "a network in int8 training cannot be stored", given="mode 'qat'", mend="finish it first"
+            )
+        return rebuild_lowbit(model, layers)
+
+
+def _calibrated(prepared: Int8Training, example: Tensor) -> Int8Training:
+    """Show the example to the observers, in evaluation mode."""
+    if prepared.training:
+        prepared.train(False)
+        for module in prepared.graph.modules():
+            switch: Any = getattr(module, "enable_observer", None)
+            if switch is not None:
+                switch(True)
+    with torch.no_grad():
+        for images in example.split(64):
+            prepared.graph(images)
+    return prepared
+
+
+def _speed_note() -> str:
+    return "int8 is fast when compiled; run eagerly it is slower than floating point"
+
+
+def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Training:
+    """Export ``model`` with a free batch size and put observers (or fake quantisation) into it.
+
+    Raises:
+        RunFailed: torch.export cannot follow the network, its batch size is fixed in the code, or the quantiser
+            does not know what to do with it.
+    """
+    require("torchao", "compress")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
+        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+        work = copy.deepcopy(model).train(training)
+        images = example[:2] if len(example) > 1 else example.expand(2, *example.shape[1:])
+        batch = torch.export.Dim("batch", min=1)
+        try:
+            exported = torch.export.export(work, (images.contiguous(),), dynamic_shapes=({0: batch},)).module()
+        except Exception as error:
+            raise RunFailed(
+                "torch.export could not follow this network with a free batch size",
+                asked="int8",
+                given=f"{type(error).__name__}: {str(error)[:400]}",
+                mend="use int8 with mode='weight-only'",
+            ) from error
+        _tell_calls_apart(exported)
+        quantiser = x86.X86InductorQuantizer()
+        quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=training))
+        # products of two activations (scales in front of a pooling) have ranges that eight bits do not hold
+        quantiser.set_function_type_qconfig(torch.mul, None)
+        try:
+            prepared = (prepare_qat_pt2e if training else prepare_pt2e)(exported, quantiser)
+            return Int8Training(prepared, trainable=training)
+        except Exception as error:
+            raise RunFailed(
+                "torchao's x86 quantiser cannot annotate this network (a layer that runs twice is one reason)",
+                asked="int8",
+                given=f"{type(error).__name__}: {str(error)[:400]}",
+                mend="use int8 with mode='weight-only'",
+            ) from error
+
+
+def _tell_calls_apart(exported: fx.GraphModule) -> None:
+    """Give every call in the graph a name of its own.
+
+    The quantiser gathers operators by the name of their module or function, and refuses what seems to have two results:
+    a module that ran twice (the one ReLU of a torchvision residual block), or ``a + b`` here and ``torch.add`` there,
+    which torch.export numbers apart and names alike (the sums of a residual block and of a pooling).
+    """
+    for node in exported.graph.nodes:
+        stack = node.meta.get("nn_module_stack")
+        if not stack:
+            continue
+        *outer, (key, (path, kind)) = stack.items()
+        call = key.rpartition("@")[2] if "@" in key else "0"
+        node.meta["nn_module_stack"] = {**dict(outer), key: (f"{path}@{call}" if call != "0" else path, kind)}
+        if node.meta.get("torch_fn"):
+            name, function = node.meta["torch_fn"]
+            node.meta["torch_fn"] = (f"{key}/{function}/{name}", function)
+
+
+def converted(prepared: Int8Training) -> tuple[Int8Model, dict[str, Any]]:
+    """Return the int8 network of a calibrated or trained one, and the description `Int8.rebuild` takes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torchao.quantization.pt2e import move_exported_model_to_eval
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+        graph = copy.deepcopy(prepared.graph)
+        if prepared.training:
+            move_exported_model_to_eval(graph)
+        graph = convert_pt2e(graph)
+    value = graph_to_json(graph)
+    fresh = graph_from_json(value)
+    state = {name: _tensor(graph, name) for name in value["tensors"]}
+    fresh.load_state_dict(state, strict=True)
+    return Int8Model(fresh), {WHOLE: value}
+
+
+def finish(model: nn.Module) -> nn.Module:
+    """Return the int8 network of one prepared with ``mode="qat"`` and trained; others come back as they are."""
+    if not isinstance(model, Int8Training):
+        return model
+    done, layers = converted(model)
+    history = copy.deepcopy(getattr(model, "_convsmith_compression", []))
+    if history:
+        history[-1] = {**history[-1], "layers": layers, "notes": [_speed_note()]}
+        done._convsmith_compression = history  # type: ignore[assignment]  # a plain list on the module
+    return done
+
+
+def _tensor(module: nn.Module, path: str) -> Tensor:
+    found: Any = module
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found.detach()

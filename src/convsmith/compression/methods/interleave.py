@@ -1,0 +1,297 @@
+"""The method ``interleave``: dense convolutions become interleaved chains (IGCV1), projected from the trained kernel.
+
+A convolution of C = M L input channels becomes L groups of M channels with the old kernel size, then M' groups of L
+pointwise; nothing stands between the two, so the chain is one linear map and can be projected in closed form
+(`operators.projection`): a rank-1 decomposition per block, exact where the kernel has that structure.
+Which layers, and with how many members M, is chosen by the budget from the scanned damage of every candidate. Chains
+come in few sizes; where they leave more than 3 % of the budget unused, a layer keeps some of its output channels dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression.cost import cost
+from convsmith.compression.methods.method import METHODS, Applied, Method
+from convsmith.compression.operators.backends import BACKENDS
+from convsmith.compression.operators.interleaved import InterleavedGroupConv2d
+from convsmith.compression.operators.projection import from_dense, project
+from convsmith.compression.planning.budget import Option, Progress, assemble, plan_layers
+from convsmith.compression.planning.plan import Budget, Plan
+from convsmith.compression.planning.survey import Layer, Survey, Weighted, evaluating, replace
+from convsmith.errors import InvalidArgument, close_matches
+
+#: largest input patch (channels x taps) for which the data-aware projection is used: its cost grows with the cube
+AWARE_PATCH = 640
+
+
+class ChannelBias(nn.Module):
+    """Add one number per channel: the bias that a linear chain cannot hold."""
+
+    def __init__(self, channels: int, **like: Any) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels, **like))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias.view(1, -1, 1, 1)
+
+
+class Interleaved(nn.Sequential):
+    """An interleaved chain, and the bias of the convolution it stands for if there was one."""
+
+
+class PartlyInterleaved(nn.Module):
+    """The first output channels by a dense convolution, the others by an interleaved chain, [B, C, H, W]."""
+
+    def __init__(self, dense: nn.Conv2d, chain: Interleaved) -> None:
+        super().__init__()
+        self.dense = dense
+        self.chain = chain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.dense(x), self.chain(x)], 1)
+
+
+@METHODS.register("interleave")
+@dataclass(frozen=True)
+class Interleave(Method):
+    """Replace dense convolutions by interleaved group convolutions, projected from their kernels.
+
+    Args:
+        members: M, the channels of a primary partition, in every layer it divides; without it a budget (half of the
+            MACs) chooses per layer.
+        energy: instead, take per layer the cheapest chain that keeps this share of the kernel's energy, (0, 1].
+        data_aware: project for the smallest error of the outputs on the example images, where the layer's input
+            patch has at most 640 numbers.
+        backend: of the new layers, see `convsmith.compression.operators.backends`.
+        skip: names of layers to leave alone.
+    """
+
+    members: int | None = None
+    energy: float | None = None
+    data_aware: bool = True
+    backend: str = "auto"
+    skip: tuple[str, ...] = ()
+
+    budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
+
+    def __post_init__(self) -> None:
+        if self.members is not None and (not isinstance(self.members, int) or self.members < 1):
+            raise InvalidArgument("a partition has one member or more", asked="members", given=self.members)
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise InvalidArgument("energy is a share above 0 and at most 1", asked="energy", given=self.energy)
+        if self.members is not None and self.energy is not None:
+            raise InvalidArgument("give members or energy, not both", given=f"{self.members}, {self.energy}")
+        if self.backend != "auto" and self.backend not in BACKENDS:
+            mend = close_matches(self.backend, ["auto", *BACKENDS])
+            raise InvalidArgument("no backend has this name", asked="backend", given=self.backend, mend=mend)
+
+    def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
+        """Choose the partitions per layer."""
+        refused = {**seen.refused(), **dict.fromkeys(self.skip, "skipped on request")}
+        table: list[tuple[Layer, list[Option]]] = []
+        for layer in seen.usable("conv", "linear", "transposed", skip=self.skip):
+            reason = _unfit(layer)
+            options = [] if reason else self._options(layer)
+            if options:
+                table.append((layer, options))
+            else:
+                refused[layer.name] = reason or self._none(layer)
+        if budget is None and (self.members is not None or self.energy is not None):
+            whole = cost(model, tuple(seen.example.shape[1:]))
+            picked = [(layer, min(options, key=lambda o: o.macs), None) for layer, options in table]
+            return assemble("interleave", whole.macs, whole.params, picked, refused=refused)
+        return plan_layers(
+            "interleave",
+            model,
+            seen,
+            table,
+            lambda layer, option: _projected(layer.module, option.setting, None, self.backend),
+            budget or Budget("macs", 0.5),
+            refused=refused,
+            finer=_finer,
+            progress=progress,
+        )
+
+    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+        """Replace the planned layers."""
+        layers = {name: {**setting, "backend": self.backend} for name, setting in plan.settings().items()}
+        for name, setting in layers.items():
+            if reason := _unfit(seen.by_name()[name]):
+                raise InvalidArgument(f"{name} cannot be interleaved: {reason}", asked="plan", given=setting)
+        inputs = self._inputs(model, seen, list(layers))
+        for name, setting in layers.items():
+            old = model.get_submodule(name)
+            replace(model, name, _projected(old, setting, inputs.get(name), self.backend))
+        return Applied(model, layers)
+
+    @classmethod
+    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+        """Put empty chains in place of the layers named."""
+        for name, setting in layers.items():
+            replace(model, name, _skeleton(model.get_submodule(name), setting, setting["backend"]))
+        return model
+
+    def _options(self, layer: Layer) -> list[Option]:
+        """Return the chains that are cheaper than the layer, dearest first."""
+        found: dict[tuple[int, int], Option] = {}
+        conv = layer.module
+        for members in range(1, conv.in_channels):
+            if conv.in_channels % members or (self.members is not None and members != self.members):
+                continue
+            primary = conv.in_channels // members
+            for leaving in {(members, conv.out_channels // members), (conv.out_channels // primary, primary)}:
+                if leaving[0] < 1 or leaving[0] * leaving[1] != conv.out_channels or primary == 1:
+                    continue
+                setting = {"partitions": [members, primary], "out_partitions": list(leaving)}
+                weights = primary * members * leaving[0] * conv.weight[0, 0].numel() + leaving[0] * primary * leaving[1]
+                positions = layer.output_shape[2] * layer.output_shape[3] * layer.calls
+                if weights * positions >= layer.macs:
+                    continue
+                loss = 1 - project(conv.weight, (members, primary), leaving).energy
+                if self.energy is not None and 1 - loss < self.energy:
+                    continue
+                params = weights + (0 if conv.bias is None else conv.bias.numel())
+                found[(members, leaving[0])] = Option(setting, weights * positions, params, max(loss, 0.0))
+        return sorted(found.values(), key=lambda o: -o.macs)
+
+    def _none(self, layer: Layer) -> str:
+        conv = layer.module
+        if self.energy is not None:
+            return f"no cheaper chain keeps {self.energy:.3g} of its energy"
+        wanted = "no partition" if self.members is None else f"no partition of {self.members}"
+        return f"{wanted} of its {conv.in_channels} to {conv.out_channels} channels makes it cheaper"
+
+    def _inputs(self, model: nn.Module, seen: Survey, names: list[str]) -> dict[str, Tensor]:
+        """Return what enters the layers whose patches are small enough, [B, C, H, W] by name."""
+        if not (self.data_aware and seen.real):
+            return {}
+        kept: dict[str, list[Tensor]] = {}
+
+        def watch(name: str) -> Callable[..., None]:
+            return lambda _module, args: kept.setdefault(name, []).append(args[0].detach())
+
+        small = [n for n in names if seen.by_name()[n].module.weight[0].numel() <= AWARE_PATCH]
+        handles = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in small]
+        try:
+            with evaluating(model), torch.no_grad():
+                model(seen.example[:64])
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {name: torch.cat(values) for name, values in kept.items()}
+
+
+def _unfit(layer: Layer) -> str | None:
+    """Return why a layer has no interleaved form."""
+    conv = layer.module
+    if not isinstance(conv, nn.Conv2d):
+        return "only convolutions are interleaved"
+    if conv.groups > 1:
+        return f"it is grouped already ({conv.groups} groups)"
+    if isinstance(conv.padding, str):
+        return f"its padding is {conv.padding!r}, not a number"
+    if conv.padding_mode != "zeros":
+        return f"it pads with {conv.padding_mode!r}"
+    return None
+
+
+def _finer(layer: Layer, options: Sequence[Option]) -> list[Option]:
+    """Return the chains of ``options`` with some output channels left dense, only what is not dearer and worse.
+
+    What a chain loses is taken to be lost evenly over its output channels.
+    """
+    conv = layer.module
+    out, into, taps = conv.out_channels, conv.in_channels, conv.weight[0, 0].numel()
+    positions = layer.output_shape[2] * layer.output_shape[3] * layer.calls
+    bias = 0 if conv.bias is None else out
+    # kernels are slow at ragged widths, and fine steps are needed in small layers only
+    step = max(8, out // 64) if out >= 64 else 1
+    found: list[tuple[int, float, dict[str, Any]]] = []
+    for option in options:
+        members, primary = option.setting["partitions"]
+        for dense in range(step, out, step):
+            rest = out - dense
+            for leaving in {members if rest % members == 0 else 0, rest // primary if rest % primary == 0 else 0} - {0}:
+                weights = taps * into * (dense + leaving) + rest * primary
+                if weights * positions < layer.macs:
+                    sizes = {"partitions": [members, primary], "out_partitions": [leaving, rest // leaving]}
+                    found.append((weights, option.loss * rest / out, {**sizes, "dense": dense}))
+    kept: list[Option] = []
+    for weights, loss, setting in sorted(found, key=lambda item: item[:2]):
+        if not kept or loss < kept[-1].loss:
+            kept.append(Option(setting, weights * positions, weights + bias, loss))
+    return kept
+
+
+def _projected(conv: Weighted, setting: dict[str, Any], inputs: Tensor | None, backend: str) -> nn.Module:
+    dense = _checked_dense(conv, setting)
+    rest = _rows(conv, dense, conv.out_channels) if dense else conv
+    chain, _ = from_dense(rest, setting["partitions"], setting["out_partitions"], inputs=inputs, backend=backend)
+    return _assembled(chain, rest, _rows(conv, 0, dense) if dense else None)
+
+
+def _skeleton(conv: Weighted, setting: dict[str, Any], backend: str) -> nn.Module:
+    (members, primary), (out_members, out_primary) = setting["partitions"], setting["out_partitions"]
+    dense = _checked_dense(conv, setting)
+    chain = InterleavedGroupConv2d(
+        primary,
+        members,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        out_primary=out_primary,
+        out_members=out_members,
+        backend=backend,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    return _assembled(chain, _rows(conv, dense, conv.out_channels), _rows(conv, 0, dense) if dense else None)
+
+
+def _checked_dense(conv: Weighted, setting: dict[str, Any]) -> int:
+    dense = setting.get("dense", 0)
+    if not isinstance(dense, int) or not 0 <= dense < conv.out_channels:
+        raise InvalidArgument(
+            "some output channels stay dense, none to all but one",
+            asked=f"dense of {conv.out_channels} output channels",
+            given=dense,
+        )
+    return dense
+
+
+def _rows(conv: Weighted, first: int, last: int) -> nn.Conv2d:
+    """Return the convolution that computes the output channels from ``first`` to ``last`` (exclusive)."""
+    part = nn.Conv2d(
+        conv.in_channels,
+        last - first,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        bias=conv.bias is not None,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    with torch.no_grad():
+        part.weight.copy_(conv.weight[first:last])
+        if part.bias is not None:
+            part.bias.copy_(conv.bias[first:last])
+    return part
+
+
+def _assembled(chain: nn.Module, conv: Weighted, dense: nn.Conv2d | None) -> nn.Module:
+    """Return the chain with the bias of ``conv``, the rows it stands for, behind the dense rows if there are any."""
+    interleaved = Interleaved(chain)
+    if conv.bias is not None:
+        bias = ChannelBias(conv.out_channels, device=conv.weight.device, dtype=conv.weight.dtype)
+        with torch.no_grad():
+            bias.bias.copy_(conv.bias)
+        interleaved.append(bias)
+    return interleaved if dense is None else PartlyInterleaved(dense, interleaved)

@@ -1,0 +1,196 @@
+"""Weights of one, 1.6 or eight bits: layers that train on latent float weights and compute with the quantised ones.
+
+``binary``   w = a * sign(v), a = mean |v| per output channel (XNOR-Net's binary-weight network, section 3.1: the best
+             scale for given signs). Gradient: straight through sign where |v| <= 1, and through the scale.
+``ternary``  w = a * t, t in {-1, 0, 1}, t = 0 where |v| <= 0.7 mean |v|, a = mean of the other |v| (Ternary Weight
+             Networks, eq. 5-6). Gradient: straight through.
+``int8``     w = s * round(v / s), s = max |v| / 127 per output channel when the layer is made, then fixed.
+
+Quantising twice gives the same numbers bit for bit (scales are accumulated in float64, where n equal float32 numbers
+have an exact mean), so a layer loaded from packed codes computes exactly what the saved one computed.
+
+Differs from the papers: activations stay in floating point; transposed convolutions have one scale for the layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression.planning.survey import Weighted
+from convsmith.errors import InvalidArgument
+
+SCHEMES = ("binary", "ternary", "int8")
+#: the threshold of a ternary weight, in units of the channel's mean magnitude (TWN, eq. 6)
+TERNARY_THRESHOLD = 0.7
+
+
+class _StraightThroughSign(torch.autograd.Function):
+    """sign with sign(0) = 1; the gradient passes where the input is at most 1 in magnitude."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> Tensor:
+        ctx.save_for_backward(v)
+        return torch.where(v >= 0, 1.0, -1.0).to(v.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (v,) = ctx.saved_tensors
+        return grad * (v.abs() <= 1)
+
+
+def _dims(weight: Tensor, per_channel: bool) -> tuple[int, ...]:
+    return tuple(range(1 if per_channel else 0, weight.dim()))
+
+
+def binary_weight(v: Tensor, *, per_channel: bool = True) -> Tensor:
+    """Return a * sign(v) with a = mean |v| over each output channel (first axis) or over everything."""
+    scale = v.abs().mean(_dims(v, per_channel), keepdim=True, dtype=torch.float64).to(v.dtype)
+    return scale * _StraightThroughSign.apply(v)
+
+
+def ternary_weight(v: Tensor, *, per_channel: bool = True) -> Tensor:
+    """Return a * t with t in {-1, 0, 1}; see the module's formula."""
+    dims = _dims(v, per_channel)
+    with torch.no_grad():
+        size = v.abs().double()
+        used = size > TERNARY_THRESHOLD * size.mean(dims, keepdim=True)
+        scale = ((size * used).sum(dims, keepdim=True) / used.sum(dims, keepdim=True).clamp_min(1)).to(v.dtype)
+        hard = scale * torch.sign(v) * used
+    return v + (hard - v).detach() if v.requires_grad and torch.is_grad_enabled() else hard
+
+
+def int8_scale(v: Tensor, *, per_channel: bool = True) -> Tensor:
+    """Return max |v| / 127 for each output channel, shaped to broadcast with ``v``; 1 where a channel is all zero."""
+    dims = _dims(v, per_channel)
+    scale = v.detach().abs().amax(dims, keepdim=True) / 127
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def int8_weight(v: Tensor, scale: Tensor) -> Tensor:
+    """Return scale * round(v / scale), codes clamped to -127..127; the gradient passes straight through."""
+    hard = (v.detach() / scale).round().clamp(-127, 127) * scale
+    return v + (hard - v).detach() if v.requires_grad and torch.is_grad_enabled() else hard
+
+
+class _LowBit(nn.Module):
+    """What the three layer classes share: ``scheme``, the latent ``weight`` and the quantised one."""
+
+    scheme: str
+    weight: Any
+    bias: Any
+    scale: Tensor | None
+    per_channel: bool = True
+
+    def quantised(self) -> Tensor:
+        """Return the weight the layer computes with, differentiable with respect to the latent one.
+
+        Without gradients in evaluation mode it is computed once per version of the latent weight and remembered.
+        """
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._quantise()
+        mark = (self.weight._version, self.weight.data_ptr())
+        known = self.__dict__.get("_known")
+        if known is not None and known[0] == mark and known[1].device == self.weight.device:
+            return known[1]
+        fresh = self._quantise()
+        if type(fresh) is Tensor:  # neither fake nor traced
+            self.__dict__["_known"] = (mark, fresh)
+        return fresh
+
+    def train(self, mode: bool = True) -> _LowBit:
+        """Set the mode and forget the remembered weight."""
+        self.__dict__.pop("_known", None)
+        return super().train(mode)
+
+    def _quantise(self) -> Tensor:
+        if self.scheme == "binary":
+            return binary_weight(self.weight, per_channel=self.per_channel)
+        if self.scheme == "ternary":
+            return ternary_weight(self.weight, per_channel=self.per_channel)
+        assert self.scale is not None
+        return int8_weight(self.weight, self.scale)
+
+    def _adopt(self, old: Weighted, scheme: str, *, keep: bool) -> None:
+        if scheme not in SCHEMES:
+            raise InvalidArgument("no such precision", given=scheme, mend=f"known: {', '.join(SCHEMES)}")
+        self.scheme = scheme
+        if keep:
+            with torch.no_grad():
+                self.weight.copy_(old.weight)
+                if self.bias is not None:
+                    self.bias.copy_(old.bias)
+        scale = int8_scale(self.weight, per_channel=self.per_channel) if scheme == "int8" else None
+        self.register_buffer("scale", scale)
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {self.scheme} weights"
+
+
+class LowBitConv2d(_LowBit, nn.Conv2d):
+    """A convolution with quantised weights; see the module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.quantised(), self.bias)
+
+
+class LowBitLinear(_LowBit, nn.Linear):
+    """A fully connected layer with quantised weights; see the module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.quantised(), self.bias)
+
+
+class LowBitConvTranspose2d(_LowBit, nn.ConvTranspose2d):
+    """A transposed convolution with quantised weights and one scale; see the module."""
+
+    per_channel = False
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        padding: Any = self.padding
+        extra: Any = self._output_padding(
+            x, output_size, list(self.stride), list(padding), list(self.kernel_size), 2, list(self.dilation)
+        )
+        return nn.functional.conv_transpose2d(
+            x, self.quantised(), self.bias, self.stride, padding, extra, self.groups, self.dilation
+        )
+
+
+def lowbit(module: Weighted, scheme: str, *, keep: bool = True) -> nn.Module:
+    """Return the quantised twin of a Conv2d, ConvTranspose2d or Linear; ``keep`` copies its weights."""
+    like = {"device": module.weight.device, "dtype": module.weight.dtype}
+    bias = module.bias is not None
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    new: _LowBit
+    if isinstance(module, nn.Linear):
+        new = LowBitLinear(module.in_features, module.out_features, bias, **like)
+    elif transposed:
+        new = LowBitConvTranspose2d(
+            module.in_channels,
+            module.out_channels,
+            module.kernel_size,
+            module.stride,
+            module.padding,
+            module.output_padding,
+            module.groups,
+            bias,
+            module.dilation,
+            **like,
+        )
+    else:
+        new = LowBitConv2d(
+            module.in_channels,
+            module.out_channels,
+            module.kernel_size,
+            module.stride,
+            module.padding,
+            module.dilation,
+            module.groups,
+            bias,
+            module.padding_mode,
+            **like,
+        )
+    new._adopt(module, scheme, keep=keep)
+    return new

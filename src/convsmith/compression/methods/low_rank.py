@@ -1,0 +1,222 @@
+"""The method ``low-rank``: which layers are factored, in which form, at which rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression.cost import cost
+from convsmith.compression.methods.method import METHODS, Applied, Method
+from convsmith.compression.operators.factor import (
+    FORMS,
+    Outputs,
+    counts,
+    factor,
+    full_rank,
+    setting_of,
+    skeleton,
+    spectrum,
+)
+from convsmith.compression.planning.budget import Option, Progress, assemble, plan_layers
+from convsmith.compression.planning.plan import Budget, Plan
+from convsmith.compression.planning.survey import Layer, Survey, Weighted, evaluating, replace
+from convsmith.errors import InvalidArgument, close_matches
+
+#: ranks offered to the budget per layer, at most
+LEVELS = 64
+#: values of every output, in multiples of their number, below which their covariance is not known
+ENOUGH = 4
+
+
+@METHODS.register("low-rank")
+@dataclass(frozen=True)
+class LowRankMethod(Method):
+    """Factor convolutions and linear layers into thinner ones (SVD, spatial SVD, Tucker-2).
+
+    Args:
+        rank: ``"full"`` (exact), a share of the full rank in (0, 1], or a number of channels, for every layer.
+        energy: keep this share of each layer's energy (0 to 1], wherever that makes the layer cheaper.
+        form: ``"svd"``, ``"spatial"``, ``"tucker"``, or ``"auto"``: whichever keeps most energy at half cost.
+        data_aware: choose the SVD basis from the layer's outputs on the example images, where they give at least four
+            values of every output.
+        skip: names of layers to leave alone.
+
+    Without rank, energy or a budget, half of the MACs are kept.
+    """
+
+    rank: int | float | str | None = None
+    energy: float | None = None
+    form: str = "auto"
+    data_aware: bool = True
+    skip: tuple[str, ...] = ()
+
+    budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
+
+    def __post_init__(self) -> None:
+        if self.form not in (*FORMS, "auto"):
+            raise InvalidArgument(
+                "low-rank has no such form",
+                asked="form",
+                given=self.form,
+                mend=close_matches(self.form, (*FORMS, "auto")),
+            )
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise InvalidArgument("energy is a share above 0 and at most 1", asked="energy", given=self.energy)
+        if self.rank is not None and self.energy is not None:
+            raise InvalidArgument("give rank or energy, not both", given=f"rank {self.rank}, energy {self.energy}")
+        ok = (
+            self.rank is None
+            or self.rank == "full"
+            or (isinstance(self.rank, float) and 0 < self.rank <= 1)
+            or (isinstance(self.rank, int) and not isinstance(self.rank, bool) and self.rank >= 1)
+        )
+        if not ok:
+            raise InvalidArgument(
+                "a rank is 'full', a share in (0, 1] or a positive number of channels", asked="rank", given=self.rank
+            )
+
+    def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
+        """Choose form and rank per layer; see `Method.plan`."""
+        outputs = self._outputs(model, seen)
+        refused = {**seen.refused(), **dict.fromkeys(self.skip, "skipped on request")}
+        table: list[tuple[Layer, list[Option]]] = []
+        for layer in seen.usable("conv", "linear", "transposed", skip=self.skip):
+            form = self._form(layer, outputs.get(layer.name))
+            if form is None:
+                refused[layer.name] = f"form {self.form!r} does not apply to this layer"
+                continue
+            options = self._options(layer, form, outputs.get(layer.name))
+            if options:
+                table.append((layer, options))
+            else:
+                refused[layer.name] = "no rank makes it cheaper"
+        if budget is None and (self.rank is not None or self.energy is not None):
+            whole = cost(model, tuple(seen.example.shape[1:]))
+            picked = [(layer, self._pick(layer, options, refused), None) for layer, options in table]
+            return assemble("low-rank", whole.macs, whole.params, picked, refused=refused)
+
+        memory: dict[str, dict[str, Tensor]] = {}
+
+        def build(layer: Layer, option: Option) -> nn.Module:
+            basis = outputs.get(layer.name) if option.setting["form"] == "svd" else None
+            if layer.name not in memory:  # layers are scanned one after the other
+                memory.clear()
+            kept = memory.setdefault(layer.name, {})
+            return factor(layer.module, **option.setting, outputs=basis, memory=kept)
+
+        budget = budget or Budget("macs", 0.5)
+        return plan_layers("low-rank", model, seen, table, build, budget, refused=refused, progress=progress)
+
+    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+        """Replace the planned layers."""
+        outputs = self._outputs(model, seen)
+        layers = plan.settings()
+        notes = []
+        for name, setting in layers.items():
+            layer = seen.by_name()[name]
+            exact = setting["rank"] == full_rank(layer.module, setting["form"])
+            basis = None if exact or setting["form"] != "svd" else outputs.get(name)
+            replace(model, name, factor(layer.module, setting["form"], setting["rank"], basis))
+            macs = counts(layer.module, setting["form"], setting["rank"], layer.input_shape, layer.output_shape)[0]
+            if macs * layer.calls > layer.macs:
+                notes.append(f"{name}: {macs * layer.calls / layer.macs:.2f} times the MACs of the layer it replaces")
+        return Applied(model, layers, tuple(notes))
+
+    @classmethod
+    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+        """Put empty chains in place of the layers named."""
+        for name, setting in layers.items():
+            replace(model, name, skeleton(model.get_submodule(name), setting["form"], setting["rank"]))
+        return model
+
+    def _form(self, layer: Layer, outputs: Outputs | None) -> str | None:
+        """Return the form for this layer: the asked one if it applies, or the best at half the layer's MACs."""
+        able = [form for form in FORMS if full_rank(layer.module, form)]
+        if self.form != "auto":
+            return self.form if self.form in able else None
+        if self.rank is not None or layer.is_depthwise:
+            return ("spatial" if layer.is_depthwise and "spatial" in able else "svd") if able else None
+        if len(able) < 2:
+            return able[0] if able else None
+        best = None
+        for form in able:
+            kept = spectrum(layer.module, form, outputs if form == "svd" else None)
+            most = full_rank(layer.module, form)
+            half = [r for r in range(1, most + 1) if _macs(layer, form, r) <= 0.5 * layer.macs]
+            energy = float(kept[half[-1] - 1]) if half else -1.0
+            if best is None or energy > best[0]:
+                best = (energy, form)
+        return best[1] if best else None
+
+    def _options(self, layer: Layer, form: str, outputs: Outputs | None) -> list[Option]:
+        kept = spectrum(layer.module, form, outputs if form == "svd" else None)
+        most = full_rank(layer.module, form)
+        ranks: Sequence[int] = range(1, most + 1)
+        if self.rank is None and self.energy is None:
+            ranks = [r for r in ranks if _macs(layer, form, r) < layer.macs]
+            if len(ranks) > LEVELS:
+                ranks = sorted({ranks[round(i * (len(ranks) - 1) / (LEVELS - 1))] for i in range(LEVELS)})
+        found = []
+        for rank in ranks:
+            macs, params = counts(layer.module, form, rank, layer.input_shape, layer.output_shape)
+            found.append(Option(setting_of(form, rank), macs * layer.calls, params, float(1 - kept[rank - 1])))
+        return found
+
+    def _pick(self, layer: Layer, options: list[Option], refused: dict[str, str]) -> Option:
+        same = Option({}, layer.macs, layer.params, 0.0)
+        if self.energy is not None:
+            option = next((o for o in options if 1 - o.loss >= self.energy - 1e-12), options[-1])
+            if option.macs >= layer.macs:
+                refused[layer.name] = f"keeping {self.energy:.3g} of the energy would not make it cheaper"
+                return same
+            return option
+        if self.rank == "full":
+            return options[-1]
+        rank = self.rank if isinstance(self.rank, int) else max(1, round(float(self.rank or 1) * len(options)))
+        return options[min(int(rank), len(options)) - 1]
+
+    def _outputs(self, model: nn.Module, seen: Survey) -> dict[str, Outputs]:
+        if not (self.data_aware and seen.real) or self.rank == "full":
+            return {}
+        return output_moments(model, seen, [x.name for x in seen.usable("conv", "linear", skip=self.skip)])
+
+
+def _macs(layer: Layer, form: str, rank: int) -> int:
+    return layer.calls * counts(layer.module, form, rank, layer.input_shape, layer.output_shape)[0]
+
+
+def output_moments(model: nn.Module, seen: Survey, names: Sequence[str]) -> dict[str, Outputs]:
+    """Return mean and covariance of each layer's bias-free output over the example's images and positions.
+
+    A layer with fewer than `ENOUGH` values an output is left out: a basis of so few would fit these images alone.
+    """
+    sums: dict[str, tuple[int, Tensor, Tensor]] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: Weighted, _args: Any, out: Tensor) -> None:
+            bias = module.bias.detach() if module.bias is not None else None
+            linear = isinstance(module, nn.Linear)
+            rows = out.reshape(-1, out.shape[-1]) if linear else out.transpose(0, 1).flatten(1).T
+            rows = (rows if bias is None else rows - bias).double()
+            n, total, square = sums.get(name, (0, 0.0, 0.0))
+            sums[name] = (n + len(rows), total + rows.sum(0), square + rows.T @ rows)
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
+    try:
+        with evaluating(model), torch.no_grad():
+            for images in seen.example.split(64):
+                model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        name: Outputs(total / n, square / n - torch.outer(total / n, total / n))
+        for name, (n, total, square) in sums.items()
+        if n >= ENOUGH * len(total)
+    }

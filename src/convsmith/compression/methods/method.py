@@ -1,0 +1,74 @@
+"""What a compression method is: it plans, it applies a plan, and it rebuilds the structure from JSON."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from convsmith.compression.planning.plan import Budget, Plan
+from convsmith.compression.planning.survey import Survey
+from convsmith.registry import Registry
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a method did: the new model, what `Method.rebuild` needs per layer, and what the user should hear."""
+
+    model: nn.Module
+    layers: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+
+class Method(ABC):
+    """One way to compress, a frozen dataclass whose fields are its settings (validated in ``__post_init__``).
+
+    A method changes only the model it is handed: `convsmith.compression.compress` hands it a copy.
+    """
+
+    #: the budgets it can obey; a method without ``"macs"`` keeps the number of operations
+    budgets: ClassVar[frozenset[str]] = frozenset()
+    #: whether the example must be real images (calibration), not any tensor of the right shape
+    calibrates: ClassVar[bool] = False
+    #: whether other methods can run on its result
+    chains: ClassVar[bool] = True
+
+    @abstractmethod
+    def plan(
+        self,
+        model: nn.Module,
+        seen: Survey,
+        budget: Budget | None,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> Plan:
+        """Return the choices for ``model``; ``seen.example`` doubles as calibration images."""
+
+    @abstractmethod
+    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+        """Carry ``plan`` out on ``model`` (which may be changed) and return the result."""
+
+    @classmethod
+    @abstractmethod
+    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+        """Give ``model`` the structure that `apply` described in ``layers``; weights are loaded afterwards."""
+
+
+#: every method by name
+METHODS: Registry[type[Method]] = Registry("compression method", "convsmith.compression.methods")
+
+
+def output_error(reference: Tensor, output: Tensor) -> float:
+    """Return the relative squared error |output - reference|^2 / |reference - its mean over the batch|^2.
+
+    A network that answers the batch's mean answer to everything has error 1. With a single image the denominator is
+    |reference|^2. Shapes: equal, [B, ...].
+    """
+    reference, output = reference.double(), output.double()
+    centre = reference.mean(0, keepdim=True) if len(reference) > 1 else 0.0
+    scale = float((reference - centre).square().sum())
+    error = float((output - reference).square().sum())
+    return error / scale if scale > 0 else (0.0 if error == 0 else float("inf"))

@@ -1,0 +1,324 @@
+"""The methods ``prune-filters`` and ``prune-channels``: whole channels leave the network, nothing is masked.
+
+Both remove channels; they differ in what is judged. ``prune-filters`` judges the rows that produce a channel (Li et
+al. 2017), ``prune-channels`` the columns that read it (He et al. 2017). Scores: L1 norm, the scale of the batch
+normalisation (Liu et al. 2017, "network slimming"), or any scorer's own: pass ``importance``, scores by layer name,
+one per output channel (the routes of `convsmith.interpretation`, for one).
+
+After removal the smaller network is compared with the original whose consumers read zeros in place of the removed
+channels: the two must agree, or the result is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression.cost import cost
+from convsmith.compression.methods.channels import CRITERIA, Group, Ledger, find_groups, hide, scores
+from convsmith.compression.methods.method import METHODS, Applied, Method, output_error
+from convsmith.compression.methods.removal import AGREE, disagreement, remove, restructure, structure, traceable
+from convsmith.compression.planning.budget import SCAN_IMAGES, Progress
+from convsmith.compression.planning.plan import Budget, Choice, Plan
+from convsmith.compression.planning.survey import Survey, evaluating
+from convsmith.errors import InvalidArgument, RunFailed, close_matches
+
+#: shares of a group's channels that the scan removes
+SCANNED = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class _Prune(Method):
+    """Settings of both methods.
+
+    Args:
+        criterion: ``"l1"`` or ``"bn-scale"``.
+        importance: instead of a criterion: scores by layer name [output channels], or a function of the model that
+            returns them. Higher is more important; a group without scores is left alone.
+        keep: the share of channels every group keeps, in (0, 1]; without it a budget decides (half of the MACs).
+        round_to: keep multiples of this many channels (8 suits most kernels).
+        floor: the share of a group's channels that always stays.
+        skip: names of layers to leave alone.
+    """
+
+    criterion: str = "l1"
+    importance: Mapping[str, Tensor] | Callable[[nn.Module], Mapping[str, Tensor]] | None = None
+    keep: float | None = None
+    round_to: int = 1
+    floor: float = 0.1
+    skip: tuple[str, ...] = ()
+
+    budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
+    label: ClassVar[str] = ""
+    side: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if self.criterion not in CRITERIA:
+            raise InvalidArgument(
+                "no such criterion",
+                asked="criterion",
+                given=self.criterion,
+                mend=close_matches(self.criterion, CRITERIA),
+            )
+        if self.keep is not None and not 0 < self.keep <= 1:
+            raise InvalidArgument("the share of channels kept is above 0 and at most 1", asked="keep", given=self.keep)
+        if self.round_to < 1 or not 0 <= self.floor < 1:
+            raise InvalidArgument(
+                "round_to is at least 1 and floor in [0, 1)", given=f"round_to {self.round_to}, floor {self.floor}"
+            )
+
+    def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
+        """Choose how many channels every group keeps."""
+        groups, ranking, refused = self._ranked(model, seen)
+        whole = cost(model, tuple(seen.example.shape[1:]))
+        ledger = Ledger(seen, groups, model, whole.macs, whole.params)
+        harms: dict[str, float] = {}
+        if budget is None and self.keep is not None:
+            removed = {g.root: g.size - self._rounded(self.keep * g.size, g.size) for g in groups}
+        else:
+            budget = budget or Budget("macs", 0.5)
+            curves = {}
+            for done, group in enumerate(groups):
+                if progress is not None:
+                    progress(done, len(groups), f"scan {group.root}")
+                curves[group.root] = _curve(model, seen, group, ranking[group.root])
+            removed = self._spend(groups, ledger, curves, budget, refused)
+            harms = {root: float(np.interp(removed[root], *curve)) for root, curve in curves.items()}
+        choices = tuple(
+            Choice(
+                g.root,
+                {"keep": g.size - removed[g.root], "of": g.size} if removed[g.root] else {},
+                (ledger.layer(g.root, "macs", {}), ledger.layer(g.root, "macs", removed)),
+                (ledger.layer(g.root, "params", {}), ledger.layer(g.root, "params", removed)),
+                harms.get(g.root),
+                _coupled(g),
+            )
+            for g in groups
+        )
+        after = [ledger.cost(kind, removed) for kind in ("macs", "params")]
+        return Plan(self.label, choices, (whole.macs, after[0]), (whole.params, after[1]), budget, refused)
+
+    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+        """Remove the planned numbers of channels, least important first, and prove the result."""
+        groups, ranking, _ = self._ranked(model, seen)
+        known = {group.root: group for group in groups}
+        going: dict[str, Tensor] = {}
+        for root, setting in plan.settings().items():
+            if root not in known:
+                raise InvalidArgument("the plan removes channels that cannot go", given=root)
+            size, keep = known[root].size, setting["keep"]
+            if not isinstance(keep, int) or not 1 <= keep <= size:
+                raise InvalidArgument(
+                    "a layer keeps 1 to all of its channels", asked=root, given=keep, mend=f"1..{size}"
+                )
+            if keep < size:
+                going[root] = ranking[root][: size - keep].sort().values
+        if not going:
+            return Applied(model, {})
+        reference = copy.deepcopy(model)
+        for root, channels in going.items():
+            hide(reference, known[root], channels)
+        before = structure(model)
+        remove(model, seen, going)
+        worst = disagreement(model, reference, seen)
+        if not worst < AGREE:
+            raise RunFailed(
+                "the pruned network does not compute what masking the same channels computes",
+                given=f"relative difference {worst:.2g}",
+                mend="name the layers it should leave alone with skip=",
+            )
+        layers = {n: s for n, s in structure(model).items() if s != before[n]}
+        kept = {r: sorted(set(range(known[r].size)) - set(c.tolist())) for r, c in going.items()}
+        for root, numbers in kept.items():
+            layers[root]["kept"] = numbers
+        return Applied(model, layers)
+
+    @classmethod
+    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+        """Give the layers named their new widths."""
+        return restructure(model, layers)
+
+    def _ranked(self, model: nn.Module, seen: Survey) -> tuple[list[Group], dict[str, Tensor], dict[str, str]]:
+        """Return groups with scores, their channels from least to most important, and the reasons for the rest."""
+        groups, refused = find_groups(model, seen, self.skip)
+        if not traceable(seen):
+            groups = [g for g in groups if _provable(model, seen, g, refused)]
+        importance = self.importance(model) if callable(self.importance) else self.importance
+        if importance is not None:
+            self._check_importance(importance, seen)
+        kept, ranking = [], {}
+        for group in groups:
+            found = scores(model, group, side=self.side, criterion=self.criterion, importance=importance)
+            if isinstance(found, str):
+                refused.setdefault(group.root, found)
+            else:
+                kept.append(group)
+                ranking[group.root] = found.argsort(stable=True)
+        return kept, ranking, refused
+
+    def _check_importance(self, importance: Mapping[str, Tensor], seen: Survey) -> None:
+        layers = seen.by_name()
+        for name, value in importance.items():
+            if name not in layers:
+                raise InvalidArgument(
+                    "importance names a layer this network lacks", given=name, mend=close_matches(name, layers)
+                )
+            module = layers[name].module
+            width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+            if torch.as_tensor(value).numel() != width or not torch.isfinite(torch.as_tensor(value)).all():
+                raise InvalidArgument(
+                    "importance has one finite score per output channel",
+                    asked=f"{name}: {width} scores",
+                    given=tuple(torch.as_tensor(value).shape),
+                )
+
+    def _rounded(self, wanted: float, size: int) -> int:
+        """Return the number of channels to keep nearest to ``wanted``: a multiple of round_to, not below floor."""
+        least = max(1, math.ceil(self.floor * size))
+        keep = round(wanted / self.round_to) * self.round_to
+        if keep < least:
+            keep = math.ceil(least / self.round_to) * self.round_to
+        return min(size, keep)
+
+    def _spend(
+        self,
+        groups: list[Group],
+        ledger: Ledger,
+        curves: Mapping[str, tuple[list[float], list[float]]],
+        budget: Budget,
+        refused: Mapping[str, str],
+    ) -> dict[str, int]:
+        """Remove, step by step, where the least damage is done per unit of cost, until the budget holds."""
+        removed = {g.root: 0 for g in groups}
+        limit = budget.keep * ledger.before[budget.kind]
+        now = ledger.cost(budget.kind, removed)
+        while now > limit:
+            best: tuple[float, str, int, int] | None = None
+            for g in groups:
+                step = self._step(g, removed[g.root])
+                if step == 0:
+                    continue
+                after = ledger.cost(budget.kind, {**removed, g.root: removed[g.root] + step})
+                harm = np.interp(removed[g.root] + step, *curves[g.root]) - np.interp(removed[g.root], *curves[g.root])
+                price = float(max(harm, 0.0)) / max(now - after, 1)
+                if now > after and (best is None or price < best[0]):
+                    best = (price, g.root, step, after)
+            if best is None:
+                least = now / ledger.before[budget.kind]
+                raise InvalidArgument(
+                    f"{self.label} cannot bring this network to the budget",
+                    asked=f"keep {budget.keep:.3g} of {budget.kind}",
+                    given=f"at the least it keeps {least:.3g}; layers left alone: {len(refused)}",
+                    mend=f"ask for {math.ceil(least * 100) / 100:.2f} or more, lower floor, or chain another method",
+                )
+            _, root, step, _ = best
+            # the last step is as small as the budget allows
+            for smaller in range(self.round_to, step, self.round_to):
+                trial = {**removed, root: removed[root] + smaller}
+                if ledger.cost(budget.kind, trial) <= limit:
+                    step = smaller
+                    break
+            removed[root] += step
+            now = ledger.cost(budget.kind, removed)
+        return self._fill(groups, ledger, curves, removed, budget.kind, limit)
+
+    def _fill(
+        self,
+        groups: list[Group],
+        ledger: Ledger,
+        curves: Mapping[str, tuple[list[float], list[float]]],
+        removed: dict[str, int],
+        kind: str,
+        limit: float,
+    ) -> dict[str, int]:
+        """Give channels back, most useful first, as long as the budget still holds."""
+        while True:
+            best: tuple[float, str, int] | None = None
+            for g in groups:
+                back = self._rounded(g.size - removed[g.root] + self.round_to, g.size) - (g.size - removed[g.root])
+                if not 0 < back <= removed[g.root]:
+                    continue
+                if ledger.cost(kind, {**removed, g.root: removed[g.root] - back}) > limit:
+                    continue
+                gain = np.interp(removed[g.root], *curves[g.root]) - np.interp(removed[g.root] - back, *curves[g.root])
+                if best is None or gain > best[0]:
+                    best = (float(gain), g.root, back)
+            if best is None:
+                return removed
+            removed[best[1]] -= best[2]
+
+    def _step(self, group: Group, gone: int) -> int:
+        """Channels to try next: about a 32nd of the group, in multiples of round_to; 0 when it is at its floor."""
+        left = group.size - gone
+        after = self._rounded(left - max(self.round_to, group.size // 32), group.size)
+        return max(left - after, 0)
+
+
+@METHODS.register("prune-filters")
+@dataclass(frozen=True)
+class PruneFilters(_Prune):
+    """Remove the channels whose producing filters (rows) matter least."""
+
+    label: ClassVar[str] = "prune-filters"
+    side: ClassVar[str] = "filters"
+
+
+@METHODS.register("prune-channels")
+@dataclass(frozen=True)
+class PruneChannels(_Prune):
+    """Remove the channels whose readers (columns) matter least."""
+
+    label: ClassVar[str] = "prune-channels"
+    side: ClassVar[str] = "channels"
+
+
+def _curve(model: nn.Module, seen: Survey, group: Group, order: Tensor) -> tuple[list[float], list[float]]:
+    """Return damage by number of channels removed, non-decreasing, measured at `SCANNED` shares."""
+    xs, ys = [0.0], [0.0]
+    images, reference = seen.example[:SCAN_IMAGES], seen.output[:SCAN_IMAGES]
+    with evaluating(model), torch.no_grad():
+        for share in SCANNED:
+            count = max(1, round(share * group.size))
+            if count <= xs[-1] or count >= group.size:
+                continue
+            undo = hide(model, group, order[:count])
+            try:
+                damage = output_error(reference, model(images))
+            finally:
+                for module, weight in reversed(undo):
+                    module.weight.copy_(weight)
+            xs.append(float(count))
+            ys.append(max(ys[-1], damage if math.isfinite(damage) else 1e9))
+    xs.append(float(group.size))
+    ys.append(2 * ys[-1] if ys[-1] > 0 else 1.0)
+    return xs, ys
+
+
+def _provable(model: nn.Module, seen: Survey, group: Group, refused: dict[str, str]) -> bool:
+    """Try half of the group on a copy; note the reason in ``refused`` if removal is not what masking is."""
+    channels = torch.arange(group.size // 2)
+    smaller, masked = copy.deepcopy(model), copy.deepcopy(model)
+    hide(masked, group, channels)
+    try:
+        remove(smaller, seen, {group.root: channels})
+        worst = disagreement(smaller, masked, seen)
+    except RunFailed as error:
+        refused[group.root] = f"a trial removal failed: {error.given}"
+        return False
+    if not worst < AGREE:
+        refused[group.root] = f"a trial removal changed more than masking does (relative difference {worst:.2g})"
+    return worst < AGREE
+
+
+def _coupled(group: Group) -> str:
+    names = [p.name for p in group.producers if p.name != group.root]
+    if not names:
+        return ""
+    return "with " + ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,78 @@
+"""Take channels out of a network, describe the new widths as JSON, and check the result against masking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression.methods.channels import dependency_graph
+from convsmith.compression.planning.survey import Survey, evaluating
+from convsmith.errors import RunFailed
+
+#: largest relative difference between removal and masking that float32 rounding explains
+AGREE = 1e-3
+_WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
+
+
+def traceable(seen: Survey) -> bool:
+    """Return whether every weight that worked belongs to a layer torch-pruning understands.
+
+    Weights used by functional calls and foreign layers are invisible to its tracing; groups near them need a trial.
+    """
+    return not any(layer.problem is not None and (layer.calls or "function" in layer.problem) for layer in seen.layers)
+
+
+def remove(model: nn.Module, seen: Survey, going: Mapping[str, Tensor]) -> None:
+    """Remove ``going``, channel numbers by root layer, from ``model`` in place."""
+    graph = dependency_graph(model, seen.example)
+    learns = {name: p.requires_grad for name, p in model.named_parameters()}
+    for root, channels in going.items():
+        module = model.get_submodule(root)
+        pruner = graph.get_pruner_of_module(module)
+        graph.get_pruning_group(module, pruner.prune_out_channels, channels.tolist()).prune()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(learns[name])
+
+
+def disagreement(model: nn.Module, masked: nn.Module, seen: Survey) -> float:
+    """Return max |model - masked| / max |masked| on two images of the example.
+
+    Raises:
+        RunFailed: the smaller network does not run at all.
+    """
+    with evaluating(model), evaluating(masked), torch.no_grad():
+        try:
+            got = model(seen.example[:2])
+        except RuntimeError as error:
+            raise RunFailed("the pruned network does not run", given=str(error)[:300]) from error
+        want = masked(seen.example[:2])
+    return float((got - want).abs().max()) / max(float(want.abs().max()), 1e-12)
+
+
+def structure(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Return widths and tensor shapes of every module that owns tensors."""
+    out = {}
+    for name, module in model.named_modules():
+        own = {**module._parameters, **module._buffers}
+        shapes = {key: list(value.shape) for key, value in own.items() if value is not None}
+        if shapes:
+            widths = {key: getattr(module, key, None) for key in _WIDTHS}
+            attributes = {key: value for key, value in widths.items() if isinstance(value, int)}
+            out[name] = {"attributes": attributes, "shapes": shapes}
+    return out
+
+
+def restructure(model: nn.Module, layers: Mapping[str, Any]) -> nn.Module:
+    """Give the modules named in ``layers`` the widths and shapes that `structure` described, in place."""
+    for name, form in layers.items():
+        module = model.get_submodule(name)
+        for key, value in form["attributes"].items():
+            setattr(module, key, value)
+        for key, shape in form["shapes"].items():
+            old = getattr(module, key)
+            new = torch.zeros(shape, dtype=old.dtype, device=old.device)
+            setattr(module, key, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
+    return model

@@ -1,0 +1,257 @@
+"""The methods ``sparse`` and ``structured-sparse``: small weights become zeros, with no mask left behind.
+
+Patterns, all by magnitude:
+``free``   any weight; a share of each layer's weights becomes zero (Han et al. 2015);
+``n:m``    of every m consecutive input channels, per output and tap, n keep their weight (Mishra et al. 2021 for 2:4);
+``block``  tiles of out x in channels, all taps at once, ranked by their norm.
+
+A zero saves storage (`convsmith.compression.packed_state`). It saves time only on kernels that skip it, and torch's
+dense convolutions do not: the note on every result says so.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression.cost import cost
+from convsmith.compression.methods.method import METHODS, Applied, Method
+from convsmith.compression.planning.budget import Option, Progress, assemble, plan_layers
+from convsmith.compression.planning.plan import Budget, Plan
+from convsmith.compression.planning.survey import Layer, Survey
+from convsmith.errors import InvalidArgument
+
+#: sparsities offered to the budget
+LEVELS = tuple(round(0.02 * i, 2) for i in range(1, 50))
+_NOTE = "zeros shrink the file; torch's dense kernels multiply them all the same, so latency does not fall"
+
+
+def mask(weight: Tensor, setting: dict[str, Any]) -> Tensor:
+    """Return which weights stay [like weight, bool] for one setting of a plan.
+
+    ``{"sparsity": s}``; ``{"n": n, "m": m}``; ``{"block": [o, i], "sparsity": s}``. Exactly the asked number stays,
+    ties by position (for blocks, up to tiles cut by the edge).
+    """
+    size = weight.detach().abs()
+    if "m" in setting:
+        grouped = _by_input(size)
+        rows, m = grouped.reshape(-1, setting["m"]), setting["m"]
+        keep = torch.zeros_like(rows, dtype=torch.bool)
+        keep.scatter_(1, rows.argsort(dim=1, descending=True, stable=True)[:, : setting["n"]], True)
+        assert rows.shape[1] == m
+        return _from_input(keep.reshape(grouped.shape), weight)
+    if "block" in setting:
+        high, wide = setting["block"]
+        flat = size.reshape(*size.shape[:2], -1).double().square().sum(-1)
+        padded = nn.functional.pad(flat, (0, -flat.shape[1] % wide, 0, -flat.shape[0] % high))
+        tiles = padded.reshape(padded.shape[0] // high, high, padded.shape[1] // wide, wide).sum((1, 3))
+        keep = _largest(tiles, setting["sparsity"]).repeat_interleave(high, 0).repeat_interleave(wide, 1)
+        keep = keep[: weight.shape[0], : weight.shape[1]]
+        return keep.reshape(*keep.shape, *[1] * (weight.dim() - 2)).expand_as(weight)
+    return _largest(size, setting["sparsity"])
+
+
+def _largest(size: Tensor, sparsity: float) -> Tensor:
+    flat = size.reshape(-1)
+    count = flat.numel() - round(sparsity * flat.numel())
+    keep = torch.zeros_like(flat, dtype=torch.bool)
+    keep[flat.argsort(descending=True, stable=True)[:count]] = True
+    return keep.reshape(size.shape)
+
+
+def _by_input(weight: Tensor) -> Tensor:
+    """Input channels last: [out, taps..., in]."""
+    return weight.movedim(1, -1).contiguous()
+
+
+def _from_input(value: Tensor, like: Tensor) -> Tensor:
+    return value.movedim(-1, 1).reshape(like.shape)
+
+
+@dataclass(frozen=True)
+class _Sparsity(Method):
+    """What both methods share: options are densities, the layer class does not change."""
+
+    budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
+    label: ClassVar[str] = ""
+
+    @abstractmethod
+    def settings_for(self, layer: Layer) -> list[dict[str, Any]] | str:
+        """Return the settings to choose from, sparsest last, or the reason why there is none."""
+
+    @abstractmethod
+    def fixed(self) -> bool:
+        """Return whether the user fixed the setting, so that no budget is needed."""
+
+    @abstractmethod
+    def excluded(self) -> tuple[str, ...]:
+        """Return the names the user wants left alone."""
+
+    def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
+        """Choose a density per layer; MACs and parameters in the plan count non-zero weights only."""
+        refused = {**seen.refused(), **dict.fromkeys(self.excluded(), "skipped on request")}
+        table: list[tuple[Layer, list[Option]]] = []
+        for layer in seen.usable("conv", "linear", "transposed", skip=self.excluded()):
+            settings = self.settings_for(layer)
+            if isinstance(settings, str):
+                refused[layer.name] = settings
+            else:
+                table.append((layer, _options(layer, settings)))
+        if budget is None and self.fixed():
+            whole = cost(model, tuple(seen.example.shape[1:]))
+            picked = [(layer, options[0], None) for layer, options in table]
+            return assemble(self.label, whole.macs, whole.params, picked, refused=refused)
+        return plan_layers(
+            self.label, model, seen, table, _thinned, budget or Budget("macs", 0.5), refused=refused, progress=progress
+        )
+
+    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+        """Zero the weights of the planned layers."""
+        layers = plan.settings()
+        for name, setting in layers.items():
+            weight = seen.by_name()[name].module.weight
+            with torch.no_grad():
+                weight.mul_(mask(weight, setting))
+        return Applied(model, layers, (_NOTE,))
+
+    @classmethod
+    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+        """Return the model as it is: zeros are weights (the named layers must exist)."""
+        for name in layers:
+            model.get_submodule(name)
+        return model
+
+
+@METHODS.register("sparse")
+@dataclass(frozen=True)
+class Sparse(_Sparsity):
+    """Zero the smallest weights, anywhere in a layer.
+
+    Args:
+        sparsity: the share of zeros in every layer, in [0, 1); without it a budget decides per layer (half by default).
+        skip: names of layers to leave alone.
+    """
+
+    sparsity: float | None = None
+    skip: tuple[str, ...] = ()
+
+    label: ClassVar[str] = "sparse"
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self.sparsity)
+
+    def settings_for(self, layer: Layer) -> list[dict[str, Any]] | str:
+        """Return one setting per sparsity."""
+        return [{"sparsity": s} for s in (LEVELS if self.sparsity is None else (self.sparsity,))]
+
+    def fixed(self) -> bool:
+        """Return whether a sparsity was given."""
+        return self.sparsity is not None
+
+    def excluded(self) -> tuple[str, ...]:
+        """Return ``skip``."""
+        return self.skip
+
+
+@METHODS.register("structured-sparse")
+@dataclass(frozen=True)
+class StructuredSparse(_Sparsity):
+    """Zero weights in a regular pattern: n of every m input channels, or whole blocks.
+
+    Args:
+        pattern: ``"n:m"`` such as ``"2:4"`` (the default without a budget), or ``"block"``. A budget with ``"n:m"``
+            keeps m and chooses n per layer.
+        block: (output, input) channels of a tile, for ``"block"``.
+        sparsity: the share of zero tiles, for ``"block"``.
+        skip: names of layers to leave alone.
+    """
+
+    pattern: str = "2:4"
+    block: tuple[int, int] = (4, 4)
+    sparsity: float | None = None
+    skip: tuple[str, ...] = ()
+
+    label: ClassVar[str] = "structured-sparse"
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self.sparsity)
+        if self.pattern != "block":
+            n, m = _pattern(self.pattern)
+            if not 1 <= n <= m or m < 2:
+                raise InvalidArgument(
+                    "a pattern n:m has 1 <= n <= m and m at least 2", asked="pattern", given=self.pattern
+                )
+            if self.sparsity is not None:
+                raise InvalidArgument("the pattern n:m fixes the sparsity", asked="sparsity", given=self.sparsity)
+        if len(self.block) != 2 or any(not isinstance(b, int) or b < 1 for b in self.block):
+            raise InvalidArgument("a block is two positive numbers of channels", asked="block", given=self.block)
+
+    def settings_for(self, layer: Layer) -> list[dict[str, Any]] | str:
+        """Return the n of n:m with the asked one first, or one setting per block sparsity; or why neither fits."""
+        weight = layer.module.weight
+        if self.pattern == "block":
+            high, wide = self.block
+            if weight.shape[0] < 2 * high and weight.shape[1] < 2 * wide:
+                return f"it holds a single block of {high} x {wide} channels"
+            levels = LEVELS if self.sparsity is None else (self.sparsity,)
+            return [{"block": [high, wide], "sparsity": s} for s in levels]
+        n, m = _pattern(self.pattern)
+        if weight.shape[1] % m:
+            return f"its {weight.shape[1]} input channels per group are not a multiple of {m}"
+        return [{"n": n, "m": m}, *({"n": k, "m": m} for k in range(m - 1, 0, -1) if k != n)]
+
+    def fixed(self) -> bool:
+        """Return whether the setting is known without a budget."""
+        return self.pattern != "block" or self.sparsity is not None
+
+    def excluded(self) -> tuple[str, ...]:
+        """Return ``skip``."""
+        return self.skip
+
+
+def _pattern(text: str) -> tuple[int, int]:
+    parts = str(text).split(":")
+    if len(parts) != 2 or not all(p.isdigit() for p in parts):
+        raise InvalidArgument("a pattern is 'n:m' or 'block'", asked="pattern", given=text, mend="'2:4', for one")
+    return int(parts[0]), int(parts[1])
+
+
+def _check_sparsity(value: float | None) -> None:
+    if value is not None and not (isinstance(value, int | float) and 0 <= value < 1):
+        raise InvalidArgument("a sparsity is a share of zeros: at least 0 and below 1", asked="sparsity", given=value)
+
+
+def _options(layer: Layer, settings: list[dict[str, Any]]) -> list[Option]:
+    """Count the non-zero weights and the lost energy of every setting; free patterns from one sort."""
+    weight = layer.module.weight.detach()
+    energy = weight.double().square()
+    total = float(energy.sum()) or 1.0
+    ranked = (
+        energy.reshape(-1).sort().values.cumsum(0) if "sparsity" in settings[0] and "block" not in settings[0] else None
+    )
+    zeros = weight.numel() - int(torch.count_nonzero(weight))
+    found = []
+    for setting in settings:
+        if ranked is not None:
+            gone = round(setting["sparsity"] * weight.numel())
+            used = weight.numel() - max(gone, zeros)
+            loss = float(ranked[gone - 1]) / total if gone else 0.0
+        else:
+            keep = mask(weight, setting)
+            used = int(torch.count_nonzero(weight * keep))
+            loss = float(energy[~keep].sum()) / total
+        macs = round(layer.macs / weight.numel() * used)
+        found.append(Option(dict(setting), macs, layer.params - weight.numel() + used, loss))
+    return found
+
+
+def _thinned(layer: Layer, option: Option) -> nn.Module:
+    new = copy.deepcopy(layer.module)
+    with torch.no_grad():
+        new.weight.mul_(mask(new.weight, option.setting))
+    return new

@@ -1,0 +1,1 @@
+"""The interleaved and structured convolutions: chains, blocks, conditions, projections."""

@@ -1,0 +1,132 @@
+"""Which interleaved structure for a budget: the widest block, and every structure of a given width side by side.
+
+For a pair with L primary partitions of M channels and a primary kernel of S taps, ``Q = G (S M + L)`` weights carry the
+width ``G = L M``. Since ``S M + L >= 2 sqrt(S G)``, the width is at most ``(Q / (2 sqrt(S)))^(2/3)``, reached where
+``L = S M``: both factors then cost the same (IGCV1, section 4; 9 M for a 3x3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from convsmith.compression.operators.conditions import balanced_partition
+from convsmith.compression.operators.wiring import check_partitions
+from convsmith.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One way to connect ``channels`` with ``channels``.
+
+    ``partitions``: K_1 .. K_n of the chain, the spatial factor first (a dense layer is ``(channels,)``).
+    ``params``: its weights; ``macs``: per output position these, times the positions.
+    """
+
+    name: str
+    channels: int
+    partitions: tuple[int, ...]
+    params: int
+    macs: int
+
+    @property
+    def members(self) -> int:
+        """M of a pair: channels of one primary partition."""
+        return self.partitions[0]
+
+
+def chain_params(partitions: Sequence[int], area: int = 9) -> int:
+    """Return the weights of a strict chain: ``C (S K_1 + K_2 + ... + K_n)``."""
+    sizes = check_partitions(partitions)
+    return math.prod(sizes) * (area * sizes[0] + sum(sizes[1:]))
+
+
+def widest_bound(budget: float, area: int = 9) -> float:
+    """Return the width no pair of that many weights exceeds, ``(Q / (2 sqrt(S)))^(2/3)``."""
+    _positive(budget, area)
+    return (budget / (2 * math.sqrt(area))) ** (2 / 3)
+
+
+def widest_pairs(budget: int, area: int = 9) -> list[Structure]:
+    """Return, for every number of members M, the widest pair within ``budget`` weights; the widest of all first."""
+    _positive(budget, area)
+    found = []
+    members = 1
+    while (primary := _primary_within(budget, members, area)) >= 1:
+        found.append(_structure("pair", (members, primary), area, 1))
+        members += 1
+    if not found:
+        raise InvalidArgument(
+            "the smallest pair, one channel, needs more", asked=f"{budget} weights", mend=f"at least {area + 1}"
+        )
+    return sorted(found, key=lambda entry: (-entry.channels, entry.params, entry.members))
+
+
+def structures(
+    channels: int, *, area: int = 9, positions: int = 1, budget: int | None = None, kind: str = "params"
+) -> list[Structure]:
+    """Return every structure of that width, lightest first: dense, all pairs, balanced longer chains.
+
+    Args:
+        channels: C in and out.
+        area: taps of the spatial factor.
+        positions: output positions, for the MACs.
+        budget: leave out what costs more, in ``kind``.
+        kind: ``"params"`` or ``"macs"``.
+
+    Raises:
+        InvalidArgument: a number below 1, an unknown kind, or a budget that nothing meets (names the lightest).
+    """
+    if kind not in ("params", "macs"):
+        raise InvalidArgument("a budget counts 'params' or 'macs'", given=repr(kind))
+    _positive(channels, area, positions)
+    rows = [_structure("dense", (channels,), area, positions)]
+    for members in range(1, channels + 1):
+        if channels % members == 0 and channels > 1:
+            partitions = (members, channels // members)
+            rows.append(_structure(_pair_name(partitions), partitions, area, positions))
+    seen: set[tuple[int, ...]] = {row.partitions for row in rows}
+    for layers in range(2, 8):
+        chains = (balanced_partition(channels, layers, area=area), (1, *balanced_partition(channels, layers)))
+        for chain in chains:
+            if chain not in seen and 1 not in chain[1:]:
+                seen.add(chain)
+                rows.append(_structure("chain", chain, area, positions))
+    rows.sort(key=lambda row: (row.params, len(row.partitions)))
+    if budget is None:
+        return rows
+    within = [row for row in rows if getattr(row, kind) <= budget]
+    if not within:
+        raise InvalidArgument(
+            f"no structure of {channels} channels is that light",
+            asked=f"at most {budget} {kind}",
+            mend=f"the lightest, {rows[0].partitions}, has {getattr(rows[0], kind)}; or fewer channels",
+        )
+    return within
+
+
+def _structure(name: str, partitions: tuple[int, ...], area: int, positions: int) -> Structure:
+    params = chain_params(partitions, area)
+    return Structure(name, math.prod(partitions), partitions, params, params * positions)
+
+
+def _pair_name(partitions: tuple[int, int]) -> str:
+    members, primary = partitions
+    if members == 1:
+        return "depthwise + dense 1x1"
+    return "dense + scale" if primary == 1 else "pair"
+
+
+def _primary_within(budget: int, members: int, area: int) -> int:
+    """Return the largest L with ``L M (S M + L) <= budget``."""
+    half = area * members / 2
+    primary = int(-half + math.sqrt(half * half + budget / members)) + 1
+    while primary and chain_params((members, primary), area) > budget:
+        primary -= 1
+    return primary
+
+
+def _positive(*numbers: float) -> None:
+    if any(number < 1 for number in numbers):
+        raise InvalidArgument("channels, budget, taps and positions are at least 1", given=numbers)

@@ -1,0 +1,176 @@
+"""The two conditions of IGCV2 and their consequences: is a chain dense with one path per pair, and what balances it.
+
+Xie et al., IGCV2: Interleaved Structured Sparse Convolutional Neural Networks, arXiv 1804.06202.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convsmith.compression.operators.wiring import Wiring, check_partitions, mixed_radix, path_counts
+from convsmith.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Whether a chain is complementary and why.
+
+    ``strict``: exactly one path for every (input, output) pair; ``loose``: at least one, the same number for all;
+    ``fewest``, ``most``: paths over all pairs; ``density``: share of pairs with a path; ``reason``: one sentence.
+    """
+
+    strict: bool
+    loose: bool
+    fewest: int
+    most: int
+    density: float
+    reason: str
+
+
+def condition(partitions: Any) -> Condition:
+    """Judge a chain by its number of paths between every input and output channel.
+
+    Args:
+        partitions: one of
+
+            - sizes (K_1, ..., K_n) of a mixed-radix chain;
+            - for every layer, a list of groups, each a list of channels: ``[[[0, 1], [2, 3]], [[0, 2], [1, 3]]]``;
+            - for every layer, the group number of every channel: ``[[0, 0, 1, 1], [0, 1, 0, 1]]``;
+            - a `Wiring`, or a module that has one as ``wiring``.
+    """
+    counts = counts_of(partitions)
+    fewest, most = int(counts.min()), int(counts.max())
+    density = float((counts > 0).double().mean())
+    strict, loose = fewest == most == 1, fewest == most >= 1
+    return Condition(strict, loose, fewest, most, density, _reason(counts, fewest, most))
+
+
+def is_complementary(partitions: Any, *, strict: bool = True) -> bool:
+    """Tell whether the chain connects every input with every output by exactly one path (``strict``).
+
+    With ``strict=False`` any positive number of paths will do, as long as it is the same for all pairs (IGCV3's loose
+    condition). ``partitions`` as in `condition`, which also says why.
+    """
+    judged = condition(partitions)
+    return judged.strict if strict else judged.loose
+
+
+def counts_of(partitions: Any) -> Tensor:
+    """Return path counts [out, in] of anything `condition` accepts."""
+    wiring = getattr(partitions, "wiring", partitions)
+    if isinstance(wiring, Wiring):
+        return path_counts(wiring)
+    layers = list(wiring)
+    if not layers:
+        raise InvalidArgument("a chain has at least one layer", given=partitions)
+    if all(isinstance(layer, int) for layer in layers):
+        return path_counts(mixed_radix(layers))
+    labels = [_labels(layer, number) for number, layer in enumerate(layers, 1)]
+    if len({len(label) for label in labels}) != 1:
+        raise InvalidArgument(
+            "all layers partition the same channels", given=f"layers over {[len(label) for label in labels]} channels"
+        )
+    counts = torch.eye(len(labels[0]), dtype=torch.int64)
+    for label in labels:
+        counts = (label[:, None] == label[None, :]).long() @ counts
+    return counts
+
+
+def _labels(layer: Sequence[Any], number: int) -> Tensor:
+    """Return the group number of every channel of one layer."""
+    if isinstance(layer, Tensor):
+        layer = layer.tolist()
+    if all(isinstance(entry, int) for entry in layer):
+        return torch.tensor(list(layer), dtype=torch.int64)
+    members = sorted(int(channel) for group in layer for channel in group)
+    if members != list(range(len(members))):
+        missing = sorted(set(range(len(members))) - set(members))
+        raise InvalidArgument(
+            f"the groups of layer {number} hold every channel once",
+            given=[list(group) for group in layer],
+            mend=f"channels missing or twice: {missing or sorted(c for c in set(members) if members.count(c) > 1)}",
+        )
+    label = torch.empty(len(members), dtype=torch.int64)
+    for group, channels in enumerate(layer):
+        label[torch.tensor(list(channels), dtype=torch.int64)] = group
+    return label
+
+
+def _reason(counts: Tensor, fewest: int, most: int) -> str:
+    out, into = counts.shape
+    if fewest == most == 1:
+        return f"every one of the {into} inputs reaches every one of the {out} outputs by exactly one path"
+    if fewest == most:
+        return f"every input reaches every output by {most} paths: dense, but weights are spent {most} times on a pair"
+    if fewest == 0:
+        output, start = divmod(int((counts == 0).reshape(-1).long().argmax()), into)
+        reached = int((counts[output] > 0).sum())
+        return (
+            f"input channel {start} never reaches output channel {output}: that output sees {reached} of {into} inputs"
+            " (two factors mix the same channels, or the sizes multiply to less than the channels)"
+        )
+    return f"the number of paths differs between pairs, from {fewest} to {most}"
+
+
+def balanced_partition(channels: int, layers: int, *, area: int = 1) -> tuple[int, ...]:
+    """Return the integer factorisation of ``channels`` into ``layers`` sizes with the fewest weights.
+
+    Minimises ``area * K_1 + K_2 + ... + K_n`` subject to ``K_1 ... K_n = channels``; over the reals the minimum has
+    ``area * K_1 = K_2 = ... = K_n = (area * channels)^(1/n)`` (IGCV2, balance condition). ``area`` is the number of
+    taps of the first factor (9 for a 3x3); with ``area=1`` all factors are 1x1. Equal factors ascend.
+    """
+    if channels < 1 or layers < 1 or area < 1:
+        raise InvalidArgument(
+            "channels, layers and area are positive",
+            asked="balanced_partition(channels, layers, area=...)",
+            given=(channels, layers, area),
+        )
+    if area == 1:
+        return _lightest(channels, layers)[1]
+    best: tuple[int, tuple[int, ...]] | None = None
+    for first in _divisors(channels):
+        if layers == 1 and first != channels:
+            continue
+        rest = _lightest(channels // first, layers - 1)
+        candidate = (area * first + rest[0], (first, *rest[1]))
+        best = candidate if best is None else min(best, candidate)
+    assert best is not None
+    return best[1]
+
+
+def shortest_partition(channels: int) -> tuple[int, ...]:
+    """Return the lightest factorisation of ``channels`` over any number of 1x1 factors, the shortest one of equals."""
+    (channels,) = check_partitions([channels])
+    candidates = (balanced_partition(channels, layers) for layers in range(1, max(2, channels.bit_length() + 1)))
+    return min(candidates, key=lambda sizes: (sum(sizes), len(sizes)))
+
+
+def balanced_cost(channels: int, layers: int, area: int = 1) -> float:
+    """Return ``n C (S C)^(1/n)``: the weights of a perfectly balanced chain over the reals (IGCV2, eq. of balance)."""
+    return layers * channels * math.pow(area * channels, 1.0 / layers)
+
+
+@functools.cache
+def _lightest(channels: int, layers: int) -> tuple[int, tuple[int, ...]]:
+    if layers <= 1:
+        return (channels, (channels,)) if layers == 1 else (0, ())
+    options = []
+    for first in _divisors(channels):
+        if first**layers > channels:
+            break
+        total, rest = _lightest(channels // first, layers - 1)
+        options.append((first + total, tuple(sorted((first, *rest)))))
+    # of equal sums the most even one: fewer kinds of blocks
+    return min(options, key=lambda option: (option[0], max(option[1]), option[1]))
+
+
+def _divisors(number: int) -> list[int]:
+    small = [k for k in range(1, math.isqrt(number) + 1) if number % k == 0]
+    return sorted({*small, *(number // k for k in small)})

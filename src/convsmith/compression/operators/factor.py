@@ -1,0 +1,284 @@
+"""Low-rank layers: one convolution becomes a chain of thinner ones (SVD, spatial SVD, Tucker-2).
+
+``svd``      k x k to r channels, then 1 x 1 (Zhang et al. 2015, "Accelerating very deep convolutional networks",
+             section 3.1: the best rank-r linear response; with images the basis is that of the layer's outputs);
+``spatial``  k x 1 to r channels, then 1 x k (Jaderberg et al. 2014, scheme 2; Tai et al. 2016, closed form);
+``tucker``   1 x 1, k x k, 1 x 1 (Kim et al. 2016), higher-order SVD refined by three rounds of alternation.
+
+Grouped convolutions are factored group by group, transposed ones as 1 x 1 then transposed, linear layers as two. At
+full rank every form is exact. No form is kept that costs more than the layer it replaces unless the rank is explicit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression.planning.survey import Weighted
+from convsmith.errors import InvalidArgument
+
+FORMS = ("svd", "spatial", "tucker")
+
+
+class LowRank(nn.Sequential):
+    """A chain of linear layers that stands for one; only the last has a bias."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Second moments of a layer's outputs without bias: ``mean`` [C'], ``covariance`` [C', C'] (float64)."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def full_rank(module: Weighted, form: str) -> int:
+    """Return the largest useful rank (per group) of ``form`` for ``module``; 0 if the form does not apply."""
+    if isinstance(module, nn.Linear):
+        return min(module.in_features, module.out_features) if form == "svd" else 0
+    groups, (kh, kw) = module.groups, module.kernel_size
+    inner, outer = module.in_channels // groups, module.out_channels // groups
+    if isinstance(module, nn.ConvTranspose2d):
+        return min(inner, outer * kh * kw) if form == "svd" else 0
+    if form == "svd":
+        return min(inner * kh * kw, outer)
+    if form == "spatial":
+        return min(inner * kh, outer * kw) if kh > 1 and kw > 1 else 0
+    return max(inner, outer) if groups == 1 and kh * kw > 1 else 0
+
+
+def tucker_ranks(module: Weighted, rank: int) -> tuple[int, int]:
+    """Return (input rank, output rank) for ``rank`` out of `full_rank`: both sides shrink by the same share."""
+    share = rank / max(module.in_channels, module.out_channels)
+    return max(1, round(module.in_channels * share)), max(1, round(module.out_channels * share))
+
+
+def skeleton(module: Weighted, form: str, rank: int) -> LowRank:
+    """Return the chain for ``module`` with fresh weights."""
+    like = {"device": module.weight.device, "dtype": module.weight.dtype}
+    bias = module.bias is not None
+    if isinstance(module, nn.Linear):
+        return LowRank(
+            nn.Linear(module.in_features, rank, bias=False, **like), nn.Linear(rank, module.out_features, bias, **like)
+        )
+    g, c_in, c_out = module.groups, module.in_channels, module.out_channels
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    if transposed:
+        last = nn.ConvTranspose2d(
+            g * rank,
+            c_out,
+            module.kernel_size,
+            module.stride,
+            module.padding,
+            module.output_padding,
+            g,
+            bias,
+            module.dilation,
+            **like,
+        )
+        return LowRank(nn.Conv2d(c_in, g * rank, 1, groups=g, bias=False, **like), last)
+    s, p, d, mode = module.stride, module.padding, module.dilation, module.padding_mode
+    if form == "svd":
+        first = nn.Conv2d(c_in, g * rank, module.kernel_size, s, p, d, g, False, mode, **like)
+        return LowRank(first, nn.Conv2d(g * rank, c_out, 1, groups=g, bias=bias, **like))
+    if form == "spatial":
+        tall, wide = (p, p) if isinstance(p, str) else ((p[0], 0), (0, p[1]))
+        kh, kw = module.kernel_size
+        return LowRank(
+            nn.Conv2d(c_in, g * rank, (kh, 1), (s[0], 1), tall, (d[0], 1), g, False, mode, **like),
+            nn.Conv2d(g * rank, c_out, (1, kw), (1, s[1]), wide, (1, d[1]), g, bias, mode, **like),
+        )
+    r_in, r_out = tucker_ranks(module, rank)
+    return LowRank(
+        nn.Conv2d(c_in, r_in, 1, bias=False, **like),
+        nn.Conv2d(r_in, r_out, module.kernel_size, s, p, d, 1, False, mode, **like),
+        nn.Conv2d(r_out, c_out, 1, bias=bias, **like),
+    )
+
+
+def factor(
+    module: Weighted,
+    form: str,
+    rank: int,
+    outputs: Outputs | None = None,
+    *,
+    memory: dict[str, Tensor] | None = None,
+) -> LowRank:
+    """Return the chain that comes closest to ``module``.
+
+    Closest in the Frobenius norm of the kernel; with ``outputs`` (form ``svd`` of a plain layer) in the mean squared
+    error of the layer's outputs, the bias corrected for what is cut off. ``memory`` keeps the decomposition for further
+    ranks of the same layer, form and outputs.
+
+    Raises:
+        InvalidArgument: the form does not apply to this layer, or the rank is not in 1..full rank.
+    """
+    most = full_rank(module, form) if form in FORMS else 0
+    if not 1 <= rank <= most:
+        raise InvalidArgument(
+            "a rank lies between 1 and the layer's full rank, and its form must apply to the layer",
+            asked=f"form {form!r}, rank {rank}",
+            given=f"{module} whose full rank in this form is {most}",
+            mend=f"forms: {', '.join(f for f in FORMS if full_rank(module, f))}",
+        )
+    chain = skeleton(module, form, rank)
+    weight = module.weight.detach().double()
+    bias = module.bias
+    if isinstance(module, nn.ConvTranspose2d):
+        parts = _transposed(weight, rank, module.groups, memory)
+    elif form == "spatial":
+        parts = _spatial(weight, rank, module.groups, memory)
+    elif form == "tucker":
+        parts = _tucker(weight, *tucker_ranks(module, rank))
+    else:
+        groups = getattr(module, "groups", 1)
+        parts, shift = _svd(weight, rank, groups, outputs, memory)
+        if bias is not None:
+            bias = bias.detach().double() + shift
+    with torch.no_grad():
+        layer: Weighted
+        for layer, part in zip(chain, parts, strict=True):
+            layer.weight.copy_(part.reshape(layer.weight.shape))
+        if bias is not None:
+            layer.bias.copy_(bias)
+    return chain
+
+
+def spectrum(module: Weighted, form: str, outputs: Outputs | None = None) -> Tensor:
+    """Return the share of energy kept at every rank 1..full rank [full_rank], non-decreasing up to 1.
+
+    Grouped layers: the mean over all groups' energy. Tucker: the product bound of both sides' energies.
+    """
+    weight = module.weight.detach().double()
+    if form == "tucker":
+        kept = []
+        sides = [_energies(weight.transpose(0, axis).flatten(1)) for axis in (1, 0)]
+        for rank in range(1, full_rank(module, form) + 1):
+            cut = zip(sides, tucker_ranks(module, rank), strict=True)
+            kept.append(1 - sum(float(side[r:].sum() / side.sum().clamp_min(1e-300)) for side, r in cut))
+        return torch.tensor(kept, dtype=torch.float64).clamp(0, 1)
+    groups = getattr(module, "groups", 1)
+    if isinstance(module, nn.ConvTranspose2d):
+        values = _energies(weight.reshape(groups, weight.shape[0] // groups, -1))
+    elif form == "spatial":
+        values = _energies(_spatial_matrix(weight, groups))
+    elif outputs is not None:
+        values = torch.linalg.eigvalsh(_blocks(outputs.covariance, groups)).flip(-1).clamp_min(0)
+    else:
+        values = _energies(weight.reshape(groups, weight.shape[0] // groups, -1))
+    values = values[:, : full_rank(module, form)].sum(0)
+    total = values.sum()
+    if total <= 0:
+        return torch.ones_like(values)
+    return (values.cumsum(0) / total).clamp(max=1.0)
+
+
+def _energies(matrix: Tensor) -> Tensor:
+    """Return the squared singular values [..., min(m, n)], largest first, from the smaller Gram matrix."""
+    gram = matrix @ matrix.mT if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT @ matrix
+    return torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0)
+
+
+def counts(module: Weighted, form: str, rank: int, inner: tuple[int, ...], outer: tuple[int, ...]) -> tuple[int, int]:
+    """Return (MACs of one call for one image, parameters) of the chain, given the layer's input and output shape."""
+    bias = 0 if module.bias is None else module.bias.numel()
+    if isinstance(module, nn.Linear):
+        weights = rank * (module.in_features + module.out_features)
+        positions = 1
+        for n in outer[1:-1]:
+            positions *= n
+        return weights * positions, weights + bias
+    c_in, c_out, (kh, kw) = module.in_channels, module.out_channels, module.kernel_size
+    before, after = inner[2] * inner[3], outer[2] * outer[3]
+    if isinstance(module, nn.ConvTranspose2d):
+        weights = c_in * rank + rank * c_out * kh * kw
+        return weights * before, weights + bias
+    if form == "svd":
+        weights = rank * c_in * kh * kw + c_out * rank
+        return weights * after, weights + bias
+    if form == "spatial":
+        tall, wide = rank * c_in * kh, c_out * rank * kw
+        return tall * outer[2] * inner[3] + wide * after, tall + wide + bias
+    r_in, r_out = tucker_ranks(module, rank)
+    core = r_in * r_out * kh * kw + r_out * c_out
+    return c_in * r_in * before + core * after, c_in * r_in + core + bias
+
+
+def _svd(
+    weight: Tensor, rank: int, groups: int, outputs: Outputs | None, memory: dict[str, Tensor] | None
+) -> tuple[list[Tensor], Tensor]:
+    """Return each group's rows in a basis of ``rank`` directions, and what to add to the bias."""
+    matrix = weight.reshape(groups, weight.shape[0] // groups, -1)
+    if outputs is None:
+        left, right = _split(matrix, rank, memory)
+        return [right, left], weight.new_zeros(weight.shape[0])
+    basis = _vectors(lambda: _blocks(outputs.covariance, groups), memory)[:, :, :rank]
+    mean = outputs.mean.reshape(groups, -1, 1)
+    shift = mean - basis @ (basis.mT @ mean)
+    return [basis.mT @ matrix, basis], shift.flatten()
+
+
+def _split(matrix: Tensor, rank: int, memory: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """Return u sqrt(s) [..., m, rank] and sqrt(s) v [..., rank, n] of the largest singular values."""
+    if matrix.shape[-2] > matrix.shape[-1]:
+        right, left = _split(matrix.mT, rank, memory)
+        return left.mT, right.mT
+    u = _vectors(lambda: matrix @ matrix.mT, memory)[..., :rank]
+    rows = u.mT @ matrix  # s v
+    root = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).sqrt()
+    return u * root.mT, rows / root.clamp_min(1e-150)
+
+
+def _vectors(symmetric: Callable[[], Tensor], memory: dict[str, Tensor] | None) -> Tensor:
+    """Return the eigenvectors, those of the largest eigenvalues first."""
+    if memory is None:
+        memory = {}
+    if "vectors" not in memory:
+        memory["vectors"] = torch.linalg.eigh(symmetric())[1].flip(-1)
+    return memory["vectors"]
+
+
+def _blocks(matrix: Tensor, groups: int) -> Tensor:
+    size = matrix.shape[0] // groups
+    return torch.stack([matrix[i * size : (i + 1) * size, i * size : (i + 1) * size] for i in range(groups)])
+
+
+def _spatial_matrix(weight: Tensor, groups: int) -> Tensor:
+    c_out, inner, kh, kw = weight.shape
+    return weight.reshape(groups, c_out // groups, inner, kh, kw).permute(0, 2, 3, 1, 4).reshape(groups, inner * kh, -1)
+
+
+def _spatial(weight: Tensor, rank: int, groups: int, memory: dict[str, Tensor] | None) -> list[Tensor]:
+    c_out, inner, kh, kw = weight.shape
+    left, right = _split(_spatial_matrix(weight, groups), rank, memory)
+    tall = left.reshape(groups, inner, kh, rank).permute(0, 3, 1, 2)
+    wide = right.reshape(groups, rank, c_out // groups, kw).transpose(1, 2)
+    return [tall, wide]
+
+
+def _transposed(weight: Tensor, rank: int, groups: int, memory: dict[str, Tensor] | None) -> list[Tensor]:
+    left, right = _split(weight.reshape(groups, weight.shape[0] // groups, -1), rank, memory)
+    return [left.mT, right]
+
+
+def _tucker(weight: Tensor, r_in: int, r_out: int, rounds: int = 3) -> list[Tensor]:
+    def leading(tensor: Tensor, axis: int, rank: int) -> Tensor:
+        flat = tensor.transpose(0, axis).flatten(1)
+        basis = torch.linalg.eigh(flat @ flat.T)[1].flip(-1)[:, :rank]
+        return basis if basis.shape[1] == rank else nn.functional.pad(basis, (0, rank - basis.shape[1]))
+
+    inner, outer = leading(weight, 1, r_in), leading(weight, 0, r_out)
+    for _ in range(rounds):
+        outer = leading(torch.einsum("oihw,ir->orhw", weight, inner), 0, r_out)
+        inner = leading(torch.einsum("oihw,or->rihw", weight, outer), 1, r_in)
+    core = torch.einsum("oihw,oa,ib->abhw", weight, outer, inner)
+    return [inner.T, core, outer]
+
+
+def setting_of(form: str, rank: int) -> dict[str, Any]:
+    """Return the plan's JSON for one layer."""
+    return {"form": form, "rank": int(rank)}

@@ -1,0 +1,336 @@
+"""Put a trained dense kernel into an interleaved structure: the nearest chain, what it keeps and what it loses.
+
+Every entry of a strict chain's composite is a product of one weight per factor (one path per pair). For two factors the
+entries that share a primary row and a secondary column form blocks of rank one, disjoint and covering the kernel, so
+the nearest chain in the Frobenius norm is a rank-1 singular value decomposition per block and its error is the root of
+the sum of all discarded squared singular values: closed form, any rectangular shape, any kernel size. Longer chains are
+peeled factor by factor and then refined by alternating least squares, which here is an elementwise formula.
+
+Differs from Monarch (Dao et al. 2022, arXiv 2204.00595, section 3.3), which covers square matrices and two factors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convsmith.compression.operators.backends import dense_kernel
+from convsmith.compression.operators.geometry import ChainGeometry, Sides
+from convsmith.compression.operators.interleaved import InterleavedGroupConv2d, InterleavedStructuredConv2d, LinearChain
+from convsmith.compression.operators.wiring import check_partitions, mixed_radix
+from convsmith.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Weights of the chain, one tensor a factor, and how near it comes.
+
+    ``error``: Frobenius norm of kernel minus composite; ``energy``: share of the squared norm that is kept;
+    ``output_energy``: the share kept of the layer's output on the given inputs (``None`` without inputs).
+    """
+
+    weights: tuple[Tensor, ...]
+    error: float
+    energy: float
+    output_energy: float | None = None
+
+
+def project(
+    kernel: Tensor,
+    partitions: Sequence[int],
+    out_partitions: Sequence[int] | None = None,
+    *,
+    second_moment: Tensor | None = None,
+    sweeps: int = 30,
+) -> Projection:
+    """Return the chain of digits ``partitions`` nearest to a dense kernel.
+
+    Args:
+        kernel: [out, in, k, k].
+        partitions: sizes K_1 .. K_n of the input's digits, as in `InterleavedStructuredConv2d`; IGCV1 is ``(M, L)``.
+        out_partitions: the same of the output.
+        second_moment: [in k k, in k k] of the input patches (`patch_second_moment`): minimise the error of the output,
+            ``tr(D S D^T)`` with ``D`` the kernel's error, instead of the kernel's own.
+        sweeps: rounds of alternating least squares for more than two factors, or of refinement with a second moment.
+
+    Raises:
+        InvalidArgument: if the partitions do not multiply to the channels; names both numbers.
+    """
+    entering = check_partitions(partitions)
+    leaving = entering if out_partitions is None else check_partitions(out_partitions)
+    out, into, height, width = kernel.shape
+    for sizes, channels, side in ((entering, into, "in"), (leaving, out, "out")):
+        if math.prod(sizes) != channels:
+            raise InvalidArgument(
+                f"the partitions multiply to the kernel's {side} channels",
+                asked=f"{' x '.join(map(str, sizes))} = {math.prod(sizes)}",
+                given=f"{channels} channels {side}",
+                mend="see balanced_partition(channels, layers)",
+            )
+    wiring = mixed_radix(entering, leaving)
+    work = kernel.detach().double().flatten(2)
+    taps = height * width
+    if second_moment is None:
+        factors = _peeled(work[None], entering, leaving)
+        if len(entering) > 2:
+            factors = _alternated(work, factors, entering, leaving, sweeps)
+        weights = _as_weights(factors, height, width)
+    else:
+        moment = _checked_moment(second_moment, into * taps)
+        weights = _whitened(work, entering, leaving, moment, height, width)
+        weights = _refined(work, weights, wiring, moment, sweeps)
+    difference = kernel.detach().double() - dense_kernel(weights, wiring)
+    squared = float(difference.square().sum())
+    total = float(work.square().sum())
+    output_energy = None
+    if second_moment is not None:
+        whole = float(_quadratic(work.flatten(1), moment))
+        output_energy = 1 - float(_quadratic(difference.flatten(1), moment)) / whole if whole else 1.0
+    return Projection(
+        tuple(weight.to(kernel.dtype) for weight in weights),
+        math.sqrt(squared),
+        1 - squared / total if total else 1.0,
+        output_energy,
+    )
+
+
+def from_dense(
+    layer: nn.Conv2d,
+    partitions: Sequence[int],
+    out_partitions: Sequence[int] | None = None,
+    *,
+    inputs: Tensor | None = None,
+    sweeps: int = 30,
+    backend: str = "auto",
+) -> tuple[LinearChain, Projection]:
+    """Return the interleaved layer nearest to a dense convolution, with its `Projection`.
+
+    ``partitions`` of two sizes ``(M, L)`` give an `InterleavedGroupConv2d`, others an `InterleavedStructuredConv2d`.
+    ``inputs`` [B, in, H, W]: images as they enter the layer, for the data-aware projection. A bias is not part of a
+    linear chain: keep it outside.
+
+    Raises:
+        InvalidArgument: for a grouped layer, padding that is not with zeros, or partitions that do not multiply to its
+            channels.
+    """
+    g = layer
+    if g.groups != 1 or isinstance(g.padding, str) or g.padding_mode != "zeros":
+        raise InvalidArgument(
+            "a dense convolution with zero padding given in numbers can be projected", given=repr(layer)
+        )
+    geometry: Any = (g.kernel_size, g.stride, g.padding, g.dilation)
+    moment = None if inputs is None else patch_second_moment(inputs, *geometry)
+    found = project(layer.weight, partitions, out_partitions, second_moment=moment, sweeps=sweeps)
+    entering = check_partitions(partitions)
+    leaving = entering if out_partitions is None else check_partitions(out_partitions)
+    like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype, "backend": backend}
+    chain: LinearChain
+    if len(entering) == 2:
+        members, primary = entering
+        chain = InterleavedGroupConv2d(
+            primary, members, *geometry, out_primary=leaving[1], out_members=leaving[0], **like
+        )
+    else:
+        chain = InterleavedStructuredConv2d(entering, *geometry, out_partitions=leaving, **like)
+    with torch.no_grad():
+        for parameter, weight in zip(chain.weights, found.weights, strict=True):
+            parameter.copy_(weight)
+    return chain.train(layer.training), found
+
+
+def patch_second_moment(
+    inputs: Tensor, kernel_size: Sides, stride: Sides = 1, padding: Sides = 0, dilation: Sides = 1
+) -> Tensor:
+    """Return the mean of ``p p^T`` over all patches p of the images, [in k k', in k k'] float64."""
+    g = ChainGeometry.of(kernel_size, stride, padding, dilation)
+    with torch.no_grad():
+        moment: Tensor | None = None
+        count = 0
+        for image in inputs.detach().double():
+            columns = F.unfold(image[None], g.kernel_size, g.dilation, g.padding, g.stride)[0]
+            product = columns @ columns.T
+            moment = product if moment is None else moment + product
+            count += columns.shape[1]
+        if moment is None or not count:
+            raise InvalidArgument("a second moment needs at least one image", given=list(inputs.shape))
+        return moment / count
+
+
+# ------------------------------------------------------------------ closed form
+
+
+def _peeled(kernels: Tensor, entering: tuple[int, ...], leaving: tuple[int, ...]) -> list[Tensor]:
+    """Split kernels [batch, out, in, taps] into factors [batch, slow, K', K, taps], one digit after the other.
+
+    ``batch`` numbers the output digits that are mixed already, ``slow`` the input digits still to come.
+    """
+    batch, _, _, taps = kernels.shape
+    k_in, k_out = entering[0], leaving[0]
+    rest_in, rest_out = math.prod(entering[1:]), math.prod(leaving[1:])
+    blocks = kernels.view(batch, rest_out, k_out, rest_in, k_in, taps).permute(0, 3, 2, 1, 4, 5)
+    if len(entering) == 1:
+        return [blocks.reshape(batch, 1, k_out, k_in, taps)]
+    row, column = _rank_one(blocks.flatten(4))  # [batch, rest_in, k_out, rest_out], [..., k_in * taps]
+    first = column.view(batch, rest_in, k_out, k_in, taps)
+    remainder = row.permute(0, 2, 3, 1).reshape(batch * k_out, rest_out, rest_in, 1)
+    return [first, *_peeled(remainder, entering[1:], leaving[1:])]
+
+
+def _rank_one(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Return u sqrt(s) and sqrt(s) v of the largest singular value of every matrix, by the smaller Gram matrix."""
+    if blocks.shape[-2] > blocks.shape[-1]:
+        column, row = _rank_one(blocks.mT)
+        return row, column
+    u = torch.linalg.eigh(blocks @ blocks.mT)[1][..., -1]
+    right = torch.einsum("...mn,...m->...n", blocks, u)  # s v
+    root = torch.linalg.vector_norm(right, dim=-1, keepdim=True).sqrt()
+    return u * root, right / root.clamp_min(1e-150)
+
+
+def _as_weights(factors: Sequence[Tensor], height: int, width: int) -> list[Tensor]:
+    """Turn factors [fast batch, slow, K', K, taps] into grouped convolution weights, groups ordered (slow, fast).
+
+    The batch numbers grow as ``o_1``, then ``o_1 K_2 + o_2``: digits mixed first are slowest in it; natural channel
+    order wants them fastest, so `_peeled`'s batch is kept as a list of digits by `_digits`.
+    """
+    weights = []
+    for position, factor in enumerate(factors):
+        batch, slow, k_out, k_in, taps = factor.shape
+        side = (height, width) if position == 0 else (1, 1)
+        digits = [f.shape[2] for f in factors[:position]]  # o_1, ..., o_{l-1}: slow to fast in the batch
+        natural = factor.view(*digits, slow, k_out, k_in, taps)
+        order = [len(digits), *reversed(range(len(digits))), len(digits) + 1, len(digits) + 2, len(digits) + 3]
+        weights.append(natural.permute(order).reshape(slow * batch * k_out, k_in, *side).contiguous())
+    return weights
+
+
+# ------------------------------------------------------------------ alternating least squares
+
+
+def _alternated(
+    kernel: Tensor, factors: list[Tensor], entering: tuple[int, ...], leaving: tuple[int, ...], sweeps: int
+) -> list[Tensor]:
+    """Refine all factors in turn: with the others fixed, every weight is a ratio of two sums over its paths."""
+    count, taps = len(entering), kernel.shape[-1]
+    target = kernel.view(*reversed(leaving), *reversed(entering), taps)  # o_n .. o_1, i_n .. i_1, t
+    spread = [_broadcast(factor, position, entering, leaving) for position, factor in enumerate(factors)]
+    before: float | None = None
+    for _ in range(sweeps):
+        for position in range(count):
+            others = torch.ones((), dtype=kernel.dtype, device=kernel.device)
+            for number, other in enumerate(spread):
+                if number != position:
+                    others = others * other
+            sums = [axis for axis, size in enumerate(spread[position].shape) if size == 1]
+            above = (target * others).sum(sums, keepdim=True)
+            below = others.expand(target.shape).square().sum(sums, keepdim=True)
+            spread[position] = torch.where(below > 0, above / below.clamp_min(1e-300), spread[position])
+        composite = math.prod(spread, start=torch.ones((), dtype=kernel.dtype, device=kernel.device))
+        error = float((target - composite).square().sum())
+        if before is not None and before - error <= 1e-12 * before:
+            break
+        before = error
+    return [_gathered(part, position, entering, leaving) for position, part in enumerate(spread)]
+
+
+def _axes(position: int, count: int) -> tuple[list[int], list[int]]:
+    """Axes of the target a factor varies along: its own list of (o_l .. o_1) and (i_n .. i_l)."""
+    outs = [count - 1 - digit for digit in range(position + 1)]
+    ins = [2 * count - 1 - digit for digit in range(position, count)]
+    return outs, ins
+
+
+def _broadcast(factor: Tensor, position: int, entering: tuple[int, ...], leaving: tuple[int, ...]) -> Tensor:
+    """See a factor [o_1 .. o_{l-1}, i_n .. i_{l+1}, o_l, i_l, t] as a tensor over the target's axes."""
+    count, taps = len(entering), factor.shape[-1]
+    fast, slow = leaving[:position], tuple(reversed(entering[position + 1 :]))
+    grid = factor.reshape(*fast, *slow, leaving[position], entering[position], taps)
+    names = [count - 1 - digit for digit in range(position)]
+    names += [2 * count - 1 - digit for digit in reversed(range(position + 1, count))]
+    names += [count - 1 - position, 2 * count - 1 - position, 2 * count]
+    shape = [1] * (2 * count + 1)
+    for size, axis in zip(grid.shape, names, strict=True):
+        shape[axis] = size
+    return grid.permute(sorted(range(len(names)), key=names.__getitem__)).reshape(shape)
+
+
+def _gathered(part: Tensor, position: int, entering: tuple[int, ...], leaving: tuple[int, ...]) -> Tensor:
+    """Undo `_broadcast`."""
+    count = len(entering)
+    fast, slow = leaving[:position], tuple(reversed(entering[position + 1 :]))
+    names = [count - 1 - digit for digit in range(position)]
+    names += [2 * count - 1 - digit for digit in reversed(range(position + 1, count))]
+    names += [count - 1 - position, 2 * count - 1 - position, 2 * count]
+    unused = [axis for axis in range(2 * count + 1) if axis not in names]
+    grid = part.permute(*names, *unused)
+    return grid.reshape(math.prod(fast), math.prod(slow), leaving[position], entering[position], part.shape[2 * count])
+
+
+# ------------------------------------------------------------------ data-aware
+
+
+def _checked_moment(moment: Tensor, size: int) -> Tensor:
+    if moment.shape != (size, size):
+        raise InvalidArgument(
+            "the second moment is over the patches of the layer's input",
+            asked=[size, size],
+            given=list(moment.shape),
+            mend="patch_second_moment(inputs, kernel_size, stride, padding, dilation)",
+        )
+    moment = moment.detach().double()
+    # a ridge of a millionth keeps directions no input ever took from being free
+    return moment + 1e-6 * moment.diagonal().mean() * torch.eye(size, dtype=moment.dtype, device=moment.device)
+
+
+def _whitened(
+    kernel: Tensor, entering: tuple[int, ...], leaving: tuple[int, ...], moment: Tensor, height: int, width: int
+) -> list[Tensor]:
+    """Start: decompose in coordinates where the patches of every primary partition are white, partitions apart."""
+    out, into, taps = kernel.shape
+    members, partitions = entering[0], into // entering[0]
+    grid = moment.view(partitions, members * taps, partitions, members * taps)
+    own = torch.stack([grid[p, :, p] for p in range(partitions)])
+    values, vectors = torch.linalg.eigh(own)
+    values = values.clamp_min(values[:, -1:] * 1e-12).clamp_min(1e-300)
+    root = vectors * values.sqrt()[:, None] @ vectors.mT
+    back = vectors * values.rsqrt()[:, None] @ vectors.mT
+    white = torch.einsum("opm,pmq->opq", kernel.view(out, partitions, members * taps), root)
+    factors = _peeled(white.reshape(1, out, into, taps), entering, leaving)
+    first = factors[0].view(partitions, leaving[0], members * taps)
+    factors[0] = torch.einsum("pom,pmq->poq", first, back).reshape(factors[0].shape)
+    return _as_weights(factors, height, width)
+
+
+def _quadratic(rows: Tensor, moment: Tensor) -> Tensor:
+    return ((rows @ moment) * rows).sum()
+
+
+def _refined(kernel: Tensor, start: list[Tensor], wiring: object, moment: Tensor, sweeps: int) -> list[Tensor]:
+    """Minimise the output's error over all factors at once, from the whitened start."""
+    weights = [weight.clone().requires_grad_() for weight in start]
+    scale = float(_quadratic(kernel.flatten(1), moment)) or 1.0
+
+    def loss() -> Tensor:
+        difference = kernel.flatten(1) - dense_kernel(weights, wiring).flatten(1)  # type: ignore[arg-type]
+        return _quadratic(difference, moment) / scale
+
+    optimizer = torch.optim.LBFGS(weights, max_iter=sweeps, history_size=20, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        before = float(loss().detach())
+        optimizer.step(closure)  # type: ignore[arg-type]
+        after = float(loss().detach())
+    better = after <= before and all(bool(torch.isfinite(w).all()) for w in weights)
+    return [weight.detach() for weight in (weights if better else start)]

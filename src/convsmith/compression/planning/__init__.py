@@ -1,0 +1,1 @@
+"""Budgets, sensitivity, allocation and plans on disk."""

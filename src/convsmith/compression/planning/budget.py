@@ -1,0 +1,218 @@
+"""Spend a budget where it hurts least: a sensitivity scan per layer, then an exact choice over all layers.
+
+The scan puts each candidate into the network, alone, and measures how far the network's output moves on the example
+images (no labels). Between scanned candidates the damage follows the method's own loss (discarded energy), scaled by
+what was measured. The choice over layers is the multiple-choice knapsack: minimise the sum of damages subject to the
+sum of costs, solved by dynamic programming on a cost grid. The sum over layers is the usual first-order assumption that
+damages add; the honest number is the accuracy measured afterwards. Where a method's options are so coarse that the best
+choice leaves more than `SLACK` of the budget unused, finer ones are added and the choice is made again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from convsmith.compression.cost import cost
+from convsmith.compression.methods.method import output_error
+from convsmith.compression.planning.plan import Budget, Choice, Plan
+from convsmith.compression.planning.survey import Layer, Survey, evaluating, replace
+from convsmith.errors import InvalidArgument
+
+Progress = Callable[[int, int, str], None]
+#: cells of the knapsack's cost grid; costs are rounded up, so a plan of n layers may leave n/GRID of the budget unused
+GRID = 16384
+#: images used by the scan, at most
+SCAN_IMAGES = 32
+#: share of the budget that a plan may leave unused before finer options are added
+SLACK = 0.03
+
+
+@dataclass(frozen=True)
+class Option:
+    """One thing that can be done to a layer. ``loss``: the method's own measure, 0 (exact) to 1 (all lost)."""
+
+    setting: dict[str, Any]
+    macs: int
+    params: int
+    loss: float
+
+    def price(self, kind: str) -> int:
+        """Return the MACs or the parameters."""
+        return self.macs if kind == "macs" else self.params
+
+
+def scan(
+    model: nn.Module,
+    seen: Survey,
+    layer: Layer,
+    options: Sequence[Option],
+    build: Callable[[Layer, Option], nn.Module],
+    *,
+    points: int = 4,
+) -> list[float]:
+    """Return the damage of every option of ``layer``: `output_error` with only this layer changed.
+
+    At most ``points`` options are really tried, spread over the list; the others are interpolated: damage divided by
+    loss is taken as piecewise linear in the loss. ``model`` is changed and put back.
+    """
+    images = seen.example[:SCAN_IMAGES]
+    tried = sorted({round(i * (len(options) - 1) / max(points - 1, 1)) for i in range(points)})
+    ratios: list[tuple[float, float]] = []
+    exact: dict[int, float] = {}
+    with evaluating(model), torch.no_grad():
+        for i in tried:
+            new = build(layer, options[i])
+            replace(model, layer.name, new)
+            try:
+                damage = output_error(seen.output[:SCAN_IMAGES], model(images))
+            finally:
+                _put_back(model, new, layer.module)
+            exact[i] = damage if math.isfinite(damage) else 1e9
+            if options[i].loss > 0:
+                ratios.append((options[i].loss, exact[i] / options[i].loss))
+    ratios.sort()
+    if not ratios:
+        return [exact.get(i, 0.0) for i in range(len(options))]
+    xs, ys = [r[0] for r in ratios], [r[1] for r in ratios]
+    return [exact[i] if i in exact else float(np.interp(o.loss, xs, ys)) * o.loss for i, o in enumerate(options)]
+
+
+def _put_back(model: nn.Module, new: nn.Module, old: nn.Module) -> None:
+    for parent in list(model.modules()):
+        for key, child in list(parent._modules.items()):
+            if child is new:
+                parent._modules[key] = old
+
+
+def allocate(
+    costs: Sequence[Sequence[int]], damages: Sequence[Sequence[float]], limit: float, least: float = 0.0
+) -> list[int] | None:
+    """Choose one option per layer: least total damage with total cost at most ``limit``; None if nothing fits.
+
+    ``least``: also spend at least that much. Exact up to the rounding of costs to ``limit / GRID`` (upwards, so both
+    bounds always hold; a choice nearer to ``least`` than one cell per layer is not found).
+    """
+    if not costs:
+        return [] if limit >= 0 else None
+    if limit <= 0:
+        return None
+    unit = limit / GRID
+    best = np.full(GRID + 1, np.inf)
+    best[0] = 0.0
+    picks = np.full((len(costs), GRID + 1), -1, dtype=np.int32)
+    for row, (prices, harms) in enumerate(zip(costs, damages, strict=True)):
+        nxt = np.full(GRID + 1, np.inf)
+        for i, (price, harm) in enumerate(zip(prices, harms, strict=True)):
+            cells = math.ceil(price / unit - 1e-9)
+            if cells > GRID:
+                continue
+            reached = best[: GRID + 1 - cells] + harm
+            better = reached < nxt[cells:]
+            nxt[cells:][better] = reached[better]
+            picks[row, cells:][better] = i
+        best = nxt
+    if least > 0:
+        best[: min(math.ceil(least / unit) + len(costs), GRID + 1)] = np.inf
+    if not np.isfinite(best).any():
+        return None
+    # of equally harmless choices take the most expensive: it leaves the least of the budget unused
+    cell = int(np.flatnonzero(best <= best.min() * (1 + 1e-12))[-1])
+    chosen = []
+    for row in range(len(costs) - 1, -1, -1):
+        pick = int(picks[row, cell])
+        chosen.append(pick)
+        cell -= math.ceil(costs[row][pick] / unit - 1e-9)
+    return chosen[::-1]
+
+
+def plan_layers(
+    name: str,
+    model: nn.Module,
+    seen: Survey,
+    table: Sequence[tuple[Layer, Sequence[Option]]],
+    build: Callable[[Layer, Option], nn.Module],
+    budget: Budget,
+    *,
+    refused: Mapping[str, str],
+    finer: Callable[[Layer, Sequence[Option]], list[Option]] | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Scan every layer of ``table`` and choose one option each so that the whole network obeys ``budget``.
+
+    Leaving a layer as it is is always an option, with damage 0. ``finer`` gives more options of a layer, used where the
+    choice would leave more than `SLACK` of the budget unused; their damage is interpolated.
+
+    Raises:
+        InvalidArgument: even the smallest options do not reach the budget.
+    """
+    whole = cost(model, tuple(seen.example.shape[1:]))
+    total = whole.macs if budget.kind == "macs" else whole.params
+    every: list[list[Option]] = []
+    damages: list[list[float]] = []
+    for done, (layer, options) in enumerate(table):
+        if progress is not None:
+            progress(done, len(table), f"scan {layer.name}")
+        damages.append([0.0, *(scan(model, seen, layer, options, build) if options else [])])
+        every.append([Option({}, layer.macs, layer.params, 0.0), *options])
+    prices = [[o.price(budget.kind) for o in options] for options in every]
+    fixed = total - sum(row[0] for row in prices)
+    limit = budget.keep * total - fixed
+    least = limit - SLACK * budget.keep * total
+    chosen = [0] * len(every) if budget.keep == 1 else allocate(prices, damages, limit)
+    if chosen is None:
+        least = (fixed + sum(min(row) for row in prices)) / total
+        raise InvalidArgument(
+            f"{name} cannot bring this network to the budget",
+            asked=f"keep {budget.keep:.3g} of {budget.kind}",
+            given=f"at the least it keeps {least:.3g}; layers left alone: {len(refused)}",
+            mend=f"ask for {math.ceil(least * 100 + 1e-9) / 100:.2f} or more, or chain another method",
+        )
+    if finer is not None and sum(row[pick] for row, pick in zip(prices, chosen, strict=True)) < least:
+        for i, (layer, options) in enumerate(table):
+            more = finer(layer, options)
+            every[i] += more
+            damages[i] += _interpolated(every[i][: len(damages[i])], damages[i], more)
+        prices = [[o.price(budget.kind) for o in options] for options in every]
+        chosen = allocate(prices, damages, limit, least) or chosen
+    picked = [
+        (layer, every[i][pick], damages[i][pick])
+        for i, ((layer, _), pick) in enumerate(zip(table, chosen, strict=True))
+    ]
+    return assemble(name, whole.macs, whole.params, picked, budget=budget, refused=refused)
+
+
+def _interpolated(known: Sequence[Option], damages: Sequence[float], options: Sequence[Option]) -> list[float]:
+    """Return the damage of ``options``: piecewise linear in the loss through the known ones."""
+    xs, ys = zip(*sorted(zip((o.loss for o in known), damages, strict=True)), strict=True)
+    return [float(np.interp(o.loss, xs, ys)) for o in options]
+
+
+def assemble(
+    name: str,
+    macs: int,
+    params: int,
+    picked: Sequence[tuple[Layer, Option, float | None]],
+    *,
+    refused: Mapping[str, str],
+    budget: Budget | None = None,
+) -> Plan:
+    """Assemble a `Plan` from one option per layer and the whole network's counts."""
+    choices = tuple(
+        Choice(layer.name, dict(o.setting), (layer.macs, o.macs), (layer.params, o.params), harm)
+        for layer, o, harm in picked
+    )
+    return Plan(
+        name,
+        choices,
+        (macs, macs + sum(c.macs[1] - c.macs[0] for c in choices)),
+        (params, params + sum(c.params[1] - c.params[0] for c in choices)),
+        budget,
+        dict(refused),
+    )

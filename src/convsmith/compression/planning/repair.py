@@ -1,0 +1,225 @@
+"""Get the accuracy back: re-estimate batch normalisation, then a short training that listens to the original.
+
+`repair` trains a compressed network through `convsmith.training.fit`, with the original as teacher. Zeros of sparse
+layers stay zeros, low-bit layers train their latent weights, a network in int8 training comes back as int8.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression.convert import recipes
+from convsmith.compression.methods.int8 import Int8Model, finish
+from convsmith.compression.methods.sparse import mask
+from convsmith.data.batch import Batch
+from convsmith.errors import InvalidArgument, RunFailed
+from convsmith.training import ClassificationTask, Losses, TrainConfig, fit
+
+#: share of the steps over which gradual sparsity grows; the rest trains at the final sparsity
+GROWTH = 0.7
+#: steps between two choices of the mask while sparsity grows
+EVERY = 5
+
+
+def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch], *, limit: int = 32) -> nn.Module:
+    """Return a copy of ``model`` whose batch normalisations hold the mean statistics of ``batches``; no labels needed.
+
+    The statistics are the plain average over at most ``limit`` batches, taken in training mode of the normalisations
+    alone, so that dropout stays off. A network without batch normalisation comes back unchanged.
+    """
+    result = copy.deepcopy(model)
+    norms = [m for m in result.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not norms:
+        return result
+    momenta = [m.momentum for m in norms]
+    was = [(m, m.training) for m in result.modules()]
+    result.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+        norm.training = True
+    device = next(result.parameters()).device
+    with torch.no_grad():
+        for batch in itertools.islice(batches, limit):
+            if len(batch) > 1:
+                result(batch.images.to(device))
+    if int(norms[0].num_batches_tracked or 0) == 0:
+        raise InvalidArgument("batch normalisation needs at least one batch of two images", given="none")
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    for module, mode in was:
+        module.training = mode
+    return result
+
+
+class RepairInterrupted(RunFailed):
+    """The repair was stopped between two steps; with ``out`` it goes on from its checkpoint."""
+
+
+class RepairTask(ClassificationTask):
+    """Classification with a teacher that keeps sparse layers sparse.
+
+    Args:
+        model: the compressed network.
+        num_classes: of the data.
+        teacher: the original.
+        distill: weight of the teacher's loss.
+        temperature: of the distillation.
+        sparse: the plan's setting by layer name for layers whose zeros must stay.
+        gradual: steps over which the zeros grow, cubically (Zhu & Gupta 2017, eq. 1), None for zeros from the start.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        teacher: nn.Module,
+        *,
+        distill: float = 0.5,
+        temperature: float = 4.0,
+        sparse: Mapping[str, Mapping[str, Any]] | None = None,
+        gradual: int | None = None,
+    ) -> None:
+        super().__init__(
+            model, num_classes, teacher=teacher if distill > 0 else None, distill=distill, temperature=temperature
+        )
+        self.sparse = {name: dict(setting) for name, setting in (sparse or {}).items()}
+        self.gradual = gradual
+        for number, name in enumerate(self.sparse):
+            self.register_buffer(f"kept_{number}", self._weight(name).detach() != 0)
+
+    def _weight(self, name: str) -> Tensor:
+        weight: Any = self.model.get_submodule(name).weight
+        return weight
+
+    def before_step(self, step: int) -> None:
+        """Put the zeros back before the step reads the weights."""
+        if self.gradual is not None and (step % EVERY == 0 or step >= self.gradual) and step <= self.gradual:
+            share = min(step / max(self.gradual, 1), 1.0)
+            for number, (name, setting) in enumerate(self.sparse.items()):
+                target = mask(self._weight(name), _grown(setting, share))
+                setattr(self, f"kept_{number}", target)
+        self.hold()
+
+    def hold(self) -> None:
+        """Zero what must be zero."""
+        with torch.no_grad():
+            for number, name in enumerate(self.sparse):
+                self._weight(name).mul_(getattr(self, f"kept_{number}"))
+
+    def forward(self, batch: Batch, step: int) -> Losses:
+        """Return `ClassificationTask`'s losses."""
+        return super().forward(batch, step)
+
+
+def _grown(setting: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """Return a setting at a share of its way: s = s_final (1 - (1 - share)^3); n of n:m rounded up."""
+    done = 1 - (1 - share) ** 3
+    if "m" in setting:
+        closed = round((setting["m"] - setting["n"]) * done)
+        return {"n": setting["m"] - closed, "m": setting["m"]}
+    return {**setting, "sparsity": setting["sparsity"] * done}
+
+
+def repair(
+    model: nn.Module,
+    teacher: nn.Module,
+    loader: Any,
+    *,
+    num_classes: int,
+    config: TrainConfig | None = None,
+    epochs: int = 10,
+    distill: float = 0.5,
+    temperature: float = 4.0,
+    gradual: bool = False,
+    validation: Iterable[Batch] | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> nn.Module:
+    """Return a trained copy of a compressed network, in evaluation mode; neither argument network changes.
+
+    Args:
+        model: what `compress` returned.
+        teacher: the original; its logits are the soft targets.
+        loader: training batches, as `fit` takes them.
+        num_classes: of the data.
+        config: the training loop's settings; by default SGD from lr 0.02, cosine, gradients clipped
+            at norm 1 (a projected network can start far off), ``epochs`` epochs.
+        epochs: used without ``config``.
+        distill: weight of the teacher against the labels, in [0, 1]; 0 trains on labels alone.
+        temperature: of the distillation.
+        gradual: for sparse networks: start from the original's dense weights and let the zeros grow.
+        validation: batches for the evaluations during training, as in `fit`.
+        out: folder for checkpoints and history, as in `fit`.
+        resume: go on from the latest checkpoint in ``out``.
+        progress: called with (done, total, note).
+
+    Raises:
+        InvalidArgument: an int8 graph (it cannot be trained: use mode ``"qat"``), ``gradual`` without sparse layers.
+        RunFailed: the loss became infinite.
+        RepairInterrupted: the run was stopped.
+    """
+    if isinstance(model, Int8Model):
+        raise InvalidArgument(
+            "an int8 graph cannot be trained", asked="repair", mend="compress with int8 in mode='qat' and repair that"
+        )
+    history = recipes(model)
+    sparse = _sparse_layers(model, history)
+    if gradual and not sparse:
+        raise InvalidArgument("only sparse layers can become sparse gradually", given=[r["method"] for r in history])
+    work, original = copy.deepcopy(model), copy.deepcopy(teacher)
+    config = config or TrainConfig(epochs=epochs, lr=0.02, clip=1.0)
+    steps = config.total_steps(len(loader))
+    if gradual:
+        _densify(work, original, sparse)
+    work.train()
+    task = RepairTask(
+        work,
+        num_classes,
+        original,
+        distill=distill,
+        temperature=temperature,
+        sparse=sparse,
+        gradual=round(GROWTH * steps) if gradual else None,
+    )
+    result = fit(task, loader, config, validation=validation, out=out, resume=resume, progress=progress)
+    if result.interrupted:
+        raise RepairInterrupted(f"the repair stopped after {result.steps} of {steps} steps")
+    task.hold()
+    return finish(work).eval()
+
+
+def _sparse_layers(model: nn.Module, history: list[dict[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the sparse layers that are still plain layers, with their settings."""
+    there = dict(model.named_modules())
+    found: dict[str, Mapping[str, Any]] = {}
+    for recipe in history:
+        if recipe["method"] in ("sparse", "structured-sparse"):
+            found.update(
+                {n: s for n, s in recipe["layers"].items() if isinstance(getattr(there.get(n), "weight", None), Tensor)}
+            )
+    return found
+
+
+def _densify(work: nn.Module, original: nn.Module, sparse: Mapping[str, Any]) -> None:
+    """Give sparse layers the original's dense weights."""
+    source = dict(original.named_parameters())
+    for name in sparse:
+        weight: Any = work.get_submodule(name).weight
+        dense = source.get(f"{name}.weight")
+        if dense is None or dense.shape != weight.shape:
+            raise InvalidArgument(
+                "gradual sparsity starts from the original's weights, and this layer has none of its shape",
+                given=name,
+                mend="make the network sparse before other methods change it, or leave gradual away",
+            )
+        with torch.no_grad():
+            weight.copy_(dense)

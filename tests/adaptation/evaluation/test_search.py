@@ -1,0 +1,75 @@
+"""Successive halving: which runs are made, what decides, and a stopped search that goes on."""
+
+import pytest
+
+from adaptation.worlds import network, world
+from convsmith.adaptation.evaluation import search as module
+from convsmith.adaptation.evaluation.search import grid, rungs, search
+from convsmith.errors import InvalidArgument
+
+COMMON = {"batch_size": 12, "lr": 0.05, "device": "cpu"}
+
+
+def test_grid_and_rungs():
+    assert grid({"a": [1, 2], "b": ["x", "y"]}) == [
+        {"a": 1, "b": "x"},
+        {"a": 1, "b": "y"},
+        {"a": 2, "b": "x"},
+        {"a": 2, "b": "y"},
+    ]
+    assert rungs(9, 900, 1 / 3) == [(9, 300), (3, 900)]
+    assert rungs(27, 900, 1 / 3) == [(27, 100), (9, 300), (3, 900)]
+    assert rungs(1, 50, 1 / 3) == [(1, 50)]
+
+
+def test_the_best_by_the_validator_goes_on_and_a_stopped_search_continues(tmp_path, monkeypatch):
+    source, target = world(n=100, m=60)
+    values = {"entropy": [0.0, 0.1, 0.3, 1.0]}
+    arguments = {
+        "method": "san",
+        "values": values,
+        "steps": 80,
+        "keep": 0.5,
+        "seeds": (0, 1),
+        "hidden": (6,),
+        **COMMON,
+    }
+    whole = search(network(), source, target, **arguments)
+    first, last = [t for t in whole.trials if t.steps == 40], [t for t in whole.trials if t.steps == 80]
+    assert (len(first), len(last)) == (4, 2)
+    kept = sorted(first, key=lambda t: -t.score)[:2]
+    assert {t.settings["entropy"] for t in kept} == {t.settings["entropy"] for t in last}
+    assert whole.best == max(last, key=lambda t: t.score)
+    assert all(t.oracle == () for t in whole.trials)
+
+    file, calls = tmp_path / "search.jsonl", []
+    real = module.adapt
+
+    def counted(*args, **kwargs):
+        calls.append(kwargs["method"])
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, "adapt", counted)
+    with pytest.raises(KeyboardInterrupt):
+        search(network(), source, target, out=file, **arguments)
+    done = len(file.read_text().splitlines())
+    file.write_text(file.read_text() + '{"key": "half a li')
+    calls[:] = ["go on"] * 8
+    resumed = search(network(), source, target, out=file, **arguments)
+    assert resumed == whole
+    assert calls.count("san") == 12 - done
+
+
+def test_bad_input_is_one_clear_error():
+    source, target = world()
+    for changes, rule in (
+        ({"validator": "acc"}, "no validator"),
+        ({"method": "sann"}, "did you mean 'san'"),
+        ({"values": {"entropi": [1]}}, "did you mean 'entropy'"),
+        ({"values": {"entropy": []}}, "needs candidates"),
+        ({"keep": 1.0}, "needs candidates"),
+    ):
+        with pytest.raises(InvalidArgument, match=rule):
+            search(network(), source, target, **{"method": "san", "values": {"entropy": [0.1]}, **changes})

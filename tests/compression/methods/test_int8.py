@@ -1,0 +1,164 @@
+"""Int8: close to the original, storable as JSON, trainable, and safe to load."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from convsmith.compression import Int8Model, compress, finish, load_packed_state, packed_state, rebuild, recipes
+from convsmith.compression.methods.graphs import graph_from_json
+from convsmith.errors import InvalidArgument
+
+IMAGES = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture(scope="module")
+def network(Plain, settled):
+    torch.manual_seed(0)
+    return settled(Plain(), IMAGES)
+
+
+@pytest.fixture(scope="module")
+def quantised(network):
+    return compress(network, "int8", example=IMAGES)
+
+
+def test_close_to_the_original_at_every_batch_size(network, quantised):
+    assert isinstance(quantised, Int8Model)
+    for count in (1, 5, 32):
+        x = IMAGES[:count]
+        with torch.no_grad():
+            assert (quantised(x) - network(x)).norm() < 0.05 * network(x).norm() + 0.05
+    codes = [b for b in quantised.buffers() if b.dtype == torch.int8]
+    assert sum(c.numel() for c in codes) == sum(
+        m.weight.numel() for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)
+    )
+    float_weights = [p for p in quantised.parameters() if p.dim() > 1]
+    assert not float_weights
+
+
+def test_weights_are_the_rounded_ones(network, quantised):
+    """conv3 has no normalisation to fold in: one of the stored code tensors must be its weight, half a step off."""
+    weight = network.conv3.weight
+    step = weight.abs().amax((1, 2, 3), keepdim=True) / 127.5
+    codes = [b for b in quantised.buffers() if b.dtype == torch.int8 and b.shape == weight.shape]
+    assert any(bool(((c * step - weight).abs() <= 0.51 * step).all()) for c in codes)
+
+
+def test_a_trained_one_becomes_int8(network):
+    training = compress(network.train(), "int8", example=IMAGES, mode="qat").train()
+    network.eval()
+    labels = torch.arange(32) % 5
+    optimiser = torch.optim.SGD(training.parameters(), 0.05)
+    losses = []
+    for _ in range(8):
+        loss = nn.functional.cross_entropy(training(IMAGES), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+    with pytest.raises(InvalidArgument, match="finish"):
+        rebuild(network, recipes(training))
+    training.eval()
+    with torch.no_grad():
+        assert torch.equal(training(IMAGES), training(IMAGES)), "evaluation must not move the ranges"
+        done = finish(training)
+        assert (done(IMAGES) - training(IMAGES)).norm() < 0.1 * training(IMAGES).norm()
+    again = load_packed_state(rebuild(network, recipes(done)), packed_state(done))
+    assert torch.equal(again(IMAGES), done(IMAGES))
+
+
+def test_qat_starts_near_the_original(network):
+    training = compress(network.eval(), "int8", example=IMAGES, mode="qat")
+    with torch.no_grad():
+        assert (training.eval()(IMAGES) - network(IMAGES)).norm() < 0.1 * network(IMAGES).norm()
+
+
+def test_train_mode_does_not_change_an_int8_graph(quantised):
+    with torch.no_grad():
+        before = quantised.eval()(IMAGES)
+        assert torch.equal(quantised.train()(IMAGES), before)
+    quantised.eval()
+
+
+class Shared(nn.Module):
+    """One ReLU for all places, as in torchvision's residual blocks; ``+`` in the trunk, torch.add in the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.relu, self.fc = nn.ReLU(inplace=True), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.relu(self.a(x))
+        x = self.relu(self.b(x) + x)
+        mean, square = x.mean((2, 3)), x.square().mean((2, 3))
+        return self.fc(torch.add(mean * square, square))
+
+
+@pytest.mark.parametrize("mode", ["static", "qat"])
+def test_layers_that_run_twice_and_sums_of_two_kinds(mode):
+    torch.manual_seed(1)
+    network = Shared().eval()
+    made = finish(compress(network, "int8", example=IMAGES, mode=mode).eval())
+    with torch.no_grad():
+        assert (made(IMAGES[:5]) - network(IMAGES[:5])).norm() < 0.05 * network(IMAGES[:5]).norm()
+    again = load_packed_state(rebuild(network, recipes(made)), packed_state(made))
+    assert torch.equal(again(IMAGES), made(IMAGES))
+
+
+@pytest.mark.parametrize("mode", ["static", pytest.param("qat", marks=pytest.mark.slow)])
+def test_a_second_order_head_stays_in_floating_point(mode, settled):
+    from convsmith.pooling import attach
+
+    torch.manual_seed(1)
+    trunk = settled(timm.create_model("cs_resnet20", num_classes=5, in_chans=1), IMAGES)
+    second = attach(trunk, "isqrt-cov", dim=16).eval()
+    made = finish(compress(second, "int8", example=IMAGES, mode=mode).eval())
+    with torch.no_grad():
+        assert (made(IMAGES[:3]) - second(IMAGES[:3])).norm() < 0.1 * second(IMAGES[:3]).norm()
+    rounded = {node.args[0].target for node in made.graph.graph.nodes if "quantize_per_tensor" in str(node.target)} - {
+        node.target for node in made.graph.graph.nodes if "quantize" in str(node.target)
+    }
+    assert rounded
+    for target in rounded:
+        assert not any(word in str(target) for word in ("mul", "sum", "where", "bmm", "sub", "mean")), target
+    again = load_packed_state(rebuild(second, recipes(made)), packed_state(made))
+    assert torch.equal(again(IMAGES), made(IMAGES))
+
+
+def test_a_head_that_cannot_be_exported_says_so(settled):
+    from convsmith.errors import RunFailed
+    from convsmith.pooling import attach
+
+    trunk = settled(timm.create_model("cs_resnet20", num_classes=5, in_chans=1), IMAGES)
+    second = attach(trunk, "mpn-cov", dim=16).eval()
+    with pytest.raises(RunFailed, match="weight-only"):
+        compress(second, "int8", example=IMAGES)
+    made = compress(second, "int8", example=IMAGES, mode="weight-only")
+    with torch.no_grad():
+        assert (made(IMAGES) - second(IMAGES)).norm() < 0.1 * second(IMAGES).norm()
+
+
+@pytest.mark.parametrize("target", ["os.system", "aten.no_such.default", "operator.attrgetter", "builtins.eval.x"])
+def test_a_recipe_cannot_name_other_code(quantised, target):
+    (value,) = recipes(quantised)[0]["layers"].values()
+    next(n for n in value["nodes"] if n["op"] == "call_function")["target"] = target
+    with pytest.raises(InvalidArgument, match="not allowed"):
+        graph_from_json(value)
+
+
+def test_a_fixed_batch_size_is_refused_with_the_way_out():
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(64, 3)
+
+        def forward(self, x):
+            return self.a(x.reshape(2, -1)) if len(x) == 2 else self.a(x.flatten(1))
+
+    from convsmith.errors import RunFailed
+
+    with pytest.raises(RunFailed, match="weight-only"):
+        compress(Fixed(), "int8", example=IMAGES)

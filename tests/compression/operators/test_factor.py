@@ -1,0 +1,120 @@
+"""Low-rank chains against their definitions."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from convsmith.compression.cost import cost
+from convsmith.compression.operators.factor import FORMS, Outputs, counts, factor, full_rank, spectrum
+from convsmith.errors import InvalidArgument
+
+LAYERS = [
+    nn.Conv2d(6, 8, 3, padding=1),
+    nn.Conv2d(6, 8, 3, stride=2, padding=(1, 0), dilation=(1, 2), bias=False),
+    nn.Conv2d(6, 9, (3, 5), padding="same", groups=3),
+    nn.Conv2d(6, 6, 3, padding=1, groups=6, padding_mode="reflect"),
+    nn.Conv2d(5, 7, 1),
+    nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, output_padding=1, groups=2),
+    nn.Linear(7, 5),
+]
+CASES = [(layer, form) for layer in LAYERS for form in FORMS if full_rank(layer, form)]
+
+
+def images(layer):
+    return (
+        torch.randn(2, 1, 1, 7, dtype=torch.float64)
+        if isinstance(layer, nn.Linear)
+        else torch.randn(2, layer.in_channels, 9, 8, dtype=torch.float64)
+    )
+
+
+@pytest.mark.parametrize(("layer", "form"), CASES, ids=lambda v: str(v))
+def test_full_rank_is_exact(layer, form):
+    layer = layer.double()
+    x = images(layer)
+    chain = factor(layer, form, full_rank(layer, form))
+    torch.testing.assert_close(chain(x), layer(x), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(("layer", "form"), CASES, ids=lambda v: str(v))
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_counts_are_those_of_the_chain(layer, form, share):
+    layer = layer.double()
+    rank = max(1, round(share * full_rank(layer, form)))
+    x = images(layer)
+    chain = factor(layer, form, rank)
+    counted = cost(chain, tuple(x.shape))
+    macs, params = counts(layer, form, rank, tuple(x.shape), tuple(layer(x).shape))
+    assert (macs * len(x), params) == (counted.macs, counted.params)
+    assert sum(p.numel() for p in chain.parameters()) == params
+
+
+def composite(chain):
+    """The dense kernel of a chain of two convolutions, by definition: sum over the middle channels."""
+    first, second = (layer.weight.double() for layer in chain)
+    return torch.einsum("ormn,rihw->oihw", second, first) if second.shape[-1] == 1 else None
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 3), st.integers(0, 99))
+def test_svd_error_is_the_discarded_energy(c_in, c_out, k, seed):
+    torch.manual_seed(seed)
+    layer = nn.Conv2d(c_in, c_out, k, bias=False).double()
+    values = torch.linalg.svdvals(layer.weight.detach().flatten(1))
+    for rank in range(1, full_rank(layer, "svd") + 1):
+        error = (composite(factor(layer, "svd", rank)) - layer.weight).square().sum()
+        torch.testing.assert_close(error, values[rank:].square().sum(), rtol=1e-8, atol=1e-12)
+        kept = spectrum(layer, "svd")[rank - 1]
+        torch.testing.assert_close(1 - kept, values[rank:].square().sum() / values.square().sum(), rtol=1e-6, atol=1e-9)
+
+
+def test_spatial_error_is_the_discarded_energy():
+    layer = nn.Conv2d(4, 5, 3, bias=False).double()
+    matrix = torch.stack([layer.weight[:, i, h, :].reshape(-1) for i in range(4) for h in range(3)])
+    values = torch.linalg.svdvals(matrix)
+    for rank in (1, 4, 9):
+        tall, wide = (part.weight for part in factor(layer, "spatial", rank))
+        whole = torch.einsum("riha,orbw->oihw", tall, wide)
+        torch.testing.assert_close(
+            (whole - layer.weight).square().sum(), values[rank:].square().sum(), rtol=1e-8, atol=0
+        )
+
+
+def test_tucker_is_within_its_bound():
+    layer = nn.Conv2d(8, 8, 3, bias=False).double()
+    for rank in (2, 4, 6):
+        inner, core, outer = (
+            part.weight.flatten(2).squeeze(-1) if part.weight.shape[-1] == 1 else part.weight
+            for part in factor(layer, "tucker", rank)
+        )
+        whole = torch.einsum("oa,abhw,bi->oihw", outer, core, inner)
+        error = (whole - layer.weight).square().sum() / layer.weight.square().sum()
+        assert error <= 1 - spectrum(layer, "tucker")[rank - 1] + 1e-12
+
+
+def test_with_outputs_the_basis_is_the_best_for_these_images():
+    torch.manual_seed(1)
+    layer = nn.Linear(6, 6).double()
+    x = torch.randn(200, 6, dtype=torch.float64) * torch.tensor([9.0, 5, 1, 0.1, 0.1, 0.1], dtype=torch.float64) + 3
+    y = layer(x) - layer.bias
+    moments = Outputs(y.mean(0).detach(), torch.cov(y.T.detach(), correction=0))
+    for rank in (1, 2, 3):
+        aware, blind = factor(layer, "svd", rank, moments), factor(layer, "svd", rank)
+        error = [(chain(x) - layer(x)).square().mean() for chain in (aware, blind)]
+        best = torch.linalg.eigvalsh(moments.covariance)[: 6 - rank].sum() / 6
+        torch.testing.assert_close(error[0], best, rtol=1e-6, atol=1e-9)
+        assert error[0] <= error[1] + 1e-12
+
+
+def test_zero_kernel_and_bad_ranks():
+    layer = nn.Conv2d(3, 3, 3, padding=1)
+    nn.init.zeros_(layer.weight)
+    x = torch.randn(1, 3, 5, 5)
+    torch.testing.assert_close(factor(layer, "svd", 1)(x), layer(x))
+    assert spectrum(layer, "svd").tolist() == [1, 1, 1]
+    for form, rank in [("svd", 0), ("svd", 4), ("spatial", 99), ("nonsense", 1)]:
+        with pytest.raises(InvalidArgument, match="full rank"):
+            factor(layer, form, rank)
+    with pytest.raises(InvalidArgument, match="forms: svd"):
+        factor(nn.Linear(3, 3), "tucker", 1)

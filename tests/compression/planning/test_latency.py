@@ -1,0 +1,41 @@
+"""A latency budget: the plan found is the largest that was measured to be fast enough."""
+
+import pytest
+import torch
+
+from convsmith.compression import plan_compression
+from convsmith.compression.planning import latency
+from convsmith.errors import InvalidArgument
+
+IMAGES = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def network(Plain, settled):
+    return settled(Plain(), IMAGES)
+
+
+def test_bisection_finds_the_largest_fast_plan(network, monkeypatch):
+    """With time proportional to MACs the plan must come out at the asked share."""
+    monkeypatch.setattr(latency, "_share", lambda model, seen, method, plan, images: plan.kept("macs"))
+    plan = plan_compression(network, "low-rank", example=IMAGES, keep_latency=0.5)
+    assert 0.4 <= plan.kept("macs") <= 0.5
+    assert plan.budget.kind == "latency"
+    assert "measured latency" in plan.choices[0].note
+
+
+def test_unreachable_speed_names_the_best(network, monkeypatch):
+    monkeypatch.setattr(latency, "_share", lambda *_: 0.9)
+    with pytest.raises(InvalidArgument, match=r"fastest plan tried takes 0\.90"):
+        plan_compression(network, "low-rank", example=IMAGES, keep_latency=0.5)
+
+
+def test_real_times_are_taken_in_turns(network):
+    a, b = latency.time_side_by_side([network, lambda x: [network(x) for _ in range(4)]], IMAGES, seconds=0.05)
+    assert len(a) == len(b) >= 5
+    assert min(b) > 2 * min(a)
+
+
+def test_keeping_all_the_time_keeps_all(network):
+    plan = plan_compression(network, "low-rank", example=IMAGES, keep_latency=1.0)
+    assert plan.settings() == {}
