@@ -5,8 +5,13 @@ from convsmith.registry import Registry
 
 
 def test_an_error_names_asked_given_rule_and_mend():
-    text = str(InvalidArgument("must be positive", asked="epochs", given=-1, mend="give 1 or more"))
-    assert text.splitlines() == ["must be positive", "  asked: epochs", "  given: -1", "  mend:  give 1 or more"]
+    text = str(InvalidArgument("must be positive", argument="epochs", given=-1, hint="give 1 or more"))
+    assert text.splitlines() == [
+        "must be positive",
+        "  argument: epochs",
+        "  given:    -1",
+        "  hint:     give 1 or more",
+    ]
 
 
 def test_kinds_and_exit_codes():
@@ -29,7 +34,7 @@ def test_require_names_the_pip_line():
 
 
 def test_registry_refuses_duplicates_and_offers_close_names():
-    things = Registry("thing")
+    things = Registry("thing", "convsmith.cli.shell")
 
     @things.register("first", fast=True)
     def first():

@@ -135,10 +135,10 @@ SURFACE = {
     },
     "convsmith.report": {"Section": (), "Table": (), "Figure": (), "Picture": (), "build_report": ("runs", "out")},
     "convsmith.errors": {
-        "ConvsmithError": ("rule", "asked", "given", "mend"),
-        "InvalidArgument": ("rule", "asked", "given", "mend"),
-        "MissingExtra": ("rule", "asked", "given", "mend"),
-        "RunFailed": ("rule", "asked", "given", "mend"),
+        "ConvsmithError": ("rule", "argument", "given", "hint"),
+        "InvalidArgument": ("rule", "argument", "given", "hint"),
+        "MissingExtra": ("rule", "argument", "given", "hint"),
+        "RunFailed": ("rule", "argument", "given", "hint"),
     },
     "convsmith.registry": {"Registry": ("kind",)},
 }

@@ -97,7 +97,7 @@ class Bench:
         Short calls are repeated inside a round until they fill about 5 ms, so the clock's grain does not matter.
         """
         if baseline not in arms:
-            raise InvalidArgument("the baseline must be one of the arms", asked=baseline, given=list(arms))
+            raise InvalidArgument("the baseline must be one of the arms", argument=baseline, given=list(arms))
         if self.quick:
             rounds, warmup, seconds = 3, 1, 2.0
         repeats = {}

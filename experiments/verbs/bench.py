@@ -34,7 +34,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         return {"suites": benchmarks.SUITES.names()}
     names = benchmarks.SUITES.names() if arguments.suite == "all" else [benchmarks.SUITES.entry(arguments.suite).name]
     if arguments.threads is not None and arguments.threads < 1:
-        raise InvalidArgument("there must be at least one thread", asked="--threads", given=arguments.threads)
+        raise InvalidArgument("there must be at least one thread", argument="--threads", given=arguments.threads)
     resolve_device(arguments.device)
     return {"suites": {name: _one(name, arguments) for name in names}}
 

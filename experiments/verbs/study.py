@@ -38,7 +38,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     every = arguments.study == "all"
     names = studies.STUDIES.names() if every else [studies.STUDIES.entry(arguments.study).name]
     if arguments.seeds is not None and arguments.seeds < 1:
-        raise InvalidArgument("there must be at least one seed", asked="--seeds", given=arguments.seeds)
+        raise InvalidArgument("there must be at least one seed", argument="--seeds", given=arguments.seeds)
     resolve_device(arguments.device)
     for name in names:
         for extra in studies.STUDIES.entry(name).traits["extras"]:

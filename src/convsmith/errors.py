@@ -1,4 +1,4 @@
-"""The errors convsmith raises on purpose: what was asked, what was given, which rule broke, how to mend it."""
+"""The errors convsmith raises on purpose: the argument, what was given, which rule broke, a hint."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ class ConvsmithError(Exception):
 
     Args:
         rule: the rule that broke, one sentence.
-        asked: what was asked for (a parameter, a flag, an operation).
+        argument: what was asked for (a parameter, a flag, an operation).
         given: what was given instead.
-        mend: what to do about it.
+        hint: what to do about it.
     """
 
     exit_code = 2
 
-    def __init__(self, rule: str, *, asked: object = None, given: object = None, mend: str | None = None) -> None:
-        self.rule, self.asked, self.given, self.mend = rule, asked, given, mend
+    def __init__(self, rule: str, *, argument: object = None, given: object = None, hint: str | None = None) -> None:
+        self.rule, self.argument, self.given, self.hint = rule, argument, given, hint
         parts = [rule]
-        if asked is not None:
-            parts.append(f"  asked: {asked}")
+        if argument is not None:
+            parts.append(f"  argument: {argument}")
         if given is not None:
-            parts.append(f"  given: {given}")
-        if mend is not None:
-            parts.append(f"  mend:  {mend}")
+            parts.append(f"  given:    {given}")
+        if hint is not None:
+            parts.append(f"  hint:     {hint}")
         super().__init__("\n".join(parts))
 
 
@@ -79,6 +79,6 @@ def require(module: str, extra: str) -> ModuleType:
             raise
         raise MissingExtra(
             f"the package {module.split('.')[0]!r} is not installed",
-            asked=f"something that needs the extra {extra!r}",
-            mend=f'pip install "convsmith[{extra}]"',
+            argument=f"something that needs the extra {extra!r}",
+            hint=f'pip install "convsmith[{extra}]"',
         ) from error

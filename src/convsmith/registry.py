@@ -73,9 +73,9 @@ class Registry(Generic[T]):
         if name not in known:
             raise InvalidArgument(
                 f"no {self.kind} has this name",
-                asked=self.kind,
+                argument=self.kind,
                 given=repr(name),
-                mend=close_matches(str(name), known),
+                hint=close_matches(str(name), known),
             )
         return known[name]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from adaptation.worlds import K, loader, network, world
+from tests.adaptation.worlds import K, loader, network, world
 from convsmith.adaptation import METHODS, method_settings
 from convsmith.adaptation.methods.method import Domains
 from convsmith.data import Loader

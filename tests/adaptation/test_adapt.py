@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from adaptation.worlds import SHARED, K, network, world
+from tests.adaptation.worlds import SHARED, K, network, world
 from convsmith.adaptation import adapt
 from convsmith.adaptation.evaluation.alarms import CollapseRule
 from convsmith.adaptation.evaluation.examine import EXCLUDED

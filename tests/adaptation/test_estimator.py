@@ -5,7 +5,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from adaptation.worlds import network, world
+from tests.adaptation.worlds import network, world
 from convsmith.adaptation.estimator import PartialAdapter
 from convsmith.errors import InvalidArgument
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from adaptation.worlds import K, loader, network, world
+from tests.adaptation.worlds import K, loader, network, world
 from convsmith.adaptation import METHODS, available, method_settings
 from convsmith.adaptation.methods.method import Domains
 from convsmith.data import Loader

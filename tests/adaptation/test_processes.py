@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from adaptation import processes
+from tests.adaptation import processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,14 +23,14 @@ def together(tmp_path_factory):
         port = probe.getsockname()[1]
     shared = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([f"{ROOT}/src", f"{ROOT}/tests"]),
+        "PYTHONPATH": os.pathsep.join([f"{ROOT}/src", str(ROOT)]),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "WORLD_SIZE": "2",
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    command = [sys.executable, "-m", "adaptation.processes", str(out)]
+    command = [sys.executable, "-m", "tests.adaptation.processes", str(out)]
     started = [
         subprocess.Popen(
             command,

@@ -65,7 +65,7 @@ def parts_that(*endings):
 
 
 def test_a_missing_extra_leaves_out_its_part_only_and_says_so(tmp_path, monkeypatch, capsys):
-    absent = MissingExtra("the package 'mlxtend' is not installed", mend='pip install "convsmith[demo]"')
+    absent = MissingExtra("the package 'mlxtend' is not installed", hint='pip install "convsmith[demo]"')
     monkeypatch.setattr(demo, "parts", parts_that(None, absent, None))
     assert main.main(["demo", "--out", str(tmp_path / "run")]) == 0
     heard = capsys.readouterr()

@@ -41,15 +41,15 @@ def test_help_lists_exactly_the_verbs_whose_module_exists(capsys):
     assert main.main(["--help"]) == 0
     text = capsys.readouterr().out
     listed = {line.split()[0] for line in text.split("\n\n")[1].splitlines()}
-    folder = Path(main.__file__).parent
-    assert listed == {verb for verb in main.VERBS if (folder / f"{verb}.py").is_file()}
-    assert listed == set(main.verbs())
+    folder = Path(main.__file__).parent / "verbs"
+    assert listed == {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert listed == set(main.Program().verbs())
     assert len(text.splitlines()) <= 40
 
 
-@pytest.mark.parametrize("verb", list(main.verbs()))
+@pytest.mark.parametrize("verb", list(main.Program().verbs()))
 def test_a_verb_imports_nothing_heavy_and_offers_help_with_examples_that_parse(verb, capsys):
-    module = importlib.import_module(f"convsmith.cli.{verb}")
+    module = importlib.import_module(f"convsmith.cli.verbs.{verb}")
     assert main.main([verb, "-h"]) == 0
     text = capsys.readouterr().out
     assert text.rstrip().endswith("\n".join(f"  convsmith {line}" for line in module.EXAMPLES))
@@ -63,18 +63,18 @@ def test_a_verb_imports_nothing_heavy_and_offers_help_with_examples_that_parse(v
 
 def test_every_verb_module_loads_without_torch():
     code = (
-        "import sys; from convsmith.cli import main, options;"
-        "[main.load(v).Arguments for v in main.verbs()]; import tyro;"
+        "import sys; from convsmith.cli import main;"
+        "[main.Program().load(v).Arguments for v in main.Program().verbs()]; import tyro;"
         "print(sorted({'torch', 'timm', 'numpy', 'sklearn'} & set(sys.modules)))"
     )
     assert python("-c", code).stdout.strip() == "[]"
 
 
 def test_every_field_of_every_verb_has_help_text():
-    for verb in main.verbs():
-        hints = options.flags(main.load(verb).Arguments)
+    for verb in main.Program().verbs():
+        hints = options.flags(main.Program().load(verb).Arguments)
         assert len(hints) == len(set(hints))
-        for name, field in main.load(verb).Arguments.__dataclass_fields__.items():
+        for name, field in main.Program().load(verb).Arguments.__dataclass_fields__.items():
             assert field.metadata.get("help"), f"{verb}: {name} is not made with option(default, help)"
 
 
@@ -130,18 +130,22 @@ class Verb:
     ("ending", "code", "said"),
     [
         (
-            InvalidArgument("rule broke", asked="x", given=3, mend="do y"),
+            InvalidArgument("rule broke", argument="x", given=3, hint="do y"),
             2,
-            "error: rule broke\n  asked: x\n  given:",
+            "error: rule broke\n  argument: x\n  given:",
         ),
         (RunFailed("it broke"), 1, "error: it broke"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (KeyError("k"), 1, "this is a bug in convsmith: KeyError: 'k'\n  mend:  report it with the output of --debug"),
+        (
+            KeyError("k"),
+            1,
+            "this is a bug in convsmith: KeyError: 'k'\n  hint:     report it with the output of --debug",
+        ),
         (PermissionError(13, "Permission denied", "/x"), 1, "the system refused: [Errno 13] Permission denied: '/x'"),
     ],
 )
 def test_every_ending_has_a_message_and_a_code(ending, code, said, capsys, monkeypatch):
-    monkeypatch.setattr(main, "load", lambda verb: Verb(ending))
+    monkeypatch.setattr(main.Program, "load", lambda self, verb: Verb(ending))
     assert main.main(["doctor", "--json"]) == code
     heard = capsys.readouterr()
     assert said in heard.err
@@ -152,7 +156,7 @@ def test_every_ending_has_a_message_and_a_code(ending, code, said, capsys, monke
 
 
 def test_debug_shows_the_traceback_before_or_after_the_verb(capsys, monkeypatch):
-    monkeypatch.setattr(main, "load", lambda verb: Verb(InvalidArgument("rule broke")))
+    monkeypatch.setattr(main.Program, "load", lambda self, verb: Verb(InvalidArgument("rule broke")))
     for words in (["--debug", "doctor"], ["doctor", "--debug"]):
         assert main.main(words) == 2
         heard = capsys.readouterr().err
@@ -161,7 +165,7 @@ def test_debug_shows_the_traceback_before_or_after_the_verb(capsys, monkeypatch)
 
 
 def test_json_summary_is_the_last_line(capsys, monkeypatch):
-    monkeypatch.setattr(main, "load", lambda verb: Verb(None))
+    monkeypatch.setattr(main.Program, "load", lambda self, verb: Verb(None))
     assert main.main(["doctor", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"verb": "doctor", "exit_code": 0, "answer": 42}
 
@@ -175,7 +179,7 @@ def test_python_m_convsmith_works(tmp_path):
 
 def test_completion_scripts_know_verbs_and_flags():
     script = completion.script("bash")
-    for verb in main.verbs():
+    for verb in main.Program().verbs():
         assert f"    {verb}) COMPREPLY" in script
     assert "--deep" in script
     words = "COMP_WORDS=(convsmith doc); COMP_CWORD=1; _convsmith; echo ${COMPREPLY[@]}"

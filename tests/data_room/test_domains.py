@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from convsmith.data import DomainLoader, Loader, load, pair
 from convsmith.errors import InvalidArgument
-from data_room.pictures_on_disk import folder, picture
+from tests.data_room.pictures_on_disk import folder, picture
 
 
 def test_the_digits_pair():

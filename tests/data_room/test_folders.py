@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from convsmith.data import Loader, load, read_picture
 from convsmith.data.resize import fit
 from convsmith.errors import InvalidArgument
-from data_room.pictures_on_disk import folder, picture
+from tests.data_room.pictures_on_disk import folder, picture
 
 
 def test_class_folders_become_classes_and_pixels_are_the_files(tmp_path):

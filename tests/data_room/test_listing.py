@@ -8,8 +8,8 @@ import pytest
 
 from convsmith.data import available, load, summaries, summary
 from convsmith.errors import InvalidArgument
-from data_room.pictures_on_disk import folder, picture
-from data_room.test_idx import write_four
+from tests.data_room.pictures_on_disk import folder, picture
+from tests.data_room.test_idx import write_four
 
 
 @pytest.mark.parametrize("spec", ["digits", "mnist-5k"])

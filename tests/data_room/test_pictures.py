@@ -7,7 +7,7 @@ from PIL import Image
 
 from convsmith.data import read_picture
 from convsmith.errors import RunFailed
-from data_room.pictures_on_disk import picture
+from tests.data_room.pictures_on_disk import picture
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("LA", 2), ("RGB", 3), ("RGBA", 4)])

@@ -6,7 +6,7 @@ import torch
 from convsmith.data import Loader, load, survey
 from convsmith.data.source import Request
 from convsmith.errors import InvalidArgument, RunFailed
-from data_room.pictures_on_disk import folder
+from tests.data_room.pictures_on_disk import folder
 
 
 @pytest.fixture

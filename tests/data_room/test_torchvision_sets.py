@@ -9,8 +9,8 @@ import torch
 from convsmith.data import load
 from convsmith.data.torchvision_sets import TORCHVISION
 from convsmith.errors import InvalidArgument
-from data_room.pictures_on_disk import folder
-from data_room.test_idx import write_four
+from tests.data_room.pictures_on_disk import folder
+from tests.data_room.test_idx import write_four
 
 
 def test_torchvision_names_exist_there():
@@ -78,7 +78,7 @@ def test_unknown_and_absent_torchvision_sets(tmp_path, monkeypatch):
 def test_pictures_of_two_sizes_are_found_when_small_and_named_when_large(tmp_path, monkeypatch):
     from convsmith.data import survey
     from convsmith.errors import RunFailed
-    from data_room.pictures_on_disk import picture
+    from tests.data_room.pictures_on_disk import picture
 
     root = folder(tmp_path / "eurosat" / "2750", classes=("Forest", "River"), suffix=".jpg", size=(9, 9))
     picture(root / "River" / "zz.jpg", size=(9, 20))

@@ -9,7 +9,7 @@ from torch import nn
 
 from convsmith.data.batch import Batch
 from convsmith.training import ClassificationTask, checkpoint, fit, rank_and_world
-from training import runs
+from tests.training import runs
 
 GLOBAL_BATCH = 12
 STEPS = 20

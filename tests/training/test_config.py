@@ -9,7 +9,7 @@ from convsmith.training import TrainConfig
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "must be 1 or more\n  asked: epochs"),
+        ({"epochs": 0}, "must be 1 or more\n  argument: epochs"),
         ({"steps": -1}, "must be 1 or more"),
         ({"steps": 1, "epochs": 1}, "not both"),
         ({"epochs": 1.5}, "whole number"),

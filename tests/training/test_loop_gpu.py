@@ -6,7 +6,7 @@ import torch
 from convsmith.data.batch import Batch
 from convsmith.errors import RunFailed
 from convsmith.training import ClassificationTask, checkpoint, fit
-from training import runs
+from tests.training import runs
 
 pytestmark = pytest.mark.gpu
 

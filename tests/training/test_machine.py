@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from convsmith.errors import InvalidArgument, MissingExtra
 from convsmith.training import ClassificationTask, TrainConfig, checkpoint, fit, rank_and_world, resolve_device
 from convsmith.training.machine import resolve_precision
-from training import processes, runs
+from tests.training import processes, runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,12 +24,12 @@ def launch(out, *jobs, world=2):
     """Start jobs (norm, accumulate, mode) in gloo processes with torchrun."""
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([f"{ROOT}/src", f"{ROOT}/tests"]),
+        "PYTHONPATH": os.pathsep.join([f"{ROOT}/src", str(ROOT)]),
         "OMP_NUM_THREADS": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"]
-    words = ["-m", "training.processes", str(out), *(",".join(job) for job in jobs)]
+    words = ["-m", "tests.training.processes", str(out), *(",".join(job) for job in jobs)]
     return subprocess.Popen([*torchrun, *words], env=environment, stderr=subprocess.PIPE)
 
 

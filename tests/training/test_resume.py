@@ -15,14 +15,14 @@ import torch
 from convsmith.errors import InvalidArgument
 from convsmith.training import checkpoint, randomness
 from convsmith.training.history import read_history
-from training import runs
+from tests.training import runs
 
 ROOT = Path(__file__).parents[2]
 
 
 def start(folder, mode, seconds=0.0, optimizer="sgd"):
-    command = [sys.executable, "-m", "training.runs", str(folder), mode, str(seconds), optimizer]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.training.runs", str(folder), mode, str(seconds), optimizer]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

@@ -104,14 +104,16 @@ def adapt(
         entry = VALIDATORS.entry(validator)
         if entry.traits["uses_target_labels"] and not evaluate:
             raise InvalidArgument(
-                f"the validator {validator!r} uses target labels", asked="validator", mend="say evaluate=True as well"
+                f"the validator {validator!r} uses target labels",
+                argument="validator",
+                hint="say evaluate=True as well",
             )
     if batch_size < 2:
         raise InvalidArgument(
-            "adaptation compares images: two or more in a batch", asked="batch_size", given=batch_size
+            "adaptation compares images: two or more in a batch", argument="batch_size", given=batch_size
         )
     if evaluations < 1:
-        raise InvalidArgument("a run is measured at least once", asked="evaluations", given=evaluations)
+        raise InvalidArgument("a run is measured at least once", argument="evaluations", given=evaluations)
     if reference is not None and not isinstance(reference, (Reference, AdaptationResult)) and reference != "train":
         raise InvalidArgument("a reference is 'train', an earlier source-only result, or None", given=repr(reference))
     if config is None:
@@ -126,7 +128,7 @@ def adapt(
         )
     labels_known = bool((inputs.target_labels >= 0).all())
     if evaluate and not labels_known:
-        raise InvalidArgument("the target has no labels to evaluate on", asked="evaluate=True")
+        raise InvalidArgument("the target has no labels to evaluate on", argument="evaluate=True")
     if min(len(inputs.source), len(inputs.target)) < batch_size:
         batch_size = max(2, min(len(inputs.source), len(inputs.target)))
     model = built(model, inputs, config.seed)

@@ -68,7 +68,7 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
         if len(target) != len(X) or not target.any() or target.all():
             raise InvalidArgument(
                 "fit needs source and target images",
-                asked="sample_domain > 0 for the source, < 0 for the target, or y = -1 for the target",
+                argument="sample_domain > 0 for the source, < 0 for the target, or y = -1 for the target",
                 given=f"{int((~target).sum())} source and {int(target.sum())} target images",
             )
         self.classes_, numbers = np.unique(y[~target], return_inverse=True)

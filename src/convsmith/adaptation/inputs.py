@@ -95,7 +95,7 @@ def _opened(value: Any, role: str) -> str | ImageData | ImageSplit:
     raise InvalidArgument(
         f"the {role} is a data spec, a folder, a list file, a dataset, "
         + ("(X, y)" if role == "source" else "X or (X, y)"),
-        asked=role,
+        argument=role,
         given=type(value).__name__,
     )
 
@@ -118,7 +118,7 @@ def _is_array(value: Any) -> bool:
 def _from_dataset(value: Any, role: str) -> ImageSplit:
     items = [value[i] for i in range(len(value))]
     if not items:
-        raise InvalidArgument(f"the {role} has no images", asked=role, given="an empty dataset")
+        raise InvalidArgument(f"the {role} has no images", argument=role, given="an empty dataset")
     pairs = [item if isinstance(item, (tuple, list)) else (item,) for item in items]
     images = torch.stack([torch.as_tensor(pair[0]) for pair in pairs])
     labels = torch.tensor([int(pair[1]) for pair in pairs]) if len(pairs[0]) > 1 else None
@@ -147,7 +147,7 @@ def _restricted(whole: ImageSplit, classes: tuple[str, ...], target_classes: Any
         chosen = chosen_classes(target_classes, classes)
         if bool((whole.labels < 0).any()):
             raise InvalidArgument(
-                "only a target with labels can be cut to some classes", asked=f"target_classes={target_classes!r}"
+                "only a target with labels can be cut to some classes", argument=f"target_classes={target_classes!r}"
             )
         whole = whole.subset(torch.isin(whole.labels, torch.tensor(chosen)))
     known = whole.labels[whole.labels >= 0]
@@ -174,21 +174,25 @@ def _divided(split: ImageSplit, share: float, seed: int) -> tuple[ImageSplit, Im
 
 def _check(train: ImageSplit, target: ImageSplit) -> None:
     if len(train) == 0 or bool((train.labels < 0).any()):
-        raise InvalidArgument("the source needs labels", asked="source", given=f"{len(train)} images, some unlabelled")
+        raise InvalidArgument(
+            "the source needs labels", argument="source", given=f"{len(train)} images, some unlabelled"
+        )
     present = train.labels.unique()
     if len(present) < 2:
         raise InvalidArgument(
-            "the source needs two classes or more", asked="source", given=f"{len(present)} class in its training images"
+            "the source needs two classes or more",
+            argument="source",
+            given=f"{len(present)} class in its training images",
         )
     if len(target) == 0:
-        raise InvalidArgument("the target has no images", asked="target", given="0 images")
+        raise InvalidArgument("the target has no images", argument="target", given="0 images")
     ours, theirs = train.description, target.description
     if (ours.channels, tuple(ours.size)) != (theirs.channels, tuple(theirs.size)):
         raise InvalidArgument(
             "source and target images have one size and one number of channels",
-            asked=f"{ours.channels} channels, {ours.size[0]} x {ours.size[1]}",
+            argument=f"{ours.channels} channels, {ours.size[0]} x {ours.size[1]}",
             given=f"{theirs.channels} channels, {theirs.size[0]} x {theirs.size[1]}",
-            mend="size= and channels= change specs and folders; resize arrays before",
+            hint="size= and channels= change specs and folders; resize arrays before",
         )
 
 

@@ -22,7 +22,7 @@ def built(model: nn.Module | str, inputs: Inputs, seed: int) -> nn.Module:
     try:
         return timm.create_model(model, num_classes=len(inputs.classes), in_chans=channels)
     except RuntimeError as error:
-        raise InvalidArgument("no model has this name", asked="model", given=repr(model)) from error
+        raise InvalidArgument("no model has this name", argument="model", given=repr(model)) from error
 
 
 def check_model(model: nn.Module, inputs: Inputs) -> None:
@@ -31,9 +31,9 @@ def check_model(model: nn.Module, inputs: Inputs) -> None:
     if out != len(inputs.classes):
         raise InvalidArgument(
             "the model gives one logit per source class",
-            asked=f"{len(inputs.classes)} classes",
+            argument=f"{len(inputs.classes)} classes",
             given=f"{out} logits",
-            mend=f"create it with num_classes={len(inputs.classes)}",
+            hint=f"create it with num_classes={len(inputs.classes)}",
         )
     batch = inputs.source.fetch(range(min(2, len(inputs.source))))
     try:
@@ -41,7 +41,7 @@ def check_model(model: nn.Module, inputs: Inputs) -> None:
     except RuntimeError as error:
         raise InvalidArgument(
             "the model does not take these images",
-            asked=f"images {tuple(batch.images.shape[1:])}",
+            argument=f"images {tuple(batch.images.shape[1:])}",
             given=str(error)[:200],
         ) from error
     if not bool(torch.isfinite(seen.features).all() & torch.isfinite(seen.logits).all()):

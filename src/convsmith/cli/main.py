@@ -77,9 +77,9 @@ class Program:
         if verb not in there:
             raise InvalidArgument(
                 f"{self.name} has no verb of this name",
-                asked="verb",
+                argument="verb",
                 given=repr(verb),
-                mend=close_matches(verb, there),
+                hint=close_matches(verb, there),
             )
         return importlib.import_module(f"{self.package}.{verb}")
 
@@ -138,9 +138,9 @@ def _dispatch(words: list[str], program: Program) -> int:
     if first.startswith("-"):
         raise InvalidArgument(
             "the verb comes first",
-            asked=f"{program.name} VERB [options]",
+            argument=f"{program.name} VERB [options]",
             given=first,
-            mend=f"{program.name} --help lists verbs",
+            hint=f"{program.name} --help lists verbs",
         )
     return _run(program, first, program.load(first), rest)
 
@@ -187,9 +187,9 @@ def _explained(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError):
         return f"the system refused: {line}", 1
     if type(error).__name__ == "OutOfMemoryError":
-        return f"the device is out of memory\n  given: {line}\n  mend:  a smaller --batch-size or image size", 1
+        return f"the device is out of memory\n  given:    {line}\n  hint:     a smaller --batch-size or image size", 1
     text = f"this is a bug in convsmith: {type(error).__name__}: {line}"
-    return f"{text}\n  mend:  report it with the output of --debug", 1
+    return f"{text}\n  hint:     report it with the output of --debug", 1
 
 
 if __name__ == "__main__":

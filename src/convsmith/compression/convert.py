@@ -67,7 +67,7 @@ def compress(
     if plan is not None and (budget is not None or len(methods) > 1):
         raise InvalidArgument("a plan replaces the budget and belongs to one method", given=f"method {method!r}")
     if plan is not None and plan.method != methods[0][0]:
-        raise InvalidArgument("the plan was made for another method", asked=methods[0][0], given=plan.method)
+        raise InvalidArgument("the plan was made for another method", argument=methods[0][0], given=plan.method)
     obeying = _who_obeys(methods, budget)
     history = recipes(model)
     result = copy.deepcopy(model)
@@ -76,8 +76,8 @@ def compress(
             if history and not METHODS[history[-1]["method"]].chains:
                 raise InvalidArgument(
                     f"nothing can follow {history[-1]['method']}: it leaves a fixed graph without layers",
-                    asked=name,
-                    mend="put it last in the chain",
+                    argument=name,
+                    hint="put it last in the chain",
                 )
             seen = look(result, example, calibrates=chosen.calibrates, name=name)
             made = plan if plan is not None else _plan(result, seen, chosen, budget if i == obeying else None, progress)
@@ -111,7 +111,7 @@ def plan_compression(
     """Return what `compress` would do with the same arguments, to print, save, edit and pass back as ``plan``."""
     methods = _methods(model, method, settings)
     if len(methods) > 1:
-        raise InvalidArgument("a plan belongs to one method", given=method, mend="plan the first one, then the next")
+        raise InvalidArgument("a plan belongs to one method", given=method, hint="plan the first one, then the next")
     budget = _budget(keep_macs, keep_params, keep_latency)
     _who_obeys(methods, budget)
     name, chosen = methods[0]
@@ -148,12 +148,15 @@ def look(model: nn.Module, example: Tensor | None, *, calibrates: bool = False, 
         if not isinstance(example, Tensor) or example.dim() != 4 or len(example) == 0:
             given = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
             raise InvalidArgument(
-                "an example is a non-empty batch of images [B, C, H, W]", asked="example", given=given
+                "an example is a non-empty batch of images [B, C, H, W]", argument="example", given=given
             )
         return survey(model, example.detach().to(parameter.device, parameter.dtype))
     if calibrates:
         raise InvalidArgument(
-            f"{name} needs real images to calibrate on", asked="example", given=None, mend="pass a batch of 32 or more"
+            f"{name} needs real images to calibrate on",
+            argument="example",
+            given=None,
+            hint="pass a batch of 32 or more",
         )
     failure: InvalidArgument | None = None
     generator = torch.Generator().manual_seed(0)
@@ -164,7 +167,7 @@ def look(model: nn.Module, example: Tensor | None, *, calibrates: bool = False, 
         except InvalidArgument as error:
             failure = failure or error
     raise InvalidArgument(
-        "the input shape of this network could not be found", given=failure, mend="pass example=, one batch of images"
+        "the input shape of this network could not be found", given=failure, hint="pass example=, one batch of images"
     )
 
 
@@ -179,9 +182,9 @@ def _shapes(model: nn.Module) -> list[tuple[int, ...]]:
 
 def _methods(model: nn.Module, method: str, settings: dict[str, Any]) -> list[tuple[str, Method]]:
     if not isinstance(model, nn.Module):
-        raise InvalidArgument("only a torch.nn.Module can be compressed", asked="model", given=type(model).__name__)
+        raise InvalidArgument("only a torch.nn.Module can be compressed", argument="model", given=type(model).__name__)
     if not isinstance(method, str) or not method.strip(", "):
-        raise InvalidArgument("a method is a name", given=repr(method), mend=f"known: {', '.join(available())}")
+        raise InvalidArgument("a method is a name", given=repr(method), hint=f"known: {', '.join(available())}")
     names = [name.strip() for name in method.split(",") if name.strip()]
     classes = [METHODS[name] for name in names]
     fields = [{f.name for f in dataclasses.fields(c)} for c in classes]  # type: ignore[arg-type]  # all are dataclasses
@@ -189,7 +192,7 @@ def _methods(model: nn.Module, method: str, settings: dict[str, Any]) -> list[tu
         if not any(key in known for known in fields):
             everything = {"keep_macs", "keep_params", "keep_latency", "plan", "example"}.union(*fields)
             raise InvalidArgument(
-                f"{method} has no such setting", asked=method, given=key, mend=close_matches(key, everything)
+                f"{method} has no such setting", argument=method, given=key, hint=close_matches(key, everything)
             )
     return [
         (name, cls(**{k: v for k, v in settings.items() if k in known}))
@@ -215,8 +218,8 @@ def _who_obeys(methods: list[tuple[str, Method]], budget: Budget | None) -> int:
     able = [entry.name for entry in METHODS if needed in entry.value.budgets]
     raise InvalidArgument(
         f"{', '.join(n for n, _ in methods)} does not change the number of {needed}",
-        asked=f"keep_{budget.kind}={budget.keep}",
-        mend=f"chain it behind one of {', '.join(able)}, or leave the budget away",
+        argument=f"keep_{budget.kind}={budget.keep}",
+        hint=f"chain it behind one of {', '.join(able)}, or leave the budget away",
     )
 
 
@@ -234,10 +237,10 @@ def _check(plan: Plan, seen: Survey) -> None:
             continue
         if name not in known:
             raise InvalidArgument(
-                "the plan names a layer this network lacks", given=name, mend=close_matches(name, known)
+                "the plan names a layer this network lacks", given=name, hint=close_matches(name, known)
             )
         if name in seen.refused():
-            raise InvalidArgument(f"{name} cannot be compressed: {seen.refused()[name]}", asked="plan", given=name)
+            raise InvalidArgument(f"{name} cannot be compressed: {seen.refused()[name]}", argument="plan", given=name)
     if not plan.settings() and not (plan.budget is not None and plan.budget.keep == 1) and not plan.choices:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(plan.refused.items())[:6])
         raise InvalidArgument(

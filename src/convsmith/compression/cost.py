@@ -82,7 +82,7 @@ class Cost:
         """
         if convention not in CONVENTIONS:
             raise InvalidArgument(
-                "no counting convention has this name", given=convention, mend=close_matches(convention, CONVENTIONS)
+                "no counting convention has this name", given=convention, hint=close_matches(convention, CONVENTIONS)
             )
         norm, bias, classifier = CONVENTIONS[convention]
         total = 0
@@ -107,9 +107,9 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
     if len(size) not in (3, 4) or any(n < 1 for n in size):
         raise InvalidArgument(
             "an input size has three or four positive numbers",
-            asked="cost(model, input_size)",
+            argument="cost(model, input_size)",
             given=tuple(input_size),
-            mend="(channels, height, width), or (batch, channels, height, width)",
+            hint="(channels, height, width), or (batch, channels, height, width)",
         )
     if len(size) == 3:
         size = (1, *size)

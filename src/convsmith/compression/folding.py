@@ -97,9 +97,9 @@ def fold_for_inference(model: nn.Module, *, in_pieces: bool = True) -> nn.Module
     except (fx.proxy.TraceError, TypeError, RuntimeError, AttributeError) as error:
         raise InvalidArgument(
             "only a network whose forward pass torch.fx can trace can be folded",
-            asked=f"fold_for_inference({type(model).__name__})",
+            argument=f"fold_for_inference({type(model).__name__})",
             given=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            mend="avoid control flow that depends on a tensor, or fold its convolutional parts",
+            hint="avoid control flow that depends on a tensor, or fold its convolutional parts",
         ) from error
     net = fx.GraphModule(own, graph)
     modules = dict(net.named_modules())

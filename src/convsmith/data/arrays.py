@@ -54,29 +54,29 @@ def _images(X: Any, normalised: bool) -> Tensor:
         images = images[:, None]
     if images.ndim != 4 or min(images.shape) == 0:
         raise InvalidArgument(
-            "images are [N, H, W] or [N, C, H, W], none of them 0", asked="X", given=f"shape {tuple(images.shape)}"
+            "images are [N, H, W] or [N, C, H, W], none of them 0", argument="X", given=f"shape {tuple(images.shape)}"
         )
     if images.shape[1] > 4 and images.shape[3] in (1, 3, 4):
         raise InvalidArgument(
             "channels come before height and width",
-            asked="X [N, C, H, W]",
+            argument="X [N, C, H, W]",
             given=f"shape {tuple(images.shape)}",
-            mend="X.transpose(0, 3, 1, 2) for an array, X.permute(0, 3, 1, 2) for a tensor",
+            hint="X.transpose(0, 3, 1, 2) for an array, X.permute(0, 3, 1, 2) for a tensor",
         )
     if images.dtype == torch.uint8 and not normalised:
         return images.contiguous()
     if not images.is_floating_point():
-        raise InvalidArgument("pixels are uint8 or floats", asked="X", given=images.dtype, mend="X.astype('uint8')")
+        raise InvalidArgument("pixels are uint8 or floats", argument="X", given=images.dtype, hint="X.astype('uint8')")
     images = images.float().contiguous()
     if not bool(images.isfinite().all()):
-        raise InvalidArgument("pixels are finite", asked="X", given="NaN or infinity")
+        raise InvalidArgument("pixels are finite", argument="X", given="NaN or infinity")
     low, high = float(images.min()), float(images.max())
     if not normalised and (low < 0 or high > 1):
         raise InvalidArgument(
             "float pixels lie in [0, 1]",
-            asked="X",
+            argument="X",
             given=f"values from {low:.4g} to {high:.4g}",
-            mend="divide by the largest possible value, or pass normalised=True to take them as they are",
+            hint="divide by the largest possible value, or pass normalised=True to take them as they are",
         )
     return images
 
@@ -89,7 +89,7 @@ def _labels(y: Any, classes: Sequence[str] | None, count: int) -> tuple[Tensor, 
     if labels.shape != (count,) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise InvalidArgument(
             "one whole number per image",
-            asked=f"y [{count}]",
+            argument=f"y [{count}]",
             given=f"{labels.dtype} {tuple(labels.shape)}",
         )
     labels = labels.long()
@@ -97,7 +97,7 @@ def _labels(y: Any, classes: Sequence[str] | None, count: int) -> tuple[Tensor, 
     names = names if names is not None else tuple(str(n) for n in range(top + 1))
     if int(labels.min()) < 0 or top >= len(names):
         raise InvalidArgument(
-            f"labels run from 0 to {len(names) - 1}", asked="y", given=f"values from {int(labels.min())} to {top}"
+            f"labels run from 0 to {len(names) - 1}", argument="y", given=f"values from {int(labels.min())} to {top}"
         )
     return labels, names
 
@@ -108,4 +108,4 @@ def _tensor(value: Any, what: str) -> Tensor:
     try:
         return torch.from_numpy(np.ascontiguousarray(np.asarray(value)))
     except (TypeError, ValueError) as error:
-        raise InvalidArgument("an array of numbers", asked=what, given=f"{type(value).__name__}: {error}") from error
+        raise InvalidArgument("an array of numbers", argument=what, given=f"{type(value).__name__}: {error}") from error

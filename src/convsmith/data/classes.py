@@ -38,10 +38,10 @@ def chosen_classes(spec: ClassSpec | None, names: Sequence[str]) -> tuple[int, .
         words = [spec] if isinstance(spec, int) else list(spec)
     chosen = [number for word in words for number in _word(word, names, spec)]
     if not chosen:
-        raise InvalidArgument("at least one class must be chosen", asked="classes", given=repr(spec))
+        raise InvalidArgument("at least one class must be chosen", argument="classes", given=repr(spec))
     twice = sorted({names[n] for n in chosen if chosen.count(n) > 1})
     if twice:
-        raise InvalidArgument("a class is chosen once", asked=f"classes {spec!r}", given=", ".join(twice))
+        raise InvalidArgument("a class is chosen once", argument=f"classes {spec!r}", given=", ".join(twice))
     return tuple(sorted(chosen))
 
 
@@ -52,7 +52,7 @@ def _counted(spec: str, names: Sequence[str]) -> tuple[int, ...] | None:
         return None
     count = int(found[2])
     if not 1 <= count <= len(names):
-        raise InvalidArgument(f"there are {len(names)} classes", asked=f"classes {spec!r}", given=count)
+        raise InvalidArgument(f"there are {len(names)} classes", argument=f"classes {spec!r}", given=count)
     if found[1] == "first":
         return tuple(range(count))
     order = shuffled(torch.arange(len(names)), int(found[3] or 0), 0xC1A55)
@@ -66,14 +66,14 @@ def _word(word: str | int, names: Sequence[str], spec: ClassSpec) -> list[int]:
     if text.isascii() and text.isdigit():
         if int(text) < len(names):
             return [int(text)]
-        raise InvalidArgument(f"classes count from 0 to {len(names) - 1}", asked=f"classes {spec!r}", given=text)
+        raise InvalidArgument(f"classes count from 0 to {len(names) - 1}", argument=f"classes {spec!r}", given=text)
     for place in (n for n, letter in enumerate(text) if letter == "-" and 0 < n < len(text) - 1):
         ends = (text[:place].strip(), text[place + 1 :].strip())
         if all(end in names or (end.isascii() and end.isdigit()) for end in ends):
             low, high = (_word(end, names, spec)[0] for end in ends)
             if low > high:
-                raise InvalidArgument("a range runs upwards", asked=f"classes {spec!r}", given=text)
+                raise InvalidArgument("a range runs upwards", argument=f"classes {spec!r}", given=text)
             return list(range(low, high + 1))
     raise InvalidArgument(
-        "no such class", asked=f"classes {spec!r}", given=repr(text), mend=close_matches(text, map(str, names))
+        "no such class", argument=f"classes {spec!r}", given=repr(text), hint=close_matches(text, map(str, names))
     )

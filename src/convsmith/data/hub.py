@@ -43,7 +43,7 @@ def hugging_face(request: Request) -> Material:
     name, _, query = request.argument.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := sorted(set(options) - {"config", "image", "label"}):
-        raise InvalidArgument("after ? stand config, image and label", asked=request.spec, given=", ".join(unknown))
+        raise InvalidArgument("after ? stand config, image and label", argument=request.spec, given=", ".join(unknown))
     parts = _parts(request, name, options.get("config"))
     features = next(iter(parts.held.values())).features
     of_kind = {
@@ -85,9 +85,9 @@ def _parts(request: Request, name: str, config: str | None) -> _Parts:
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidArgument(
             "the Hugging Face data set cannot be loaded",
-            asked=request.spec,
+            argument=request.spec,
             given=f"{type(error).__name__}: {error}",
-            mend="check the name, connect to the network, or name a local folder",
+            hint="check the name, connect to the network, or name a local folder",
         ) from error
     if not isinstance(held, dict):
         return _Parts({TRAIN: held})
@@ -95,7 +95,7 @@ def _parts(request: Request, name: str, config: str | None) -> _Parts:
     if not chosen and len(held) == 1:
         chosen = {TRAIN: next(iter(held))}
     if not chosen:
-        raise InvalidArgument("one part must be called train", asked=request.spec, given=", ".join(map(str, held)))
+        raise InvalidArgument("one part must be called train", argument=request.spec, given=", ".join(map(str, held)))
     unused = [str(part) for part in held if part not in chosen.values()]
     notes = (f"parts not read: {', '.join(unused)}",) if unused else ()
     return _Parts({part: held[key] for part, key in chosen.items()}, notes)
@@ -109,14 +109,14 @@ def _column(
         if options[kind] in columns:
             return options[kind]
         raise InvalidArgument(
-            "no such column", asked=request.spec, given=options[kind], mend=close_matches(options[kind], columns)
+            "no such column", argument=request.spec, given=options[kind], hint=close_matches(options[kind], columns)
         )
     if len(candidates) != 1:
         raise InvalidArgument(
             f"the data set has {len(candidates)} {kind} columns, not one",
-            asked=request.spec,
+            argument=request.spec,
             given=f"columns {', '.join(columns)}",
-            mend=f"{request.spec}{'&' if '?' in request.spec else '?'}{kind}=COLUMN",
+            hint=f"{request.spec}{'&' if '?' in request.spec else '?'}{kind}=COLUMN",
         )
     return candidates[0]
 
@@ -136,7 +136,9 @@ def _classes(
     """Return class names and labels [N]; numbers keep their meaning, words are sorted."""
     values = [value for column in by_part.values() for value in column]
     if any(value is None or value == -1 for value in values):
-        raise InvalidArgument("every image of a part that is used has a label", asked=request.spec, given="None or -1")
+        raise InvalidArgument(
+            "every image of a part that is used has a label", argument=request.spec, given="None or -1"
+        )
     if names is not None:
         return tuple(names), torch.tensor(values, dtype=torch.int64)
     if all(isinstance(value, int) for value in values):

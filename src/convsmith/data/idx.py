@@ -51,7 +51,7 @@ def read_idx(path: Path) -> NDArray[np.generic]:
         if raw[:2] == b"\x1f\x8b":
             raw = gzip.decompress(raw)
     except (OSError, EOFError, zlib.error) as error:
-        raise InvalidArgument("the file cannot be read", asked="an IDX file", given=f"{path}: {error}") from error
+        raise InvalidArgument("the file cannot be read", argument="an IDX file", given=f"{path}: {error}") from error
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _TYPES:
         raise InvalidArgument("an IDX file begins with two zero bytes and a known type", given=path)
     kind, axes = np.dtype(_TYPES[raw[2]]), raw[3]
@@ -60,9 +60,9 @@ def read_idx(path: Path) -> NDArray[np.generic]:
     if len(shape) != axes or len(raw) != expected:
         raise InvalidArgument(
             "an IDX file holds as many values as its header says",
-            asked=f"{expected} bytes for shape {shape}",
+            argument=f"{expected} bytes for shape {shape}",
             given=f"{path}: {len(raw)} bytes",
-            mend="the file is incomplete or damaged; fetch it again",
+            hint="the file is incomplete or damaged; fetch it again",
         )
     return np.frombuffer(raw, kind, offset=4 + 4 * axes).reshape(shape).astype(kind.newbyteorder("="))
 
@@ -108,7 +108,7 @@ def fashion_mnist(request: Request) -> Material:
 def _read_four(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     paths = find_idx(folder)
     if paths is None:
-        raise InvalidArgument("the four IDX files must be there", asked=", ".join(_FILES), given=str(folder))
+        raise InvalidArgument("the four IDX files must be there", argument=", ".join(_FILES), given=str(folder))
     arrays = [read_idx(path) for path in paths]
     for pictures, answers, path in ((arrays[0], arrays[1], paths[0]), (arrays[2], arrays[3], paths[2])):
         if pictures.ndim != 3 or answers.shape != pictures.shape[:1] or {pictures.dtype, answers.dtype} != {_BYTE}:

@@ -48,25 +48,25 @@ class Loader:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise InvalidArgument("a batch has one image or more", asked="batch_size", given=self.batch_size)
+            raise InvalidArgument("a batch has one image or more", argument="batch_size", given=self.batch_size)
         if self.world < 1 or not 0 <= self.rank < self.world:
-            raise InvalidArgument("0 <= rank < world", asked="rank, world", given=(self.rank, self.world))
+            raise InvalidArgument("0 <= rank < world", argument="rank, world", given=(self.rank, self.world))
         if self.workers < 0:
-            raise InvalidArgument("no fewer than 0 threads", asked="workers", given=self.workers)
+            raise InvalidArgument("no fewer than 0 threads", argument="workers", given=self.workers)
         rest = len(self.split) % self.global_batch_size
         if 0 < rest < self.world and not self.drop_last:
             raise InvalidArgument(
                 f"the last global batch has {rest} images, too few for {self.world} processes",
-                asked=f"batches of {self.batch_size} x {self.world}",
+                argument=f"batches of {self.batch_size} x {self.world}",
                 given=f"{len(self.split)} images",
-                mend="drop_last=True, or another batch size",
+                hint="drop_last=True, or another batch size",
             )
         if len(self) == 0:
             raise InvalidArgument(
                 "there is no batch to give",
-                asked=f"batches of {self.batch_size} x {self.world}, drop_last={self.drop_last}",
+                argument=f"batches of {self.batch_size} x {self.world}, drop_last={self.drop_last}",
                 given=f"{len(self.split)} images",
-                mend="a smaller batch size, or a split that is not empty",
+                hint="a smaller batch size, or a split that is not empty",
             )
 
     @property
@@ -95,7 +95,7 @@ class Loader:
         """Yield this process's batches of one epoch, from batch ``start`` on."""
         if epoch < 0 or not 0 <= start <= len(self):
             raise InvalidArgument(
-                f"an epoch counts from 0 and has {len(self)} batches", asked="epoch, start", given=(epoch, start)
+                f"an epoch counts from 0 and has {len(self)} batches", argument="epoch, start", given=(epoch, start)
             )
         return self._batches(epoch, start)
 
@@ -154,7 +154,7 @@ class DomainLoader:
         """Yield the pairs of batches of one epoch, from step ``start`` on."""
         if epoch < 0 or not 0 <= start <= len(self):
             raise InvalidArgument(
-                f"an epoch counts from 0 and has {len(self)} steps", asked="epoch, start", given=(epoch, start)
+                f"an epoch counts from 0 and has {len(self)} steps", argument="epoch, start", given=(epoch, start)
             )
         return self._steps(epoch, start)
 

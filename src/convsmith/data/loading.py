@@ -62,9 +62,9 @@ def load(
     name, argument = parsed(spec)
     wanted = checked_size(size)
     if channels not in (None, 1, 3):
-        raise InvalidArgument("images have 1 or 3 channels", asked="channels", given=channels)
+        raise InvalidArgument("images have 1 or 3 channels", argument="channels", given=channels)
     if broken not in ("refuse", "skip"):
-        raise InvalidArgument("broken files are refused or skipped", asked="'refuse' or 'skip'", given=repr(broken))
+        raise InvalidArgument("broken files are refused or skipped", argument="'refuse' or 'skip'", given=repr(broken))
     AUGMENTATIONS.entry(augment)
     where = None if root is None else existing(root, "root", folder=True)
     request = Request(spec, argument, where, broken, channels, progress)
@@ -78,15 +78,15 @@ def parsed(spec: str) -> tuple[str, str]:
     if name not in SOURCES:
         raise InvalidArgument(
             "no data set has this name",
-            asked="a data set",
+            argument="a data set",
             given=repr(spec),
-            mend=close_matches(name, SOURCES.names()) + f" (all: {', '.join(available())})",
+            hint=close_matches(name, SOURCES.names()) + f" (all: {', '.join(available())})",
         )
     takes = SOURCES.entry(name).traits["takes"]
     if bool(colon and argument) != (takes is not None):
         raise InvalidArgument(
             "a path or name follows the colon" if takes else "nothing follows this name",
-            asked=_spelling(name, takes),
+            argument=_spelling(name, takes),
             given=repr(spec),
         )
     return name, argument
@@ -133,7 +133,7 @@ def _store(material: Material, size: Size | None, channels: int | None, crop: in
         return prepared(images, size, channels, crop)
     if crop is not None:
         raise InvalidArgument(
-            "only images in memory are cut around their ink", asked=f"crop={crop}", given=material.name
+            "only images in memory are cut around their ink", argument=f"crop={crop}", given=material.name
         )
     return _decoding(images, material.name, size, channels)
 
@@ -142,7 +142,7 @@ def _decoding(pictures: Pictures, name: str, size: Size | None, channels: int | 
     final = size or pictures.size
     if final is None:
         raise InvalidArgument(
-            "the pictures differ in size", asked="batches of one size", given=name, mend="give size=, 224 for one"
+            "the pictures differ in size", argument="batches of one size", given=name, hint="give size=, 224 for one"
         )
     return DecodingStore(
         pictures.decode,

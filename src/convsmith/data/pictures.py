@@ -58,7 +58,7 @@ class Originals:
             raise RunFailed(
                 "an image file cannot be read",
                 given=f"{self.names[position]}: {reason(error)}",
-                mend="mend or remove this file",
+                hint="hint or remove this file",
             ) from error
 
 

@@ -23,9 +23,9 @@ def existing(path: str | Path, what: str, *, folder: bool | None = None) -> Path
         parent = found.parent
         while not parent.exists():
             parent = parent.parent
-        raise InvalidArgument("the path does not exist", asked=what, given=str(found), mend=f"{parent} exists")
+        raise InvalidArgument("the path does not exist", argument=what, given=str(found), hint=f"{parent} exists")
     if folder is not None and found.is_dir() != folder:
-        raise InvalidArgument(f"this must be a {'folder' if folder else 'file'}", asked=what, given=str(found))
+        raise InvalidArgument(f"this must be a {'folder' if folder else 'file'}", argument=what, given=str(found))
     return found
 
 
@@ -43,7 +43,7 @@ def downloaded(name: str, home: Path, spec: str, **arguments: Any) -> Any:
     except (OSError, RuntimeError) as error:
         raise InvalidArgument(
             "the data set is not on this machine and cannot be downloaded",
-            asked=spec,
+            argument=spec,
             given=f"{type(error).__name__}: {error}",
-            mend=f"connect to the network, or put its files under {home} (root= or CONVSMITH_DATA name another folder)",
+            hint=f"connect to the network, or put its files under {home} (root= or CONVSMITH_DATA name another folder)",
         ) from error

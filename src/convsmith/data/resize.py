@@ -60,7 +60,7 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
         return images.expand(*images.shape[:-3], 3, *images.shape[-2:])
     if (have, channels) == (3, 1):
         return (images * images.new_tensor(LUMA)[:, None, None]).sum(-3, keepdim=True)
-    raise InvalidArgument("only 1 and 3 channels convert into each other", asked=f"channels={channels}", given=have)
+    raise InvalidArgument("only 1 and 3 channels convert into each other", argument=f"channels={channels}", given=have)
 
 
 def ink_window(images: Tensor, side: int) -> Tensor:
@@ -71,7 +71,7 @@ def ink_window(images: Tensor, side: int) -> Tensor:
     """
     height, width = images.shape[-2:]
     if not 1 <= side <= min(height, width):
-        raise InvalidArgument(f"the window must fit in {height} x {width} pixels", asked="crop", given=side)
+        raise InvalidArgument(f"the window must fit in {height} x {width} pixels", argument="crop", given=side)
     rows = _window(images.amax((1, 3)) > 0, side)
     columns = _window(images.amax((1, 2)) > 0, side)
     number = torch.arange(len(images))[:, None, None, None]
@@ -96,5 +96,5 @@ def checked_size(size: int | Size | None) -> Size | None:
         return None
     pair = (size, size) if isinstance(size, int) else tuple(size)
     if len(pair) != 2 or any(not isinstance(n, int) or n < 1 for n in pair):
-        raise InvalidArgument("a size is one positive whole number, or height and width", asked="size", given=size)
+        raise InvalidArgument("a size is one positive whole number, or height and width", argument="size", given=size)
     return (pair[0], pair[1])

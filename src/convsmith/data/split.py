@@ -77,7 +77,9 @@ class ImageSplit:
         wanted = torch.as_tensor(list(classes), dtype=torch.int64)
         if wanted.numel() and not (int(wanted.min()) >= 0 and int(wanted.max()) < len(self.classes)):
             raise InvalidArgument(
-                "no such class", asked=f"classes {list(classes)}", given=f"{len(self.classes)} classes, counted from 0"
+                "no such class",
+                argument=f"classes {list(classes)}",
+                given=f"{len(self.classes)} classes, counted from 0",
             )
         return self.subset(torch.isin(self.labels, wanted).nonzero()[:, 0])
 
@@ -89,7 +91,7 @@ class ImageSplit:
     def with_labels(self, labels: Tensor, classes: tuple[str, ...]) -> ImageSplit:
         """Return the same images under other labels [N] and class names."""
         if labels.shape != self.labels.shape:
-            raise InvalidArgument("one label per image", asked="labels", given=tuple(labels.shape))
+            raise InvalidArgument("one label per image", argument="labels", given=tuple(labels.shape))
         return replace(self, labels=labels, description=replace(self.description, classes=classes))
 
     def without_labels(self) -> ImageSplit:
@@ -101,7 +103,7 @@ class ImageSplit:
         if len(mean) != self.description.channels or len(std) != self.description.channels or min(std) <= 0:
             raise InvalidArgument(
                 "normalisation needs one mean and one positive std per channel",
-                asked=f"{self.description.channels} channels",
+                argument=f"{self.description.channels} channels",
                 given=f"mean={tuple(mean)}, std={tuple(std)}",
             )
         return replace(self, description=replace(self.description, mean=tuple(mean), std=tuple(std)))
@@ -112,7 +114,7 @@ class ImageSplit:
         chosen = torch.as_tensor(positions if isinstance(positions, Tensor) else list(positions))
         if chosen.dtype == torch.bool:
             if chosen.shape != (len(self),):
-                raise InvalidArgument("a mask has one entry per image", asked=len(self), given=tuple(chosen.shape))
+                raise InvalidArgument("a mask has one entry per image", argument=len(self), given=tuple(chosen.shape))
             return chosen.nonzero()[:, 0]
         if chosen.numel() == 0:
             return torch.zeros(0, dtype=torch.int64)
@@ -122,6 +124,8 @@ class ImageSplit:
             )
         if int(chosen.min()) < 0 or int(chosen.max()) >= len(self):
             raise InvalidArgument(
-                f"positions run from 0 to {len(self) - 1}", asked="an image of this split", given=chosen.tolist()[:10]
+                f"positions run from 0 to {len(self) - 1}",
+                argument="an image of this split",
+                given=chosen.tolist()[:10],
             )
         return chosen.long().cpu()

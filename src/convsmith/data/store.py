@@ -78,13 +78,13 @@ class DecodingStore(Store):
             raise RunFailed(
                 f"all pictures must have {self.channels} channels",
                 given=f"{self.names[position]} with {len(picture)}",
-                mend="pass channels=1 or channels=3 to convert them",
+                hint="pass channels=1 or channels=3 to convert them",
             )
         if tuple(picture.shape[1:]) != self.size and not self.resizing:
             raise RunFailed(
                 f"all pictures must be {self.size[0]} x {self.size[1]}",
                 given=f"{self.names[position]}, {picture.shape[1]} x {picture.shape[2]}",
-                mend="pass size= to resize them",
+                hint="pass size= to resize them",
             )
         return to_channels(picture.float() / 255, self.channels)
 

@@ -72,14 +72,14 @@ def survey(originals: Originals, request: Request) -> Survey:
     if bad and broken == "refuse":
         raise InvalidArgument(
             f"{len(bad)} of {len(originals)} image files cannot be read",
-            asked=spec,
+            argument=spec,
             given=_listed([str(b) for b in bad]),
-            mend='mend or remove them, or pass broken="skip" to leave them out and have them listed',
+            hint='hint or remove them, or pass broken="skip" to leave them out and have them listed',
         )
     good = tuple(n for n, look in enumerate(looks) if isinstance(look, Look))
     seen = [look for look in looks if isinstance(look, Look)]
     if not seen:
-        raise InvalidArgument("no image file can be read", asked=spec, given=_listed([str(b) for b in bad]))
+        raise InvalidArgument("no image file can be read", argument=spec, given=_listed([str(b) for b in bad]))
     if not whole:
         seen = _told_apart(originals, good, seen)
     names = tuple(originals.names[n] for n in good)
@@ -151,7 +151,7 @@ def _unseen(originals: Originals, channels: int | None, spec: str) -> Survey:
         with originals.opened(0) as image:
             first = picture_tensor(image)
     except FAILURES as error:
-        raise InvalidArgument("the first image cannot be read", asked=spec, given=reason(error)) from error
+        raise InvalidArgument("the first image cannot be read", argument=spec, given=reason(error)) from error
     pictures = Pictures(
         originals.decode, originals.names, channels or len(first), (int(first.shape[1]), int(first.shape[2]))
     )
@@ -177,16 +177,16 @@ def _one_count(
         told = "; ".join(f"{c} channels in {len(p)} files, among them {_listed(p, 5)}" for c, p in fewest)
         raise InvalidArgument(
             "the pictures have different numbers of channels",
-            asked=spec,
+            argument=spec,
             given=told,
-            mend="pass channels=1 or channels=3 to convert them",
+            hint="pass channels=1 or channels=3 to convert them",
         )
     if alpha:
         raise InvalidArgument(
             "the pictures have an alpha channel",
-            asked=spec,
+            argument=spec,
             given=_listed(names, 5),
-            mend="pass channels=1 or channels=3; alpha is then dropped",
+            hint="pass channels=1 or channels=3; alpha is then dropped",
         )
     return counts[0], ()
 

@@ -42,9 +42,9 @@ def torchvision_set(request: Request) -> Material:
     if name not in TORCHVISION:
         raise InvalidArgument(
             "no torchvision set of images with classes has this name",
-            asked=request.spec,
+            argument=request.spec,
             given=repr(name),
-            mend=close_matches(name, TORCHVISION),
+            hint=close_matches(name, TORCHVISION),
         )
     home = request.root or data_home()
     parts = {part: downloaded(name, home, request.spec, **chosen) for part, chosen in TORCHVISION[name].items()}

@@ -107,14 +107,14 @@ def removal_curve(
     """
     if order not in ORDERS:
         raise InvalidArgument(
-            "no removal order has this name", asked="order", given=repr(order), mend=close_matches(order, ORDERS)
+            "no removal order has this name", argument="order", given=repr(order), hint=close_matches(order, ORDERS)
         )
     if by not in ("image", "class"):
-        raise InvalidArgument("nodes are ranked by image or by class", asked="by", given=repr(by))
+        raise InvalidArgument("nodes are ranked by image or by class", argument="by", given=repr(by))
     if not fractions or not all(0 <= f <= 1 for f in fractions):
-        raise InvalidArgument("fractions lie in [0, 1]", asked="fractions", given=list(fractions))
+        raise InvalidArgument("fractions lie in [0, 1]", argument="fractions", given=list(fractions))
     if len(routes) != len(images):
-        raise InvalidArgument("one route per image", asked=f"{len(images)} images", given=f"{len(routes)} routes")
+        raise InvalidArgument("one route per image", argument=f"{len(images)} images", given=f"{len(routes)} routes")
     model, images = prepare(model, images)
     labels = _column(labels, len(images), None, "labels").to(images.device)
     plan = plan_for(model, images, routes.layers)
@@ -169,7 +169,7 @@ def _flat(gates: Mapping[str, Tensor], plan: SitePlan, rows: int) -> Tensor:
         if g.shape[1] != site.width or g.shape[0] not in (1, rows):
             raise InvalidArgument(
                 "gates of a layer are [B, channels]",
-                asked=f"{site.name}: [{rows}, {site.width}]",
+                argument=f"{site.name}: [{rows}, {site.width}]",
                 given=tuple(g.shape),
             )
         parts.append(g.expand(rows, -1))

@@ -58,8 +58,8 @@ def _adaptive(
         (guide is None or guide.shape == pixels.shape, "one guide per image", "guide", getattr(guide, "shape", guide)),
     ):
         if not holds:
-            mend = close_matches(match, MATCHES) if asked == "match" else None
-            raise InvalidArgument(rule, asked=asked, given=given, mend=mend)
+            hint = close_matches(match, MATCHES) if asked == "match" else None
+            raise InvalidArgument(rule, argument=asked, given=given, hint=hint)
     model = setting.model
     plan = plan_sites(model, setting.normalise(pixels), sites)
 

@@ -79,12 +79,12 @@ def attack(
         InvalidArgument: an unknown method, a negative epsilon, pixels outside [0, 1] (the mean or std is wrong).
     """
     if epsilon < 0:
-        raise InvalidArgument("epsilon is not negative", asked="epsilon", given=epsilon)
+        raise InvalidArgument("epsilon is not negative", argument="epsilon", given=epsilon)
     if steps is not None and steps < 1:
-        raise InvalidArgument("an attack takes at least one step", asked="steps", given=steps)
+        raise InvalidArgument("an attack takes at least one step", argument="steps", given=steps)
     model, images = prepare(model, images)
     if labels.shape != (len(images),):
-        raise InvalidArgument("one label per image", asked=f"[{len(images)}]", given=tuple(labels.shape))
+        raise InvalidArgument("one label per image", argument=f"[{len(images)}]", given=tuple(labels.shape))
     labels = labels.to(images.device).long()
     shift, scale = _normalisation(images, mean, std)
     pixels = images * scale + shift
@@ -92,7 +92,7 @@ def attack(
         raise InvalidArgument(
             "attacks work on pixels in [0, 1]",
             given=f"pixels from {float(pixels.min()):.3f} to {float(pixels.max()):.3f} after undoing mean and std",
-            mend="pass the mean and std the images were normalised with",
+            hint="pass the mean and std the images were normalised with",
         )
     pixels = pixels.clamp(0, 1)
     if method not in ATTACKS:
@@ -104,9 +104,9 @@ def attack(
     if unknown:
         raise InvalidArgument(
             "this attack has no such setting",
-            asked=method,
+            argument=method,
             given=", ".join(unknown),
-            mend=close_matches(unknown[0], (*own, "step", "steps", "seed", "epsilon")),
+            hint=close_matches(unknown[0], (*own, "step", "steps", "seed", "epsilon")),
         )
     steps = entry.traits.get("steps", 10) if steps is None else steps
     sign = -1.0 if targeted else 1.0
@@ -181,7 +181,9 @@ def _normalisation(images: Tensor, mean: Sequence[float] | None, std: Sequence[f
     scale = images.new_tensor(list(std) if std is not None else [1.0]).view(shape)
     for name, value in (("mean", shift), ("std", scale)):
         if value.shape[1] not in (1, images.shape[1]):
-            raise InvalidArgument("one number per channel", asked=f"{name} of {images.shape[1]}", given=value.shape[1])
+            raise InvalidArgument(
+                "one number per channel", argument=f"{name} of {images.shape[1]}", given=value.shape[1]
+            )
     return shift, scale
 
 
@@ -202,9 +204,9 @@ def _through_art(
     if method not in known:
         raise InvalidArgument(
             "no attack has this name",
-            asked="attack",
+            argument="attack",
             given=repr(method),
-            mend=close_matches(method, ATTACKS.names() + known),
+            hint=close_matches(method, ATTACKS.names() + known),
         )
     with torch.no_grad():
         classes = model((pixels[:1] - shift) / scale).shape[1]
@@ -233,13 +235,16 @@ def _through_art(
     if "targeted" in accepted:
         settings = {"targeted": targeted, **settings}
     elif targeted:
-        raise InvalidArgument("this attack cannot be targeted", asked="targeted=True", given=method)
+        raise InvalidArgument("this attack cannot be targeted", argument="targeted=True", given=method)
     if "verbose" in accepted:
         settings = {"verbose": False, **settings}
     unknown = sorted(set(settings) - accepted)
     if unknown:
         raise InvalidArgument(
-            "this attack has no such setting", asked=method, given=unknown[0], mend=close_matches(unknown[0], accepted)
+            "this attack has no such setting",
+            argument=method,
+            given=unknown[0],
+            hint=close_matches(unknown[0], accepted),
         )
     made = kind(estimator, **settings).generate(x=pixels.cpu().numpy(), y=labels.cpu().numpy())
     return torch.as_tensor(made).to(pixels)

@@ -32,7 +32,7 @@ def baseline_features(
     """
     if name not in NAMES:
         raise InvalidArgument(
-            "no baseline has this name", asked="baseline", given=repr(name), mend=close_matches(name, NAMES)
+            "no baseline has this name", argument="baseline", given=repr(name), hint=close_matches(name, NAMES)
         )
     activations = score_units(
         model, images, "activation", sites=sites, batch_size=batch_size, index=index, labels=labels

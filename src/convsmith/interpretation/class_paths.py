@@ -39,9 +39,9 @@ def class_paths(routes: Routes, labels: Tensor | None = None, *, reduction: str 
     if reduction not in REDUCTIONS:
         raise InvalidArgument(
             "no reduction has this name",
-            asked="reduction",
+            argument="reduction",
             given=repr(reduction),
-            mend=close_matches(reduction, REDUCTIONS),
+            hint=close_matches(reduction, REDUCTIONS),
         )
     labels = _labels(routes, labels)
     values, names = routes.vector(), labels.unique().tolist()
@@ -68,7 +68,7 @@ def similarity(paths: ClassPaths, *, measure: str = "cosine", layer: str | None 
         critical = values > 0
         return jaccard(critical[:, None], critical[None])
     if measure != "cosine":
-        raise InvalidArgument("classes are compared by cosine or jaccard", asked="measure", given=repr(measure))
+        raise InvalidArgument("classes are compared by cosine or jaccard", argument="measure", given=repr(measure))
     normal = torch.nn.functional.normalize(values, dim=1)
     return (normal @ normal.T).clamp(-1, 1).fill_diagonal_(1.0)
 
@@ -118,7 +118,7 @@ def sub_clusters(routes: Routes, clusters: int = 2, *, nulls: int = 20, seed: in
     if not 2 <= clusters < len(x) or not x.shape[1]:
         raise InvalidArgument(
             "clusters are at least 2 and fewer than the images, and gates must vary",
-            asked=f"{clusters} clusters",
+            argument=f"{clusters} clusters",
             given=f"{len(x)} images, {x.shape[1]} varying gates",
         )
 
@@ -193,12 +193,12 @@ def _labels(routes: Routes, labels: Tensor | None) -> Tensor:
     if labels is None:
         labels = routes.prediction if bool((routes.labels < 0).any()) else routes.labels
     if labels.shape != (len(routes),):
-        raise InvalidArgument("one label per image", asked=f"[{len(routes)}]", given=tuple(labels.shape))
+        raise InvalidArgument("one label per image", argument=f"[{len(routes)}]", given=tuple(labels.shape))
     return labels.to(routes.prediction.device)
 
 
 def _layer(paths: ClassPaths, layer: str) -> Tensor:
     if layer not in paths.layers:
-        raise InvalidArgument("the paths have no such layer", asked=layer, mend=close_matches(layer, paths.layers))
+        raise InvalidArgument("the paths have no such layer", argument=layer, hint=close_matches(layer, paths.layers))
     place = paths.layers.index(layer)
     return paths.paths.split(list(paths.widths), dim=1)[place]

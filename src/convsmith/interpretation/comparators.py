@@ -65,7 +65,7 @@ def score_units(
     """
     scorer = SCORES[method]
     if steps < 1:
-        raise InvalidArgument("integration takes at least one step", asked="steps", given=steps)
+        raise InvalidArgument("integration takes at least one step", argument="steps", given=steps)
     model, images = prepare(model, images)
     plan = plan_sites(model, images, sites, layers)
     count, size = len(images), rows_at_once(images, batch_size)

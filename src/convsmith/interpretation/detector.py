@@ -57,7 +57,7 @@ class RouteDetector:
             make_classifier(self.classifier, self.seed)
         if not 0 < self.false_positive_rate < 1:
             raise InvalidArgument(
-                "a false-positive rate lies between 0 and 1", asked="rate", given=self.false_positive_rate
+                "a false-positive rate lies between 0 and 1", argument="rate", given=self.false_positive_rate
             )
         if len(clean) == 0 or len(adversarial) == 0:
             raise InvalidArgument(
@@ -83,15 +83,15 @@ class RouteDetector:
         if widths != self.widths_ or (self.layers is None and set(routes.gates) != set(self.widths_)):
             raise InvalidArgument(
                 "the detector was fitted on other layers",
-                asked=self.widths_,
+                argument=self.widths_,
                 given={name: g.shape[1] for name, g in routes.gates.items()},
             )
         if dict(routes.settings) != self.settings_:
             raise InvalidArgument(
                 "the detector was fitted on routes found with other settings",
-                asked=self.settings_,
+                argument=self.settings_,
                 given=dict(routes.settings),
-                mend="find the routes with the same settings",
+                hint="find the routes with the same settings",
             )
         return torch.from_numpy(self.ensemble_.score(self._features(routes)))
 
@@ -152,7 +152,7 @@ class RouteDetector:
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "ensemble_"):
-            raise InvalidArgument("the detector is not fitted", mend="call fit(clean, adversarial) or load(path) first")
+            raise InvalidArgument("the detector is not fitted", hint="call fit(clean, adversarial) or load(path) first")
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def _groups(
     if len(first) != len(clean) or len(second) != len(adversarial):
         raise InvalidArgument(
             "one image number per row on each side",
-            asked=f"groups of {len(clean)} and {len(adversarial)}",
+            argument=f"groups of {len(clean)} and {len(adversarial)}",
             given=f"{len(first)} and {len(second)}",
         )
     return np.concatenate([first, second]).astype(np.int64)

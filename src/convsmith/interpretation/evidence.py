@@ -59,7 +59,7 @@ def nearest_routes(
     """
     Routes.concatenate([query[:1], reference[:1]])  # same layers and settings, or an error
     if not 1 <= count <= len(reference) - (query is reference):
-        raise InvalidArgument("there are not so many reference images", asked=count, given=len(reference))
+        raise InvalidArgument("there are not so many reference images", argument=count, given=len(reference))
     a, b = query.vector().float(), reference.vector().float().to(query.prediction.device)
     if measure == "cosine":
         alike = nn.functional.normalize(a, dim=1) @ nn.functional.normalize(b, dim=1).T
@@ -68,7 +68,7 @@ def nearest_routes(
         both = x @ y.T
         alike = both / (x.sum(1)[:, None] + y.sum(1)[None] - both).clamp(min=1)
     else:
-        raise InvalidArgument("routes are compared by cosine or jaccard", asked="measure", given=repr(measure))
+        raise InvalidArgument("routes are compared by cosine or jaccard", argument="measure", given=repr(measure))
     if query is reference:
         alike.fill_diagonal_(-torch.inf)
     if same_class:

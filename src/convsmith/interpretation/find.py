@@ -122,7 +122,7 @@ def solve(
 def rows_at_once(images: Tensor, batch_size: int | None) -> int:
     """Return the batch size: as asked, else 32, on CUDA 128."""
     if batch_size is not None and batch_size < 1:
-        raise InvalidArgument("a batch holds at least one image", asked="batch_size", given=batch_size)
+        raise InvalidArgument("a batch holds at least one image", argument="batch_size", given=batch_size)
     return batch_size or (128 if images.is_cuda else 32)
 
 
@@ -132,11 +132,11 @@ def prepare(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     check_evaluation(model)
     if not isinstance(images, Tensor) or images.dim() < 2 or not images.is_floating_point():
         given = (tuple(images.shape), images.dtype) if isinstance(images, Tensor) else type(images).__name__
-        raise InvalidArgument("images are a float tensor [B, C, H, W]", asked="images", given=given)
+        raise InvalidArgument("images are a float tensor [B, C, H, W]", argument="images", given=given)
     if len(images) == 0:
-        raise InvalidArgument("there is no image", asked="images", given=tuple(images.shape))
+        raise InvalidArgument("there is no image", argument="images", given=tuple(images.shape))
     if not bool(images.isfinite().all()):
-        raise InvalidArgument("images must be finite", asked="images", given="NaN or infinite pixels")
+        raise InvalidArgument("images must be finite", argument="images", given="NaN or infinite pixels")
     parameter = next(iter(model.parameters()), None)
     if parameter is not None:
         images = images.to(parameter.device)
@@ -161,7 +161,7 @@ def _column(values: Tensor | None, count: int, fill: int | None, name: str) -> T
     if values is None:
         return torch.arange(count) if fill is None else torch.full((count,), fill)
     if values.shape != (count,):
-        raise InvalidArgument("one number per image", asked=f"{name} [{count}]", given=tuple(values.shape))
+        raise InvalidArgument("one number per image", argument=f"{name} [{count}]", given=tuple(values.shape))
     return values.long()
 
 

@@ -52,7 +52,10 @@ class GatedNetwork:
     ) -> None:
         if precision not in PRECISIONS:
             raise InvalidArgument(
-                "the precision has no such name", asked="precision", given=repr(precision), mend=", ".join(PRECISIONS)
+                "the precision has no such name",
+                argument="precision",
+                given=repr(precision),
+                hint=", ".join(PRECISIONS),
             )
         self.model = unwrap(model)
         check_evaluation(self.model)
@@ -115,7 +118,7 @@ class GatedNetwork:
             raise InvalidArgument(
                 "routes explain a classifier: its output must be logits [B, K] with K >= 2",
                 given=given,
-                mend="wrap the network so that forward(images) returns the logits",
+                hint="wrap the network so that forward(images) returns the logits",
             )
         return logits if logits.dtype == torch.float64 else logits.float()
 

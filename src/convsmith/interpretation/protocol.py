@@ -92,7 +92,7 @@ def detection_table(
     for name in (seen, *unseen):
         if name not in ATTACKS_SHOWN:
             raise InvalidArgument(
-                "no attack has this name", asked="attack", given=repr(name), mend=", ".join(ATTACKS_SHOWN)
+                "no attack has this name", argument="attack", given=repr(name), hint=", ".join(ATTACKS_SHOWN)
             )
     settings = dict(find or {"mode": "paper"})
     chosen = train.rows(balanced(train.labels, max(per_class), seed))
@@ -158,7 +158,7 @@ def harmless(pictures: Pictures, name: str, epsilon: float, seed: int) -> Tensor
         return _through_pixels(pictures, _blur)
     if name == "jpeg":
         return _through_pixels(pictures, _jpeg)
-    raise InvalidArgument("no harmless change has this name", asked=name, mend=", ".join(HARMLESS))
+    raise InvalidArgument("no harmless change has this name", argument=name, hint=", ".join(HARMLESS))
 
 
 def _through_pixels(pictures: Pictures, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -236,7 +236,7 @@ def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
     for label in labels.unique().tolist():
         own = (labels == label).nonzero()[:, 0].cpu()
         if len(own) < count:
-            raise InvalidArgument("too few images of a class", asked=f"{count} of class {label}", given=len(own))
+            raise InvalidArgument("too few images of a class", argument=f"{count} of class {label}", given=len(own))
         places.append(own[torch.randperm(len(own), generator=generator)[:count]] if len(own) > count else own)
     return torch.cat(places).to(labels.device)
 

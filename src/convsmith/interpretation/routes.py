@@ -94,7 +94,7 @@ class Routes:
         for name in names:
             if name not in self.gates:
                 raise InvalidArgument(
-                    "these routes have no such layer", asked=name, mend=close_matches(name, self.layers)
+                    "these routes have no such layer", argument=name, hint=close_matches(name, self.layers)
                 )
         return torch.cat([self.gates[name] for name in names], dim=1)
 
@@ -143,7 +143,7 @@ class Routes:
             if not same or dict(part.settings) != dict(first.settings):
                 raise InvalidArgument(
                     "routes found on other layers or with other settings cannot be joined or compared",
-                    asked=f"{list(first.gates)} with {dict(first.settings)}",
+                    argument=f"{list(first.gates)} with {dict(first.settings)}",
                     given=f"{list(part.gates)} with {dict(part.settings)}",
                 )
         rowwise: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in _ROWWISE}
@@ -188,7 +188,10 @@ class Routes:
 
         if storage not in _STORAGE:
             raise InvalidArgument(
-                "gates are stored in one of three forms", asked="storage", given=repr(storage), mend=", ".join(_STORAGE)
+                "gates are stored in one of three forms",
+                argument="storage",
+                given=repr(storage),
+                hint=", ".join(_STORAGE),
             )
         tensors: dict[str, Tensor] = {name: getattr(self, name) for name in _ROWWISE}
         tensors.update(
@@ -235,7 +238,7 @@ class Routes:
             files = sorted(path.glob("routes-*.safetensors"))
             if not files:
                 raise InvalidArgument(
-                    "the folder holds no routes", given=str(path), mend="expected routes-*.safetensors"
+                    "the folder holds no routes", given=str(path), hint="expected routes-*.safetensors"
                 )
             whole = Routes.concatenate([Routes.load(file) for file in files])
             whole = whole[torch.argsort(whole.index, stable=True)]
@@ -247,7 +250,7 @@ class Routes:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise InvalidArgument(
-                        "the file does not hold routes", given=str(path), mend="expected a file of Routes.save"
+                        "the file does not hold routes", given=str(path), hint="expected a file of Routes.save"
                     )
                 cut = rows or slice(None)
                 t = {

@@ -35,7 +35,7 @@ def routes_at_sparsity(
     the closest of all rounds is returned, not the last.
     """
     if not 0 < target < 1:
-        raise InvalidArgument("a share of nodes lies between 0 and 1", asked="target", given=target)
+        raise InvalidArgument("a share of nodes lies between 0 and 1", argument="target", given=target)
     if not 0 < low < high or rounds < 1:
         raise InvalidArgument("bisection needs 0 < low < high and a round", given=f"{low}, {high}, {rounds} rounds")
     chosen = RouteSettings(**settings)

@@ -47,9 +47,9 @@ def topics_from_text(
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer, TfidfVectorizer
 
     if method not in ("lda", "nmf"):
-        raise InvalidArgument("topics come from lda or nmf", asked="method", given=repr(method))
+        raise InvalidArgument("topics come from lda or nmf", argument="method", given=repr(method))
     if len(texts) < 2 or count < 1:
-        raise InvalidArgument("topics need texts", asked=f"{count} topics", given=f"{len(texts)} texts")
+        raise InvalidArgument("topics need texts", argument=f"{count} topics", given=f"{len(texts)} texts")
     stop = sorted(ENGLISH_STOP_WORDS - _NUMBERS)
     vectorizer = (CountVectorizer if method == "lda" else TfidfVectorizer)(stop_words=stop)
     try:
@@ -59,7 +59,7 @@ def topics_from_text(
     if count > min(table.shape):
         raise InvalidArgument(
             "there are no more topics than texts and words",
-            asked=f"{count} topics",
+            argument=f"{count} topics",
             given=f"{table.shape[0]} texts, {table.shape[1]} words",
         )
     model = (
@@ -129,13 +129,13 @@ def prediction_difference(
     """
     features = pooled(features).detach()
     if removal not in ("zero", "mean"):
-        raise InvalidArgument("a removed unit becomes zero or its mean", asked="removal", given=repr(removal))
+        raise InvalidArgument("a removed unit becomes zero or its mean", argument="removal", given=repr(removal))
     if not 0 < top <= 1:
-        raise InvalidArgument("a share of images lies in (0, 1]", asked="top", given=top)
+        raise InvalidArgument("a share of images lies in (0, 1]", argument="top", given=top)
     chosen = torch.arange(features.shape[1]) if units is None else torch.as_tensor(units)
     chosen = chosen.to(features.device)
     if chosen.numel() and (chosen.min() < 0 or chosen.max() >= features.shape[1]):
-        raise InvalidArgument("no such unit", asked=int(chosen.max()), given=f"{features.shape[1]} units")
+        raise InvalidArgument("no such unit", argument=int(chosen.max()), given=f"{features.shape[1]} units")
     instead = features.mean(0) if removal == "mean" else torch.zeros_like(features[0])
     keep = max(1, round(top * len(features)))
     strongest = features.topk(keep, dim=0).indices  # [keep, D]
@@ -167,7 +167,7 @@ def revise(features: Tensor, units: Sequence[int], strength: float = 1.0) -> Ten
     For images that should be about a topic and are not described so: the user names the topic, `label_units` the units.
     """
     if strength < 0:
-        raise InvalidArgument("a strength is not negative", asked="strength", given=strength)
+        raise InvalidArgument("a strength is not negative", argument="strength", given=strength)
     raised = features.clone()
     columns = torch.as_tensor(units, device=features.device)
     raised[:, columns] = features[:, columns] + strength * features[:, columns].std(0, correction=0)

@@ -45,5 +45,5 @@ class RouteSettings:
         for holds, rule, asked in rules:
             if not holds:
                 given = getattr(self, asked)
-                mend = close_matches(str(given), MODES) if asked == "mode" else None
-                raise InvalidArgument(rule, asked=asked, given=repr(given), mend=mend)
+                hint = close_matches(str(given), MODES) if asked == "mode" else None
+                raise InvalidArgument(rule, argument=asked, given=repr(given), hint=hint)

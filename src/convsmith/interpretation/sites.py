@@ -76,7 +76,7 @@ def plan_sites(
     kind = sites if isinstance(sites, str) else "rule"
     if isinstance(sites, str) and sites not in KINDS:
         raise InvalidArgument(
-            "no site has this name", asked="sites", given=repr(sites), mend=close_matches(sites, KINDS)
+            "no site has this name", argument="sites", given=repr(sites), hint=close_matches(sites, KINDS)
         )
     if isinstance(sites, str):
         chosen, kind = _named(sites, seen, layers)
@@ -86,9 +86,9 @@ def plan_sites(
     if not chosen:
         raise InvalidArgument(
             "the network has no such site",
-            asked=f"sites={sites!r}",
+            argument=f"sites={sites!r}",
             given=type(model).__name__,
-            mend="choose another of " + ", ".join(KINDS) + ", or give a rule (name, module) -> bool",
+            hint="choose another of " + ", ".join(KINDS) + ", or give a rule (name, module) -> bool",
         )
     return SitePlan(tuple(_site(call, seen) for call in chosen), kind, _prefix(chosen, seen))
 
@@ -112,16 +112,16 @@ def _named(sites: str, seen: Survey, layers: Sequence[str] | None) -> tuple[list
         if not blocks:
             raise InvalidArgument(
                 "no module of this network adds a shortcut, so it has no residual blocks",
-                asked='sites="block"',
-                mend='use sites="conv" or sites="activation"',
+                argument='sites="block"',
+                hint='use sites="conv" or sites="activation"',
             )
         return blocks, sites
     if sites == "activation" and seen.functional:
         raise InvalidArgument(
             "an activation is called as a function, so there is no module to gate",
-            asked='sites="activation"',
+            argument='sites="activation"',
             given="functional activation inside " + ", ".join(seen.functional[:5]),
-            mend='use sites="conv" (for a ReLU after a convolution it is the same gate), or make it an nn.Module',
+            hint='use sites="conv" (for a ReLU after a convolution it is the same gate), or make it an nn.Module',
         )
     return (convolutions if sites == "conv" else activations), sites
 
@@ -140,12 +140,12 @@ def _filter(chosen: list[Call], seen: Survey, layers: Sequence[str] | None) -> l
     if layers is None:
         return chosen
     if not layers:
-        raise InvalidArgument("layers names no layer", asked="layers", given=repr(layers))
+        raise InvalidArgument("layers names no layer", argument="layers", given=repr(layers))
     names = {_name(call, seen) for call in chosen} | {call.name for call in chosen}
     for layer in layers:
         if not any(fnmatchcase(name, layer) for name in names):
             raise InvalidArgument(
-                "no gated layer has this name", asked="layers", given=repr(layer), mend=close_matches(layer, names)
+                "no gated layer has this name", argument="layers", given=repr(layer), hint=close_matches(layer, names)
             )
     return [
         call
@@ -163,15 +163,15 @@ def _site(call: Call, seen: Survey) -> Site:
     if call.shape is None:
         raise InvalidArgument(
             "a gate multiplies one tensor; this module returns something else (a tuple, a dictionary)",
-            asked=f"a gate on {name} ({type(call.module).__name__})",
-            mend="choose a module whose output is a tensor",
+            argument=f"a gate on {name} ({type(call.module).__name__})",
+            hint="choose a module whose output is a tensor",
         )
     if len(call.shape) < 2 or call.shape[0] != seen.rows:
         raise InvalidArgument(
             "a gate belongs to one image, and this module's first dimension is not the batch",
-            asked=f"a gate on {name} ({type(call.module).__name__})",
+            argument=f"a gate on {name} ({type(call.module).__name__})",
             given=f"output shape {call.shape} for {seen.rows} images",
-            mend="choose the module around it whose output is [B, ...]",
+            hint="choose the module around it whose output is [B, ...]",
         )
     rank = len(call.shape)
     last = _channels_last(call)

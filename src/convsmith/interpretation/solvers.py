@@ -228,7 +228,7 @@ def _evaluate(
         raise InvalidArgument(
             "the output does not depend on the gates in a way autograd can follow",
             given=type(network.model).__name__,
-            mend="look for torch.no_grad, detach or inference_mode inside the network's forward",
+            hint="look for torch.no_grad, detach or inference_mode inside the network's forward",
         )
     loss = _cross_entropy(logits, probabilities, floor)
     (gradient,) = torch.autograd.grad(loss.sum(), gates)

@@ -60,12 +60,12 @@ def find_routes_from_loader(
     rank = int(os.environ.get("RANK", "0")) if rank is None else rank
     world = int(os.environ.get("WORLD_SIZE", "1")) if world is None else world
     if not 0 <= rank < world:
-        raise InvalidArgument("a rank lies between 0 and the number of processes", asked=f"rank {rank} of {world}")
+        raise InvalidArgument("a rank lies between 0 and the number of processes", argument=f"rank {rank} of {world}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not resume and any(folder.glob("routes-*.safetensors")):
         raise InvalidArgument(
-            "the folder holds routes already", given=str(folder), mend="resume=True, or another folder"
+            "the folder holds routes already", given=str(folder), hint="resume=True, or another folder"
         )
     plan = None
     first = 0
@@ -96,7 +96,7 @@ def iterate_routes(folder: str | Path) -> Iterator[Routes]:
     """Yield the routes of one file after another, in the order of the batches."""
     files = sorted(Path(folder).glob("routes-*.safetensors"))
     if not files:
-        raise InvalidArgument("the folder holds no routes", given=str(folder), mend="expected routes-*.safetensors")
+        raise InvalidArgument("the folder holds no routes", given=str(folder), hint="expected routes-*.safetensors")
     return (Routes.load(file) for file in files)
 
 
@@ -110,9 +110,9 @@ def _check_settings(folder: Path, asked: dict[str, Any]) -> None:
         if there != json.loads(json.dumps(asked)):
             raise InvalidArgument(
                 "the folder holds routes found with other settings",
-                asked=asked,
+                argument=asked,
                 given=there,
-                mend="choose another folder",
+                hint="choose another folder",
             ) from None
 
 

@@ -82,13 +82,13 @@ def unwrap(model: nn.Module) -> nn.Module:
             raise InvalidArgument(
                 "a scripted module cannot be gated: its layers run inside TorchScript, out of reach of hooks",
                 given=kind,
-                mend="pass the eager model it was scripted from",
+                hint="pass the eager model it was scripted from",
             )
         if "FullyShardedDataParallel" in kind or kind.startswith("FSDP"):
             raise InvalidArgument(
                 "a fully sharded model cannot be gated: its parameters are gathered layer by layer",
                 given=kind,
-                mend="gather the state dict into an unsharded copy and pass that",
+                hint="gather the state dict into an unsharded copy and pass that",
             )
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
@@ -118,14 +118,14 @@ def check_evaluation(model: nn.Module) -> None:
             "routes are defined for a network in evaluation mode (in training mode the rows of a batch influence "
             "each other, or chance does)",
             given=f"{chosen[0]} ({type(chosen[1]).__name__}) is in training mode",
-            mend="call model.eval() first",
+            hint="call model.eval() first",
         )
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             raise InvalidArgument(
                 "a BatchNorm without running statistics normalises by the batch even in evaluation mode",
                 given=f"{name} ({type(module).__name__}, track_running_stats=False)",
-                mend="train with running statistics, or replace it by GroupNorm",
+                hint="train with running statistics, or replace it by GroupNorm",
             )
 
 

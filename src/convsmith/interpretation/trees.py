@@ -90,7 +90,7 @@ def make_classifier(kind: str, seed: int, trees: int = 100) -> Any:
     if kind == "gradient-boosting":
         return GradientBoostingClassifier(n_estimators=trees, random_state=seed, subsample=0.8, max_features="sqrt")
     raise InvalidArgument(
-        "no classifier has this name", asked="classifier", given=repr(kind), mend=close_matches(kind, CLASSIFIERS)
+        "no classifier has this name", argument="classifier", given=repr(kind), hint=close_matches(kind, CLASSIFIERS)
     )
 
 
@@ -162,7 +162,7 @@ def load_trees(path: Path) -> tuple[TreeEnsemble, dict[str, Any]]:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {}).get("convsmith", "null"))
             if header is None or "kind" not in header:
-                raise InvalidArgument("the file holds no detector", given=str(path), mend="expected RouteDetector.save")
+                raise InvalidArgument("the file holds no detector", given=str(path), hint="expected RouteDetector.save")
             arrays = {name: file.get_tensor(name) for name in _ARRAYS}
     except SafetensorError as error:
         raise InvalidArgument("the file is no complete safetensors file", given=str(path)) from error

@@ -56,12 +56,12 @@ def igcv1_net(
         below = max(depth - (depth - 2) % step, 8 if residual else 5)
         raise InvalidArgument(
             f"a {'residual' if residual else 'plain'} network has {step}n + 2 layers, three stages at least",
-            asked="depth",
+            argument="depth",
             given=depth,
-            mend=f"nearest: {below} or {below + step}",
+            hint=f"nearest: {below} or {below + step}",
         )
     if primary is None and width is None:
-        raise InvalidArgument("a regular network needs its width", asked="primary=None", mend="give width")
+        raise InvalidArgument("a regular network needs its width", argument="primary=None", hint="give width")
     channels = width if primary is None else primary * members
     assert channels is not None
     stem = _stem(in_chans, channels)
@@ -100,7 +100,7 @@ def igcv1_imagenet(
         raise InvalidArgument("a stage grows its 'primary' partitions or their 'members'", given=repr(grow))
     if primary is None:
         if width is None:
-            raise InvalidArgument("a regular network needs its width", asked="primary=None", mend="give width")
+            raise InvalidArgument("a regular network needs its width", argument="primary=None", hint="give width")
         channels = stem_channels = width
     else:
         channels = primary * members

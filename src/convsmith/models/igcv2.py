@@ -53,9 +53,9 @@ def igcv2_cifar(
         below = max(depth - (depth - 2) % 3, 5)
         raise InvalidArgument(
             "three stages of n blocks make 3n + 2 layers",
-            asked="depth",
+            argument="depth",
             given=depth,
-            mend=f"nearest: {below} or {below + 3}",
+            hint=f"nearest: {below} or {below + 3}",
         )
     if widen not in ("pointwise", "depthwise"):
         raise InvalidArgument("widen is 'pointwise' or 'depthwise'", given=repr(widen))

@@ -80,9 +80,9 @@ def igcv3_net(
     if multiplier not in ("fixed", "truncating", "authors"):
         raise InvalidArgument("multiplier is 'fixed', 'truncating' or 'authors'", given=repr(multiplier))
     if width <= 0:
-        raise InvalidArgument("a width multiplier is positive", asked="width", given=width)
+        raise InvalidArgument("a width multiplier is positive", argument="width", given=width)
     if strides is not None and len(strides) != len(rows):
-        raise InvalidArgument("one stride for every row of the table", asked=f"{len(rows)} strides", given=strides)
+        raise InvalidArgument("one stride for every row of the table", argument=f"{len(rows)} strides", given=strides)
 
     def scaled(channels: float) -> int:
         number = int(channels * width) if multiplier == "truncating" else round(channels * width)

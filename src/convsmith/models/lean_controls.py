@@ -27,7 +27,7 @@ MOBILENET_V1: tuple[tuple[int, int, int], ...] = ((64, 1, 1), (128, 2, 2), (256,
 def scaled(channels: int, width: float, multiple: int = 8) -> int:
     """Return ``channels * width`` rounded to a multiple, never below it."""
     if width <= 0:
-        raise InvalidArgument("a width multiplier is positive", asked="width", given=width)
+        raise InvalidArgument("a width multiplier is positive", argument="width", given=width)
     return max(multiple, int(channels * width + multiple / 2) // multiple * multiple)
 
 
@@ -78,8 +78,8 @@ def xception_igc_net(
     """
     if depth < 5 or (depth - 2) % 3:
         below = max(depth - (depth - 2) % 3, 5)
-        mend = f"nearest: {below} or {below + 3}"
-        raise InvalidArgument("three stages of n units make 3n + 2 layers", asked="depth", given=depth, mend=mend)
+        hint = f"nearest: {below} or {below + 3}"
+        raise InvalidArgument("three stages of n units make 3n + 2 layers", argument="depth", given=depth, hint=hint)
     stem = nn.Sequential(nn.Conv2d(in_chans, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
     before = width
     stages = []

@@ -86,5 +86,5 @@ default_cfgs = generate_default_cfgs(
 def cs_lenet(pretrained: bool = False, **kwargs: Any) -> LeNet:
     """Two convolutions and a hidden layer: 18,346 parameters for 10 classes and grey input."""
     if pretrained:
-        raise InvalidArgument("this network has no published weights", asked="pretrained=True", given="cs_lenet")
+        raise InvalidArgument("this network has no published weights", argument="pretrained=True", given="cs_lenet")
     return build_model_with_cfg(LeNet, "cs_lenet", False, **kwargs)

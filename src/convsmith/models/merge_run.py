@@ -44,8 +44,8 @@ def dmrnet(
     """
     if depth < 8 or (depth - 2) % 6:
         below = max(depth - (depth - 2) % 6, 8)
-        mend = f"nearest: {below} or {below + 6}"
-        raise InvalidArgument("a merge-and-run network has 6n + 2 layers", asked="depth", given=depth, mend=mend)
+        hint = f"nearest: {below} or {below + 6}"
+        raise InvalidArgument("a merge-and-run network has 6n + 2 layers", argument="depth", given=depth, hint=hint)
     before = base * width
     stem = nn.Sequential(
         nn.Conv2d(in_chans, before, 3, 1, 1, bias=False), nn.BatchNorm2d(before), nn.ReLU(), TwoCopies()

@@ -112,15 +112,18 @@ class CifarResNet(PooledClassifier):
         if depth < 8 or (depth - 2) % 6:
             raise InvalidArgument(
                 "a CIFAR residual network has 6n + 2 layers",
-                asked="depth",
+                argument="depth",
                 given=depth,
-                mend="take 8, 14, 20, 26, 32, 44, 56 or 110",
+                hint="take 8, 14, 20, 26, 32, 44, 56 or 110",
             )
         if width < 1:
-            raise InvalidArgument("must be 1 or more", asked="width", given=width)
+            raise InvalidArgument("must be 1 or more", argument="width", given=width)
         if shortcut not in SHORTCUTS:
             raise InvalidArgument(
-                "no shortcut has this name", asked="shortcut", given=shortcut, mend=close_matches(shortcut, SHORTCUTS)
+                "no shortcut has this name",
+                argument="shortcut",
+                given=shortcut,
+                hint=close_matches(shortcut, SHORTCUTS),
             )
         act, norm = get_act_layer(act_layer), get_norm_layer(norm_layer)
         self.in_chans, self.drop_rate = in_chans, drop_rate
@@ -179,9 +182,9 @@ def _create(name: str, published_depth: int, pretrained: bool, **kwargs: Any) ->
     if pretrained:
         raise InvalidArgument(
             "this network has no published weights",
-            asked="pretrained=True",
+            argument="pretrained=True",
             given=name,
-            mend="train it, pretrained=False",
+            hint="train it, pretrained=False",
         )
     arguments = {"depth": published_depth, **kwargs}
     return build_model_with_cfg(

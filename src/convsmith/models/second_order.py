@@ -47,16 +47,16 @@ def _create(
     if pretrained:
         raise InvalidArgument(
             "no weights come with this network",
-            asked=f"{name}(pretrained=True)",
-            mend="pretrained_backbone=True starts from timm's features; load_fast_mpncov reads the authors' files",
+            argument=f"{name}(pretrained=True)",
+            hint="pretrained_backbone=True starts from timm's features; load_fast_mpncov reads the authors' files",
         )
     for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(unused, None)
     if kwargs.pop("features_only", False):
         raise InvalidArgument(
             "a second-order network has no intermediate feature interface",
-            asked="features_only",
-            mend=f"timm.create_model({backbone!r}, features_only=True)",
+            argument="features_only",
+            hint=f"timm.create_model({backbone!r}, features_only=True)",
         )
     classes = kwargs.pop("num_classes", 1000)
     dim = kwargs.pop("dim", 256)
@@ -134,7 +134,7 @@ def convert_fast_mpncov(weights: Mapping[str, Tensor], *, resnet: bool) -> dict[
         if resnet and numbered:
             child = _RESNET_CHILDREN[int(numbered[1])] if int(numbered[1]) < len(_RESNET_CHILDREN) else None
             if child is None:
-                raise InvalidArgument("a numbered layer of a ResNet that has no weights", asked=original)
+                raise InvalidArgument("a numbered layer of a ResNet that has no weights", argument=original)
             key = f"{child}.{numbered[2]}"
         for pattern, replacement in _RULES:
             if re.match(pattern, key):
@@ -154,7 +154,7 @@ def load_fast_mpncov(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """
     if not isinstance(model, PooledClassifier):
         raise InvalidArgument(
-            "one of the *_isqrt networks is needed", asked="load_fast_mpncov", given=type(model).__name__
+            "one of the *_isqrt networks is needed", argument="load_fast_mpncov", given=type(model).__name__
         )
     inner = weights.get("state_dict", weights)
     assert isinstance(inner, Mapping)
@@ -166,5 +166,5 @@ def load_fast_mpncov(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             converted.setdefault(key, value)
     differing = differing_tensors({k: v.shape for k, v in expected.items()}, {k: v.shape for k, v in converted.items()})
     if differing:
-        raise InvalidArgument("these weights belong to another network", asked="load_fast_mpncov", given=differing)
+        raise InvalidArgument("these weights belong to another network", argument="load_fast_mpncov", given=differing)
     model.load_state_dict(converted)

@@ -103,9 +103,9 @@ def create(builder: Any, name: str, stages: int, pretrained: bool, **settings: A
     if pretrained:
         raise InvalidArgument(
             "this network has no published weights",
-            asked="pretrained=True",
+            argument="pretrained=True",
             given=name,
-            mend="train it, pretrained=False",
+            hint="train it, pretrained=False",
         )
     feature_cfg = {"out_indices": tuple(range(stages + 1)), "flatten_sequential": False}
     return build_model_with_cfg(builder, name, False, feature_cfg=feature_cfg, **settings)

@@ -41,7 +41,7 @@ class ModelRecipe:
             json.dumps(self.to_json(), allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InvalidArgument(
-                "a recipe holds only what JSON can hold", asked="ModelRecipe", given=str(error)
+                "a recipe holds only what JSON can hold", argument="ModelRecipe", given=str(error)
             ) from error
 
     def to_json(self) -> dict[str, Any]:
@@ -73,18 +73,18 @@ def build(recipe: ModelRecipe, *, pretrained: bool = False) -> nn.Module:
     if not timm.is_model(name) and not recipe.name.startswith(("hf-hub:", "hf_hub:")):
         raise InvalidArgument(
             "no model has this name",
-            asked="model",
+            argument="model",
             given=repr(recipe.name),
-            mend=close_matches(name, timm.list_models()),
+            hint=close_matches(name, timm.list_models()),
         )
     try:
         model = timm.create_model(recipe.name, pretrained=pretrained, **recipe.kwargs)
     except TypeError as error:
         raise InvalidArgument(
             "the model does not take these arguments",
-            asked=recipe.name,
+            argument=recipe.name,
             given=", ".join(f"{k}={v!r}" for k, v in recipe.kwargs.items()),
-            mend=str(error),
+            hint=str(error),
         ) from error
     if recipe.pooling is not None:
         from convsmith.pooling import attach
@@ -157,30 +157,30 @@ def load_model(
         recipe = _read_recipe(recipe_file)
         if name is not None and name != recipe.name:
             raise InvalidArgument(
-                "the saved model has another name", asked=name, given=f"{recipe.name} in {recipe_file}"
+                "the saved model has another name", argument=name, given=f"{recipe.name} in {recipe_file}"
             )
         for key, value in {**asked, **kwargs}.items():
             if key in recipe.kwargs and recipe.kwargs[key] != value:
                 raise InvalidArgument(
                     "the saved model was built differently",
-                    asked=f"{key}={value!r}",
+                    argument=f"{key}={value!r}",
                     given=f"{key}={recipe.kwargs[key]!r} in {recipe_file}",
-                    mend="use data that fits the model, or train another one",
+                    hint="use data that fits the model, or train another one",
                 )
     elif name is not None:
         recipe = ModelRecipe(name, {**asked, **kwargs})
     else:
         raise InvalidArgument(
             "a weights file needs its recipe beside it",
-            asked=str(file),
+            argument=str(file),
             given=f"no {recipe_file.name} in {file.parent}",
-            mend="pass the timm name of the model it belongs to (name=...)",
+            hint="pass the timm name of the model it belongs to (name=...)",
         )
     model = build(recipe)
     classes = getattr(model, "num_classes", num_classes)
     if num_classes is not None and classes != num_classes:
         raise InvalidArgument(
-            "the saved model has another number of classes", asked=num_classes, given=f"{classes} in {recipe_file}"
+            "the saved model has another number of classes", argument=num_classes, given=f"{classes} in {recipe_file}"
         )
     _load_weights(model, file, packed=bool(recipe.compression))
     return LoadedModel(model.to(device).eval(), recipe, recipe.description)
@@ -193,21 +193,21 @@ def _weights_file(path: Path) -> Path:
         if not file.is_file():
             raise InvalidArgument(
                 "this folder holds no saved model",
-                asked=str(path),
+                argument=str(path),
                 given=f"no {file.name} in it",
-                mend="name the folder of a finished run, a weights file, or a model name",
+                hint="name the folder of a finished run, a weights file, or a model name",
             )
         return file
     if not path.is_file():
         raise InvalidArgument(
-            "there is no such file or folder", asked=str(path), mend="name a run folder or a timm model"
+            "there is no such file or folder", argument=str(path), hint="name a run folder or a timm model"
         )
     if path.suffix != ".safetensors":
         raise InvalidArgument(
             "weights are read from safetensors files only",
-            asked=str(path),
+            argument=str(path),
             given=f"a {path.suffix or 'nameless'} file",
-            mend="convert it: safetensors.torch.save_file(state_dict, path)",
+            hint="convert it: safetensors.torch.save_file(state_dict, path)",
         )
     return path
 
@@ -219,10 +219,10 @@ def _read_recipe(file: Path) -> ModelRecipe:
         recipe = ModelRecipe.from_json(value)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InvalidArgument(
-            "this is not a model recipe", asked=str(file), given=f"{type(error).__name__}: {error}"
+            "this is not a model recipe", argument=str(file), given=f"{type(error).__name__}: {error}"
         ) from error
     if form != FORMAT:
-        raise InvalidArgument(f"this version reads recipe format {FORMAT}", asked=str(file), given=f"format {form}")
+        raise InvalidArgument(f"this version reads recipe format {FORMAT}", argument=str(file), given=f"format {form}")
     return recipe
 
 
@@ -230,7 +230,7 @@ def _load_weights(model: nn.Module, file: Path, *, packed: bool) -> None:
     try:
         weights = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise InvalidArgument("this weights file cannot be read", asked=str(file), given=str(error)) from error
+        raise InvalidArgument("this weights file cannot be read", argument=str(file), given=str(error)) from error
     if packed:
         from convsmith.compression import load_packed_state
 
@@ -242,8 +242,8 @@ def _load_weights(model: nn.Module, file: Path, *, packed: bool) -> None:
     if differing:
         raise InvalidArgument(
             "these weights belong to another model",
-            asked=f"load {file} into {type(model).__name__}",
+            argument=f"load {file} into {type(model).__name__}",
             given=differing,
-            mend="name the model and arguments that the weights were saved with",
+            hint="name the model and arguments that the weights were saved with",
         )
     model.load_state_dict(weights)

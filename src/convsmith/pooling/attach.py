@@ -83,8 +83,8 @@ class PooledClassifier(nn.Module):
         if global_pool is not None:
             raise InvalidArgument(
                 "the pooling is changed by attaching another one",
-                asked=f"reset_classifier(global_pool={global_pool!r})",
-                mend='convsmith.pooling.attach(model, "average")',
+                argument=f"reset_classifier(global_pool={global_pool!r})",
+                hint='convsmith.pooling.attach(model, "average")',
             )
         weight = next(self.backbone.parameters())
         self.num_classes = num_classes
@@ -157,16 +157,16 @@ def attach(
     if classes is None:
         classes = _last_linear(model)
     if not isinstance(classes, int) or classes < 0:
-        raise InvalidArgument("the number of classes is needed", asked="attach", given=classes, mend="num_classes=N")
+        raise InvalidArgument("the number of classes is needed", argument="attach", given=classes, hint="num_classes=N")
     if pooling in KEEPS_CHANNELS and dim not in (256, None):
-        raise InvalidArgument(f"{pooling} pooling keeps all channels", asked=f"dim={dim}", mend="leave dim out")
+        raise InvalidArgument(f"{pooling} pooling keeps all channels", argument=f"dim={dim}", hint="leave dim out")
     settings = dict(options or {})
     _check_options(pooling, settings)
     hidden = tuple(positive("hidden", size) for size in hidden)
     if not 0.0 <= drop_rate < 1.0:
-        raise InvalidArgument("a share from 0 to below 1", asked="drop_rate", given=drop_rate)
+        raise InvalidArgument("a share from 0 to below 1", argument="drop_rate", given=drop_rate)
     if not head_factor > 0:
-        raise InvalidArgument("a factor above 0", asked="head_factor", given=head_factor)
+        raise InvalidArgument("a factor above 0", argument="head_factor", given=head_factor)
 
     if last_stride is not None:
         set_last_stride(model, last_stride)
@@ -204,9 +204,9 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
     known = pooling_options(name)
     unknown = sorted(set(options) - set(known))
     if unknown:
-        mend = close_matches(unknown[0], known) if known else "it has none"
+        hint = close_matches(unknown[0], known) if known else "it has none"
         raise InvalidArgument(
-            f"{name} takes no such option", asked="options", given=", ".join(map(repr, unknown)), mend=mend
+            f"{name} takes no such option", argument="options", given=", ".join(map(repr, unknown)), hint=hint
         )
 
 

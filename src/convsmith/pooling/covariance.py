@@ -51,7 +51,7 @@ def _weighted(x: Tensor, weights: Tensor, center: bool) -> Tensor:
     if weights.shape != (x.shape[0], x.shape[2]):
         raise InvalidArgument(
             "weights are [B, M], one per position",
-            asked="covariance",
+            argument="covariance",
             given=f"weights {tuple(weights.shape)} for features {tuple(x.shape)}",
         )
     share = weights.to(x.dtype)
@@ -103,7 +103,10 @@ def matrix_from_triu(v: Tensor, *, isometric: bool = False) -> Tensor:
     d = (math.isqrt(8 * n + 1) - 1) // 2
     if d == 0 or triu_size(d) != n:
         raise InvalidArgument(
-            "the length must be d (d + 1) / 2", asked="matrix_from_triu", given=n, mend=f"near: {triu_size(max(d, 1))}"
+            "the length must be d (d + 1) / 2",
+            argument="matrix_from_triu",
+            given=n,
+            hint=f"near: {triu_size(max(d, 1))}",
         )
     if isometric:
         v = v / _isometry(d, v)

@@ -50,7 +50,7 @@ def diagnose(x: Tensor, *, iterations: int = 5) -> Diagnostics:
     trace = values.sum(1, keepdim=True)
     alive = trace[:, 0] > 0
     if not bool(alive.any()):
-        raise InvalidArgument("every sample is constant over its positions", asked="diagnose", given=tuple(x.shape))
+        raise InvalidArgument("every sample is constant over its positions", argument="diagnose", given=tuple(x.shape))
     a = values[alive] / trace[alive]
     d = a.shape[1]
     counted = a > d * torch.finfo(a.dtype).eps * a[:, :1]

@@ -102,15 +102,15 @@ def reader(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
             return known
         raise InvalidArgument(
             "the features of this torchvision family are not known",
-            asked=f"attach to {type(model).__name__}",
-            mend=f"known: {', '.join(TORCHVISION)}; or take the same network from timm",
+            argument=f"attach to {type(model).__name__}",
+            hint=f"known: {', '.join(TORCHVISION)}; or take the same network from timm",
         )
     if callable(getattr(model, "forward_features", None)):
         return _timm
     raise InvalidArgument(
         "a classifier with forward_features (timm's interface) or one of torchvision's is needed",
-        asked=f"attach to {type(model).__name__}",
-        mend="give the network a forward_features(images) method that returns [B, C, H, W], or use a timm name",
+        argument=f"attach to {type(model).__name__}",
+        hint="give the network a forward_features(images) method that returns [B, C, H, W], or use a timm name",
     )
 
 
@@ -171,9 +171,9 @@ def probe(
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         raise InvalidArgument(
             "the feature pass failed on a black image",
-            asked=f"attach to {type(model).__name__}",
+            argument=f"attach to {type(model).__name__}",
             given=f"{tuple(image.shape)}: {' '.join(str(error).split())[:160]}",
-            mend="say the image size the network takes: input_size=(height, width)",
+            hint="say the image size the network takes: input_size=(height, width)",
         ) from error
     finally:
         for hook in hooks:
@@ -181,7 +181,7 @@ def probe(
     if not isinstance(x, Tensor) or x.dim() not in (3, 4):
         raise InvalidArgument(
             "second-order pooling needs a feature map or tokens",
-            asked=f"attach to {type(model).__name__}",
+            argument=f"attach to {type(model).__name__}",
             given=f"features of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__,
         )
     if x.dim() == 3:

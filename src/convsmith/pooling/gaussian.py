@@ -48,7 +48,7 @@ def von_neumann_estimate(s: Tensor, theta: float = 0.75) -> Tensor:
     Application to Material Recognition" (CVPR 2016), theorem 1.
     """
     if not theta > 0:
-        raise InvalidArgument("the weight of the divergence must be positive", asked="theta", given=theta)
+        raise InvalidArgument("the weight of the divergence must be positive", argument="theta", given=theta)
     s = square(s, "von_neumann_estimate")
     c = (1.0 - theta) / (2.0 * theta)
     eye = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
@@ -91,7 +91,7 @@ class RAIDG(Pooling):
     ) -> None:
         super().__init__(in_channels, dim)
         if not theta > 0:
-            raise InvalidArgument("the weight of the divergence must be positive", asked="theta", given=theta)
+            raise InvalidArgument("the weight of the divergence must be positive", argument="theta", given=theta)
         self.theta, self.mean_weight = float(theta), float(mean_weight)
         self.out_features = triu_size(self.dim + 1)
 
@@ -124,7 +124,7 @@ class L2EMG(Pooling):
         super().__init__(in_channels, dim)
         one_of("mode", mode, ("ie", "de"))
         if not ridge > 0:
-            raise InvalidArgument("a singular covariance needs a positive ridge", asked="ridge", given=ridge)
+            raise InvalidArgument("a singular covariance needs a positive ridge", argument="ridge", given=ridge)
         self.mode, self.ridge = mode, float(ridge)
         self.out_features = triu_size(self.dim + 1)
 

@@ -38,9 +38,9 @@ def refuse_not_finite(x: Tensor, asked: str) -> None:
         bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
         raise InvalidArgument(
             "the features must be finite",
-            asked=asked,
+            argument=asked,
             given=f"NaN or infinity in sample {', '.join(map(str, bad[:8]))} of {len(x)}",
-            mend="look for a loss that diverged, a bad image or a division by zero before this layer",
+            hint="look for a loss that diverged, a bad image or a division by zero before this layer",
         )
 
 
@@ -49,15 +49,15 @@ def columns(x: Tensor, asked: str = "pooling") -> Tensor:
     if not isinstance(x, Tensor) or x.dim() not in (3, 4):
         raise InvalidArgument(
             "features are [B, C, H, W] or [B, C, M]",
-            asked=asked,
+            argument=asked,
             given=f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__,
-            mend="add a batch dimension with x[None], or transpose tokens [B, N, C] to [B, C, N]",
+            hint="add a batch dimension with x[None], or transpose tokens [B, N, C] to [B, C, N]",
         )
     if not x.is_floating_point():
-        raise InvalidArgument("features must be floating point", asked=asked, given=str(x.dtype), mend="x.float()")
+        raise InvalidArgument("features must be floating point", argument=asked, given=str(x.dtype), hint="x.float()")
     x = x.flatten(2)
     if x.shape[1] == 0 or x.shape[2] == 0:
-        raise InvalidArgument("at least one channel and one position are needed", asked=asked, given=tuple(x.shape))
+        raise InvalidArgument("at least one channel and one position are needed", argument=asked, given=tuple(x.shape))
     refuse_not_finite(x, asked)
     return x
 
@@ -67,11 +67,11 @@ def square(a: Tensor, asked: str) -> Tensor:
     if not isinstance(a, Tensor) or a.dim() < 2 or a.shape[-1] != a.shape[-2] or a.shape[-1] == 0:
         raise InvalidArgument(
             "a batch of square matrices [B, d, d] is needed",
-            asked=asked,
+            argument=asked,
             given=f"shape {tuple(a.shape)}" if isinstance(a, Tensor) else type(a).__name__,
         )
     if not a.is_floating_point():
-        raise InvalidArgument("matrices must be floating point", asked=asked, given=str(a.dtype), mend="a.float()")
+        raise InvalidArgument("matrices must be floating point", argument=asked, given=str(a.dtype), hint="a.float()")
     refuse_not_finite(a, asked)
     return a
 
@@ -79,7 +79,7 @@ def square(a: Tensor, asked: str) -> Tensor:
 def positive(name: str, value: int, least: int = 1) -> int:
     """Return the integer ``value`` if it is at least ``least``, or raise `InvalidArgument`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InvalidArgument(f"an integer of at least {least} is needed", asked=name, given=repr(value))
+        raise InvalidArgument(f"an integer of at least {least} is needed", argument=name, given=repr(value))
     return value
 
 
@@ -87,7 +87,10 @@ def one_of(name: str, value: object, known: tuple[object, ...]) -> None:
     """Raise `InvalidArgument` unless ``value`` is among ``known``."""
     if value not in known:
         raise InvalidArgument(
-            "not one of the known choices", asked=name, given=repr(value), mend=f"one of {', '.join(map(repr, known))}"
+            "not one of the known choices",
+            argument=name,
+            given=repr(value),
+            hint=f"one of {', '.join(map(repr, known))}",
         )
 
 

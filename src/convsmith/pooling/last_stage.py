@@ -93,22 +93,22 @@ def set_last_stride(model: nn.Module, stride: int) -> None:
     Raises `InvalidArgument` for another stride, an unknown family, or a model whose last stage has no stride.
     """
     if stride != 1:
-        raise InvalidArgument("the last stage can be set to stride 1", asked="last_stride", given=stride)
+        raise InvalidArgument("the last stage can be set to stride 1", argument="last_stride", given=stride)
     name = type(model).__name__
     surgery = FAMILIES.get(name)
     if surgery is None:
         raise InvalidArgument(
             "where the last stage of this family gets its stride is not known",
-            asked=f"last_stride=1 for {name}",
-            mend=f"leave last_stride=None, or use one of the families {', '.join(FAMILIES)}",
+            argument=f"last_stride=1 for {name}",
+            hint=f"leave last_stride=None, or use one of the families {', '.join(FAMILIES)}",
         )
     try:
         changed = surgery(model)
     except (AttributeError, IndexError) as error:
         raise InvalidArgument(
-            f"this {name} is not built as expected", asked="last_stride=1", given=str(error), mend="last_stride=None"
+            f"this {name} is not built as expected", argument="last_stride=1", given=str(error), hint="last_stride=None"
         ) from error
     if not changed:
         raise InvalidArgument(
-            "the last stage has no stride to remove", asked=f"last_stride=1 for {name}", mend="last_stride=None"
+            "the last stage has no stride to remove", argument=f"last_stride=1 for {name}", hint="last_stride=None"
         )

@@ -63,9 +63,9 @@ class Pooling(nn.Module, ABC):
         if x.shape[1] != self.in_channels:
             raise InvalidArgument(
                 "the features must have the channels this layer was built for",
-                asked=f"{name}(in_channels={self.in_channels})",
+                argument=f"{name}(in_channels={self.in_channels})",
                 given=f"shape {tuple(x.shape)}",
-                mend=f"build it with in_channels={x.shape[1]}, or transpose tokens [B, N, C] to [B, C, N]",
+                hint=f"build it with in_channels={x.shape[1]}, or transpose tokens [B, N, C] to [B, C, N]",
             )
         return self.pool(self.reduce(x if x.dim() == 4 else x.unsqueeze(-1)))
 
@@ -124,7 +124,7 @@ class ISQRTCOV(Pooling):
         if side != "auto" and not self.fused:
             raise InvalidArgument(
                 "a side can be forced with trace normalisation and compensation only",
-                asked=f"side={side!r}",
+                argument=f"side={side!r}",
                 given=f"normalization={normalization!r}, compensate={compensate}",
             )
         self.method, self.normalization, self.compensate = method, normalization, compensate
@@ -171,7 +171,7 @@ class MPNCOV(Pooling):
     ) -> None:
         super().__init__(in_channels, dim)
         if not exponent > 0:
-            raise InvalidArgument("the exponent of a covariance must be positive", asked="exponent", given=exponent)
+            raise InvalidArgument("the exponent of a covariance must be positive", argument="exponent", given=exponent)
         one_of("normalization", normalization, (None, "frobenius", "spectral"))
         one_of("side", side, SIDES)
         self.exponent, self.normalization = float(exponent), normalization
@@ -208,7 +208,7 @@ class DeepO2P(Pooling):
     def __init__(self, in_channels: int, dim: int | None = None, *, ridge: float = 1e-3, center: bool = False) -> None:
         super().__init__(in_channels, dim)
         if not ridge > 0:
-            raise InvalidArgument("the logarithm needs a positive ridge", asked="ridge", given=ridge)
+            raise InvalidArgument("the logarithm needs a positive ridge", argument="ridge", given=ridge)
         self.ridge, self.center = float(ridge), center
         self.out_features = triu_size(self.dim)
 

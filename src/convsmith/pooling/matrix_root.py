@@ -105,12 +105,12 @@ def matrix_power(a: Tensor, exponent: float, *, method: str = "eigh") -> Tensor:
     Paper: Li et al. (ICCV 2017), equation (4) with f(lambda) = lambda^alpha.
     """
     if not isinstance(exponent, (int, float)) or isinstance(exponent, bool) or exponent != exponent:
-        raise InvalidArgument("the exponent is a number", asked="matrix_power", given=repr(exponent))
+        raise InvalidArgument("the exponent is a number", argument="matrix_power", given=repr(exponent))
     one_of("method", method, ("eigh", "newton-schulz", "polar-express"))
     if method != "eigh":
         if exponent != 0.5:
             raise InvalidArgument(
-                "the iterations compute the square root only", asked=f"exponent {exponent}", mend='method="eigh"'
+                "the iterations compute the square root only", argument=f"exponent {exponent}", hint='method="eigh"'
             )
         return matrix_sqrt(a, method=method, iterations=7)
     return spectral_map(square(a, "matrix_power"), Power(float(exponent)))
@@ -123,7 +123,9 @@ def matrix_log(a: Tensor, *, ridge: float = 1e-3) -> Tensor:
     Paper: Ionescu et al., "Matrix Backpropagation for Deep Networks with Structured Layers" (ICCV 2015), section 6.
     """
     if not ridge > 0:
-        raise InvalidArgument("the logarithm of a singular matrix needs a positive ridge", asked="ridge", given=ridge)
+        raise InvalidArgument(
+            "the logarithm of a singular matrix needs a positive ridge", argument="ridge", given=ridge
+        )
     return spectral_map(square(a, "matrix_log"), Logarithm(float(ridge)))
 
 

@@ -103,7 +103,7 @@ def normalizer(a: Tensor, normalization: str | None) -> Tensor | None:
         return None
     raise InvalidArgument(
         "not one of the known choices",
-        asked="normalization",
+        argument="normalization",
         given=repr(normalization),
-        mend="one of 'trace', 'frobenius', None",
+        hint="one of 'trace', 'frobenius', None",
     )

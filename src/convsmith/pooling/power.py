@@ -34,7 +34,7 @@ def power_covariance(x: Tensor, *, exponent: float = 0.5, center: bool = True, s
     """
     one_of("side", side, SIDES)
     if not exponent > 0:
-        raise InvalidArgument("the exponent of a covariance must be positive", asked="exponent", given=exponent)
+        raise InvalidArgument("the exponent of a covariance must be positive", argument="exponent", given=exponent)
     refuse_tracing()
     x = columns(x, "power_covariance")
     d, m = x.shape[1], x.shape[2]

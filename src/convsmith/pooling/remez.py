@@ -32,7 +32,7 @@ def best_quintic(low: float, high: float) -> tuple[Step, float]:
     `InvalidArgument` unless 0 < low < high.
     """
     if not 0.0 < low < high:
-        raise InvalidArgument("an interval 0 < low < high is needed", asked="best_quintic", given=(low, high))
+        raise InvalidArgument("an interval 0 < low < high is needed", argument="best_quintic", given=(low, high))
     if low / high > 0.995:
         middle = 2.0 / (low + high)
         scaled = Step(tuple(c * middle ** (2 * i + 1) for i, c in enumerate(TAYLOR.coefficients)))
@@ -108,9 +108,9 @@ def level_reach(smallest: float) -> float:
 def _schedule(iterations: int, smallest: float, largest: float | None) -> tuple[tuple[Step, float], ...]:
     positive("iterations", iterations)
     if not 0.0 < smallest < 1.0:
-        raise InvalidArgument("a singular value between 0 and 1 is needed", asked="smallest", given=smallest)
+        raise InvalidArgument("a singular value between 0 and 1 is needed", argument="smallest", given=smallest)
     if largest is not None and not largest >= 1.0:
-        raise InvalidArgument("the interval must reach one", asked="largest", given=largest)
+        raise InvalidArgument("the interval must reach one", argument="largest", given=largest)
     low, high = smallest, level_reach(smallest) if largest is None else largest
     found = []
     for _ in range(iterations):

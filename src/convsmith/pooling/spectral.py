@@ -106,8 +106,8 @@ def refuse_tracing() -> None:
     if torch.compiler.is_compiling():
         raise InvalidArgument(
             "a root by eigenvalues has no traced form",
-            asked="torch.compile, torch.export or ONNX",
-            mend='a pooling by Newton-Schulz: "isqrt-cov", or method="newton-schulz" where the pooling takes a method',
+            argument="torch.compile, torch.export or ONNX",
+            hint='a pooling by Newton-Schulz: "isqrt-cov", or method="newton-schulz" where the pooling takes a method',
         )
 
 

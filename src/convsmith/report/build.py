@@ -92,9 +92,9 @@ def read_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise InvalidArgument(
             "a report is made from a run folder, and this is none",
-            asked="report",
+            argument="report",
             given=str(folder),
-            mend="name a folder that convsmith train, compress, explain, detect, adapt or demo wrote with --out",
+            hint="name a folder that convsmith train, compress, explain, detect, adapt or demo wrote with --out",
         )
     sections = [Section.load(path) for path in sorted((folder / "sections").glob("*.json"))]
     result = _json(folder / "result.json")
@@ -102,9 +102,9 @@ def read_run(folder: Path) -> Run:
     if not (sections or result or history):
         raise InvalidArgument(
             "the folder holds no result.json, history.jsonl or sections",
-            asked="report",
+            argument="report",
             given=str(folder),
-            mend="let the run finish its first evaluation, or name another folder",
+            hint="let the run finish its first evaluation, or name another folder",
         )
     config = folder / "config.yaml"
     return Run(
@@ -163,7 +163,7 @@ def build_report(runs: Sequence[Path], out: Path | None = None, title: str | Non
     One run goes to ``<run>/report.html`` unless ``out`` names another file; several need ``out``.
     """
     if not runs:
-        raise InvalidArgument("a report needs at least one run folder", asked="report", given="none")
+        raise InvalidArgument("a report needs at least one run folder", argument="report", given="none")
     found = [read_run(Path(run)) for run in runs]
     if len(found) == 1:
         run = found[0]
@@ -175,9 +175,9 @@ def build_report(runs: Sequence[Path], out: Path | None = None, title: str | Non
         if out is None:
             raise InvalidArgument(
                 "a report of several runs needs a file to go to",
-                asked="report",
+                argument="report",
                 given=len(found),
-                mend="--out FILE.html",
+                hint="--out FILE.html",
             )
         page = render(title or f"{len(found)} runs side by side", [], [], _side_by_side(found))
         path = out

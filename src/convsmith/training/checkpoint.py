@@ -116,9 +116,9 @@ def save(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
     except OSError as error:
         raise RunFailed(
             "the checkpoint could not be written; earlier ones are kept",
-            asked=str(final),
+            argument=str(final),
             given=str(error),
-            mend="make room or permit writing, then continue with --resume",
+            hint="make room or permit writing, then continue with --resume",
         ) from error
     return final
 
@@ -133,18 +133,18 @@ def load(run: Path, step: int | None = None) -> Checkpoint:
     if not steps or (step is not None and step not in steps):
         raise InvalidArgument(
             "there is no checkpoint to continue from",
-            asked=f"resume {run}" + ("" if step is None else f" at step {step}"),
+            argument=f"resume {run}" + ("" if step is None else f" at step {step}"),
             given=f"checkpoints at steps {steps}" if steps else "a folder without checkpoints",
-            mend="name the folder of an earlier run, or start one without --resume",
+            hint="name the folder of an earlier run, or start one without --resume",
         )
     place = path_of(run, steps[-1] if step is None else step)
     about = json.loads((place / "checkpoint.json").read_text())
     if about["format"] != FORMAT:
         raise InvalidArgument(
             f"this version reads checkpoint format {FORMAT}",
-            asked=str(place),
+            argument=str(place),
             given=f"format {about['format']}",
-            mend="read it with the convsmith version named in environment.json",
+            hint="read it with the convsmith version named in environment.json",
         )
     return Checkpoint(
         position=Position(**about["position"]),
@@ -161,9 +161,9 @@ def refuse_broken(module: nn.Module, step: int) -> None:
         if parameter.requires_grad and not torch.isfinite(parameter).all():
             raise RunFailed(
                 "the weights are no longer finite; the last good checkpoint is kept",
-                asked=f"a checkpoint at step {step}",
+                argument=f"a checkpoint at step {step}",
                 given=name,
-                mend="lower the learning rate, clip gradients, or use fp32",
+                hint="lower the learning rate, clip gradients, or use fp32",
             )
 
 
@@ -176,9 +176,9 @@ def refuse_other_run(loaded: Checkpoint, now: Mapping[str, Any], *, free: Collec
     if differing:
         raise InvalidArgument(
             "a run continues only with the settings and data it began with",
-            asked=f"resume {source}",
+            argument=f"resume {source}",
             given="; ".join(differing),
-            mend="give the same settings, or start a new run from these weights",
+            hint="give the same settings, or start a new run from these weights",
         )
 
 
@@ -194,9 +194,9 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: st
     if differing:
         raise InvalidArgument(
             "these weights belong to another model",
-            asked=f"load {source} into {type(module).__name__}",
+            argument=f"load {source} into {type(module).__name__}",
             given=differing,
-            mend="build the model with the same name and arguments that the weights were saved with",
+            hint="build the model with the same name and arguments that the weights were saved with",
         )
     module.load_state_dict(dict(weights))
 

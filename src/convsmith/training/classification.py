@@ -54,9 +54,9 @@ class ClassificationTask(Task):
         if num_classes < 2:
             raise InvalidArgument(
                 "a classifier needs two classes or more",
-                asked="num_classes",
+                argument="num_classes",
                 given=num_classes,
-                mend="add images of another class",
+                hint="add images of another class",
             )
         for name, value, good in (
             ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1),
@@ -64,11 +64,11 @@ class ClassificationTask(Task):
             ("temperature", temperature, temperature > 0),
         ):
             if not good:
-                raise InvalidArgument("is outside its range", asked=name, given=value)
+                raise InvalidArgument("is outside its range", argument=name, given=value)
         if (teacher is None) != (distill == 0):
             raise InvalidArgument(
                 "a teacher and a distillation weight come together",
-                asked="teacher, distill",
+                argument="teacher, distill",
                 given=("no teacher" if teacher is None else "a teacher", distill),
             )
         self.model = model
@@ -96,9 +96,9 @@ class ClassificationTask(Task):
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
             raise InvalidArgument(
                 "the model must give one logit per class",
-                asked=f"[B, {self.num_classes}]",
+                argument=f"[B, {self.num_classes}]",
                 given=list(logits.shape),
-                mend=f"create the model with num_classes={self.num_classes}",
+                hint=f"create the model with num_classes={self.num_classes}",
             )
         cross = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
         if self.teacher is None:
@@ -113,7 +113,7 @@ class ClassificationTask(Task):
         """Return accuracy, top-5 accuracy (from six classes on), cross-entropy and calibration error."""
         logits, labels, _ = predict(self.model, batches)
         if not len(labels):
-            raise InvalidArgument("there is nothing to evaluate on", asked="validation", given="0 images")
+            raise InvalidArgument("there is nothing to evaluate on", argument="validation", given="0 images")
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         metrics = {"accuracy": int(top[:, 0].sum()) / len(labels)}
         if logits.shape[1] > 5:

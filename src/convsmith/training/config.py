@@ -98,7 +98,7 @@ class TrainConfig:
         if self.steps is not None and self.epochs is not None:
             raise InvalidArgument(
                 "give a number of steps or a number of epochs, not both",
-                asked="steps, epochs",
+                argument="steps, epochs",
                 given=(self.steps, self.epochs),
             )
         for name in ("steps", "epochs", "accumulate", "evaluate_every", "checkpoint_every", "keep", "log_every"):
@@ -125,7 +125,7 @@ class TrainConfig:
         for milestone in self.milestones:
             _number("milestones", milestone, low=0, high=1, open_low=True, open_high=True)
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise InvalidArgument("milestones must grow", asked="milestones", given=self.milestones)
+            raise InvalidArgument("milestones must grow", argument="milestones", given=self.milestones)
 
     def total_steps(self, batches_per_epoch: int) -> int:
         """Return the number of updates for a loader of this length."""
@@ -145,7 +145,7 @@ class TrainConfig:
         for key in value:
             if key not in known:
                 raise InvalidArgument(
-                    "no training setting has this name", given=repr(key), mend=close_matches(str(key), known)
+                    "no training setting has this name", given=repr(key), hint=close_matches(str(key), known)
                 )
         return cls(**value)
 
@@ -154,9 +154,9 @@ def _whole(name: str, value: Any, at_least: int) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidArgument("must be a whole number", asked=name, given=repr(value))
+        raise InvalidArgument("must be a whole number", argument=name, given=repr(value))
     if value < at_least:
-        raise InvalidArgument(f"must be {at_least} or more", asked=name, given=value)
+        raise InvalidArgument(f"must be {at_least} or more", argument=name, given=value)
 
 
 def _number(
@@ -170,14 +170,14 @@ def _number(
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InvalidArgument("must be a finite number", asked=name, given=repr(value))
+        raise InvalidArgument("must be a finite number", argument=name, given=repr(value))
     if value < low or value > high or (open_low and value == low) or (open_high and value == high):
         left, right = "(" if open_low else "[", ")" if open_high or high == math.inf else "]"
-        raise InvalidArgument(f"must lie in {left}{low}, {high}{right}", asked=name, given=value)
+        raise InvalidArgument(f"must lie in {left}{low}, {high}{right}", argument=name, given=value)
 
 
 def _named(name: str, value: Any, known: Iterable[str]) -> None:
     if value not in known:
         raise InvalidArgument(
-            f"no {name} has this name", asked=name, given=repr(value), mend=close_matches(str(value), known)
+            f"no {name} has this name", argument=name, given=repr(value), hint=close_matches(str(value), known)
         )

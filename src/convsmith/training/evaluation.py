@@ -154,7 +154,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, seed: int = 0, *, res
 def bootstrap_interval(values: Tensor, seed: int = 0, *, resamples: int = 1000) -> tuple[float, float]:
     """95 % percentile interval of the mean of ``values [N]`` over images drawn with replacement."""
     if values.ndim != 1 or not len(values):
-        raise InvalidArgument("needs one value per image", asked="[N], N > 0", given=list(values.shape))
+        raise InvalidArgument("needs one value per image", argument="[N], N > 0", given=list(values.shape))
     table = values.detach().double().cpu().numpy()[:, None]
     return _interval(_resample(table, resamples, np.random.default_rng(seed))[:, 0])
 
@@ -215,15 +215,15 @@ def _check(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 2 or labels.ndim != 1 or len(logits) != len(labels) or not len(labels) or logits.shape[1] < 2:
         raise InvalidArgument(
             "needs logits of two classes or more and one label per image",
-            asked="logits [N, K], labels [N], N > 0, K > 1",
+            argument="logits [N, K], labels [N], N > 0, K > 1",
             given=(list(logits.shape), list(labels.shape)),
         )
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise InvalidArgument(
             "a label is outside the model's classes",
-            asked=f"0..{logits.shape[1] - 1}",
+            argument=f"0..{logits.shape[1] - 1}",
             given=f"{int(labels.min())}..{int(labels.max())}",
-            mend="evaluate on data with the classes the model was trained on",
+            hint="evaluate on data with the classes the model was trained on",
         )
     if not torch.isfinite(logits).all():
-        raise InvalidArgument("logits must be finite", asked="logits", given="nan or inf")
+        raise InvalidArgument("logits must be finite", argument="logits", given="nan or inf")

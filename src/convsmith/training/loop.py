@@ -65,24 +65,24 @@ def _check(loader: Any, config: TrainConfig, validation: Any, out: Path | None, 
     if not hasattr(loader, "__len__"):
         raise InvalidArgument(
             "a loader has a length, in batches per epoch",
-            asked="loader",
+            argument="loader",
             given=type(loader).__name__,
-            mend="give a list",
+            hint="give a list",
         )
     if len(loader) == 0:
         raise InvalidArgument(
             "there is no batch to train on",
-            asked="loader",
+            argument="loader",
             given="0 batches",
-            mend="a smaller batch size or more images",
+            hint="a smaller batch size or more images",
         )
     share, mine = (getattr(loader, "rank", None), getattr(loader, "world", None)), rank_and_world()
     if share[0] is not None and share != mine:
         raise InvalidArgument(
             "the loader gives the share of another process",
-            asked=f"process {mine[0]} of {mine[1]}",
+            argument=f"process {mine[0]} of {mine[1]}",
             given=f"a loader for process {share[0]} of {share[1]}",
-            mend="Loader(..., rank=rank, world=world) with convsmith.training.rank_and_world()",
+            hint="Loader(..., rank=rank, world=world) with convsmith.training.rank_and_world()",
         )
     if validation is None:
         for name, asked in (
@@ -92,13 +92,13 @@ def _check(loader: Any, config: TrainConfig, validation: Any, out: Path | None, 
         ):
             if asked:
                 raise InvalidArgument(
-                    "needs validation data", asked=f"{name}={getattr(config, name)}", given="validation=None"
+                    "needs validation data", argument=f"{name}={getattr(config, name)}", given="validation=None"
                 )
     if resume and out is None:
-        raise InvalidArgument("a run is resumed from its folder", asked="resume=True", given="out=None")
+        raise InvalidArgument("a run is resumed from its folder", argument="resume=True", given="out=None")
     if out is None:
         if config.checkpoint_every is not None:
-            raise InvalidArgument("checkpoints need a run folder", asked="checkpoint_every", given="out=None")
+            raise InvalidArgument("checkpoints need a run folder", argument="checkpoint_every", given="out=None")
         return
     if mine[0] != 0:  # the first process looks at the folder for all; the others meet it before anything is written
         return
@@ -109,12 +109,12 @@ def _check(loader: Any, config: TrainConfig, validation: Any, out: Path | None, 
         probe.unlink()
     except OSError as error:
         raise InvalidArgument(
-            "the run folder cannot be written", asked=str(out), given=str(error), mend="name another folder"
+            "the run folder cannot be written", argument=str(out), given=str(error), hint="name another folder"
         ) from error
     if not resume and checkpoints.saved_steps(out):
         raise InvalidArgument(
             "this folder already holds a run",
-            asked=str(out),
+            argument=str(out),
             given="checkpoints",
-            mend="name another folder, or resume it",
+            hint="name another folder, or resume it",
         )

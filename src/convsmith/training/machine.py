@@ -40,7 +40,7 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InvalidArgument(
-            "no device has this name", asked="device", given=repr(name), mend="auto, cpu, cuda, cuda:1, ..."
+            "no device has this name", argument="device", given=repr(name), hint="auto, cpu, cuda, cuda:1, ..."
         ) from error
     there = {
         "cpu": 1,
@@ -52,9 +52,9 @@ def resolve_device(name: str) -> torch.device:
         found = "no such device" if there == 0 else f"{there} of this kind"
         raise InvalidArgument(
             "this machine does not have the device",
-            asked="device",
+            argument="device",
             given=f"{name!r}; found {found}",
-            mend="device auto or cpu",
+            hint="device auto or cpu",
         )
     return device
 
@@ -65,7 +65,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise InvalidArgument(
-            "fp16 training needs a GPU", asked="precision", given=f"fp16 on {device}", mend="precision bf16 or fp32"
+            "fp16 training needs a GPU", argument="precision", given=f"fp16 on {device}", hint="precision bf16 or fp32"
         )
     return name
 
@@ -147,17 +147,17 @@ def start_machine(config: TrainConfig, out: Path | None) -> Iterator[Machine]:
     if world > 1 and device.index is not None:
         raise InvalidArgument(
             "with several processes each one gets its own device",
-            asked="device",
+            argument="device",
             given=config.device,
-            mend=f"device {device.type}",
+            hint=f"device {device.type}",
         )
     precision = resolve_precision(config.precision, device)
     if config.sync_batchnorm and device.type != "cuda":
         raise InvalidArgument(
             "synchronised batch normalisation exists on CUDA devices only",
-            asked="sync_batchnorm",
+            argument="sync_batchnorm",
             given=str(device),
-            mend="freeze batch normalisation, use group normalisation, or train with statistics per process",
+            hint="freeze batch normalisation, use group normalisation, or train with statistics per process",
         )
     _require_trackers(config.trackers)
     singletons = (AcceleratorState, GradientState, PartialState)
@@ -196,7 +196,7 @@ def _require_trackers(names: tuple[str, ...]) -> None:
             require("tensorboard", "trackers")
         elif importlib.util.find_spec(name) is None:
             raise MissingExtra(
-                f"the package {name!r} is not installed", asked=f"tracker {name!r}", mend=f"pip install {name}"
+                f"the package {name!r} is not installed", argument=f"tracker {name!r}", hint=f"pip install {name}"
             )
 
 

@@ -44,10 +44,12 @@ def create_optimizer(task: Task, config: TrainConfig) -> torch.optim.Optimizer:
     params: list[nn.Parameter] = [p for g in groups for p in g["params"]]
     if not params:
         raise InvalidArgument(
-            "the task has no parameter to train", asked=type(task).__name__, mend="leave requires_grad on for some"
+            "the task has no parameter to train", argument=type(task).__name__, hint="leave requires_grad on for some"
         )
     if len({id(p) for p in params}) != len(params):
-        raise InvalidArgument("a parameter stands in two groups", asked="parameter_groups", given=type(task).__name__)
+        raise InvalidArgument(
+            "a parameter stands in two groups", argument="parameter_groups", given=type(task).__name__
+        )
     if not config.decay_all:
         groups = split_decay(groups, config.weight_decay)
     for group in groups:

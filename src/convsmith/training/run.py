@@ -202,9 +202,9 @@ class Run:
         kept = f"the last good checkpoint is {checkpoints.path_of(self.out, steps[-1])}" if self.out and steps else ""
         raise RunFailed(
             f"the loss is not finite at step {step}",
-            asked=f"step {step} of {self.total}",
+            argument=f"step {step} of {self.total}",
             given=value,
-            mend="lower the learning rate, warm up, clip gradients, or use fp32" + (f"; {kept}" if kept else ""),
+            hint="lower the learning rate, warm up, clip gradients, or use fp32" + (f"; {kept}" if kept else ""),
         )
 
     def _log(self) -> None:
@@ -259,7 +259,7 @@ class Run:
         if self.task.primary not in metrics:
             raise InvalidArgument(
                 "the task's primary metric is not among those it evaluates",
-                asked=f"primary {self.task.primary!r} of {type(self.task).__name__}",
+                argument=f"primary {self.task.primary!r} of {type(self.task).__name__}",
                 given=", ".join(metrics),
             )
         value, best = metrics[self.task.primary], self.position.best_value

@@ -25,7 +25,7 @@ def endless(loader: Any, length: int, start: int = 0) -> Generator[Any, None, No
         if got != length - skipped:
             raise RunFailed(
                 "the loader gave another number of batches than its length",
-                asked=f"{length - skipped} batches of epoch {epoch}",
+                argument=f"{length - skipped} batches of epoch {epoch}",
                 given=got,
             )
         epoch, skipped = epoch + 1, 0

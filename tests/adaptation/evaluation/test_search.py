@@ -2,7 +2,7 @@
 
 import pytest
 
-from adaptation.worlds import network, world
+from tests.adaptation.worlds import network, world
 from convsmith.adaptation.evaluation import search as module
 from convsmith.adaptation.evaluation.search import grid, rungs, search
 from convsmith.errors import InvalidArgument

@@ -160,7 +160,9 @@ def search(
         candidates = [dict(t.settings) for t in sorted(rung, key=lambda t: -t.score)]
     best = max(trials[-plan[-1][0] :], key=lambda t: t.score)
     if best.score <= EXCLUDED:
-        raise InvalidArgument("no candidate passed the guard on any seed", asked=method, given=f"{len(trials)} trials")
+        raise InvalidArgument(
+            "no candidate passed the guard on any seed", argument=method, given=f"{len(trials)} trials"
+        )
     return SearchResult(best, tuple(trials), validator)
 
 

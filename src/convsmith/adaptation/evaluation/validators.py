@@ -63,7 +63,7 @@ def score(name: str, target_probabilities: Tensor | None = None, **evidence: Ten
     known = [f.name for f in fields(Evidence)]
     for key in evidence:
         if key not in known:
-            raise InvalidArgument("no evidence has this name", given=key, mend=f"one of {', '.join(known)}")
+            raise InvalidArgument("no evidence has this name", given=key, hint=f"one of {', '.join(known)}")
     return measure(name, Evidence(target_probabilities=target_probabilities, **evidence))
 
 
@@ -73,9 +73,9 @@ def measure(name: str, evidence: Evidence) -> float:
     for need in entry.traits["needs"]:
         value = getattr(evidence, need)
         if value is None or len(value) == 0:
-            raise InvalidArgument(f"the validator {name!r} needs {need}", asked=name, given="none")
+            raise InvalidArgument(f"the validator {name!r} needs {need}", argument=name, given="none")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise InvalidArgument(f"{need} holds values that are not finite", asked=name)
+            raise InvalidArgument(f"{need} holds values that are not finite", argument=name)
     return float(entry.value(evidence))
 
 
@@ -125,7 +125,7 @@ def soft_neighbourhood_density(evidence: Evidence) -> float:
     """SND: mean entropy of each prediction's softmax over its neighbours (higher is better), temperature 0.05."""
     p = F.normalize(_given(evidence.target_probabilities), dim=1)
     if len(p) < 2:
-        raise InvalidArgument("neighbours need two target images", asked="snd", given=f"{len(p)} images")
+        raise InvalidArgument("neighbours need two target images", argument="snd", given=f"{len(p)} images")
     total = 0.0
     for first in range(0, len(p), 2048):  # rows in parts: n^2 does not fit for large n
         rows = p[first : first + 2048] @ p.T / 0.05

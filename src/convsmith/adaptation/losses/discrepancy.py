@@ -81,9 +81,9 @@ def mmd(
     if estimator not in known:
         raise InvalidArgument(
             "no MMD estimator has this name",
-            asked="estimator",
+            argument="estimator",
             given=estimator,
-            mend=close_matches(str(estimator), known),
+            hint=close_matches(str(estimator), known),
         )
     _check_pair(source, target)
     if distributed:
@@ -95,7 +95,7 @@ def mmd(
         raise InvalidArgument(
             "the unbiased MMD needs two samples on each side",
             given=f"{n} and {m} samples",
-            mend='give larger batches or take estimator="biased"',
+            hint='give larger batches or take estimator="biased"',
         )
     joint = torch.cat([_wide(source), _wide(target)])
     distances = squared_distances(joint, joint)
@@ -116,7 +116,7 @@ def _linear_mmd(source: Tensor, target: Tensor, bandwidths: Bandwidths) -> Tenso
         raise InvalidArgument(
             "the linear-time MMD needs the same number of samples on both sides, two or more",
             given=f"{len(source)} and {len(target)} samples",
-            mend='take estimator="unbiased" for unequal batches',
+            hint='take estimator="unbiased" for unequal batches',
         )
     half = len(source) // 2
     s, t = _wide(source)[: 2 * half].view(half, 2, -1), _wide(target)[: 2 * half].view(half, 2, -1)
@@ -236,13 +236,13 @@ def _bandwidths(bandwidths: Bandwidths, distances: Tensor) -> Tensor:
         rule = bandwidths or "median"
         if rule not in ("median", "mean"):
             raise InvalidArgument(
-                "no bandwidth rule has this name", asked="bandwidths", given=rule, mend='numbers, "median" or "mean"'
+                "no bandwidth rule has this name", argument="bandwidths", given=rule, hint='numbers, "median" or "mean"'
             )
         return choose_bandwidths(distances, rule)
     widths = torch.as_tensor(bandwidths, dtype=distances.dtype, device=distances.device).flatten()
     if len(widths) == 0 or not bool((widths > 0).all()):
         raise InvalidArgument(
-            "bandwidths are positive numbers, at least one", asked="bandwidths", given=widths.tolist()
+            "bandwidths are positive numbers, at least one", argument="bandwidths", given=widths.tolist()
         )
     return widths
 

@@ -163,7 +163,7 @@ class ClassDiscriminators(nn.Module):
                 "widths are positive", given=f"features={features}, classes={classes}, hidden={widths}"
             )
         if not 0 <= dropout < 1:
-            raise InvalidArgument("dropout is a share in [0, 1)", asked="dropout", given=dropout)
+            raise InvalidArgument("dropout is a share in [0, 1)", argument="dropout", given=dropout)
         self.features, self.classes, self.hidden, self.dropout = features, classes, widths, dropout
         self.first = nn.Linear(features, classes * (widths[0] if widths else 1))
         sizes = [*widths, 1]

@@ -43,7 +43,7 @@ def ramp(step: int, length: int, *, upper: float = 1.0, alpha: float = 10.0, sta
     loop; nothing is counted here, so a resumed run goes on where it stopped.
     """
     if length < 1:
-        raise InvalidArgument("a ramp has a length of at least one step", asked="ramp length", given=length)
+        raise InvalidArgument("a ramp has a length of at least one step", argument="ramp length", given=length)
     p = min(1.0, max(0, step - start) / length)
     return upper * (2.0 / (1.0 + math.exp(-alpha * p)) - 1.0)
 

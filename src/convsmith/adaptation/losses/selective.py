@@ -65,7 +65,7 @@ class SANForm:
             ("source_is", (0, 1)),
         ):
             if getattr(self, name) not in known:
-                raise InvalidArgument(f"{name} is one of {known}", asked=name, given=repr(getattr(self, name)))
+                raise InvalidArgument(f"{name} is one of {known}", argument=name, given=repr(getattr(self, name)))
 
 
 #: the two public codes (Office-31 settings) and the paper's formula
@@ -99,7 +99,7 @@ PRESETS: dict[str, SANForm] = {
 def preset(name: str) -> SANForm:
     """Return one of the presets ``"paper"``, ``"caffe"`` and ``"pytorch"``."""
     if name not in PRESETS:
-        raise InvalidArgument("no SAN preset has this name", given=repr(name), mend=close_matches(str(name), PRESETS))
+        raise InvalidArgument("no SAN preset has this name", given=repr(name), hint=close_matches(str(name), PRESETS))
     return PRESETS[name]
 
 

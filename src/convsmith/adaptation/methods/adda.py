@@ -40,7 +40,7 @@ class ADDASettings(Common):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.pretrain < 1:
-            raise InvalidArgument("pretrain is a share of all steps", asked="pretrain", given=self.pretrain)
+            raise InvalidArgument("pretrain is a share of all steps", argument="pretrain", given=self.pretrain)
 
 
 @METHODS.register("adda", settings=ADDASettings, partial=False)

@@ -38,7 +38,7 @@ class Common:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not value >= 0:
-                raise InvalidArgument("coefficients are finite and not negative", asked=field.name, given=value)
+                raise InvalidArgument("coefficients are finite and not negative", argument=field.name, given=value)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def method_settings(method: str, overrides: Mapping[str, Any]) -> Common:
     for name in rest:
         if name not in known:
             raise InvalidArgument(
-                f"the method {method!r} has no such setting", given=repr(name), mend=close_matches(name, known)
+                f"the method {method!r} has no such setting", given=repr(name), hint=close_matches(name, known)
             )
     result: Common = _replaced(settings, rest)
     return result

@@ -44,7 +44,7 @@ def scale_weights(mass: Tensor, scale: Scale) -> Tensor:
         return mass / mass.sum()
     if scale == "max-one":
         return mass / mass.max()
-    raise InvalidArgument("no scale has this name", asked="scale", given=scale, mend="mean-one, sum-one or max-one")
+    raise InvalidArgument("no scale has this name", argument="scale", given=scale, hint="mean-one, sum-one or max-one")
 
 
 @contextmanager
@@ -84,13 +84,15 @@ class WeightSettings:
 
     def __post_init__(self) -> None:
         if self.estimate not in ("target", "running-sum", "batch"):
-            raise InvalidArgument("no estimate has this name", given=self.estimate, mend="target, running-sum or batch")
+            raise InvalidArgument("no estimate has this name", given=self.estimate, hint="target, running-sum or batch")
         if self.every < 1:
-            raise InvalidArgument("there is at least one step between estimates", asked="every", given=self.every)
+            raise InvalidArgument("there is at least one step between estimates", argument="every", given=self.every)
         if not 0 <= self.warmup < 1:
-            raise InvalidArgument("the warm-up is a share of all steps, in [0, 1)", asked="warmup", given=self.warmup)
+            raise InvalidArgument(
+                "the warm-up is a share of all steps, in [0, 1)", argument="warmup", given=self.warmup
+            )
         if not 0 <= self.average < 1:
-            raise InvalidArgument("the kept share lies in [0, 1)", asked="average", given=self.average)
+            raise InvalidArgument("the kept share lies in [0, 1)", argument="average", given=self.average)
         if not self.inverse_temperature > 0:
             raise InvalidArgument("the inverse temperature is positive", given=self.inverse_temperature)
 

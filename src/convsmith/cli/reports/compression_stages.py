@@ -83,9 +83,9 @@ def split_settings(methods: Sequence[str], settings: Mapping[str, Any]) -> list[
         if not any(key in names for names in known):
             raise InvalidArgument(
                 f"{', '.join(methods)} has no such setting",
-                asked="--set",
+                argument="--set",
                 given=key,
-                mend=close_matches(key, set().union(*known)),
+                hint=close_matches(key, set().union(*known)),
             )
     return [{key: value for key, value in settings.items() if key in names} for names in known]
 
@@ -97,7 +97,7 @@ def budgets_of(methods: Sequence[str], budgets: Budgets) -> list[dict[str, float
     given = budgets.given()
     if len(given) > 1:
         asked = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in given.items())
-        raise InvalidArgument("give one budget", asked=asked)
+        raise InvalidArgument("give one budget", argument=asked)
     kinds = {"keep_macs": "macs", "keep_params": "params", "keep_latency": "macs"}
     for i, name in enumerate(methods):
         if all(kinds[key] in METHODS[name].budgets for key in given):

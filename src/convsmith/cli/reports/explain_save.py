@@ -44,9 +44,9 @@ def find_and_save(
     if record.exists() and record.read_text() != owner:
         raise InvalidArgument(
             "an interrupted run has left routes of another network, of other images or batches here",
-            asked=f"--save {file}",
+            argument=f"--save {file}",
             given=str(parts),
-            mend="remove that folder, or choose another file",
+            hint="remove that folder, or choose another file",
         )
     record.write_text(owner)
     batches = zip(images.split(size), labels.split(size), strict=True)

@@ -27,9 +27,9 @@ def keyword_arguments(words: Sequence[str], flag: str = "--model-args", noun: st
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name.isidentifier():
-            raise InvalidArgument(f"{noun} argument is NAME=VALUE", asked=flag, given=repr(word))
+            raise InvalidArgument(f"{noun} argument is NAME=VALUE", argument=flag, given=repr(word))
         if name in found:
-            raise InvalidArgument(f"{noun} argument is given twice", asked=flag, given=repr(name), mend="keep one")
+            raise InvalidArgument(f"{noun} argument is given twice", argument=flag, given=repr(name), hint="keep one")
         found[name] = yaml.safe_load(value)
     return found
 
@@ -58,26 +58,28 @@ def check(arguments: ModelOptions) -> None:
     for flag in ("pooling_dim", "pooling_args", "last_stride", "head_lr"):
         if getattr(arguments, flag) not in (None, ()) and arguments.pooling is None:
             shown = f"--{flag.replace('_', '-')}"
-            raise InvalidArgument(f"{shown} belongs to a pooling", asked=shown, mend="add --pooling NAME")
+            raise InvalidArgument(f"{shown} belongs to a pooling", argument=shown, hint="add --pooling NAME")
     if arguments.head_lr is not None and not arguments.head_lr > 0:
-        raise InvalidArgument("must be above 0", asked="--head-lr", given=arguments.head_lr)
+        raise InvalidArgument("must be above 0", argument="--head-lr", given=arguments.head_lr)
     if arguments.last_stride not in (None, 1):
-        raise InvalidArgument("the last stage can be set to 1", asked="--last-stride", given=arguments.last_stride)
+        raise InvalidArgument("the last stage can be set to 1", argument="--last-stride", given=arguments.last_stride)
     if arguments.pooling_dim is not None and arguments.pooling_dim < 1:
-        raise InvalidArgument("must be 1 or more", asked="--pooling-dim", given=arguments.pooling_dim)
+        raise InvalidArgument("must be 1 or more", argument="--pooling-dim", given=arguments.pooling_dim)
     if arguments.pooling is not None:
         from convsmith import pooling
 
         if arguments.pooling not in pooling.available():
-            mend = close_matches(arguments.pooling, pooling.available())
+            hint = close_matches(arguments.pooling, pooling.available())
             raise InvalidArgument(
-                "no pooling has this name", asked="--pooling", given=repr(arguments.pooling), mend=mend
+                "no pooling has this name", argument="--pooling", given=repr(arguments.pooling), hint=hint
             )
         pooling_arguments(arguments.pooling, arguments.pooling_args)
     if is_saved(arguments.model):
         if arguments.pretrained:
-            mend = "leave --pretrained out: the saved weights are taken"
-            raise InvalidArgument("published weights belong to a name", asked=f"--model {arguments.model}", mend=mend)
+            hint = "leave --pretrained out: the saved weights are taken"
+            raise InvalidArgument(
+                "published weights belong to a name", argument=f"--model {arguments.model}", hint=hint
+            )
         return
     check_name(arguments.model)
 
@@ -90,10 +92,10 @@ def pooling_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
     given, known = keyword_arguments(words, flag, "a pooling"), pooling.pooling_options(name)
     for key in given:
         if key == "dim":
-            raise InvalidArgument("dim has a flag of its own", asked=flag, given="'dim'", mend="--pooling-dim N")
+            raise InvalidArgument("dim has a flag of its own", argument=flag, given="'dim'", hint="--pooling-dim N")
         if key not in known:
-            mend = close_matches(key, known) if known else "it has none"
-            raise InvalidArgument(f"{name} takes no such option", asked=flag, given=repr(key), mend=mend)
+            hint = close_matches(key, known) if known else "it has none"
+            raise InvalidArgument(f"{name} takes no such option", argument=flag, given=repr(key), hint=hint)
     values = {key: settings.converted(value, known[key], name=key, where=flag) for key, value in given.items()}
     # values outside their rules: the layer's own refusal, before images are read
     pooling.POOLINGS.entry(name).value(64, **values)
@@ -105,11 +107,11 @@ def check_name(name: str) -> None:
     import timm
 
     if not timm.is_model(name.split(".")[0]) and not name.startswith(("hf-hub:", "hf_hub:")):
-        mend = close_matches(name.split(".")[0], timm.list_models())
-        mend = (
-            mend if mend.startswith("did you") else "convsmith models '*' lists all; a saved model is a folder or file"
+        hint = close_matches(name.split(".")[0], timm.list_models())
+        hint = (
+            hint if hint.startswith("did you") else "convsmith models '*' lists all; a saved model is a folder or file"
         )
-        raise InvalidArgument("no model has this name", asked="MODEL", given=repr(name), mend=mend)
+        raise InvalidArgument("no model has this name", argument="MODEL", given=repr(name), hint=hint)
 
 
 def is_saved(spec: str) -> bool:
@@ -136,7 +138,7 @@ def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, 
     if recipe.pooling is not None or recipe.compression:
         raise InvalidArgument(
             "a pooling is attached to a plain network only",
-            asked=f"--pooling {arguments.pooling} on {arguments.model}",
+            argument=f"--pooling {arguments.pooling} on {arguments.model}",
             given="a saved network that has been given another pooling or was compressed",
         )
     from convsmith.pooling import attach
@@ -182,9 +184,9 @@ def _published(name: str) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         raise InvalidArgument(
             "the published weights cannot be had",
-            asked=f"pretrained {name}",
+            argument=f"pretrained {name}",
             given=" ".join(str(error).split())[:160],
-            mend="check the name (convsmith models --pretrained PATTERN) and the network connection",
+            hint="check the name (convsmith models --pretrained PATTERN) and the network connection",
         ) from None
 
 
@@ -203,14 +205,14 @@ def check_takes(model: nn.Module, split: ImageSplit) -> None:
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
         raise InvalidArgument(
             "the network cannot take these images",
-            asked=f"{type(model).__name__} on images of {shape}",
+            argument=f"{type(model).__name__} on images of {shape}",
             given=" ".join(str(error).split())[:160],
-            mend="--size PIXELS and --channels 3 change the images, --model-args img_size=PIXELS some networks",
+            hint="--size PIXELS and --channels 3 change the images, --model-args img_size=PIXELS some networks",
         ) from None
     wanted = (len(images), len(split.classes))
     if tuple(getattr(logits, "shape", ())) != wanted:
         raise InvalidArgument(
             "the network must give one number per class",
-            asked=f"{wanted[1]} classes of {split.description.name}",
+            argument=f"{wanted[1]} classes of {split.description.name}",
             given=f"output of shape {tuple(logits.shape)}" if hasattr(logits, "shape") else type(logits).__name__,
         )

@@ -32,9 +32,9 @@ def script(shell: str) -> str:
     if shell not in ("bash", "zsh"):
         raise InvalidArgument(
             "completion exists for bash and zsh",
-            asked="--completion SHELL",
+            argument="--completion SHELL",
             given=repr(shell),
-            mend=close_matches(shell, ("bash", "zsh")),
+            hint=close_matches(shell, ("bash", "zsh")),
         )
     program = main.Program()
     values, flags = [], []

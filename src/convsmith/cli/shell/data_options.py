@@ -39,7 +39,7 @@ def check(arguments: DataOptions) -> None:
         ("--size", arguments.size),
     ):
         if value is not None and value < 1:
-            raise InvalidArgument("must be 1 or more", asked=name, given=value)
+            raise InvalidArgument("must be 1 or more", argument=name, given=value)
 
 
 def load(arguments: DataOptions, *, augment: str = "none", like: DataDescription | None = None) -> ImageData:
@@ -86,8 +86,8 @@ def _check_classes(loaded: ImageData, like: DataDescription) -> None:
         missing = [name for name in loaded.classes if name not in like.classes][:5]
         raise InvalidArgument(
             "the data set has other classes than the model was trained on",
-            asked=f"{loaded.description.name}: {len(loaded.classes)} classes",
+            argument=f"{loaded.description.name}: {len(loaded.classes)} classes",
             given=f"a model of {len(like.classes)} classes of {like.name}"
             + (f"; unknown to it: {', '.join(missing)}" if missing else ""),
-            mend="take the data set the model was trained on, or convsmith adapt",
+            hint="take the data set the model was trained on, or convsmith adapt",
         )

@@ -38,9 +38,9 @@ def evaluate(model: nn.Module, split: ImageSplit, *, name: str, device: str, bat
     if not bool(logits.isfinite().all()):
         raise RunFailed(
             "the network's output is not finite",
-            asked=f"evaluation on {len(labels)} {name} images",
+            argument=f"evaluation on {len(labels)} {name} images",
             given=f"{int((~logits.isfinite()).any(1).sum())} images with nan or infinite outputs",
-            mend="lower the learning rate, warm up or clip gradients; checkpoints from before are kept",
+            hint="lower the learning rate, warm up or clip gradients; checkpoints from before are kept",
         )
     metrics = classification_metrics(logits, labels, seed)
     return Evaluation(split, name, metrics, logits.softmax(1), labels)

@@ -33,13 +33,13 @@ def check(verb: str, arguments: options.Computation) -> Path:
     """Return the folder the run will write, without touching it, or raise `InvalidArgument`."""
     if arguments.out is None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise InvalidArgument("several processes need one named run folder", asked="--out", mend="add --out DIR")
+            raise InvalidArgument("several processes need one named run folder", argument="--out", hint="add --out DIR")
         return _unused(Path("runs"), verb)
     folder = Path(arguments.out)
     if not terminal.is_main_process():
         return folder
     if folder.exists() and not folder.is_dir():
-        raise InvalidArgument("the run folder is a file", asked=f"--out {folder}", mend="name another place")
+        raise InvalidArgument("the run folder is a file", argument=f"--out {folder}", hint="name another place")
     if resumes(arguments):
         _check_same_settings(verb, folder, arguments)
     elif folder.is_dir() and any(folder.iterdir()):
@@ -52,18 +52,18 @@ def _check_occupied(folder: Path, arguments: options.Computation) -> None:
     is_run = (folder / MARK).is_file()
     if not arguments.overwrite:
         go_on = "--resume to go on, " if isinstance(arguments, options.Work) else ""
-        mend = f"{go_on}--overwrite to replace it, or another --out" if is_run else "name another place"
+        hint = f"{go_on}--overwrite to replace it, or another --out" if is_run else "name another place"
         raise InvalidArgument(
             "the run folder exists already" if is_run else "the folder is not empty and holds no run",
-            asked=f"--out {folder}",
-            mend=mend,
+            argument=f"--out {folder}",
+            hint=hint,
         )
     if not is_run:
         raise InvalidArgument(
             "only a run folder is ever overwritten",
-            asked=f"--overwrite --out {folder}",
+            argument=f"--overwrite --out {folder}",
             given=f"a folder without {MARK}",
-            mend="empty it yourself or name another place",
+            hint="empty it yourself or name another place",
         )
 
 
@@ -78,9 +78,9 @@ def _check_same_settings(verb: str, folder: Path, arguments: options.Computation
     if differing:
         raise InvalidArgument(
             "a run goes on only with the settings it began with",
-            asked=f"--resume --out {folder}",
+            argument=f"--resume --out {folder}",
             given="; ".join(differing),
-            mend="leave these flags out, or start a new run (train --model RUN starts from its weights)",
+            hint="leave these flags out, or start a new run (train --model RUN starts from its weights)",
         )
 
 
@@ -98,9 +98,9 @@ def _check_writable(folder: Path) -> None:
         reason = "is not writable" if nearest.is_dir() else "is a file"
         raise InvalidArgument(
             "the run folder cannot be written",
-            asked=f"--out {folder}",
+            argument=f"--out {folder}",
             given=f"{nearest} {reason}",
-            mend="another --out",
+            hint="another --out",
         )
 
 
@@ -126,7 +126,7 @@ def open_run(verb: str, arguments: options.Computation, *, name: str | None = No
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidArgument(
-            "the run folder cannot be made", asked=str(folder), given=error.strerror, mend="another --out"
+            "the run folder cannot be made", argument=str(folder), given=error.strerror, hint="another --out"
         ) from None
     if not resumes(arguments):
         values = options.resolved(verb, arguments) | {"out": str(folder)}

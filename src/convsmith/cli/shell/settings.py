@@ -33,14 +33,14 @@ def layers(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, An
     elif "resume" in known and "--resume" in argv:
         folder = _flag_value(argv, "out")
         if folder is None:
-            raise InvalidArgument("--resume needs the run folder", asked="--resume", mend="add --out DIR")
+            raise InvalidArgument("--resume needs the run folder", argument="--resume", hint="add --out DIR")
         stored = Path(folder) / "config.yaml"
         if not stored.is_file():
             raise InvalidArgument(
                 "there is nothing to resume",
-                asked=f"--resume --out {folder}",
+                argument=f"--resume --out {folder}",
                 given="a folder without config.yaml" if Path(folder).is_dir() else "no such folder",
-                mend="name the folder of an interrupted run, or leave --resume out",
+                hint="name the folder of an interrupted run, or leave --resume out",
             )
         values |= checked(verb, arguments, stored.read_text(), where=str(stored))
         values["out"] = folder
@@ -59,17 +59,17 @@ def checked(verb: str, arguments: type[Any], text: str, *, where: str) -> dict[s
         place = f", line {mark.line + 1}" if mark is not None else ""
         raise InvalidArgument(
             "a settings file must be YAML",
-            asked=f"{where}{place}",
+            argument=f"{where}{place}",
             given=str(getattr(error, "problem", None) or error).splitlines()[0],
-            mend="convsmith init writes one to start from",
+            hint="convsmith init writes one to start from",
         ) from None
     loaded = {} if loaded is None else loaded
     if not isinstance(loaded, Mapping):
         raise InvalidArgument(
             "a settings file must hold 'key: value' lines",
-            asked=where,
+            argument=where,
             given=f"a {type(loaded).__name__} ({str(loaded)[:60]!r})",
-            mend="convsmith init writes one to start from",
+            hint="convsmith init writes one to start from",
         )
     hints = get_type_hints(arguments)
     allowed = {name: kind for name, kind in hints.items() if name not in SOURCES}
@@ -80,17 +80,17 @@ def checked(verb: str, arguments: type[Any], text: str, *, where: str) -> dict[s
             if value != verb:
                 raise InvalidArgument(
                     "the settings file is for another verb",
-                    asked=f"convsmith {verb}",
+                    argument=f"convsmith {verb}",
                     given=f"verb: {value} in {where}",
-                    mend=f"convsmith {value} --config {where}",
+                    hint=f"convsmith {value} --config {where}",
                 )
             continue
         if name not in allowed:
             raise InvalidArgument(
                 f"convsmith {verb} has no setting of this name",
-                asked=where,
+                argument=where,
                 given=repr(str(key)),
-                mend=close_matches(name, allowed),
+                hint=close_matches(name, allowed),
             )
         values[name] = converted(value, allowed[name], name=str(key), where=where)
     return values
@@ -101,7 +101,9 @@ def _refuse_repeated(node: Any, where: str) -> None:
     keys = [key.value for key, _ in node.value] if getattr(node, "id", "") == "mapping" else []
     for key in keys:
         if keys.count(key) > 1:
-            raise InvalidArgument("a setting stands twice in the file", asked=where, given=repr(key), mend="keep one")
+            raise InvalidArgument(
+                "a setting stands twice in the file", argument=where, given=repr(key), hint="keep one"
+            )
 
 
 def converted(value: Any, kind: Any, *, name: str, where: str) -> Any:
@@ -109,7 +111,9 @@ def converted(value: Any, kind: Any, *, name: str, where: str) -> Any:
     fits, result = _fit(value, kind)
     if not fits:
         raise InvalidArgument(
-            f"{name} must be {spelled(kind)}", asked=f"{name} in {where}", given=f"{value!r} ({type(value).__name__})"
+            f"{name} must be {spelled(kind)}",
+            argument=f"{name} in {where}",
+            given=f"{value!r} ({type(value).__name__})",
         )
     return result
 
@@ -182,8 +186,8 @@ def preset_text(verb: str | None, name: str) -> str:
     known = presets(verb)
     if name not in known:
         of = "" if verb is None else f" for {verb}"
-        mend = close_matches(name, known) if known else "there are none; use --config FILE"
-        raise InvalidArgument(f"no preset{of} has this name", asked="preset", given=repr(name), mend=mend)
+        hint = close_matches(name, known) if known else "there are none; use --config FILE"
+        raise InvalidArgument(f"no preset{of} has this name", argument="preset", given=repr(name), hint=hint)
     return known[name]
 
 
@@ -193,7 +197,10 @@ def _text_of(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise InvalidArgument(
-            "the settings file cannot be read", asked=f"--config {path}", given=reason, mend="convsmith init writes one"
+            "the settings file cannot be read",
+            argument=f"--config {path}",
+            given=reason,
+            hint="convsmith init writes one",
         ) from None
 
 

@@ -122,7 +122,7 @@ def _settings(arguments: Arguments) -> dict[str, Any]:
             settings[name] = tuple(value)
     if arguments.form is not None:
         if arguments.method != "san":
-            raise InvalidArgument("only SAN has forms", asked=f"--form {arguments.form}", given=arguments.method)
+            raise InvalidArgument("only SAN has forms", argument=f"--form {arguments.form}", given=arguments.method)
         settings["preset"] = arguments.form
     return settings
 

@@ -118,7 +118,7 @@ def check(arguments: Arguments) -> list[str]:
     data_options.check(arguments)
     methods = [name.strip() for name in arguments.method.split(",") if name.strip()]
     if not methods:
-        raise InvalidArgument("a method is needed", asked="--method", given=repr(arguments.method))
+        raise InvalidArgument("a method is needed", argument="--method", given=repr(arguments.method))
     for name in methods:
         METHODS.entry(name)
     for kind, value in (
@@ -130,16 +130,20 @@ def check(arguments: Arguments) -> list[str]:
             Budget(kind, value)
     for flag, number in (("--repair-epochs", arguments.repair_epochs), ("--threads", arguments.threads - 1)):
         if number < 0:
-            raise InvalidArgument("is too small", asked=flag, given=number)
+            raise InvalidArgument("is too small", argument=flag, given=number)
     if arguments.plan is not None and _budgets(arguments).given() and not arguments.dry_run:
-        raise InvalidArgument("a plan replaces the budget", asked=f"--plan {arguments.plan}", mend="give one of them")
+        raise InvalidArgument(
+            "a plan replaces the budget", argument=f"--plan {arguments.plan}", hint="give one of them"
+        )
     settings = classifier.keyword_arguments(arguments.set)
     for name, part in zip(methods, compression_stages.split_settings(methods, settings), strict=True):
         METHODS[name](**part)
     compression_stages.budgets_of(methods, _budgets(arguments))
     if arguments.repair_epochs and methods == ["int8"] and settings.get("mode", "static") == "static":
         raise InvalidArgument(
-            "static int8 is not trained", asked="--repair-epochs", mend="add --set mode=qat, or leave the repair away"
+            "static int8 is not trained",
+            argument="--repair-epochs",
+            hint="add --set mode=qat, or leave the repair away",
         )
     return methods
 

@@ -96,8 +96,8 @@ def parts(only: tuple[str, ...] = ()) -> dict[str, tuple[str, Callable[[Context]
     there = [name for name in PARTS if importlib.util.find_spec(f"convsmith.cli.reports.demo_{name}") is not None]
     for name in only:
         if name not in there:
-            mend = close_matches(name, there)
-            raise InvalidArgument("the demonstration has no such part", asked="--only", given=repr(name), mend=mend)
+            hint = close_matches(name, there)
+            raise InvalidArgument("the demonstration has no such part", argument="--only", given=repr(name), hint=hint)
     found = {}
     for name in there:
         if not only or name in only or name == "training":

@@ -55,14 +55,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 def _fit(arguments: Arguments) -> dict[str, Any]:
     if not arguments.data:
-        raise InvalidArgument("fitting needs images", asked="detect fit", mend="add --data DATA")
+        raise InvalidArgument("fitting needs images", argument="detect fit", hint="add --data DATA")
     if arguments.pictures or arguments.detector is not None:
-        raise InvalidArgument("images and --detector belong to score", asked="detect fit", mend="leave them out")
+        raise InvalidArgument("images and --detector belong to score", argument="detect fit", hint="leave them out")
     for name, value in (("--per-class", arguments.per_class), ("--test-images", arguments.test_images)):
         if value < 1:
-            raise InvalidArgument("must be 1 or more", asked=name, given=value)
+            raise InvalidArgument("must be 1 or more", argument=name, given=value)
     if not 0 < arguments.epsilon <= 255:
-        raise InvalidArgument("a change lies between 0 and 255", asked="--epsilon", given=arguments.epsilon)
+        raise InvalidArgument("a change lies between 0 and 255", argument="--epsilon", given=arguments.epsilon)
     run_folder.check("detect", arguments)
     from convsmith import interpretation
     from convsmith.cli.reports import detect_report
@@ -118,9 +118,9 @@ def _score(arguments: Arguments) -> dict[str, Any]:
     from convsmith.cli.verbs.explain import pictures_of
 
     if arguments.detector is None:
-        raise InvalidArgument("scoring needs a fitted detector", asked="detect score", mend="add --detector FILE")
+        raise InvalidArgument("scoring needs a fitted detector", argument="detect score", hint="add --detector FILE")
     if bool(arguments.pictures) == bool(arguments.data):
-        raise InvalidArgument("score either IMAGEs or --data DATA", asked="detect score")
+        raise InvalidArgument("score either IMAGEs or --data DATA", argument="detect score")
     path = Path(arguments.detector)
     detector = interpretation.RouteDetector.load(path / DETECTOR if path.is_dir() else path)
     model, about, data = _model_and_data(arguments)

@@ -37,7 +37,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         terminal.say(f"{name:<12} {verdict:<5} {text}")
     failed = [name for name, (verdict, _) in outcomes.items() if verdict == "fail"]
     if failed:
-        raise RunFailed("the self-test failed", given=", ".join(failed), mend="see the lines above")
+        raise RunFailed("the self-test failed", given=", ".join(failed), hint="see the lines above")
     return {"environment": found, "checks": {name: list(outcome) for name, outcome in outcomes.items()}}
 
 

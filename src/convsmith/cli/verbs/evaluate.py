@@ -36,7 +36,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.out is not None:
         run_folder.check("evaluate", arguments)
     elif arguments.overwrite:
-        raise InvalidArgument("there is nothing to overwrite", asked="--overwrite", mend="add --out DIR")
+        raise InvalidArgument("there is nothing to overwrite", argument="--overwrite", hint="add --out DIR")
     data_options.check(arguments)
     from convsmith.training import resolve_device
 
@@ -46,7 +46,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     split = images.splits[arguments.split]
     if not len(split) or bool((split.labels < 0).any()):
         given = f"{len(split)} images, {int((split.labels < 0).sum())} without label"
-        raise InvalidArgument("the split has no labelled images", asked=f"--split {arguments.split}", given=given)
+        raise InvalidArgument("the split has no labelled images", argument=f"--split {arguments.split}", given=given)
     classifier.check_takes(loaded.model, split)
     found = evaluation.evaluate(
         loaded.model,

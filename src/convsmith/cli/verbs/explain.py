@@ -118,7 +118,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
 def _check(arguments: Arguments) -> None:
     if not arguments.pictures and not arguments.data:
         raise InvalidArgument(
-            "there is nothing to explain", asked="explain MODEL", mend="name images, or add --data DATA"
+            "there is nothing to explain", argument="explain MODEL", hint="name images, or add --data DATA"
         )
     for name, value, least in (
         ("--show", arguments.show, 0),
@@ -128,12 +128,12 @@ def _check(arguments: Arguments) -> None:
         ("--limit", arguments.limit, 1),
     ):
         if value is not None and value < least:
-            raise InvalidArgument(f"must be {least} or more", asked=name, given=value)
+            raise InvalidArgument(f"must be {least} or more", argument=name, given=value)
     if arguments.allow_closed and arguments.mode == "paper":
         raise InvalidArgument(
             "the published schedule has no other way",
-            asked="--allow-closed --mode paper",
-            mend="leave --allow-closed out",
+            argument="--allow-closed --mode paper",
+            hint="leave --allow-closed out",
         )
     from convsmith.interpretation import RouteSettings
 
@@ -151,15 +151,15 @@ def _check_takes(model: Any, found: Explained, name: str) -> None:
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
         raise InvalidArgument(
             "the network cannot take these images",
-            asked=f"{name} on images of {tuple(found.images.shape[1:])}",
+            argument=f"{name} on images of {tuple(found.images.shape[1:])}",
             given=" ".join(str(error).split())[:160],
-            mend="--size PIXELS changes the images",
+            hint="--size PIXELS changes the images",
         ) from None
     shape = tuple(getattr(output, "shape", ()))
     if len(shape) != 2 or (found.classes and shape[1] != len(found.classes)):
         raise InvalidArgument(
             "the network must give one number per class",
-            asked=f"{len(found.classes) or 'some'} classes",
+            argument=f"{len(found.classes) or 'some'} classes",
             given=f"output of shape {shape}" if shape else type(output).__name__,
         )
 
@@ -177,8 +177,8 @@ def pictures_of(
     if about is None:
         raise InvalidArgument(
             "nothing is known about the images this model takes (size, mean, std)",
-            asked=model,
-            mend="name the run folder of a training, or a timm model with published weights",
+            argument=model,
+            hint="name the run folder of a training, or a timm model with published weights",
         )
     sides = about.size if size is None else (size, size)
     made = []
@@ -187,7 +187,7 @@ def pictures_of(
             made.append(fit(to_channels(read_picture(file).float() / 255, about.channels), sides))
         except RunFailed as error:
             reason = "not a picture, or a damaged one; leave the file out or replace it"
-            raise InvalidArgument("an image file cannot be read", given=str(file), mend=reason) from error
+            raise InvalidArgument("an image file cannot be read", given=str(file), hint=reason) from error
     pixels = torch.stack(made)
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (about.mean, about.std))
     labels = torch.full((len(files),), -1)
@@ -204,12 +204,12 @@ def _files(names: tuple[str, ...]) -> list[Path]:
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
             if not inside:
                 asked = f"files ending in {' '.join(sorted(EXTENSIONS))}"
-                raise InvalidArgument("the folder holds no picture", asked=asked, given=name)
+                raise InvalidArgument("the folder holds no picture", argument=asked, given=name)
             files += inside
         elif path.is_file():
             files.append(path)
         else:
-            raise InvalidArgument("there is no such image", asked="IMAGE", given=name)
+            raise InvalidArgument("there is no such image", argument="IMAGE", given=name)
     return files
 
 
@@ -217,7 +217,7 @@ def _from_data(arguments: Arguments, data: ImageData | None) -> Explained:
     assert data is not None
     split = data.splits[arguments.split]
     if not len(split):
-        raise InvalidArgument("the split has no images", asked=f"--split {arguments.split}", given=arguments.data)
+        raise InvalidArgument("the split has no images", argument=f"--split {arguments.split}", given=arguments.data)
     batch = split.fetch(range(len(split)))
     names = tuple(f"{arguments.split} image {int(i)}" for i in batch.index)
     return Explained(batch.images, split.pixels(range(len(split))), names, batch.labels, tuple(split.classes))

@@ -37,9 +37,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Load, write, read back, compare."""
     run_folder.check("export", arguments)
     if arguments.size is not None and arguments.size < 1:
-        raise InvalidArgument("must be 1 or more", asked="--size", given=arguments.size)
+        raise InvalidArgument("must be 1 or more", argument="--size", given=arguments.size)
     if not arguments.tolerance > 0:
-        raise InvalidArgument("must be above 0", asked="--tolerance", given=arguments.tolerance)
+        raise InvalidArgument("must be above 0", argument="--tolerance", given=arguments.tolerance)
     if arguments.format == "onnx":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             require(module, "onnx")
@@ -74,7 +74,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if not worst <= arguments.tolerance:
         raise RunFailed(
             "the file does not compute what the network computes",
-            asked=f"--tolerance {arguments.tolerance:g}",
+            argument=f"--tolerance {arguments.tolerance:g}",
             given=f"relative difference {worst:.3g} ({file})",
         )
     terminal.say(f"file    {file}", f"checked at batch {CHECKED[0]} and {CHECKED[1]}: differs by {worst:.2g} at most")
@@ -90,7 +90,7 @@ def input_shape(model: nn.Module, description: Any, size: int | None) -> tuple[i
     elif published.get("input_size"):
         known = [getattr(model, "in_chans", published["input_size"][0]), *published["input_size"][1:]]
     if not known:
-        raise InvalidArgument("the size of the images is not known", asked="MODEL", mend="add --size PIXELS")
+        raise InvalidArgument("the size of the images is not known", argument="MODEL", hint="add --size PIXELS")
     channels, height, width = known
     return (channels, size or height, size or width)
 
@@ -106,7 +106,7 @@ def write_onnx(model: nn.Module, images: Tensor, folder: Path) -> tuple[Path, An
         model.eval(), (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False, input_names=["images"]
     )
     if program is None:
-        raise RunFailed("torch.onnx gave no program", asked="--format onnx")
+        raise RunFailed("torch.onnx gave no program", argument="--format onnx")
     program.optimize()
     program.save(str(file), external_data=False)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

@@ -34,11 +34,13 @@ def run(arguments: Arguments) -> dict[str, Any]:
     text = settings.preset_text(None, arguments.preset)
     target = Path(arguments.file or f"{arguments.preset}.yaml")
     if target.exists():
-        raise InvalidArgument("the file exists already", asked=f"init --file {target}", mend="name another with --file")
+        raise InvalidArgument(
+            "the file exists already", argument=f"init --file {target}", hint="name another with --file"
+        )
     try:
         target.write_text(text.replace(f"{arguments.preset}.yaml", str(target)))
     except OSError as error:
-        raise InvalidArgument("the file cannot be written", asked=str(target), given=error.strerror) from None
+        raise InvalidArgument("the file cannot be written", argument=str(target), given=error.strerror) from None
     terminal.say(f"wrote {target}", *(line[2:] for line in text.splitlines()[:1]))
     return {"file": str(target)}
 

@@ -29,8 +29,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     found = registries()
     if arguments.kind is not None:
         if arguments.kind not in found:
-            mend = close_matches(arguments.kind, found)
-            raise InvalidArgument("no kind has this name", asked="methods", given=repr(arguments.kind), mend=mend)
+            hint = close_matches(arguments.kind, found)
+            raise InvalidArgument("no kind has this name", argument="methods", given=repr(arguments.kind), hint=hint)
         found = {arguments.kind: found[arguments.kind]}
     rows = [(kind, entry.name, entry.summary) for kind, registry in found.items() for entry in registry]
     terminal.table(("kind", "name", "what it is"), rows)

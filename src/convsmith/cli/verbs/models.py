@@ -37,9 +37,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
         everything = timm.list_models()
         names = fnmatch.filter(everything, pattern)
         if not names:
-            mend = close_matches(arguments.pattern.strip("*?"), everything)
-            mend = mend if mend.startswith("did you") else "a wider pattern; '*' lists every network"
-            raise InvalidArgument("no network's name matches", asked="models", given=repr(arguments.pattern), mend=mend)
+            hint = close_matches(arguments.pattern.strip("*?"), everything)
+            hint = hint if hint.startswith("did you") else "a wider pattern; '*' lists every network"
+            raise InvalidArgument(
+                "no network's name matches", argument="models", given=repr(arguments.pattern), hint=hint
+            )
     if arguments.pretrained:
         names = [name for name in names if timm.is_model_pretrained(name)]
     rows = [_row(name, arguments.parameters) for name in names]

@@ -34,7 +34,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         target = Path("runs.html")
     if target is not None and target.is_dir():
         raise InvalidArgument(
-            "the report is one file", asked=f"--out {target}", given="a folder", mend="name a .html file"
+            "the report is one file", argument=f"--out {target}", given="a folder", hint="name a .html file"
         )
     path = build_report(folders, target)
     terminal.say(f"wrote {path}")

@@ -37,11 +37,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Print one table."""
     if arguments.channels is None and arguments.budget is None:
         raise InvalidArgument(
-            "a structure needs a width or a budget", asked="structures", mend="--channels 256, or --budget 4672"
+            "a structure needs a width or a budget", argument="structures", hint="--channels 256, or --budget 4672"
         )
     for name in ("kernel", "size", "limit"):
         if getattr(arguments, name) < 1:
-            raise InvalidArgument("must be 1 or more", asked=f"--{name}", given=getattr(arguments, name))
+            raise InvalidArgument("must be 1 or more", argument=f"--{name}", given=getattr(arguments, name))
     from convsmith.compression.operators import chooser
 
     area, positions = arguments.kernel**2, arguments.size**2

@@ -157,5 +157,5 @@ def held_out(images: ImageData) -> tuple[str, ImageSplit]:
         if len(split) and bool((split.labels >= 0).all()):
             return name, split
     raise InvalidArgument(
-        "there are no labelled held-out images", asked="test or validation images", given=images.description.name
+        "there are no labelled held-out images", argument="test or validation images", given=images.description.name
     )

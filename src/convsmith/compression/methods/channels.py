@@ -70,9 +70,9 @@ def find_groups(model: nn.Module, seen: Survey, skip: Sequence[str] = ()) -> tup
     if chains:
         raise InvalidArgument(
             "channels cannot be followed through interleaved chains, which reorder them",
-            asked="pruning",
+            argument="pruning",
             given=", ".join(chains[:4]),
-            mend="prune first, then interleave",
+            hint="prune first, then interleave",
         )
     graph = dependency_graph(model, seen.example)
     names = {module: name for name, module in model.named_modules()}

@@ -110,7 +110,7 @@ def _name_of(target: Any) -> str:
         if target is function:
             return f"operator.{name}"
     raise InvalidArgument(
-        "an int8 graph may only call torch's own operators", given=str(target), mend="leave that part out of the model"
+        "an int8 graph may only call torch's own operators", given=str(target), hint="leave that part out of the model"
     )
 
 

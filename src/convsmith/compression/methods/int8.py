@@ -97,11 +97,11 @@ class Int8(Method):
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InvalidArgument(
-                "int8 has no such mode", asked="mode", given=self.mode, mend=close_matches(self.mode, MODES)
+                "int8 has no such mode", argument="mode", given=self.mode, hint=close_matches(self.mode, MODES)
             )
         if self.mode != "weight-only" and (self.skip or not self.ends):
             raise InvalidArgument(
-                "skip and ends belong to mode 'weight-only'", asked=f"mode={self.mode!r}", given=self.skip
+                "skip and ends belong to mode 'weight-only'", argument=f"mode={self.mode!r}", given=self.skip
             )
         if self.mode != "weight-only":
             require("torchao", "compress")
@@ -144,7 +144,7 @@ class Int8(Method):
             return Int8Model(graph_from_json(layers[WHOLE]))
         if not layers:
             raise InvalidArgument(
-                "a network in int8 training cannot be stored", given="mode 'qat'", mend="finish it first"
+                "a network in int8 training cannot be stored", given="mode 'qat'", hint="finish it first"
             )
         return rebuild_lowbit(model, layers)
 
@@ -188,9 +188,9 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Trainin
         except Exception as error:
             raise RunFailed(
                 "torch.export could not follow this network with a free batch size",
-                asked="int8",
+                argument="int8",
                 given=f"{type(error).__name__}: {str(error)[:400]}",
-                mend="use int8 with mode='weight-only'",
+                hint="use int8 with mode='weight-only'",
             ) from error
         _tell_calls_apart(exported)
         quantiser = x86.X86InductorQuantizer()
@@ -203,9 +203,9 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Trainin
         except Exception as error:
             raise RunFailed(
                 "torchao's x86 quantiser cannot annotate this network (a layer that runs twice is one reason)",
-                asked="int8",
+                argument="int8",
                 given=f"{type(error).__name__}: {str(error)[:400]}",
-                mend="use int8 with mode='weight-only'",
+                hint="use int8 with mode='weight-only'",
             ) from error
 
 

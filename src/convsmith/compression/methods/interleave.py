@@ -82,14 +82,14 @@ class Interleave(Method):
 
     def __post_init__(self) -> None:
         if self.members is not None and (not isinstance(self.members, int) or self.members < 1):
-            raise InvalidArgument("a partition has one member or more", asked="members", given=self.members)
+            raise InvalidArgument("a partition has one member or more", argument="members", given=self.members)
         if self.energy is not None and not 0 < self.energy <= 1:
-            raise InvalidArgument("energy is a share above 0 and at most 1", asked="energy", given=self.energy)
+            raise InvalidArgument("energy is a share above 0 and at most 1", argument="energy", given=self.energy)
         if self.members is not None and self.energy is not None:
             raise InvalidArgument("give members or energy, not both", given=f"{self.members}, {self.energy}")
         if self.backend != "auto" and self.backend not in BACKENDS:
-            mend = close_matches(self.backend, ["auto", *BACKENDS])
-            raise InvalidArgument("no backend has this name", asked="backend", given=self.backend, mend=mend)
+            hint = close_matches(self.backend, ["auto", *BACKENDS])
+            raise InvalidArgument("no backend has this name", argument="backend", given=self.backend, hint=hint)
 
     def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
         """Choose the partitions per layer."""
@@ -123,7 +123,7 @@ class Interleave(Method):
         layers = {name: {**setting, "backend": self.backend} for name, setting in plan.settings().items()}
         for name, setting in layers.items():
             if reason := _unfit(seen.by_name()[name]):
-                raise InvalidArgument(f"{name} cannot be interleaved: {reason}", asked="plan", given=setting)
+                raise InvalidArgument(f"{name} cannot be interleaved: {reason}", argument="plan", given=setting)
         inputs = self._inputs(model, seen, list(layers))
         for name, setting in layers.items():
             old = model.get_submodule(name)
@@ -260,7 +260,7 @@ def _checked_dense(conv: Weighted, setting: dict[str, Any]) -> int:
     if not isinstance(dense, int) or not 0 <= dense < conv.out_channels:
         raise InvalidArgument(
             "some output channels stay dense, none to all but one",
-            asked=f"dense of {conv.out_channels} output channels",
+            argument=f"dense of {conv.out_channels} output channels",
             given=dense,
         )
     return dense

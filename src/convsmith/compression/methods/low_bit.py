@@ -115,7 +115,7 @@ class _LowBit(nn.Module):
 
     def _adopt(self, old: Weighted, scheme: str, *, keep: bool) -> None:
         if scheme not in SCHEMES:
-            raise InvalidArgument("no such precision", given=scheme, mend=f"known: {', '.join(SCHEMES)}")
+            raise InvalidArgument("no such precision", given=scheme, hint=f"known: {', '.join(SCHEMES)}")
         self.scheme = scheme
         if keep:
             with torch.no_grad():

@@ -60,12 +60,12 @@ class LowRankMethod(Method):
         if self.form not in (*FORMS, "auto"):
             raise InvalidArgument(
                 "low-rank has no such form",
-                asked="form",
+                argument="form",
                 given=self.form,
-                mend=close_matches(self.form, (*FORMS, "auto")),
+                hint=close_matches(self.form, (*FORMS, "auto")),
             )
         if self.energy is not None and not 0 < self.energy <= 1:
-            raise InvalidArgument("energy is a share above 0 and at most 1", asked="energy", given=self.energy)
+            raise InvalidArgument("energy is a share above 0 and at most 1", argument="energy", given=self.energy)
         if self.rank is not None and self.energy is not None:
             raise InvalidArgument("give rank or energy, not both", given=f"rank {self.rank}, energy {self.energy}")
         ok = (
@@ -76,7 +76,7 @@ class LowRankMethod(Method):
         )
         if not ok:
             raise InvalidArgument(
-                "a rank is 'full', a share in (0, 1] or a positive number of channels", asked="rank", given=self.rank
+                "a rank is 'full', a share in (0, 1] or a positive number of channels", argument="rank", given=self.rank
             )
 
     def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:

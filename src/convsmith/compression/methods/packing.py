@@ -78,7 +78,7 @@ def load_packed_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Modul
         raise InvalidArgument(
             "the weights do not fit this structure",
             given=str(error).replace("\n", " ")[:600],
-            mend="rebuild the model from the recipe that was saved beside these weights",
+            hint="rebuild the model from the recipe that was saved beside these weights",
         ) from error
     return model
 

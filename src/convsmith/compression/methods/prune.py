@@ -63,12 +63,14 @@ class _Prune(Method):
         if self.criterion not in CRITERIA:
             raise InvalidArgument(
                 "no such criterion",
-                asked="criterion",
+                argument="criterion",
                 given=self.criterion,
-                mend=close_matches(self.criterion, CRITERIA),
+                hint=close_matches(self.criterion, CRITERIA),
             )
         if self.keep is not None and not 0 < self.keep <= 1:
-            raise InvalidArgument("the share of channels kept is above 0 and at most 1", asked="keep", given=self.keep)
+            raise InvalidArgument(
+                "the share of channels kept is above 0 and at most 1", argument="keep", given=self.keep
+            )
         if self.round_to < 1 or not 0 <= self.floor < 1:
             raise InvalidArgument(
                 "round_to is at least 1 and floor in [0, 1)", given=f"round_to {self.round_to}, floor {self.floor}"
@@ -116,7 +118,7 @@ class _Prune(Method):
             size, keep = known[root].size, setting["keep"]
             if not isinstance(keep, int) or not 1 <= keep <= size:
                 raise InvalidArgument(
-                    "a layer keeps 1 to all of its channels", asked=root, given=keep, mend=f"1..{size}"
+                    "a layer keeps 1 to all of its channels", argument=root, given=keep, hint=f"1..{size}"
                 )
             if keep < size:
                 going[root] = ranking[root][: size - keep].sort().values
@@ -132,7 +134,7 @@ class _Prune(Method):
             raise RunFailed(
                 "the pruned network does not compute what masking the same channels computes",
                 given=f"relative difference {worst:.2g}",
-                mend="name the layers it should leave alone with skip=",
+                hint="name the layers it should leave alone with skip=",
             )
         layers = {n: s for n, s in structure(model).items() if s != before[n]}
         kept = {r: sorted(set(range(known[r].size)) - set(c.tolist())) for r, c in going.items()}
@@ -168,14 +170,14 @@ class _Prune(Method):
         for name, value in importance.items():
             if name not in layers:
                 raise InvalidArgument(
-                    "importance names a layer this network lacks", given=name, mend=close_matches(name, layers)
+                    "importance names a layer this network lacks", given=name, hint=close_matches(name, layers)
                 )
             module = layers[name].module
             width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
             if torch.as_tensor(value).numel() != width or not torch.isfinite(torch.as_tensor(value)).all():
                 raise InvalidArgument(
                     "importance has one finite score per output channel",
-                    asked=f"{name}: {width} scores",
+                    argument=f"{name}: {width} scores",
                     given=tuple(torch.as_tensor(value).shape),
                 )
 
@@ -214,9 +216,9 @@ class _Prune(Method):
                 least = now / ledger.before[budget.kind]
                 raise InvalidArgument(
                     f"{self.label} cannot bring this network to the budget",
-                    asked=f"keep {budget.keep:.3g} of {budget.kind}",
+                    argument=f"keep {budget.keep:.3g} of {budget.kind}",
                     given=f"at the least it keeps {least:.3g}; layers left alone: {len(refused)}",
-                    mend=f"ask for {math.ceil(least * 100) / 100:.2f} or more, lower floor, or chain another method",
+                    hint=f"ask for {math.ceil(least * 100) / 100:.2f} or more, lower floor, or chain another method",
                 )
             _, root, step, _ = best
             # the last step is as small as the budget allows

@@ -184,12 +184,12 @@ class StructuredSparse(_Sparsity):
             n, m = _pattern(self.pattern)
             if not 1 <= n <= m or m < 2:
                 raise InvalidArgument(
-                    "a pattern n:m has 1 <= n <= m and m at least 2", asked="pattern", given=self.pattern
+                    "a pattern n:m has 1 <= n <= m and m at least 2", argument="pattern", given=self.pattern
                 )
             if self.sparsity is not None:
-                raise InvalidArgument("the pattern n:m fixes the sparsity", asked="sparsity", given=self.sparsity)
+                raise InvalidArgument("the pattern n:m fixes the sparsity", argument="sparsity", given=self.sparsity)
         if len(self.block) != 2 or any(not isinstance(b, int) or b < 1 for b in self.block):
-            raise InvalidArgument("a block is two positive numbers of channels", asked="block", given=self.block)
+            raise InvalidArgument("a block is two positive numbers of channels", argument="block", given=self.block)
 
     def settings_for(self, layer: Layer) -> list[dict[str, Any]] | str:
         """Return the n of n:m with the asked one first, or one setting per block sparsity; or why neither fits."""
@@ -217,13 +217,15 @@ class StructuredSparse(_Sparsity):
 def _pattern(text: str) -> tuple[int, int]:
     parts = str(text).split(":")
     if len(parts) != 2 or not all(p.isdigit() for p in parts):
-        raise InvalidArgument("a pattern is 'n:m' or 'block'", asked="pattern", given=text, mend="'2:4', for one")
+        raise InvalidArgument("a pattern is 'n:m' or 'block'", argument="pattern", given=text, hint="'2:4', for one")
     return int(parts[0]), int(parts[1])
 
 
 def _check_sparsity(value: float | None) -> None:
     if value is not None and not (isinstance(value, int | float) and 0 <= value < 1):
-        raise InvalidArgument("a sparsity is a share of zeros: at least 0 and below 1", asked="sparsity", given=value)
+        raise InvalidArgument(
+            "a sparsity is a share of zeros: at least 0 and below 1", argument="sparsity", given=value
+        )
 
 
 def _options(layer: Layer, settings: list[dict[str, Any]]) -> list[Option]:

@@ -115,7 +115,7 @@ def by_matmul_pieces(x: Tensor, chain: Chain) -> Tensor:
         raise InvalidArgument(
             "the backend 'matmul-pieces' runs contiguous images on a CPU without gradients",
             given=found,
-            mend="use backend='auto', or torch.no_grad() and x.contiguous()",
+            hint="use backend='auto', or torch.no_grad() and x.contiguous()",
         )
     return pieces.matmul_in_pieces(x, chain)
 
@@ -336,5 +336,5 @@ def _check_packable(x: Tensor, chain: Chain, name: str) -> None:
         raise InvalidArgument(
             f"the backend {name!r} runs float32 channels_last images on a CPU without gradients",
             given=found,
-            mend="use backend='auto', or torch.no_grad() and x.contiguous(memory_format=torch.channels_last)",
+            hint="use backend='auto', or torch.no_grad() and x.contiguous(memory_format=torch.channels_last)",
         )

@@ -238,7 +238,7 @@ class MergeAndRunBlock(nn.Module):
         if x.dim() != 4 or x.shape[1] != 2 * self.in_channels:
             raise InvalidArgument(
                 "two streams stand stacked along the channels",
-                asked=f"[B, {2 * self.in_channels}, H, W]",
+                argument=f"[B, {2 * self.in_channels}, H, W]",
                 given=list(x.shape),
             )
         y = self.branches(x).unflatten(1, (2, self.out_channels))

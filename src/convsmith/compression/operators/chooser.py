@@ -58,7 +58,7 @@ def widest_pairs(budget: int, area: int = 9) -> list[Structure]:
         members += 1
     if not found:
         raise InvalidArgument(
-            "the smallest pair, one channel, needs more", asked=f"{budget} weights", mend=f"at least {area + 1}"
+            "the smallest pair, one channel, needs more", argument=f"{budget} weights", hint=f"at least {area + 1}"
         )
     return sorted(found, key=lambda entry: (-entry.channels, entry.params, entry.members))
 
@@ -100,8 +100,8 @@ def structures(
     if not within:
         raise InvalidArgument(
             f"no structure of {channels} channels is that light",
-            asked=f"at most {budget} {kind}",
-            mend=f"the lightest, {rows[0].partitions}, has {getattr(rows[0], kind)}; or fewer channels",
+            argument=f"at most {budget} {kind}",
+            hint=f"the lightest, {rows[0].partitions}, has {getattr(rows[0], kind)}; or fewer channels",
         )
     return within
 

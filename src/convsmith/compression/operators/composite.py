@@ -111,7 +111,7 @@ def _linear_layers(module: nn.Module) -> Any:
     elif isinstance(module, nn.Conv2d):
         if module.bias is not None:
             raise InvalidArgument(
-                "a kernel cannot hold a bias", given=repr(module), mend="build the layers with bias=False"
+                "a kernel cannot hold a bias", given=repr(module), hint="build the layers with bias=False"
             )
         if module.padding_mode != "zeros":
             raise InvalidArgument("padding is with zeros", given=module.padding_mode)
@@ -122,7 +122,7 @@ def _linear_layers(module: nn.Module) -> Any:
         raise InvalidArgument(
             "every layer of the stack is linear and without bias",
             given=type(module).__name__,
-            mend="take the part between two normalisations or activations; fold batch normalisation first",
+            hint="take the part between two normalisations or activations; fold batch normalisation first",
         )
 
 
@@ -147,7 +147,7 @@ def _permutation_kernel(layer: nn.Module, before: Tensor | None) -> Tensor:
     else:
         if before is None:
             raise InvalidArgument(
-                "a stack starts with a layer that knows its channels", given=type(layer).__name__, mend="put it later"
+                "a stack starts with a layer that knows its channels", given=type(layer).__name__, hint="put it later"
             )
         channels, groups = before.shape[0], int(layer.groups)  # type: ignore[arg-type]
         check_divides(groups, channels, "the groups of a channel shuffle")

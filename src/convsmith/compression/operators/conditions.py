@@ -95,7 +95,7 @@ def _labels(layer: Sequence[Any], number: int) -> Tensor:
         raise InvalidArgument(
             f"the groups of layer {number} hold every channel once",
             given=[list(group) for group in layer],
-            mend=f"channels missing or twice: {missing or sorted(c for c in set(members) if members.count(c) > 1)}",
+            hint=f"channels missing or twice: {missing or sorted(c for c in set(members) if members.count(c) > 1)}",
         )
     label = torch.empty(len(members), dtype=torch.int64)
     for group, channels in enumerate(layer):
@@ -129,7 +129,7 @@ def balanced_partition(channels: int, layers: int, *, area: int = 1) -> tuple[in
     if channels < 1 or layers < 1 or area < 1:
         raise InvalidArgument(
             "channels, layers and area are positive",
-            asked="balanced_partition(channels, layers, area=...)",
+            argument="balanced_partition(channels, layers, area=...)",
             given=(channels, layers, area),
         )
     if area == 1:

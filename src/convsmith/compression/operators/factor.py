@@ -121,9 +121,9 @@ def factor(
     if not 1 <= rank <= most:
         raise InvalidArgument(
             "a rank lies between 1 and the layer's full rank, and its form must apply to the layer",
-            asked=f"form {form!r}, rank {rank}",
+            argument=f"form {form!r}, rank {rank}",
             given=f"{module} whose full rank in this form is {most}",
-            mend=f"forms: {', '.join(f for f in FORMS if full_rank(module, f))}",
+            hint=f"forms: {', '.join(f for f in FORMS if full_rank(module, f))}",
         )
     chain = skeleton(module, form, rank)
     weight = module.weight.detach().double()

@@ -50,7 +50,7 @@ class LinearChain(nn.Module, ABC):
         geometry = ChainGeometry.of(kernel_size, stride, padding, dilation)
         if backend != "auto" and backend not in BACKENDS:
             raise InvalidArgument(
-                "no backend has this name", given=repr(backend), mend=close_matches(backend, ["auto", *BACKENDS])
+                "no backend has this name", given=repr(backend), hint=close_matches(backend, ["auto", *BACKENDS])
             )
         self.wiring = wiring
         self.geometry = geometry
@@ -88,7 +88,7 @@ class LinearChain(nn.Module, ABC):
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise InvalidArgument(
                 "the input has the channels the chain was built for",
-                asked=f"[B, {self.in_channels}, H, W]",
+                argument=f"[B, {self.in_channels}, H, W]",
                 given=list(x.shape),
             )
         return run_chain(self, x)
@@ -210,15 +210,15 @@ class InterleavedStructuredConv2d(LinearChain):
             if out_channels is not None or widen_at is not None:
                 raise InvalidArgument(
                     "a strict chain changes its width digit by digit",
-                    asked="out_channels or widen_at without channels",
-                    mend="give out_partitions, or channels for a loose chain",
+                    argument="out_channels or widen_at without channels",
+                    hint="give out_partitions, or channels for a loose chain",
                 )
             wiring = mixed_radix(self_partitions, out_partitions)
         elif out_partitions is not None:
             raise InvalidArgument(
                 "a loose chain changes its width by out_channels",
-                asked="channels and out_partitions together",
-                mend=f"leave channels out (the product {product} is implied), or give out_channels",
+                argument="channels and out_partitions together",
+                hint=f"leave channels out (the product {product} is implied), or give out_channels",
             )
         elif product == channels and out_channels in (None, channels):
             wiring = mixed_radix(self_partitions)

@@ -25,7 +25,7 @@ def project_low_rank(matrix: Tensor, groups_up: int, groups_down: int, rank: int
     largest = min(into // groups_up, out // groups_down)
     if not 1 <= rank <= largest:
         raise InvalidArgument(
-            "the rank is between 1 and a block's smaller side", asked=rank, given=f"at most {largest}"
+            "the rank is between 1 and a block's smaller side", argument=rank, given=f"at most {largest}"
         )
     blocks = matrix.detach().double().view(groups_down, out // groups_down, groups_up, into // groups_up)
     u, s, vh = torch.linalg.svd(blocks.transpose(1, 2), full_matrices=False)

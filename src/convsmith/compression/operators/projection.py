@@ -69,9 +69,9 @@ def project(
         if math.prod(sizes) != channels:
             raise InvalidArgument(
                 f"the partitions multiply to the kernel's {side} channels",
-                asked=f"{' x '.join(map(str, sizes))} = {math.prod(sizes)}",
+                argument=f"{' x '.join(map(str, sizes))} = {math.prod(sizes)}",
                 given=f"{channels} channels {side}",
-                mend="see balanced_partition(channels, layers)",
+                hint="see balanced_partition(channels, layers)",
             )
     wiring = mixed_radix(entering, leaving)
     work = kernel.detach().double().flatten(2)
@@ -279,9 +279,9 @@ def _checked_moment(moment: Tensor, size: int) -> Tensor:
     if moment.shape != (size, size):
         raise InvalidArgument(
             "the second moment is over the patches of the layer's input",
-            asked=[size, size],
+            argument=[size, size],
             given=list(moment.shape),
-            mend="patch_second_moment(inputs, kernel_size, stride, padding, dilation)",
+            hint="patch_second_moment(inputs, kernel_size, stride, padding, dilation)",
         )
     moment = moment.detach().double()
     # a ridge of a millionth keeps directions no input ever took from being free

@@ -186,7 +186,7 @@ def shuffled(
     wide = channels if out_channels is None else int(out_channels)
     position_of_change = min(1, len(sizes) - 1) if widen_at is None else widen_at
     if not 0 <= position_of_change < len(sizes):
-        raise InvalidArgument("widen_at names one of the factors", given=widen_at, asked=f"0 to {len(sizes) - 1}")
+        raise InvalidArgument("widen_at names one of the factors", given=widen_at, argument=f"0 to {len(sizes) - 1}")
     factors: list[Factor] = []
     now = channels
     for position, members in enumerate(sizes):
@@ -228,9 +228,9 @@ def check_divides(divisor: int, number: int, what: str) -> None:
         return
     raise InvalidArgument(
         f"{what} must divide the channels",
-        asked=f"{divisor} to divide {number}",
+        argument=f"{divisor} to divide {number}",
         given=f"{number} / {divisor} leaves {number % divisor}" if divisor >= 1 else divisor,
-        mend="nearest valid: " + " or ".join(str(k) for k in nearest_divisors(number, divisor)),
+        hint="nearest valid: " + " or ".join(str(k) for k in nearest_divisors(number, divisor)),
     )
 
 

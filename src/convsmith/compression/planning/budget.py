@@ -170,9 +170,9 @@ def plan_layers(
         least = (fixed + sum(min(row) for row in prices)) / total
         raise InvalidArgument(
             f"{name} cannot bring this network to the budget",
-            asked=f"keep {budget.keep:.3g} of {budget.kind}",
+            argument=f"keep {budget.keep:.3g} of {budget.kind}",
             given=f"at the least it keeps {least:.3g}; layers left alone: {len(refused)}",
-            mend=f"ask for {math.ceil(least * 100 + 1e-9) / 100:.2f} or more, or chain another method",
+            hint=f"ask for {math.ceil(least * 100 + 1e-9) / 100:.2f} or more, or chain another method",
         )
     if finer is not None and sum(row[pick] for row, pick in zip(prices, chosen, strict=True)) < least:
         for i, (layer, options) in enumerate(table):

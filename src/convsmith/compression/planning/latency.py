@@ -93,9 +93,9 @@ def plan_for_latency(
         )
         raise InvalidArgument(
             "no plan of this method is that fast on this machine",
-            asked=f"keep_latency={budget.keep}",
+            argument=f"keep_latency={budget.keep}",
             given=given,
-            mend="ask for more time, or use another method (prune-filters usually gains the most)",
+            hint="ask for more time, or use another method (prune-filters usually gains the most)",
         )
     return best
 

@@ -88,7 +88,7 @@ def pinned_threads(count: int | None) -> Iterator[int]:
     before = torch.get_num_threads()
     if count is not None:
         if count < 1:
-            raise InvalidArgument("at least one thread computes", asked="threads", given=count)
+            raise InvalidArgument("at least one thread computes", argument="threads", given=count)
         torch.set_num_threads(count)
     try:
         yield torch.get_num_threads()

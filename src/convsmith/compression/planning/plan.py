@@ -28,14 +28,14 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.kind not in BUDGETS:
-            raise InvalidArgument("no budget has this kind", given=self.kind, mend=close_matches(self.kind, BUDGETS))
+            raise InvalidArgument("no budget has this kind", given=self.kind, hint=close_matches(self.kind, BUDGETS))
         number = isinstance(self.keep, int | float) and not isinstance(self.keep, bool)
         if not number or not 0 < self.keep <= 1:
             raise InvalidArgument(
                 "a budget is a share that is kept: above 0 and at most 1",
-                asked=f"keep_{self.kind}",
+                argument=f"keep_{self.kind}",
                 given=self.keep,
-                mend="0.5 keeps half, 1 changes nothing",
+                hint="0.5 keeps half, 1 changes nothing",
             )
 
 
@@ -134,14 +134,14 @@ class Plan:
             raise InvalidArgument(
                 "this file is not a compression plan",
                 given=f"{path}: {type(error).__name__}: {error}",
-                mend="write one with: convsmith compress MODEL ... --dry-run --plan FILE, then edit its settings",
+                hint="write one with: convsmith compress MODEL ... --dry-run --plan FILE, then edit its settings",
             ) from error
 
     def with_choice(self, layer: str, setting: dict[str, Any]) -> Plan:
         """Return the plan with another setting for one layer (its counts become unknown until it runs)."""
         if layer not in {c.layer for c in self.choices}:
             raise InvalidArgument(
-                "the plan has no such layer", given=layer, mend=close_matches(layer, [c.layer for c in self.choices])
+                "the plan has no such layer", given=layer, hint=close_matches(layer, [c.layer for c in self.choices])
             )
         edited = [replace(c, setting=setting, note="edited") if c.layer == layer else c for c in self.choices]
         return replace(self, choices=tuple(edited))

@@ -169,7 +169,9 @@ def repair(
     """
     if isinstance(model, Int8Model):
         raise InvalidArgument(
-            "an int8 graph cannot be trained", asked="repair", mend="compress with int8 in mode='qat' and repair that"
+            "an int8 graph cannot be trained",
+            argument="repair",
+            hint="compress with int8 in mode='qat' and repair that",
         )
     history = recipes(model)
     sparse = _sparse_layers(model, history)
@@ -219,7 +221,7 @@ def _densify(work: nn.Module, original: nn.Module, sparse: Mapping[str, Any]) ->
             raise InvalidArgument(
                 "gradual sparsity starts from the original's weights, and this layer has none of its shape",
                 given=name,
-                mend="make the network sparse before other methods change it, or leave gradual away",
+                hint="make the network sparse before other methods change it, or leave gradual away",
             )
         with torch.no_grad():
             weight.copy_(dense)

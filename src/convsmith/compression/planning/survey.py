@@ -100,13 +100,13 @@ def survey(model: nn.Module, example: Tensor, *, real: bool = True) -> Survey:
             raise InvalidArgument(
                 "the network must run on the example",
                 given=f"example {tuple(example.shape)}, and the network raised {type(error).__name__}: {error}",
-                mend="pass example=, one batch of images as the network expects them",
+                hint="pass example=, one batch of images as the network expects them",
             ) from error
     if not isinstance(output, Tensor):
         raise InvalidArgument(
             "the network must return one tensor",
             given=type(output).__name__,
-            mend="wrap it in a module that returns the logits",
+            hint="wrap it in a module that returns the logits",
         )
     order = {name: i for i, name in enumerate(shapes)}
     layers = [_describe(owner, shapes.get(owner.name, []), watch.functional) for owner in owners]
