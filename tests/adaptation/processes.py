@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.adaptation.worlds import K, loader, network, world
 from convsmith.adaptation import METHODS, method_settings
 from convsmith.adaptation.methods.method import Domains
 from convsmith.data import Loader
 from convsmith.training import TrainConfig, fit, rank_and_world
+from tests.adaptation.worlds import K, loader, network, world
 
 GLOBAL_BATCH, STEPS = 12, 10
 # no dropout: each process draws masks of its own

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from tests.adaptation.worlds import SHARED, K, network, world
 from convsmith.adaptation import adapt
 from convsmith.adaptation.evaluation.alarms import CollapseRule
 from convsmith.adaptation.evaluation.examine import EXCLUDED
 from convsmith.errors import ConvsmithError, InvalidArgument
 from convsmith.training import TrainConfig
+from tests.adaptation.worlds import SHARED, K, network, world
 
 QUICK = {"steps": 20, "lr": 0.05, "batch_size": 12, "device": "cpu"}
 

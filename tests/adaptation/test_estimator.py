@@ -5,9 +5,9 @@ import pytest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from tests.adaptation.worlds import network, world
 from convsmith.adaptation.estimator import PartialAdapter
 from convsmith.errors import InvalidArgument
+from tests.adaptation.worlds import network, world
 
 
 def arrays():

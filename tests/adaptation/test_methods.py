@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.adaptation.worlds import K, loader, network, world
 from convsmith.adaptation import METHODS, available, method_settings
 from convsmith.adaptation.methods.method import Domains
 from convsmith.data import Loader
 from convsmith.errors import InvalidArgument
 from convsmith.training import TrainConfig, fit
+from tests.adaptation.worlds import K, loader, network, world
 
 SMALL = {
     "dann": {"hidden": (6,)},

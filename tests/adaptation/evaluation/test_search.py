@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.adaptation.worlds import network, world
 from convsmith.adaptation.evaluation import search as module
 from convsmith.adaptation.evaluation.search import grid, rungs, search
 from convsmith.errors import InvalidArgument
+from tests.adaptation.worlds import network, world
 
 COMMON = {"batch_size": 12, "lr": 0.05, "device": "cpu"}
 
