@@ -12,6 +12,7 @@ from convsmith.data.listing import DataSummary, summaries, summary
 from convsmith.data.loader import DomainLoader, Loader
 from convsmith.data.loading import available, load
 from convsmith.data.pictures import read_picture
+from convsmith.data.preprocessing import Preprocessing
 from convsmith.data.source import SOURCES, BrokenFile
 from convsmith.data.split import ImageSplit
 
@@ -28,6 +29,7 @@ __all__ = [
     "ImageData",
     "ImageSplit",
     "Loader",
+    "Preprocessing",
     "available",
     "chosen_classes",
     "from_arrays",

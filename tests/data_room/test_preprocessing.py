@@ -1,0 +1,109 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+
+import convsmith  # noqa: F401  (registers our models)
+from convsmith.data.preprocessing import Preprocessing
+from convsmith.errors import InvalidArgument
+
+CONFIGURATIONS = [
+    {},
+    {"input_size": (3, 160, 160), "interpolation": "bilinear", "crop_pct": 1.0},
+    {"input_size": (3, 96, 128), "crop_pct": 0.9},
+    {"input_size": (3, 64, 64), "crop_mode": "squash", "crop_pct": 0.95},
+    {"input_size": (3, 64, 64), "crop_mode": "border", "crop_pct": 1.0},
+    {"input_size": (1, 32, 32), "mean": (0.4,), "std": (0.2,), "crop_pct": 1.0, "interpolation": "nearest"},
+]
+
+
+def pictures(mode):
+    rng = np.random.default_rng(3)
+    for height, width in ((70, 90), (300, 111), (33, 32)):
+        yield Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("fields", CONFIGURATIONS)
+def test_the_transform_is_timms_evaluation_path_bit_for_bit(fields):
+    ours = Preprocessing(**fields)
+    theirs = create_transform(**ours.to_json(), is_training=False)
+    for image in pictures("L" if ours.channels == 1 else "RGB"):
+        found = ours.transform()(image)
+        assert found.shape == ours.input_size
+        assert torch.equal(found, theirs(image))
+
+
+def test_other_kinds_of_pictures_are_converted():
+    image = next(pictures("P"))
+    colour, grey = Preprocessing().transform(), Preprocessing((1, 32, 32), mean=(0.5,), std=(0.5,)).transform()
+    assert torch.equal(colour(image), colour(image.convert("RGB")))
+    assert torch.equal(grey(image), grey(image.convert("L")))
+
+
+@pytest.mark.parametrize("name", ["cs_resnet20", "resnet18_isqrt", "tf_efficientnet_lite0", "vit_tiny_patch16_224"])
+def test_the_configuration_of_a_network_is_what_timm_resolves(name):
+    model = timm.create_model(name)
+    found = Preprocessing.from_model(model)
+    assert found == Preprocessing(**resolve_model_data_config(model))
+    assert Preprocessing.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_other_channels_take_the_mean_of_the_normalisation():
+    found = Preprocessing.from_model(timm.create_model("cs_resnet20", in_chans=1))
+    assert found.input_size == (1, 32, 32)
+    assert found.mean == pytest.approx(((0.4914 + 0.4822 + 0.4465) / 3,))
+
+
+def test_a_network_without_a_configuration_gets_the_defaults():
+    assert Preprocessing.from_model(torch.nn.Conv2d(3, 4, 3)) == Preprocessing()
+
+
+@pytest.mark.parametrize("name", ["ResNet50_Weights.IMAGENET1K_V1", "ResNet50_Weights.IMAGENET1K_V2"])
+def test_torchvisions_transforms_are_the_same(name):
+    from torchvision.models import get_weight
+
+    theirs = get_weight(name).transforms()
+    ours = Preprocessing.from_torchvision(theirs).transform()
+    for image in pictures("RGB"):
+        assert torch.equal(ours(image), theirs(image))
+
+
+def test_a_transform_goes_to_worker_processes():
+    transform = Preprocessing((3, 32, 32)).transform()
+    image = next(pictures("RGB"))
+    assert torch.equal(pickle.loads(pickle.dumps(transform))(image), transform(image))
+
+
+@pytest.mark.parametrize(
+    ("fields", "argument"),
+    [
+        ({"input_size": (32, 32)}, "input_size"),
+        ({"input_size": (3, 0, 32)}, "input_size"),
+        ({"input_size": (3, 1e99, 32)}, "input_size"),
+        ({"input_size": "332"}, "input_size"),
+        ({"input_size": None}, "input_size"),
+        ({"mean": (0.5, 0.5)}, "mean"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "mean"),
+        ({"std": (0.0, 1.0, 1.0)}, "std"),
+        ({"crop_pct": 0}, "crop_pct"),
+        ({"crop_pct": "1"}, "crop_pct"),
+        ({"interpolation": "cubic"}, "interpolation"),
+        ({"interpolation": ["cubic"]}, "interpolation"),
+        ({"crop_mode": None}, "crop_mode"),
+        ({"crop": 1}, "preprocessing"),
+    ],
+)
+def test_bad_fields_are_named(fields, argument):
+    with pytest.raises(InvalidArgument) as caught:
+        Preprocessing.from_json(fields)
+    assert caught.value.argument == argument
+
+
+def test_only_a_mapping_is_read():
+    with pytest.raises(InvalidArgument, match="mapping"):
+        Preprocessing.from_json([1])
