@@ -1,0 +1,92 @@
+"""Checks of arguments at the public boundary, once for all rooms: each raises `InvalidArgument` naming the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument, close_matches
+
+
+def spelled(value: object) -> str:
+    """Say what was given: shape, type and device of a tensor, else the type and a short form."""
+    if isinstance(value, Tensor):
+        kind = str(value.dtype).removeprefix("torch.")
+        place = "" if value.device.type == "cpu" else f" on {value.device}"
+        layout = "" if value.layout == torch.strided else f" ({str(value.layout).removeprefix('torch.')})"
+        return f"a {kind} tensor of shape {tuple(value.shape)}{layout}{place}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def tensor(
+    name: str, value: Any, *, rank: int | Sequence[int] | None = None, floating: bool = True, what: str = "a tensor"
+) -> Tensor:
+    """Return ``value`` if it is a dense tensor with values, of a real floating type and one of the ranks.
+
+    Args:
+        name: the argument's name, for the message.
+        value: what was given.
+        rank: the number of dimensions, or those that are allowed.
+        floating: also refuse integers and booleans; complex numbers are refused always.
+        what: what the argument should be, in words: "features [n, d]".
+    """
+    if not isinstance(value, Tensor):
+        hint = "torch.as_tensor(...)" if hasattr(value, "__array__") else None
+        raise InvalidArgument(f"{name} must be {what}", argument=name, given=spelled(value), hint=hint)
+    ranks = () if rank is None else (rank,) if isinstance(rank, int) else tuple(rank)
+    hint = None
+    if value.layout != torch.strided:
+        hint = "x.to_dense()"
+    elif value.device.type == "meta":
+        hint = "a tensor on the meta device has no values"
+    elif value.is_complex():
+        hint = "take the real part or the absolute value"
+    elif floating and not value.is_floating_point():
+        hint = "x.float()"
+    elif not ranks or value.dim() in ranks:
+        return value
+    raise InvalidArgument(f"{name} must be {what}", argument=name, given=spelled(value), hint=hint)
+
+
+def integer(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
+    """Return ``value`` if it is a whole number (no boolean) within the bounds."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or (least is not None and value < least) or (most is not None and value > most):
+        bounds = [f"at least {least}"] * (least is not None) + [f"at most {most}"] * (most is not None)
+        wanted = " ".join(["a whole number", " and ".join(bounds)]).strip()
+        raise InvalidArgument(f"{name} must be {wanted}", argument=name, given=spelled(value))
+    return int(value)
+
+
+def number(name: str, value: Any, *, least: float | None = None, most: float | None = None) -> float:
+    """Return ``value`` if it is a finite real number (no boolean) within the bounds."""
+    real = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    if not real or (least is not None and value < least) or (most is not None and value > most):
+        bounds = [f"at least {least}"] * (least is not None) + [f"at most {most}"] * (most is not None)
+        wanted = " ".join(["a finite number", " and ".join(bounds)]).strip()
+        raise InvalidArgument(f"{name} must be {wanted}", argument=name, given=spelled(value))
+    return float(value)
+
+
+def one_of(name: str, value: Any, known: Sequence[Any]) -> None:
+    """Refuse what is not among ``known``, with close matches."""
+    if not any(type(value) is type(item) and value == item for item in known):
+        hint = close_matches(value, known) if isinstance(value, str) and all(isinstance(k, str) for k in known) else None
+        hint = hint or f"one of {', '.join(map(repr, known))}"
+        raise InvalidArgument(f"{name} has no such choice", argument=name, given=spelled(value), hint=hint)
+
+
+def module(name: str, value: Any) -> nn.Module:
+    """Return ``value`` if it is a torch module."""
+    if not isinstance(value, nn.Module):
+        raise InvalidArgument(
+            f"{name} must be a torch.nn.Module",
+            argument=name,
+            given=spelled(value),
+            hint="timm.create_model(NAME), or convsmith.load(NAME).model" if isinstance(value, str) else None,
+        )
+    return value

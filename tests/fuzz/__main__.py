@@ -1,0 +1,105 @@
+"""``python -m tests.fuzz --cases 20000``: run all three kinds of cases and write their counts as a page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.fuzz import calls, files, lines
+from tests.fuzz.outcomes import Outcome
+
+#: of all cases, this share each
+SHARES = {"calls": 0.8, "files": 0.12, "lines": 0.08}
+
+
+def fuzzed_calls(cases: int) -> list[Outcome]:
+    """Return the outcomes of ``cases`` calls, the same ones every time."""
+    found: list[Outcome] = []
+
+    @settings(
+        max_examples=cases,
+        database=None,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
+    @given(calls.calls())
+    def one(case):
+        found.append(calls.run(case))
+
+    one()
+    return found
+
+
+def all_outcomes(cases: int) -> Iterator[tuple[str, Outcome]]:
+    """Yield every outcome with the kind of its case."""
+    for outcome in fuzzed_calls(round(cases * SHARES["calls"])):
+        yield "calls", outcome
+    with tempfile.TemporaryDirectory() as folder:
+        for outcome in files.run(Path(folder) / "files", round(cases * SHARES["files"])):
+            yield "files", outcome
+        for outcome in lines.run(Path(folder) / "lines", round(cases * SHARES["lines"])):
+            yield "lines", outcome
+
+
+def page(counts: Counter[tuple[str, str]], cases: int, seconds: float) -> str:
+    """Return ``docs/reliability.md``."""
+    kinds = {"calls": "public functions", "files": "damaged files", "lines": "command lines"}
+    columns = ("answered", "refused", "wrong", "broken")
+    rows = [
+        f"| {text} | {sum(counts[kind, c] for c in columns):,} | {' | '.join(f'{counts[kind, c]:,}' for c in columns)} |"
+        for kind, text in kinds.items()
+    ]
+    return "\n".join(
+        [
+            "# Reliability: what fuzzed input leads to",
+            "",
+            f"Written by `make fuzz` ({cases:,} cases, {seconds / 60:.0f} minutes, torch {torch.__version__},",
+            f"CPU capability {torch.backends.cpu.get_cpu_capability()}). The cases are the same every time.",
+            "",
+            "Allowed are a right answer (finite where the input is, of the input's type, float32 equal to float64",
+            "within the method's tolerance, arguments untouched) and one error that names the argument.",
+            "",
+            "| input | cases | answered | refused by name | wrong | broken |",
+            "|---|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def main() -> int:
+    """Run, print what is not allowed kind by kind, write the page; 1 if anything is not allowed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=20000)
+    parser.add_argument("--write", type=Path, help="the page to write")
+    parser.add_argument("--show", type=int, default=60, help="how many kinds of failures to print")
+    given_arguments = parser.parse_args()
+    began = time.monotonic()
+    counts: Counter[tuple[str, str]] = Counter()
+    failures: dict[str, list[Outcome]] = {}
+    for kind, outcome in all_outcomes(given_arguments.cases):
+        counts[kind, outcome.kind] += 1
+        if not outcome.allowed:
+            key = f"{kind} {outcome.case.split('(')[0].split(':')[0][:40]} {outcome.detail.splitlines()[-1][:60]}"
+            failures.setdefault(key, []).append(outcome)
+    for found in sorted(failures.values(), key=len, reverse=True)[: given_arguments.show]:
+        print(f"{len(found):5d} x {found[0].kind}: {found[0].case[:300]}\n        {found[0].detail[:400]}")
+    text = page(counts, given_arguments.cases, time.monotonic() - began)
+    print(text)
+    if given_arguments.write is not None:
+        given_arguments.write.write_text(text, encoding="utf-8")
+    return int(any(kind not in ("answered", "refused") for _, kind in counts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

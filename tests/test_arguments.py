@@ -1,0 +1,47 @@
+"""The checks at the public boundary: what fits passes unchanged, what does not is refused by name."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from convsmith import arguments
+from convsmith.errors import InvalidArgument
+
+
+def test_what_fits_is_returned_itself():
+    x, layer = torch.zeros(2, 3), nn.ReLU()
+    assert arguments.tensor("x", x, rank=2) is x
+    assert arguments.tensor("labels", x.long(), floating=False).dtype == torch.long
+    assert arguments.integer("n", 3, least=1, most=3) == 3
+    assert arguments.number("gamma", 0, least=0) == 0.0
+    assert arguments.module("model", layer) is layer
+    arguments.one_of("side", None, (None, "auto"))
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "says"),
+    [
+        (arguments.tensor, None, "NoneType"),
+        (arguments.tensor, np.zeros(2), "as_tensor"),
+        (arguments.tensor, torch.zeros(2, dtype=torch.long), r"x\.float"),
+        (arguments.tensor, torch.zeros(2, dtype=torch.complex64), "real part"),
+        (arguments.tensor, torch.eye(2).to_sparse(), "to_dense"),
+        (arguments.tensor, torch.zeros(2, device="meta"), "meta device"),
+        (lambda n, v: arguments.tensor(n, v, rank=(3, 4)), torch.zeros(2, 2), r"\(2, 2\)"),
+        (arguments.integer, True, "bool True"),
+        (arguments.integer, 2.0, "float"),
+        (lambda n, v: arguments.integer(n, v, least=1), 0, "at least 1"),
+        (arguments.number, float("nan"), "finite"),
+        (arguments.number, "1", "str"),
+        (lambda n, v: arguments.number(n, v, least=0, most=1), 2, "at least 0 and at most 1"),
+        (lambda n, v: arguments.one_of(n, v, ("auto", "channels")), "chanels", "did you mean 'channels'"),
+        (lambda n, v: arguments.one_of(n, v, (1, 2)), True, "one of 1, 2"),
+        (arguments.module, "resnet18", "create_model"),
+    ],
+)
+def test_what_does_not_is_refused_by_name(check, value, says):
+    with pytest.raises(InvalidArgument, match="it_was_this") as refused:
+        check("it_was_this", value)
+    assert says.replace("\\", "") in str(refused.value)
+    assert refused.value.argument == "it_was_this"
