@@ -75,7 +75,9 @@ def number(name: str, value: Any, *, least: float | None = None, most: float | N
 def one_of(name: str, value: Any, known: Sequence[Any]) -> None:
     """Refuse what is not among ``known``, with close matches."""
     if not any(type(value) is type(item) and value == item for item in known):
-        hint = close_matches(value, known) if isinstance(value, str) and all(isinstance(k, str) for k in known) else None
+        hint = (
+            close_matches(value, known) if isinstance(value, str) and all(isinstance(k, str) for k in known) else None
+        )
         hint = hint or f"one of {', '.join(map(repr, known))}"
         raise InvalidArgument(f"{name} has no such choice", argument=name, given=spelled(value), hint=hint)
 

@@ -12,7 +12,23 @@ from pathlib import Path
 from convsmith.cli.main import Program, main
 from tests.fuzz.outcomes import Outcome
 
-WORDS = ("", "-1", "0", "1e99", "nan", "no/such/place", "digits", "--", "-h", "\udcff", "=", "a=b", "cuda:99", "[]", "ä")
+WORDS = (
+    "",
+    "-1",
+    "0",
+    "1e99",
+    "nan",
+    "no/such/place",
+    "digits",
+    "--",
+    "-h",
+    "\udcff",
+    "=",
+    "a=b",
+    "cuda:99",
+    "[]",
+    "ä",
+)
 #: verbs whose sound lines do nothing long; for the others every case breaks at least a word that must fit
 QUICK = ("models", "methods", "data", "init", "doctor", "structures", "report")
 

@@ -8,7 +8,6 @@ from tests.fuzz import files, lines
 from tests.fuzz.__main__ import fuzzed_calls
 from tests.fuzz.outcomes import Outcome, outcome
 
-
 pytestmark = pytest.mark.slow  # until every room refuses by name
 
 
