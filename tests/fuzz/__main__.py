@@ -55,8 +55,9 @@ def page(counts: Counter[tuple[str, str]], cases: int, seconds: float) -> str:
     """Return ``docs/reliability.md``."""
     kinds = {"calls": "public functions", "files": "damaged files", "lines": "command lines"}
     columns = ("answered", "refused", "wrong", "broken")
+    numbers = {kind: [counts[kind, column] for column in columns] for kind in kinds}
     rows = [
-        f"| {text} | {sum(counts[kind, c] for c in columns):,} | {' | '.join(f'{counts[kind, c]:,}' for c in columns)} |"
+        f"| {text} | " + " | ".join(f"{n:,}" for n in (sum(numbers[kind]), *numbers[kind])) + " |"
         for kind, text in kinds.items()
     ]
     return "\n".join(

@@ -39,7 +39,7 @@ def test_command_lines(tmp_path):
         (lambda: 1, "answered"),
         (lambda: 2, "wrong"),
         (lambda: int("x"), "broken"),
-        (lambda: [][1], "broken"),
+        (lambda: {}["key"], "broken"),
     ],
 )
 def test_the_judge_can_condemn(work, kind):
