@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-all lint bench studies docs clean
+.PHONY: setup demo test test-all test-portable test-oldest test-newest gpu fuzz lint bench studies docs clean
 setup: $(STAMP)
 
 $(STAMP):
@@ -27,6 +27,26 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# what users have who lack AVX-512, and two threads where the library's own kernels or its solvers meet them
+test-portable: setup
+	ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile
+	ATEN_CPU_CAPABILITY=default $(BIN)/python -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile
+	CONVSMITH_TEST_THREADS=2 $(BIN)/python -m pytest -q -m "not slow and not gpu" tests/pooling tests/compression/operators tests/adaptation/losses
+
+# the oldest and the newest torch and timm that are supported, each in a virtual environment of its own
+test-oldest test-newest: test-%:
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install -q $(if $(filter oldest,$*),-c constraints-oldest.txt,--upgrade) -e ".[dev]"
+	.venv-$*/bin/python -m pytest -q -m "not slow and not gpu" -n 2 --dist loadfile
+
+# every device test, then the suites on the device; at most nine minutes
+gpu: setup
+	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python -m experiments bench all --device cuda --quick --out results/benchmarks
+
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --cases 20000 --write docs/reliability.md
+
 bench: setup
 	$(BIN)/python -m experiments bench all
 
@@ -37,5 +57,5 @@ docs: setup
 	$(BIN)/python -m experiments pages
 
 clean:
-	rm -rf .venv build dist runs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-oldest .venv-newest build dist runs .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

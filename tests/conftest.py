@@ -1,4 +1,4 @@
-"""One thread per test process (several run side by side), repeatable hypothesis, no network."""
+"""One thread per test process (several run side by side; CONVSMITH_TEST_THREADS sets more), repeatable, no network."""
 
 import os
 
@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("CONVSMITH_TEST_THREADS", "1")))
 hypothesis.settings.register_profile("convsmith", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("convsmith")
 
