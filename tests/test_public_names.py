@@ -35,7 +35,7 @@ SURFACE = {
         "balanced_partition": ("channels", "layers"),
         "cost": ("model", "input_size"),
         "compress": ("model", "method", "example"),
-        "rebuild": ("model", "recipes"),
+        "restore_structure": ("model", "history"),
         "available": (),
     },
     "convsmith.interpretation": {

@@ -51,7 +51,7 @@ BATCH = 64
     extras=("compress",),
 )
 def repaired(running: Study) -> Outcome:
-    """Train one control network per seed, halve it in every way, repair, compare on test images."""
+    """Train one control network per seed, halve it in every way, finetune, compare on test images."""
     arms = QUICK if running.quick else tuple(ARMS)
     epochs = (6, 2) if running.quick else (20, 10)
     seeds = [seed + FIRST for seed in running.seeds]
@@ -116,7 +116,7 @@ def one(arm: str, seed: int, epochs: tuple[int, int], device: str) -> dict[str, 
     before = accuracy(made, data.test, device)
     if repairs:
         config = TrainConfig(epochs=epochs[1], lr=0.02, clip=1.0, seed=seed, device=device, precision="fp32")
-        made = compression.repair(made, original, _batches(data, seed), num_classes=10, config=config)
+        made = compression.finetune(made, original, _batches(data, seed), num_classes=10, config=config)
     shape = tuple(example.shape[1:])
     return {
         "original": accuracy(original, data.test, device),

@@ -49,7 +49,7 @@ LOSS, LIMIT = 1.0, 2.0
     extras=("compress",),
 )
 def ways(running: Study) -> Outcome:
-    """Train one control network per seed, compress it in every way, repair, measure."""
+    """Train one control network per seed, compress it in every way, finetune, measure."""
     arms = QUICK if running.quick else tuple(ARMS)
     steps = (120, 40) if running.quick else (400, 150)
     total = len(arms) * len(running.seeds)
@@ -132,7 +132,7 @@ def one(arm: str, seed: int, steps: tuple[int, int], device: str) -> dict[str, A
     if repaired:
         loader = Loader(data.train, BATCH, seed=seed, shuffle=True, drop_last=True)
         config = TrainConfig(steps=steps[1], lr=0.02, clip=1.0, seed=seed, device=device, precision="fp32")
-        made = compression.repair(made, original, loader, num_classes=10, config=config)
+        made = compression.finetune(made, original, loader, num_classes=10, config=config)
     for name in further:
         made = compression.compress(made.eval(), name, example=example)
     a, b = compression.size(original, INPUT), compression.size(made, INPUT)

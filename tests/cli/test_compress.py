@@ -33,7 +33,7 @@ def test_plan_edit_compress_and_load_again(saved, tmp_path, capsys):
     assert last(capsys)["keeps"]["macs"] == pytest.approx(0.5, abs=0.015)
     text = plan.read_text()
     assert "layer3.2.conv2" in text
-    assert main([*common, "--plan", str(plan), "--repair-epochs", "1", "--no-compiled", "--out", str(out)]) == 0
+    assert main([*common, "--plan", str(plan), "--finetune-epochs", "1", "--no-compiled", "--out", str(out)]) == 0
     result = last(capsys)
     assert result["headline"]["MACs kept, %"] == pytest.approx(50, abs=1.5)
     assert {p.name for p in out.glob("sections/*.json")} >= {"20-compression.json", "21-plans.json", "22-layers.json"}
@@ -74,11 +74,11 @@ BAD = [
     (["--method", "low-rank", "--keep-macs", "1.5"], "at most 1"),
     (["--method", "low-rank", "--keep-macs", "0.5", "--keep-params", "0.5"], "one budget"),
     (["--method", "ternary", "--keep-macs", "0.5"], "does not change"),
-    (["--method", "low-rank", "--set", "fom=svd"], "form"),
-    (["--method", "low-rank", "--set", "form=cp"], "no such form"),
+    (["--method", "low-rank", "--set", "decompositon=svd"], "decomposition"),
+    (["--method", "low-rank", "--set", "decomposition=cp"], "no such decomposition"),
     (["--method", "low-rank", "--plan", "nowhere.yaml"], "must exist"),
-    (["--method", "low-rank", "--repair-epochs", "-1"], "too small"),
-    (["--method", "int8", "--repair-epochs", "1"], "mode=qat"),
+    (["--method", "low-rank", "--finetune-epochs", "-1"], "too small"),
+    (["--method", "int8", "--finetune-epochs", "1"], "mode=qat"),
 ]
 
 

@@ -12,12 +12,12 @@ from torch import nn
 from convsmith.compression import (
     available,
     compress,
+    compression_history,
     cost,
     load_packed_state,
     packed_state,
     plan_compression,
-    rebuild,
-    recipes,
+    restore_structure,
 )
 from convsmith.errors import InvalidArgument, MissingExtra
 
@@ -44,7 +44,7 @@ EXACT = {
 CHANGING = [
     ("low-rank", {"keep_macs": 0.5}),
     ("low-rank", {"energy": 0.7}),
-    ("low-rank", {"rank": 3, "form": "svd"}),
+    ("low-rank", {"rank": 3, "decomposition": "svd"}),
     ("prune-filters", {"keep_macs": 0.5}),
     ("prune-channels", {"keep_params": 0.6}),
     ("prune-filters", {"criterion": "bn-scale", "keep": 0.5}),
@@ -107,13 +107,13 @@ def test_input_untouched_and_file_rebuilds_identically(method, settings, network
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert network.training
     assert made.training
-    assert not recipes(network)
-    assert [r["method"] for r in recipes(made)] == method.split(",")
+    assert not compression_history(network)
+    assert [r["method"] for r in compression_history(made)] == method.split(",")
     save_file(packed_state(made), tmp_path / "model.safetensors")
-    (tmp_path / "recipe.json").write_text(json.dumps(recipes(made)))
-    again = rebuild(Plain(), json.loads((tmp_path / "recipe.json").read_text()))
+    (tmp_path / "recipe.json").write_text(json.dumps(compression_history(made)))
+    again = restore_structure(Plain(), json.loads((tmp_path / "recipe.json").read_text()))
     load_packed_state(again, load_file(tmp_path / "model.safetensors"))
-    assert recipes(again) == recipes(made)
+    assert compression_history(again) == compression_history(made)
     with torch.no_grad():
         assert torch.equal(again.eval()(images), made.eval()(images))
         assert not torch.equal(made(images), network.eval()(images))
@@ -156,15 +156,15 @@ def test_odd_networks_are_compressed_or_refused_with_reasons(method, Odd):
             assert (quantised(example) - model(example)).norm() < 0.05 * model(example).norm()
         settings = {"mode": "weight-only"}
     made = compress(model, method, example=example, **settings)
-    refused = recipes(made)[-1]["refused"]
-    assert {"functional", "tied_a", "tied_b", "never"} <= set(refused)
-    assert all(len(reason) > 10 for reason in refused.values())
-    changed = set(recipes(made)[-1]["layers"])
+    skipped = compression_history(made)[-1]["skipped"]
+    assert {"functional", "tied_a", "tied_b", "never"} <= set(skipped)
+    assert all(len(reason) > 10 for reason in skipped.values())
+    changed = set(compression_history(made)[-1]["layers"])
     assert changed
     assert not changed & {"tied_a", "tied_b", "never", "functional"}
     if "prune" in method:
         assert changed == {"wide", "narrow"}
-        assert {"stem", "grouped", "shared", "up"} <= set(refused)
+        assert {"stem", "grouped", "shared", "up"} <= set(skipped)
     assert torch.isfinite(made(example)).all()
 
 
@@ -208,7 +208,7 @@ BAD = [
     (lambda m: compress(m, "low-rank", rank=0), "rank"),
     (lambda m: compress(m, "low-rank", rank=1.5), "rank"),
     (lambda m: compress(m, "low-rank", energy=2), "energy"),
-    (lambda m: compress(m, "low-rank", form="cp"), "form"),
+    (lambda m: compress(m, "low-rank", decomposition="cp"), "decomposition"),
     (lambda m: compress(m, "prune-filters", criterion="l2"), "criterion"),
     (lambda m: compress(m, "prune-filters", keep=0), "kept"),
     (lambda m: compress(m, "int8", mode="dynamic"), "mode"),

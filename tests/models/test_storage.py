@@ -58,15 +58,15 @@ def test_pooling_and_compression_are_rebuilt_in_this_order(tmp_path, monkeypatch
         calls.append(("attach", pooling, settings))
         return model
 
-    def rebuild(model, recipes):
-        calls.append(("rebuild", recipes))
+    def restore_structure(model, history):
+        calls.append(("restore_structure", history))
         return model
 
     import convsmith.compression
     import convsmith.pooling
 
     monkeypatch.setattr(convsmith.pooling, "attach", attach, raising=False)
-    monkeypatch.setattr(convsmith.compression, "rebuild", rebuild, raising=False)
+    monkeypatch.setattr(convsmith.compression, "restore_structure", restore_structure, raising=False)
     recipe = ModelRecipe(
         "cs_resnet20",
         SMALL,
@@ -78,7 +78,7 @@ def test_pooling_and_compression_are_rebuilt_in_this_order(tmp_path, monkeypatch
     assert load_model(tmp_path).recipe == recipe
     assert calls == [
         ("attach", "isqrt-cov", {"dim": 8}),
-        ("rebuild", [{"method": "low-rank", "keep": 0.5}]),
+        ("restore_structure", [{"method": "low-rank", "keep": 0.5}]),
     ]
 
 

@@ -1,6 +1,6 @@
 """Compression: fewer parameters and operations at equal accuracy."""
 
-from convsmith.compression.convert import available, compress, plan_compression, rebuild, recipes
+from convsmith.compression.convert import available, compress, compression_history, plan_compression, restore_structure
 from convsmith.compression.cost import CONVENTIONS, Cost, LayerCost, cost
 from convsmith.compression.folding import fold_for_inference
 from convsmith.compression.methods.int8 import Int8Model, finish
@@ -48,9 +48,9 @@ from convsmith.compression.operators.wiring import (
     shuffle,
     shuffled,
 )
+from convsmith.compression.planning.finetune import FinetuneInterrupted, finetune, reestimate_batchnorm
 from convsmith.compression.planning.measure import Latency, Size, latencies, layer_errors, size
 from convsmith.compression.planning.plan import Budget, Choice, Plan
-from convsmith.compression.planning.repair import RepairInterrupted, reestimate_batchnorm, repair
 from convsmith.compression.planning.table import Accuracy, Comparison, Row
 
 __all__ = [
@@ -67,6 +67,7 @@ __all__ = [
     "Cost",
     "DepthwiseSeparableBlock",
     "Factor",
+    "FinetuneInterrupted",
     "InceptionLikeBlock",
     "Int8Model",
     "InterleavedGroupConv2d",
@@ -80,7 +81,6 @@ __all__ = [
     "Order",
     "Plan",
     "Projection",
-    "RepairInterrupted",
     "Row",
     "Size",
     "Structure",
@@ -91,9 +91,11 @@ __all__ = [
     "chain_params",
     "composite_kernel",
     "compress",
+    "compression_history",
     "condition",
     "cost",
     "dense_convolution",
+    "finetune",
     "finish",
     "fold_for_inference",
     "from_dense",
@@ -110,10 +112,8 @@ __all__ = [
     "plan_compression",
     "project",
     "project_low_rank",
-    "rebuild",
-    "recipes",
     "reestimate_batchnorm",
-    "repair",
+    "restore_structure",
     "shortest_partition",
     "shuffle",
     "shuffled",

@@ -1,4 +1,4 @@
-"""One verb for every method: `compress`, its plan, and `rebuild` from the JSON recipe a compressed model carries."""
+"""One verb for every method: `compress`, its plan, and `restore_structure` from the JSON a compressed model carries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from convsmith.compression.planning.plan import WHOLE, Budget, Plan
 from convsmith.compression.planning.survey import Survey, survey
 from convsmith.errors import InvalidArgument, close_matches
 
-_RECIPES = "_convsmith_compression"
+_HISTORY = "_convsmith_compression"
 #: square sizes tried when no example is given and the model names no input size
 _SIZES = (32, 64, 224, 28, 96, 128, 8)
 
@@ -55,8 +55,8 @@ def compress(
         settings: the method's own (``METHODS[name]`` documents them); in a chain each goes to the methods that know it.
 
     Returns:
-        An ordinary module in the mode (training or evaluation) of ``model``. `recipes` of it say what was done, what
-        was left alone and why, and rebuild the structure (`rebuild`).
+        An ordinary module in the mode (training or evaluation) of ``model``. `compression_history` of it says what was
+        done, what was left alone and why, and `restore_structure` repeats it.
 
     Raises:
         InvalidArgument: not a module, unknown method or setting, bad or impossible budget, nothing to compress.
@@ -69,7 +69,7 @@ def compress(
     if plan is not None and plan.method != methods[0][0]:
         raise InvalidArgument("the plan was made for another method", argument=methods[0][0], given=plan.method)
     obeying = _who_obeys(methods, budget)
-    history = recipes(model)
+    history = compression_history(model)
     result = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         for i, (name, chosen) in enumerate(methods):
@@ -89,11 +89,11 @@ def compress(
                     "method": name,
                     "settings": _json(chosen),
                     "layers": applied.layers,
-                    "refused": {**made.refused, **applied.refused},
+                    "skipped": {**made.skipped, **applied.skipped},
                     "notes": list(applied.notes),
                 }
             )
-    setattr(result, _RECIPES, history)
+    setattr(result, _HISTORY, history)
     return result.train(model.training)
 
 
@@ -121,22 +121,22 @@ def plan_compression(
         return _plan(work, seen, chosen, budget, progress)
 
 
-def rebuild(model: nn.Module, recipes: Sequence[dict[str, Any]]) -> nn.Module:
-    """Return a copy of the uncompressed ``model`` with the structure that ``recipes`` describe.
+def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn.Module:
+    """Return a copy of the uncompressed ``model`` with the structure that ``history`` describes.
 
     Weights are whatever the constructors give: load them afterwards (`convsmith.compression.load_packed_state`).
     """
     result = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
-        for recipe in recipes:
-            result = METHODS[recipe["method"]].rebuild(result, recipe["layers"])
-    setattr(result, _RECIPES, copy.deepcopy(list(recipes)))
+        for recipe in history:
+            result = METHODS[recipe["method"]].restore_structure(result, recipe["layers"])
+    setattr(result, _HISTORY, copy.deepcopy(list(history)))
     return result.train(model.training)
 
 
-def recipes(model: nn.Module) -> list[dict[str, Any]]:
-    """Return the JSON recipes of everything that was done to ``model``, in order (empty: nothing was)."""
-    return copy.deepcopy(getattr(model, _RECIPES, []))
+def compression_history(model: nn.Module) -> list[dict[str, Any]]:
+    """Return the JSON history of everything that was done to ``model``, in order (empty: nothing was)."""
+    return copy.deepcopy(getattr(model, _HISTORY, []))
 
 
 def look(model: nn.Module, example: Tensor | None, *, calibrates: bool = False, name: str = "compress") -> Survey:
@@ -230,7 +230,7 @@ def _plan(model: nn.Module, seen: Survey, method: Method, budget: Budget | None,
 
 
 def _check(plan: Plan, seen: Survey) -> None:
-    """Refuse plans that name unknown or refused layers, or do nothing without being asked to."""
+    """Refuse plans that name unknown or skipped layers, or do nothing without being asked to."""
     known = {name for name, _ in _named(seen)}
     for name in plan.settings():
         if name == WHOLE:
@@ -242,7 +242,7 @@ def _check(plan: Plan, seen: Survey) -> None:
         if name in seen.refused():
             raise InvalidArgument(f"{name} cannot be compressed: {seen.refused()[name]}", argument="plan", given=name)
     if not plan.settings() and not (plan.budget is not None and plan.budget.keep == 1) and not plan.choices:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(plan.refused.items())[:6])
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(plan.skipped.items())[:6])
         raise InvalidArgument(
             f"{plan.method} found nothing to compress", given=reasons or "a network without layers it knows"
         )

@@ -25,7 +25,7 @@ class ModelRecipe:
     """How to build a model's structure: a timm name, then a pooling, then compression steps, in this order.
 
     ``kwargs`` are `timm.create_model`'s; ``pooling`` those of `convsmith.pooling.attach`, None for the model's own;
-    ``compression`` is what `convsmith.compression.rebuild` reads; ``description`` is the training data's
+    ``compression`` is what `convsmith.compression.restore_structure` reads; ``description`` is the training data's
     (``DataDescription.to_json``), None if there was none. Everything is plain JSON.
     """
 
@@ -91,9 +91,9 @@ def build(recipe: ModelRecipe, *, pretrained: bool = False) -> nn.Module:
 
         model = attach(model, **recipe.pooling)
     if recipe.compression:
-        from convsmith.compression import rebuild
+        from convsmith.compression import restore_structure
 
-        model = rebuild(model, [dict(step) for step in recipe.compression])
+        model = restore_structure(model, [dict(step) for step in recipe.compression])
     return model
 
 

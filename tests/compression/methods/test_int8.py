@@ -5,7 +5,15 @@ import timm
 import torch
 from torch import nn
 
-from convsmith.compression import Int8Model, compress, finish, load_packed_state, packed_state, rebuild, recipes
+from convsmith.compression import (
+    Int8Model,
+    compress,
+    compression_history,
+    finish,
+    load_packed_state,
+    packed_state,
+    restore_structure,
+)
 from convsmith.compression.methods.graphs import graph_from_json
 from convsmith.errors import InvalidArgument
 
@@ -59,13 +67,13 @@ def test_a_trained_one_becomes_int8(network):
         losses.append(float(loss))
     assert losses[-1] < losses[0]
     with pytest.raises(InvalidArgument, match="finish"):
-        rebuild(network, recipes(training))
+        restore_structure(network, compression_history(training))
     training.eval()
     with torch.no_grad():
         assert torch.equal(training(IMAGES), training(IMAGES)), "evaluation must not move the ranges"
         done = finish(training)
         assert (done(IMAGES) - training(IMAGES)).norm() < 0.1 * training(IMAGES).norm()
-    again = load_packed_state(rebuild(network, recipes(done)), packed_state(done))
+    again = load_packed_state(restore_structure(network, compression_history(done)), packed_state(done))
     assert torch.equal(again(IMAGES), done(IMAGES))
 
 
@@ -104,7 +112,7 @@ def test_layers_that_run_twice_and_sums_of_two_kinds(mode):
     made = finish(compress(network, "int8", example=IMAGES, mode=mode).eval())
     with torch.no_grad():
         assert (made(IMAGES[:5]) - network(IMAGES[:5])).norm() < 0.05 * network(IMAGES[:5]).norm()
-    again = load_packed_state(rebuild(network, recipes(made)), packed_state(made))
+    again = load_packed_state(restore_structure(network, compression_history(made)), packed_state(made))
     assert torch.equal(again(IMAGES), made(IMAGES))
 
 
@@ -124,7 +132,7 @@ def test_a_second_order_head_stays_in_floating_point(mode, settled):
     assert rounded
     for target in rounded:
         assert not any(word in str(target) for word in ("mul", "sum", "where", "bmm", "sub", "mean")), target
-    again = load_packed_state(rebuild(second, recipes(made)), packed_state(made))
+    again = load_packed_state(restore_structure(second, compression_history(made)), packed_state(made))
     assert torch.equal(again(IMAGES), made(IMAGES))
 
 
@@ -143,7 +151,7 @@ def test_a_head_that_cannot_be_exported_says_so(settled):
 
 @pytest.mark.parametrize("target", ["os.system", "aten.no_such.default", "operator.attrgetter", "builtins.eval.x"])
 def test_a_recipe_cannot_name_other_code(quantised, target):
-    (value,) = recipes(quantised)[0]["layers"].values()
+    (value,) = compression_history(quantised)[0]["layers"].values()
     next(n for n in value["nodes"] if n["op"] == "call_function")["target"] = target
     with pytest.raises(InvalidArgument, match="not allowed"):
         graph_from_json(value)

@@ -1,4 +1,4 @@
-"""Interleaving by projection: exact where the kernel has the structure, refused where there is none."""
+"""Interleaving by projection: exact where the kernel has the structure, skipped where there is none."""
 
 import copy
 
@@ -11,12 +11,12 @@ from convsmith.compression import (
     InterleavedGroupConv2d,
     composite_kernel,
     compress,
+    compression_history,
     cost,
     load_packed_state,
     packed_state,
     plan_compression,
-    rebuild,
-    recipes,
+    restore_structure,
 )
 from convsmith.errors import InvalidArgument
 
@@ -34,7 +34,7 @@ def test_a_kernel_with_the_structure_is_kept_exactly(network):
     with torch.no_grad():
         network.conv2.weight.copy_(composite_kernel(chain))
     made = compress(network, "interleave", example=IMAGES, energy=0.999, backend="group")
-    assert list(recipes(made)[0]["layers"]) == ["conv2"]
+    assert list(compression_history(made)[0]["layers"]) == ["conv2"]
     assert made.conv2[0].primary == chain.primary
     with torch.no_grad():
         torch.testing.assert_close(made(IMAGES), network(IMAGES), rtol=1e-3, atol=1e-4)
@@ -43,7 +43,7 @@ def test_a_kernel_with_the_structure_is_kept_exactly(network):
 @pytest.mark.parametrize("settings", [{"keep_macs": 0.5}, {"keep_params": 0.6}, {"members": 4}])
 def test_rebuilt_from_its_recipe(network, settings, Plain):
     made = compress(network, "interleave", example=IMAGES, backend="group", **settings)
-    again = load_packed_state(rebuild(Plain(), recipes(made)), packed_state(made)).eval()
+    again = load_packed_state(restore_structure(Plain(), compression_history(made)), packed_state(made)).eval()
     with torch.no_grad():
         assert torch.equal(again(IMAGES), made.eval()(IMAGES))
     biases = [p for name, p in made.conv3.named_parameters() if name.endswith("bias")]
@@ -78,7 +78,7 @@ def test_what_cannot_be_interleaved_says_why():
         nn.Flatten(),
     )
     plan = plan_compression(model, "interleave", example=torch.randn(2, 4, 12, 12), members=2)
-    text = str(plan.refused)
+    text = str(plan.skipped)
     for word in ("'same', not a number", "grouped already", "circular", "no partition of 2 of its 8 to 7"):
         assert word in text
     with pytest.raises(InvalidArgument, match="member"):
@@ -93,7 +93,7 @@ def test_a_rectangular_layer_is_interleaved_and_rebuilt():
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, (5, 1), stride=(1, 2), padding=(2, 0)))
     x = torch.randn(4, 3, 12, 12)
     made = compress(model, "interleave", example=x, members=4)
-    twin = rebuild(copy.deepcopy(model), recipes(made))
+    twin = restore_structure(copy.deepcopy(model), compression_history(made))
     twin.load_state_dict(made.state_dict())
     assert made(x).shape == model(x).shape
     torch.testing.assert_close(twin(x), made(x), rtol=1e-5, atol=1e-5)
@@ -140,7 +140,7 @@ def test_a_partly_dense_layer_holds_its_dense_rows_exactly(network, Plain):
         torch.testing.assert_close(made.conv3(x)[:, :8], network.conv3(x)[:, :8], rtol=1e-4, atol=1e-5)
         assert made.conv3(x).shape == network.conv3(x).shape
         assert not torch.allclose(made.conv3(x)[:, 8:], network.conv3(x)[:, 8:], atol=1e-3)
-    again = load_packed_state(rebuild(Plain(), recipes(made)), packed_state(made)).eval()
+    again = load_packed_state(restore_structure(Plain(), compression_history(made)), packed_state(made)).eval()
     with torch.no_grad():
         assert torch.equal(again(IMAGES), made.eval()(IMAGES))
     nn.functional.cross_entropy(made.train()(IMAGES), torch.zeros(16, dtype=torch.long)).backward()

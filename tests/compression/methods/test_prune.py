@@ -9,12 +9,12 @@ from torch import nn
 
 from convsmith.compression import (
     compress,
+    compression_history,
     cost,
     load_packed_state,
     packed_state,
     plan_compression,
-    rebuild,
-    recipes,
+    restore_structure,
 )
 from convsmith.errors import RunFailed
 
@@ -33,7 +33,7 @@ def test_dead_channels_leave_without_a_trace(network):
         network.fc.weight[:, 4:12] = 0
     made = compress(network, "prune-channels", example=IMAGES, keep=0.5, skip=("conv1", "conv2"))
     assert made.conv3.out_channels == 8
-    assert recipes(made)[0]["layers"]["conv3"]["kept"] == [0, 1, 2, 3, 12, 13, 14, 15]
+    assert compression_history(made)[0]["layers"]["conv3"]["kept"] == [0, 1, 2, 3, 12, 13, 14, 15]
     with torch.no_grad():
         torch.testing.assert_close(made(IMAGES), network(IMAGES))
 
@@ -42,7 +42,7 @@ def test_filters_go_by_their_l1_norm(network):
     with torch.no_grad():
         network.conv3.weight[2:10] *= 0.01
     made = compress(network, "prune-filters", example=IMAGES, keep=0.5, skip=("conv1", "conv2"))
-    assert recipes(made)[0]["layers"]["conv3"]["kept"] == [0, 1, *range(10, 16)]
+    assert compression_history(made)[0]["layers"]["conv3"]["kept"] == [0, 1, *range(10, 16)]
 
 
 def test_bn_scale_decides_and_coupled_layers_go_together(network):
@@ -51,7 +51,7 @@ def test_bn_scale_decides_and_coupled_layers_go_together(network):
             norm.weight[:8] = 0.01
             norm.weight[8:] = 1
     made = compress(network, "prune-filters", example=IMAGES, criterion="bn-scale", keep=0.5)
-    layers = recipes(made)[0]["layers"]
+    layers = compression_history(made)[0]["layers"]
     kept = next(form["kept"] for form in layers.values() if "kept" in form)
     assert kept == list(range(8, 16))
     assert made.conv1.out_channels == made.conv2.out_channels == made.bn1.num_features == 8
@@ -75,10 +75,10 @@ def test_any_scorer_can_decide(network, callable_):
         keep=0.25,
         importance=(lambda _: importance) if callable_ else importance,
     )
-    layers = recipes(made)[0]["layers"]
+    layers = compression_history(made)[0]["layers"]
     assert layers["conv3"]["kept"] == wanted.tolist()
     assert made.conv1.out_channels == 16
-    assert "no scores" in str(recipes(made)[0]["refused"])
+    assert "no scores" in str(compression_history(made)[0]["skipped"])
 
 
 def test_plan_counts_equal_an_independent_count(network):
@@ -146,7 +146,7 @@ def test_normalisation_across_channels_is_refused():
     plan = plan_compression(
         nn.Sequential(Normed(), nn.Linear(5, 5), nn.Linear(5, 3)), "prune-filters", example=IMAGES, keep=0.5
     )
-    assert "normalises across channels" in plan.refused["0.a"]
+    assert "normalises across channels" in plan.skipped["0.a"]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100"])
@@ -179,8 +179,8 @@ def test_a_second_order_head_keeps_its_width(settled):
     model = attach(trunk, "isqrt-cov", dim=16).eval()
     made = compress(model, "prune-filters", example=IMAGES, keep_macs=0.6)
     assert 0.58 <= cost(made, (1, 8, 8)).macs / cost(model, (1, 8, 8)).macs <= 0.6
-    assert "reshaped on the way" in recipes(made)[0]["refused"]["pooling.reduce.0"]
+    assert "reshaped on the way" in compression_history(made)[0]["skipped"]["pooling.reduce.0"]
     assert made.pooling.reduce[0].out_channels == 16
-    again = load_packed_state(rebuild(model, recipes(made)), packed_state(made)).eval()
+    again = load_packed_state(restore_structure(model, compression_history(made)), packed_state(made)).eval()
     with torch.no_grad():
         assert torch.equal(again(IMAGES), made.eval()(IMAGES))

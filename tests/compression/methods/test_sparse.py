@@ -63,8 +63,8 @@ def test_plan_counts_are_the_non_zeros_of_the_result(Plain, settled):
 def test_layers_that_do_not_fit_a_pattern_say_so():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
     plan = plan_compression(model, "structured-sparse", example=torch.randn(1, 3, 8, 8))
-    assert "not a multiple of 4" in plan.refused["0"]
+    assert "not a multiple of 4" in plan.skipped["0"]
     plan = plan_compression(
         model, "structured-sparse", example=torch.randn(1, 3, 8, 8), pattern="block", block=(8, 8), sparsity=0.5
     )
-    assert "single block" in plan.refused["1"]
+    assert "single block" in plan.skipped["1"]

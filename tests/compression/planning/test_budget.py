@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convsmith.compression.methods.decomposition import factor
 from convsmith.compression.methods.method import output_error
-from convsmith.compression.operators.factor import factor
 from convsmith.compression.planning.budget import GRID, Option, allocate, scan
 from convsmith.compression.planning.survey import survey
 
@@ -20,18 +20,18 @@ TABLE = st.lists(
 @given(TABLE, st.integers(1, 200))
 def test_allocation_is_the_best_there_is(table, limit):
     costs = [[c for c, _ in row] for row in table]
-    damages = [[d for _, d in row] for row in table]
+    sensitivities = [[d for _, d in row] for row in table]
     fits = [
         sum(row[i][1] for row, i in zip(table, pick, strict=True))
         for pick in itertools.product(*(range(len(row)) for row in table))
         if sum(row[i][0] for row, i in zip(table, pick, strict=True)) <= limit * (1 - len(table) / GRID)
     ]
-    chosen = allocate(costs, damages, limit)
+    chosen = allocate(costs, sensitivities, limit)
     if not fits:
         return
     assert chosen is not None
     assert sum(costs[i][pick] for i, pick in enumerate(chosen)) <= limit
-    assert sum(damages[i][pick] for i, pick in enumerate(chosen)) <= min(fits) + 1e-9
+    assert sum(sensitivities[i][pick] for i, pick in enumerate(chosen)) <= min(fits) + 1e-9
 
 
 def test_allocation_says_when_nothing_fits():
@@ -56,12 +56,12 @@ def test_scan_measures_the_output_with_one_layer_changed(Plain, settled):
     def build(_layer, option):
         return factor(old, "svd", option.setting["rank"])
 
-    damages = scan(model, seen, layer, options, build)
+    sensitivities = scan(model, seen, layer, options, build)
     assert model.conv2 is old
-    for rank, damage in zip(ranks, damages, strict=True):
+    for rank, sensitivity in zip(ranks, sensitivities, strict=True):
         model.conv2 = factor(old, "svd", rank)
         with torch.no_grad():
-            assert damage == pytest.approx(output_error(seen.output, model(images)), rel=1e-5, abs=1e-9)
+            assert sensitivity == pytest.approx(output_error(seen.output, model(images)), rel=1e-5, abs=1e-9)
         model.conv2 = old
 
 

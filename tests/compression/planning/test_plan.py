@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from convsmith.compression import Plan, compress, plan_compression, recipes
+from convsmith.compression import Plan, compress, compression_history, plan_compression
 from convsmith.errors import InvalidArgument
 
 
@@ -28,7 +28,7 @@ def test_an_edited_plan_is_obeyed(planned, tmp_path):
     rank = plan.settings()["conv2"]["rank"]
     path.write_text(text.replace(f"rank: {rank}", "rank: 3"))
     made = compress(model, "low-rank", example=images, plan=Plan.load(path))
-    assert recipes(made)[0]["layers"]["conv2"]["rank"] == 3
+    assert compression_history(made)[0]["layers"]["conv2"]["rank"] == 3
     assert made.conv2[0].out_channels == 3
     alone = compress(model, "low-rank", example=images, plan=plan.with_choice("conv2", {}))
     assert torch.equal(alone.conv2.weight, model.conv2.weight)
@@ -60,4 +60,6 @@ def test_plans_that_do_not_fit_are_refused(planned):
     with pytest.raises(InvalidArgument, match="no such layer"):
         plan.with_choice("conv9", {})
     with pytest.raises(InvalidArgument, match="full rank"):
-        compress(model, "low-rank", example=images, plan=plan.with_choice("conv2", {"form": "svd", "rank": 999}))
+        compress(
+            model, "low-rank", example=images, plan=plan.with_choice("conv2", {"decomposition": "svd", "rank": 999})
+        )

@@ -12,11 +12,11 @@ from convsmith.errors import InvalidArgument
 
 def test_every_trap_is_named(Odd):
     seen = survey(Odd(), torch.randn(2, 3, 8, 8))
-    refused = seen.refused()
-    assert set(refused) == {"functional", "tied_a", "tied_b", "never"}
-    assert "function outside" in refused["functional"]
-    assert "shared with tied_b" in refused["tied_a"]
-    assert "never ran" in refused["never"]
+    skipped = seen.refused()
+    assert set(skipped) == {"functional", "tied_a", "tied_b", "never"}
+    assert "function outside" in skipped["functional"]
+    assert "shared with tied_b" in skipped["tied_a"]
+    assert "never ran" in skipped["never"]
     assert seen.by_name()["shared"].calls == 2
     assert seen.by_name()["depthwise"].is_depthwise
     assert not seen.by_name()["grouped"].is_depthwise
@@ -61,10 +61,10 @@ def test_subclasses_parametrisations_and_hooks_are_refused():
 
     model = nn.Sequential(Scaled(3, 4, 1), parametrizations.weight_norm(nn.Conv2d(4, 4, 1)), nn.Conv2d(4, 4, 1))
     model[2].register_forward_hook(lambda *_: None)
-    refused = survey(model, torch.randn(1, 3, 4, 4)).refused()
-    assert "forward of its own" in refused["0"]
-    assert any(name.startswith("1") for name in refused)
-    assert "hooks" in refused["2"]
+    skipped = survey(model, torch.randn(1, 3, 4, 4)).refused()
+    assert "forward of its own" in skipped["0"]
+    assert any(name.startswith("1") for name in skipped)
+    assert "hooks" in skipped["2"]
 
 
 def test_layer_macs_add_up_to_the_whole_network(Odd, Plain):

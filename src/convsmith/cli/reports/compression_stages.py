@@ -1,4 +1,4 @@
-"""Compress in stages, repair, measure, and write the chapters of a report; shared by compress and the demonstration."""
+"""Compress in stages, fine-tune, measure, write the chapters of a report; shared by compress and the demonstration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Stage:
     model: nn.Module
     plan: Plan
     accuracy: Accuracy | None = None
-    repaired: Accuracy | None = None
+    finetuned: Accuracy | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Budgets:
 
 
 @dataclass(kw_only=True)
-class Repair:
+class Finetune:
     """How to train after compressing (``epochs`` 0: not at all); ``renorm``: first re-estimate batch normalisation."""
 
     epochs: int = 0
@@ -114,13 +114,13 @@ def compress_stages(
     *,
     budgets: Budgets,
     settings: Mapping[str, Any],
-    repair: Repair,
+    finetune: Finetune,
     plan: Plan | None = None,
     judge: ImageSplit | None = None,
 ) -> list[Stage]:
-    """Return one stage per method. Repair follows every method whose result can be trained.
+    """Return one stage per method. Fine-tuning follows every method whose result can be trained.
 
-    A static int8 stage is not trained: what comes before it is repaired first.
+    A static int8 stage is not trained: what comes before it is fine-tuned first.
     """
     from convsmith import compression, data
 
@@ -138,25 +138,25 @@ def compress_stages(
                 )
         work = compression.compress(work, name, example=example, plan=made, **parts[i])
         trainable = not isinstance(work, compression.Int8Model)
-        if repair.renorm and trainable:
-            batches = data.Loader(images.train, repair.batch_size, seed=repair.seed, shuffle=True)
+        if finetune.renorm and trainable:
+            batches = data.Loader(images.train, finetune.batch_size, seed=finetune.seed, shuffle=True)
             work = compression.reestimate_batchnorm(work, batches)
         stage = Stage(name=label, model=work, plan=made)
         stages.append(stage)
         if judge is not None:
-            stage.accuracy = accuracy(work, judge, repair)
-        if repair.epochs and trainable:
-            work = _repaired(work, model, images, repair, place=f"{i + 1:02d}-{name}")
+            stage.accuracy = accuracy(work, judge, finetune)
+        if finetune.epochs and trainable:
+            work = _finetuned(work, model, images, finetune, place=f"{i + 1:02d}-{name}")
             stage.model = work
             if judge is not None:
-                stage.repaired = accuracy(work, judge, repair)
-        elif trainable and not repair.epochs:
+                stage.finetuned = accuracy(work, judge, finetune)
+        elif trainable and not finetune.epochs:
             work = compression.finish(work)
             stage.model = work
     return stages
 
 
-def _repaired(work: nn.Module, model: nn.Module, images: ImageData, how: Repair, *, place: str) -> nn.Module:
+def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, how: Finetune, *, place: str) -> nn.Module:
     from convsmith import compression, data, training
 
     config = training.TrainConfig(epochs=how.epochs, lr=how.lr, clip=1.0, seed=how.seed, device=how.device)
@@ -168,11 +168,11 @@ def _repaired(work: nn.Module, model: nn.Module, images: ImageData, how: Repair,
         augment=True,
         drop_last=len(images.train) >= how.batch_size,
     )
-    sparse = any(step["method"].endswith("sparse") for step in compression.recipes(work))
-    folder = None if how.folder is None else how.folder / "repair" / place
+    sparse = any(step["method"].endswith("sparse") for step in compression.compression_history(work))
+    folder = None if how.folder is None else how.folder / "finetune" / place
     resume = how.resume and folder is not None and (folder / "checkpoints").is_dir()
-    with progress("repair") as callback:
-        return compression.repair(
+    with progress("finetune") as callback:
+        return compression.finetune(
             work,
             model,
             loader,
@@ -186,7 +186,7 @@ def _repaired(work: nn.Module, model: nn.Module, images: ImageData, how: Repair,
         )
 
 
-def accuracy(model: nn.Module, split: ImageSplit, how: Repair) -> Accuracy:
+def accuracy(model: nn.Module, split: ImageSplit, how: Finetune) -> Accuracy:
     """Measure the share of right answers with its interval."""
     from convsmith.compression import Accuracy
     from convsmith.data import Loader
@@ -230,7 +230,7 @@ def compare(
             compression.size(stage.model, shape),
             times[stage.name],
             stage.accuracy,
-            stage.repaired,
+            stage.finetuned,
             compression.layer_errors(original, stage.model, example),
         )
         for stage in stages
@@ -268,16 +268,18 @@ def write_sections(comparison: Comparison, stages: Sequence[Stage], folder: Path
     tables = []
     for stage in stages:
         plan = stage.plan
-        lines = [[c.layer, _share(c.macs), _share(c.params), c.damage, _said(c.setting), c.note] for c in plan.choices]
-        lines += [[name, None, None, None, "left alone", reason] for name, reason in plan.refused.items()]
-        columns = ["layer", "MACs kept, %", "parameters kept, %", "scanned damage", "setting", "remark"]
+        lines = [
+            [c.layer, _share(c.macs), _share(c.params), c.sensitivity, _said(c.setting), c.note] for c in plan.choices
+        ]
+        lines += [[name, None, None, None, "left alone", reason] for name, reason in plan.skipped.items()]
+        columns = ["layer", "MACs kept, %", "parameters kept, %", "sensitivity", "setting", "remark"]
         tables.append(Table(columns, lines, stage.name))
-    about = "Damage: relative squared error of the network's output when this layer alone is changed."
+    about = "Sensitivity: relative squared error of the network's output when this layer alone is changed."
     Section("What was done to each layer", [about], tables).save(folder, f"{first + 1:02d}-plans")
     errors = {row.name: row.layer_errors for row in comparison.rows[1:]}
     names = list(dict.fromkeys(name for found in errors.values() for name in found))
     cells = [[name, *(found.get(name) for found in errors.values())] for name in names]
-    about = "Relative squared error of each layer's output on training images, whole networks run; after repair."
+    about = "Relative squared error of each layer's output on training images, whole networks run; after fine-tuning."
     Section("Error of each layer", [about], [Table(["layer", *errors], cells)]).save(folder, f"{first + 2:02d}-layers")
 
 

@@ -1,4 +1,4 @@
-"""The demonstration's compression: five ways to shrink the trained network, repaired, in one honest table."""
+"""The demonstration's compression: five ways to shrink the trained network, fine-tuned, in one honest table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from convsmith.cli.verbs.demo import Context
 
 TITLE = "Compress the network"
-#: method, budget, settings, repair epochs; sized for the part's 45 seconds on two cores
+#: method, budget, settings, epochs of fine-tuning; sized for the part's 45 seconds on two cores
 WAYS: tuple[tuple[str, float | None, dict[str, Any], int], ...] = (
     ("low-rank", 0.5, {}, 3),
     ("prune-filters", 0.5, {}, 3),
@@ -24,7 +24,7 @@ def run(context: Context) -> None:
     """Compress in every way, measure, write the sections."""
     images = context.images
     example = compression_stages.example_of(images.train, 128, context.seed).to(context.device)
-    how = compression_stages.Repair(seed=context.seed, device=context.device)
+    how = compression_stages.Finetune(seed=context.seed, device=context.device)
     before = compression_stages.accuracy(context.model, images.test, how)
     stages = []
     for method, keep, settings, epochs in WAYS:
@@ -36,7 +36,7 @@ def run(context: Context) -> None:
             example,
             budgets=compression_stages.Budgets(keep_macs=keep),
             settings=settings,
-            repair=how,
+            finetune=how,
             judge=images.test,
         )
     comparison = compression_stages.compare(

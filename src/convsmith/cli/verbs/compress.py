@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from convsmith.models.storage import LoadedModel
 
 EXAMPLES = (
-    "compress runs/first --data digits --method low-rank --keep-macs 0.5 --repair-epochs 5 --out runs/small",
-    "compress runs/first --data digits --method interleave,int8 --keep-macs 0.5 --repair-epochs 5",
+    "compress runs/first --data digits --method low-rank --keep-macs 0.5 --finetune-epochs 5 --out runs/small",
+    "compress runs/first --data digits --method interleave,int8 --keep-macs 0.5 --finetune-epochs 5",
     "compress runs/first --data digits --method prune-filters --keep-macs 0.4 --plan plan.yaml --dry-run",
-    "compress runs/first --data digits --method prune-filters --plan plan.yaml --repair-epochs 5",
-    "compress runs/first --data digits --method int8 --set mode=qat --repair-epochs 2",
+    "compress runs/first --data digits --method prune-filters --plan plan.yaml --finetune-epochs 5",
+    "compress runs/first --data digits --method int8 --set mode=qat --finetune-epochs 2",
 )
 #: images drawn from the training split for shapes, scan and calibration
 EXAMPLE_IMAGES = 128
@@ -29,7 +29,7 @@ EXAMPLE_IMAGES = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(data_options.DataOptions, Work):
-    """Compress a trained network, repair its accuracy, measure size, time and accuracy beside the original."""
+    """Compress a trained network, fine-tune it, measure size, time and accuracy beside the original."""
 
     model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
     method: str = option(help="one method or a chain A,B; see: methods 'compression method'", metavar="A[,B]")
@@ -40,21 +40,21 @@ class Arguments(data_options.DataOptions, Work):
         None, "YAML or JSON plan of the first method: obeyed, or written with --dry-run", metavar="FILE", group="budget"
     )
     dry_run: bool = option(False, "print (and with --plan write) the plan, change nothing", group="budget")
-    set: tuple[str, ...] = option((), "settings of the methods, like form=svd", metavar="NAME=VALUE")
-    augment: str = option("none", "random changes of images during repair", metavar="NAME", group="repair")
-    repair_epochs: int = option(0, "epochs of training with the original as teacher", metavar="N", group="repair")
-    repair_lr: float = option(0.02, "learning rate of the repair", metavar="X", group="repair")
-    distill: float = option(0.5, "weight of the teacher against the labels, 0 to 1", metavar="X", group="repair")
-    gradual: bool = option(False, "sparse methods: let the zeros grow during the repair", group="repair")
+    set: tuple[str, ...] = option((), "settings of the methods, like decomposition=svd", metavar="NAME=VALUE")
+    augment: str = option("none", "random changes of images during fine-tuning", metavar="NAME", group="finetune")
+    finetune_epochs: int = option(0, "epochs of training with the original as teacher", metavar="N", group="finetune")
+    finetune_lr: float = option(0.02, "learning rate of the fine-tuning", metavar="X", group="finetune")
+    distill: float = option(0.5, "weight of the teacher against the labels, 0 to 1", metavar="X", group="finetune")
+    gradual: bool = option(False, "sparse methods: let the zeros grow during the fine-tuning", group="finetune")
     renorm: bool = option(
-        False, "first give batch normalisation the statistics of the smaller network (no labels)", group="repair"
+        False, "first give batch normalisation the statistics of the smaller network (no labels)", group="finetune"
     )
     threads: int = option(1, "threads of the timing", metavar="N", group="timing")
     compiled: bool = option(True, "also time under torch.compile (a minute or so)", group="timing")
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
-    """Load, plan, compress, repair, measure, write."""
+    """Load, plan, compress, fine-tune, measure, write."""
     methods = check(arguments)
     from convsmith import compression, data
     from convsmith.cli.verbs.evaluate import trained_on
@@ -80,7 +80,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     plan = None if arguments.plan is None else compression.Plan.load(arguments.plan)
     folder = run_folder.open_run("compress", arguments)
     judge = _held_out(images)
-    how = _repair(arguments, str(device), folder)
+    how = _finetune(arguments, str(device), folder)
     before = None if judge is None else compression_stages.accuracy(loaded.model, judge, how)
     try:
         stages = compression_stages.compress_stages(
@@ -90,11 +90,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
             example,
             budgets=_budgets(arguments),
             settings=settings,
-            repair=how,
+            finetune=how,
             plan=plan,
             judge=judge,
         )
-    except compression.RepairInterrupted as stopped:
+    except compression.FinetuneInterrupted as stopped:
         raise run_folder.Interrupted("compress", folder, str(stopped)) from stopped
     for number, stage in enumerate(stages, 1):
         terminal.say(stage.plan.text())
@@ -104,7 +104,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     )
     compression_stages.show(comparison)
     final = stages[-1].model
-    recipe = replace(loaded.recipe, compression=tuple(compression.recipes(final)))
+    recipe = replace(loaded.recipe, compression=tuple(compression.compression_history(final)))
     save_model(folder, final.to("cpu"), recipe)
     return _conclude(arguments, folder, comparison, stages, images)
 
@@ -128,7 +128,7 @@ def check(arguments: Arguments) -> list[str]:
     ):
         if value is not None:
             Budget(kind, value)
-    for flag, number in (("--repair-epochs", arguments.repair_epochs), ("--threads", arguments.threads - 1)):
+    for flag, number in (("--finetune-epochs", arguments.finetune_epochs), ("--threads", arguments.threads - 1)):
         if number < 0:
             raise InvalidArgument("is too small", argument=flag, given=number)
     if arguments.plan is not None and _budgets(arguments).given() and not arguments.dry_run:
@@ -139,11 +139,11 @@ def check(arguments: Arguments) -> list[str]:
     for name, part in zip(methods, compression_stages.split_settings(methods, settings), strict=True):
         METHODS[name](**part)
     compression_stages.budgets_of(methods, _budgets(arguments))
-    if arguments.repair_epochs and methods == ["int8"] and settings.get("mode", "static") == "static":
+    if arguments.finetune_epochs and methods == ["int8"] and settings.get("mode", "static") == "static":
         raise InvalidArgument(
             "static int8 is not trained",
-            argument="--repair-epochs",
-            hint="add --set mode=qat, or leave the repair away",
+            argument="--finetune-epochs",
+            hint="add --set mode=qat, or leave the fine-tuning away",
         )
     return methods
 
@@ -154,10 +154,10 @@ def _budgets(arguments: Arguments) -> compression_stages.Budgets:
     )
 
 
-def _repair(arguments: Arguments, device: str, folder: Path) -> compression_stages.Repair:
-    return compression_stages.Repair(
-        epochs=arguments.repair_epochs,
-        lr=arguments.repair_lr,
+def _finetune(arguments: Arguments, device: str, folder: Path) -> compression_stages.Finetune:
+    return compression_stages.Finetune(
+        epochs=arguments.finetune_epochs,
+        lr=arguments.finetune_lr,
         distill=arguments.distill,
         gradual=arguments.gradual,
         renorm=arguments.renorm,

@@ -77,16 +77,16 @@ def find_groups(model: nn.Module, seen: Survey, skip: Sequence[str] = ()) -> tup
     graph = dependency_graph(model, seen.example)
     names = {module: name for name, module in model.named_modules()}
     layers = seen.by_name()
-    groups, refused = [], dict(seen.refused())
+    groups, skipped = [], dict(seen.refused())
     for raw in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.ConvTranspose2d, nn.Linear]):
         root = names[raw[0].dep.target.module]
         reason = _reason(graph, raw, names, layers, skip)
         if reason is not None:
-            refused.setdefault(root, reason)
+            skipped.setdefault(root, reason)
             for item in raw:
                 name = names.get(item.dep.target.module)
                 if name in layers and graph.is_out_channel_pruning_fn(item.dep.handler):
-                    refused.setdefault(name, f"its channels go with those of {root}: {reason}")
+                    skipped.setdefault(name, f"its channels go with those of {root}: {reason}")
             continue
         sides: dict[str, list[Part]] = {"out": [], "in": [], "other": []}
         for item in raw:
@@ -100,10 +100,10 @@ def find_groups(model: nn.Module, seen: Survey, skip: Sequence[str] = ()) -> tup
             sides["other" if not weighted else "in" if into else "out"].append(part)
         size = len(raw[0].idxs)
         if not sides["in"]:
-            refused.setdefault(root, "no later layer reads its channels")
+            skipped.setdefault(root, "no later layer reads its channels")
             continue
         groups.append(Group(root, size, tuple(sides["out"]), tuple(sides["in"]), tuple(sides["other"])))
-    return groups, refused
+    return groups, skipped
 
 
 def _reason(

@@ -138,7 +138,7 @@ class Int8(Method):
         return Applied(done, layers, (_speed_note(),))
 
     @classmethod
-    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+    def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
         """Rebuild the graph, or put empty int8 layers in place; torchao is not needed for either."""
         if WHOLE in layers:
             return Int8Model(graph_from_json(layers[WHOLE]))
@@ -229,7 +229,7 @@ def _tell_calls_apart(exported: fx.GraphModule) -> None:
 
 
 def converted(prepared: Int8Training) -> tuple[Int8Model, dict[str, Any]]:
-    """Return the int8 network of a calibrated or trained one, and the description `Int8.rebuild` takes."""
+    """Return the int8 network of a calibrated or trained one, and the description `Int8.restore_structure` takes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torchao.quantization.pt2e import move_exported_model_to_eval

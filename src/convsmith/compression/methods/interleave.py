@@ -3,7 +3,7 @@
 A convolution of C = M L input channels becomes L groups of M channels with the old kernel size, then M' groups of L
 pointwise; nothing stands between the two, so the chain is one linear map and can be projected in closed form
 (`operators.projection`): a rank-1 decomposition per block, exact where the kernel has that structure.
-Which layers, and with how many members M, is chosen by the budget from the scanned damage of every candidate. Chains
+Which layers, and with how many members M, is chosen by the budget from the sensitivity of every candidate. Chains
 come in few sizes; where they leave more than 3 % of the budget unused, a layer keeps some of its output channels dense.
 """
 
@@ -93,7 +93,7 @@ class Interleave(Method):
 
     def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
         """Choose the partitions per layer."""
-        refused = {**seen.refused(), **dict.fromkeys(self.skip, "skipped on request")}
+        skipped = {**seen.refused(), **dict.fromkeys(self.skip, "skipped on request")}
         table: list[tuple[Layer, list[Option]]] = []
         for layer in seen.usable("conv", "linear", "transposed", skip=self.skip):
             reason = _unfit(layer)
@@ -101,11 +101,11 @@ class Interleave(Method):
             if options:
                 table.append((layer, options))
             else:
-                refused[layer.name] = reason or self._none(layer)
+                skipped[layer.name] = reason or self._none(layer)
         if budget is None and (self.members is not None or self.energy is not None):
             whole = cost(model, tuple(seen.example.shape[1:]))
             picked = [(layer, min(options, key=lambda o: o.macs), None) for layer, options in table]
-            return assemble("interleave", whole.macs, whole.params, picked, refused=refused)
+            return assemble("interleave", whole.macs, whole.params, picked, skipped=skipped)
         return plan_layers(
             "interleave",
             model,
@@ -113,7 +113,7 @@ class Interleave(Method):
             table,
             lambda layer, option: _projected(layer.module, option.setting, None, self.backend),
             budget or Budget("macs", 0.5),
-            refused=refused,
+            skipped=skipped,
             finer=_finer,
             progress=progress,
         )
@@ -131,7 +131,7 @@ class Interleave(Method):
         return Applied(model, layers)
 
     @classmethod
-    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+    def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
         """Put empty chains in place of the layers named."""
         for name, setting in layers.items():
             replace(model, name, _skeleton(model.get_submodule(name), setting, setting["backend"]))

@@ -1,4 +1,4 @@
-"""The method ``low-rank``: which layers are factored, in which form, at which rank."""
+"""The method ``low-rank``: which layers are factored, in which decomposition, at which rank."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.cost import cost
-from convsmith.compression.methods.method import METHODS, Applied, Method
-from convsmith.compression.operators.factor import (
-    FORMS,
+from convsmith.compression.methods.decomposition import (
+    DECOMPOSITIONS,
     Outputs,
     counts,
     factor,
@@ -21,6 +20,7 @@ from convsmith.compression.operators.factor import (
     skeleton,
     spectrum,
 )
+from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.planning.budget import Option, Progress, assemble, plan_layers
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.survey import Layer, Survey, Weighted, evaluating, replace
@@ -40,7 +40,7 @@ class LowRankMethod(Method):
     Args:
         rank: ``"full"`` (exact), a share of the full rank in (0, 1], or a number of channels, for every layer.
         energy: keep this share of each layer's energy (0 to 1], wherever that makes the layer cheaper.
-        form: ``"svd"``, ``"spatial"``, ``"tucker"``, or ``"auto"``: whichever keeps most energy at half cost.
+        decomposition: ``"svd"``, ``"spatial"``, ``"tucker"``, or ``"auto"``: whichever keeps most energy at half cost.
         data_aware: choose the SVD basis from the layer's outputs on the example images, where they give at least four
             values of every output.
         skip: names of layers to leave alone.
@@ -50,19 +50,19 @@ class LowRankMethod(Method):
 
     rank: int | float | str | None = None
     energy: float | None = None
-    form: str = "auto"
+    decomposition: str = "auto"
     data_aware: bool = True
     skip: tuple[str, ...] = ()
 
     budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
 
     def __post_init__(self) -> None:
-        if self.form not in (*FORMS, "auto"):
+        if self.decomposition not in (*DECOMPOSITIONS, "auto"):
             raise InvalidArgument(
-                "low-rank has no such form",
-                argument="form",
-                given=self.form,
-                hint=close_matches(self.form, (*FORMS, "auto")),
+                "low-rank has no such decomposition",
+                argument="decomposition",
+                given=self.decomposition,
+                hint=close_matches(self.decomposition, (*DECOMPOSITIONS, "auto")),
             )
         if self.energy is not None and not 0 < self.energy <= 1:
             raise InvalidArgument("energy is a share above 0 and at most 1", argument="energy", given=self.energy)
@@ -80,36 +80,36 @@ class LowRankMethod(Method):
             )
 
     def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
-        """Choose form and rank per layer; see `Method.plan`."""
+        """Choose decomposition and rank per layer; see `Method.plan`."""
         outputs = self._outputs(model, seen)
-        refused = {**seen.refused(), **dict.fromkeys(self.skip, "skipped on request")}
+        skipped = {**seen.refused(), **dict.fromkeys(self.skip, "skipped on request")}
         table: list[tuple[Layer, list[Option]]] = []
         for layer in seen.usable("conv", "linear", "transposed", skip=self.skip):
-            form = self._form(layer, outputs.get(layer.name))
-            if form is None:
-                refused[layer.name] = f"form {self.form!r} does not apply to this layer"
+            decomposition = self._decomposition(layer, outputs.get(layer.name))
+            if decomposition is None:
+                skipped[layer.name] = f"decomposition {self.decomposition!r} does not apply to this layer"
                 continue
-            options = self._options(layer, form, outputs.get(layer.name))
+            options = self._options(layer, decomposition, outputs.get(layer.name))
             if options:
                 table.append((layer, options))
             else:
-                refused[layer.name] = "no rank makes it cheaper"
+                skipped[layer.name] = "no rank makes it cheaper"
         if budget is None and (self.rank is not None or self.energy is not None):
             whole = cost(model, tuple(seen.example.shape[1:]))
-            picked = [(layer, self._pick(layer, options, refused), None) for layer, options in table]
-            return assemble("low-rank", whole.macs, whole.params, picked, refused=refused)
+            picked = [(layer, self._pick(layer, options, skipped), None) for layer, options in table]
+            return assemble("low-rank", whole.macs, whole.params, picked, skipped=skipped)
 
         memory: dict[str, dict[str, Tensor]] = {}
 
         def build(layer: Layer, option: Option) -> nn.Module:
-            basis = outputs.get(layer.name) if option.setting["form"] == "svd" else None
+            basis = outputs.get(layer.name) if option.setting["decomposition"] == "svd" else None
             if layer.name not in memory:  # layers are scanned one after the other
                 memory.clear()
             kept = memory.setdefault(layer.name, {})
             return factor(layer.module, **option.setting, outputs=basis, memory=kept)
 
         budget = budget or Budget("macs", 0.5)
-        return plan_layers("low-rank", model, seen, table, build, budget, refused=refused, progress=progress)
+        return plan_layers("low-rank", model, seen, table, build, budget, skipped=skipped, progress=progress)
 
     def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
         """Replace the planned layers."""
@@ -118,60 +118,62 @@ class LowRankMethod(Method):
         notes = []
         for name, setting in layers.items():
             layer = seen.by_name()[name]
-            exact = setting["rank"] == full_rank(layer.module, setting["form"])
-            basis = None if exact or setting["form"] != "svd" else outputs.get(name)
-            replace(model, name, factor(layer.module, setting["form"], setting["rank"], basis))
-            macs = counts(layer.module, setting["form"], setting["rank"], layer.input_shape, layer.output_shape)[0]
+            exact = setting["rank"] == full_rank(layer.module, setting["decomposition"])
+            basis = None if exact or setting["decomposition"] != "svd" else outputs.get(name)
+            replace(model, name, factor(layer.module, setting["decomposition"], setting["rank"], basis))
+            macs = counts(
+                layer.module, setting["decomposition"], setting["rank"], layer.input_shape, layer.output_shape
+            )[0]
             if macs * layer.calls > layer.macs:
                 notes.append(f"{name}: {macs * layer.calls / layer.macs:.2f} times the MACs of the layer it replaces")
         return Applied(model, layers, tuple(notes))
 
     @classmethod
-    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+    def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
         """Put empty chains in place of the layers named."""
         for name, setting in layers.items():
-            replace(model, name, skeleton(model.get_submodule(name), setting["form"], setting["rank"]))
+            replace(model, name, skeleton(model.get_submodule(name), setting["decomposition"], setting["rank"]))
         return model
 
-    def _form(self, layer: Layer, outputs: Outputs | None) -> str | None:
-        """Return the form for this layer: the asked one if it applies, or the best at half the layer's MACs."""
-        able = [form for form in FORMS if full_rank(layer.module, form)]
-        if self.form != "auto":
-            return self.form if self.form in able else None
+    def _decomposition(self, layer: Layer, outputs: Outputs | None) -> str | None:
+        """Return the asked decomposition if it applies, or the best one at half the layer's MACs."""
+        able = [decomposition for decomposition in DECOMPOSITIONS if full_rank(layer.module, decomposition)]
+        if self.decomposition != "auto":
+            return self.decomposition if self.decomposition in able else None
         if self.rank is not None or layer.is_depthwise:
             return ("spatial" if layer.is_depthwise and "spatial" in able else "svd") if able else None
         if len(able) < 2:
             return able[0] if able else None
         best = None
-        for form in able:
-            kept = spectrum(layer.module, form, outputs if form == "svd" else None)
-            most = full_rank(layer.module, form)
-            half = [r for r in range(1, most + 1) if _macs(layer, form, r) <= 0.5 * layer.macs]
+        for decomposition in able:
+            kept = spectrum(layer.module, decomposition, outputs if decomposition == "svd" else None)
+            most = full_rank(layer.module, decomposition)
+            half = [r for r in range(1, most + 1) if _macs(layer, decomposition, r) <= 0.5 * layer.macs]
             energy = float(kept[half[-1] - 1]) if half else -1.0
             if best is None or energy > best[0]:
-                best = (energy, form)
+                best = (energy, decomposition)
         return best[1] if best else None
 
-    def _options(self, layer: Layer, form: str, outputs: Outputs | None) -> list[Option]:
-        kept = spectrum(layer.module, form, outputs if form == "svd" else None)
-        most = full_rank(layer.module, form)
+    def _options(self, layer: Layer, decomposition: str, outputs: Outputs | None) -> list[Option]:
+        kept = spectrum(layer.module, decomposition, outputs if decomposition == "svd" else None)
+        most = full_rank(layer.module, decomposition)
         ranks: Sequence[int] = range(1, most + 1)
         if self.rank is None and self.energy is None:
-            ranks = [r for r in ranks if _macs(layer, form, r) < layer.macs]
+            ranks = [r for r in ranks if _macs(layer, decomposition, r) < layer.macs]
             if len(ranks) > LEVELS:
                 ranks = sorted({ranks[round(i * (len(ranks) - 1) / (LEVELS - 1))] for i in range(LEVELS)})
         found = []
         for rank in ranks:
-            macs, params = counts(layer.module, form, rank, layer.input_shape, layer.output_shape)
-            found.append(Option(setting_of(form, rank), macs * layer.calls, params, float(1 - kept[rank - 1])))
+            macs, params = counts(layer.module, decomposition, rank, layer.input_shape, layer.output_shape)
+            found.append(Option(setting_of(decomposition, rank), macs * layer.calls, params, float(1 - kept[rank - 1])))
         return found
 
-    def _pick(self, layer: Layer, options: list[Option], refused: dict[str, str]) -> Option:
+    def _pick(self, layer: Layer, options: list[Option], skipped: dict[str, str]) -> Option:
         same = Option({}, layer.macs, layer.params, 0.0)
         if self.energy is not None:
             option = next((o for o in options if 1 - o.loss >= self.energy - 1e-12), options[-1])
             if option.macs >= layer.macs:
-                refused[layer.name] = f"keeping {self.energy:.3g} of the energy would not make it cheaper"
+                skipped[layer.name] = f"keeping {self.energy:.3g} of the energy would not make it cheaper"
                 return same
             return option
         if self.rank == "full":
@@ -185,8 +187,8 @@ class LowRankMethod(Method):
         return output_moments(model, seen, [x.name for x in seen.usable("conv", "linear", skip=self.skip)])
 
 
-def _macs(layer: Layer, form: str, rank: int) -> int:
-    return layer.calls * counts(layer.module, form, rank, layer.input_shape, layer.output_shape)[0]
+def _macs(layer: Layer, decomposition: str, rank: int) -> int:
+    return layer.calls * counts(layer.module, decomposition, rank, layer.input_shape, layer.output_shape)[0]
 
 
 def output_moments(model: nn.Module, seen: Survey, names: Sequence[str]) -> dict[str, Outputs]:

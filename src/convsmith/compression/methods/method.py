@@ -16,12 +16,12 @@ from convsmith.registry import Registry
 
 @dataclass(frozen=True)
 class Applied:
-    """What a method did: the new model, what `Method.rebuild` needs per layer, and what the user should hear."""
+    """What a method did: the new model, what `restore_structure` needs per layer, and what the user should hear."""
 
     model: nn.Module
     layers: dict[str, Any]
     notes: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 class Method(ABC):
@@ -53,7 +53,7 @@ class Method(ABC):
 
     @classmethod
     @abstractmethod
-    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+    def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
         """Give ``model`` the structure that `apply` described in ``layers``; weights are loaded afterwards."""
 
 

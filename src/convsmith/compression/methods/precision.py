@@ -50,7 +50,7 @@ class LowBitMethod(Method):
         return apply_lowbit(model, seen, plan)
 
     @classmethod
-    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+    def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
         """Put empty low-bit layers in place of the layers named."""
         return rebuild_lowbit(model, layers)
 
@@ -73,15 +73,15 @@ class Ternary(LowBitMethod):
 
 def plan_lowbit(scheme: str, model: nn.Module, seen: Survey, *, ends: bool, skip: tuple[str, ...]) -> Plan:
     """Plan ``scheme`` for every usable layer; without ``ends`` the first and last layer that ran are left alone."""
-    refused = {**seen.refused(), **dict.fromkeys(skip, "skipped on request")}
+    skipped = {**seen.refused(), **dict.fromkeys(skip, "skipped on request")}
     ran = [layer for layer in seen.layers if layer.calls and layer.kind != "other"]
     if not ends and ran:
         kept = {ran[0].name: "first layer, kept", ran[-1].name: "last layer, kept"}
-        refused = {**kept, **refused}
-    layers = [x for x in seen.usable("conv", "linear", "transposed") if x.name not in refused]
+        skipped = {**kept, **skipped}
+    layers = [x for x in seen.usable("conv", "linear", "transposed") if x.name not in skipped]
     whole = cost(model, tuple(seen.example.shape[1:]))
     picked = [(layer, Option({"scheme": scheme}, layer.macs, layer.params, 0.0), None) for layer in layers]
-    return assemble(scheme, whole.macs, whole.params, picked, refused=refused)
+    return assemble(scheme, whole.macs, whole.params, picked, skipped=skipped)
 
 
 def apply_lowbit(model: nn.Module, seen: Survey, plan: Plan) -> Applied:

@@ -6,7 +6,7 @@ normalisation (Liu et al. 2017, "network slimming"), or any scorer's own: pass `
 one per output channel (the routes of `convsmith.interpretation`, for one).
 
 After removal the smaller network is compared with the original whose consumers read zeros in place of the removed
-channels: the two must agree, or the result is refused.
+channels: the two must agree, or the result is skipped.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _Prune(Method):
 
     def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
         """Choose how many channels every group keeps."""
-        groups, ranking, refused = self._ranked(model, seen)
+        groups, ranking, skipped = self._ranked(model, seen)
         whole = cost(model, tuple(seen.example.shape[1:]))
         ledger = Ledger(seen, groups, model, whole.macs, whole.params)
         harms: dict[str, float] = {}
@@ -91,7 +91,7 @@ class _Prune(Method):
                 if progress is not None:
                     progress(done, len(groups), f"scan {group.root}")
                 curves[group.root] = _curve(model, seen, group, ranking[group.root])
-            removed = self._spend(groups, ledger, curves, budget, refused)
+            removed = self._spend(groups, ledger, curves, budget, skipped)
             harms = {root: float(np.interp(removed[root], *curve)) for root, curve in curves.items()}
         choices = tuple(
             Choice(
@@ -105,7 +105,7 @@ class _Prune(Method):
             for g in groups
         )
         after = [ledger.cost(kind, removed) for kind in ("macs", "params")]
-        return Plan(self.label, choices, (whole.macs, after[0]), (whole.params, after[1]), budget, refused)
+        return Plan(self.label, choices, (whole.macs, after[0]), (whole.params, after[1]), budget, skipped)
 
     def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
         """Remove the planned numbers of channels, least important first, and prove the result."""
@@ -143,15 +143,15 @@ class _Prune(Method):
         return Applied(model, layers)
 
     @classmethod
-    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+    def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
         """Give the layers named their new widths."""
         return restructure(model, layers)
 
     def _ranked(self, model: nn.Module, seen: Survey) -> tuple[list[Group], dict[str, Tensor], dict[str, str]]:
         """Return groups with scores, their channels from least to most important, and the reasons for the rest."""
-        groups, refused = find_groups(model, seen, self.skip)
+        groups, skipped = find_groups(model, seen, self.skip)
         if not traceable(seen):
-            groups = [g for g in groups if _provable(model, seen, g, refused)]
+            groups = [g for g in groups if _provable(model, seen, g, skipped)]
         importance = self.importance(model) if callable(self.importance) else self.importance
         if importance is not None:
             self._check_importance(importance, seen)
@@ -159,11 +159,11 @@ class _Prune(Method):
         for group in groups:
             found = scores(model, group, side=self.side, criterion=self.criterion, importance=importance)
             if isinstance(found, str):
-                refused.setdefault(group.root, found)
+                skipped.setdefault(group.root, found)
             else:
                 kept.append(group)
                 ranking[group.root] = found.argsort(stable=True)
-        return kept, ranking, refused
+        return kept, ranking, skipped
 
     def _check_importance(self, importance: Mapping[str, Tensor], seen: Survey) -> None:
         layers = seen.by_name()
@@ -195,9 +195,9 @@ class _Prune(Method):
         ledger: Ledger,
         curves: Mapping[str, tuple[list[float], list[float]]],
         budget: Budget,
-        refused: Mapping[str, str],
+        skipped: Mapping[str, str],
     ) -> dict[str, int]:
-        """Remove, step by step, where the least damage is done per unit of cost, until the budget holds."""
+        """Remove, step by step, where the least sensitivity is done per unit of cost, until the budget holds."""
         removed = {g.root: 0 for g in groups}
         limit = budget.keep * ledger.before[budget.kind]
         now = ledger.cost(budget.kind, removed)
@@ -217,7 +217,7 @@ class _Prune(Method):
                 raise InvalidArgument(
                     f"{self.label} cannot bring this network to the budget",
                     argument=f"keep {budget.keep:.3g} of {budget.kind}",
-                    given=f"at the least it keeps {least:.3g}; layers left alone: {len(refused)}",
+                    given=f"at the least it keeps {least:.3g}; layers left alone: {len(skipped)}",
                     hint=f"ask for {math.ceil(least * 100) / 100:.2f} or more, lower floor, or chain another method",
                 )
             _, root, step, _ = best
@@ -282,7 +282,7 @@ class PruneChannels(_Prune):
 
 
 def _curve(model: nn.Module, seen: Survey, group: Group, order: Tensor) -> tuple[list[float], list[float]]:
-    """Return damage by number of channels removed, non-decreasing, measured at `SCANNED` shares."""
+    """Return sensitivity by number of channels removed, non-decreasing, measured at `SCANNED` shares."""
     xs, ys = [0.0], [0.0]
     images, reference = seen.example[:SCAN_IMAGES], seen.output[:SCAN_IMAGES]
     with evaluating(model), torch.no_grad():
@@ -292,19 +292,19 @@ def _curve(model: nn.Module, seen: Survey, group: Group, order: Tensor) -> tuple
                 continue
             undo = hide(model, group, order[:count])
             try:
-                damage = output_error(reference, model(images))
+                sensitivity = output_error(reference, model(images))
             finally:
                 for module, weight in reversed(undo):
                     module.weight.copy_(weight)
             xs.append(float(count))
-            ys.append(max(ys[-1], damage if math.isfinite(damage) else 1e9))
+            ys.append(max(ys[-1], sensitivity if math.isfinite(sensitivity) else 1e9))
     xs.append(float(group.size))
     ys.append(2 * ys[-1] if ys[-1] > 0 else 1.0)
     return xs, ys
 
 
-def _provable(model: nn.Module, seen: Survey, group: Group, refused: dict[str, str]) -> bool:
-    """Try half of the group on a copy; note the reason in ``refused`` if removal is not what masking is."""
+def _provable(model: nn.Module, seen: Survey, group: Group, skipped: dict[str, str]) -> bool:
+    """Try half of the group on a copy; note the reason in ``skipped`` if removal is not what masking is."""
     channels = torch.arange(group.size // 2)
     smaller, masked = copy.deepcopy(model), copy.deepcopy(model)
     hide(masked, group, channels)
@@ -312,10 +312,10 @@ def _provable(model: nn.Module, seen: Survey, group: Group, refused: dict[str, s
         remove(smaller, seen, {group.root: channels})
         worst = disagreement(smaller, masked, seen)
     except RunFailed as error:
-        refused[group.root] = f"a trial removal failed: {error.given}"
+        skipped[group.root] = f"a trial removal failed: {error.given}"
         return False
     if not worst < AGREE:
-        refused[group.root] = f"a trial removal changed more than masking does (relative difference {worst:.2g})"
+        skipped[group.root] = f"a trial removal changed more than masking does (relative difference {worst:.2g})"
     return worst < AGREE
 
 

@@ -94,20 +94,20 @@ class _Sparsity(Method):
 
     def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
         """Choose a density per layer; MACs and parameters in the plan count non-zero weights only."""
-        refused = {**seen.refused(), **dict.fromkeys(self.excluded(), "skipped on request")}
+        skipped = {**seen.refused(), **dict.fromkeys(self.excluded(), "skipped on request")}
         table: list[tuple[Layer, list[Option]]] = []
         for layer in seen.usable("conv", "linear", "transposed", skip=self.excluded()):
             settings = self.settings_for(layer)
             if isinstance(settings, str):
-                refused[layer.name] = settings
+                skipped[layer.name] = settings
             else:
                 table.append((layer, _options(layer, settings)))
         if budget is None and self.fixed():
             whole = cost(model, tuple(seen.example.shape[1:]))
             picked = [(layer, options[0], None) for layer, options in table]
-            return assemble(self.label, whole.macs, whole.params, picked, refused=refused)
+            return assemble(self.label, whole.macs, whole.params, picked, skipped=skipped)
         return plan_layers(
-            self.label, model, seen, table, _thinned, budget or Budget("macs", 0.5), refused=refused, progress=progress
+            self.label, model, seen, table, _thinned, budget or Budget("macs", 0.5), skipped=skipped, progress=progress
         )
 
     def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
@@ -120,7 +120,7 @@ class _Sparsity(Method):
         return Applied(model, layers, (_NOTE,))
 
     @classmethod
-    def rebuild(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
+    def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
         """Return the model as it is: zeros are weights (the named layers must exist)."""
         for name in layers:
             model.get_submodule(name)

@@ -1,11 +1,12 @@
 """Spend a budget where it hurts least: a sensitivity scan per layer, then an exact choice over all layers.
 
 The scan puts each candidate into the network, alone, and measures how far the network's output moves on the example
-images (no labels). Between scanned candidates the damage follows the method's own loss (discarded energy), scaled by
-what was measured. The choice over layers is the multiple-choice knapsack: minimise the sum of damages subject to the
-sum of costs, solved by dynamic programming on a cost grid. The sum over layers is the usual first-order assumption that
-damages add; the honest number is the accuracy measured afterwards. Where a method's options are so coarse that the best
-choice leaves more than `SLACK` of the budget unused, finer ones are added and the choice is made again.
+images (no labels). Between scanned candidates the sensitivity follows the method's own loss (discarded energy), scaled
+by what was measured. The choice over layers is the multiple-choice knapsack: minimise the sum of sensitivities subject
+to the sum of costs, solved by dynamic programming on a cost grid. The sum over layers is the usual first-order
+assumption that sensitivities add; the honest number is the accuracy measured afterwards. Where a method's options are
+so coarse that the best choice leaves more than `SLACK` of the budget unused, finer ones are added and the choice is
+made again.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ def scan(
     *,
     points: int = 4,
 ) -> list[float]:
-    """Return the damage of every option of ``layer``: `output_error` with only this layer changed.
+    """Return the sensitivity of every option of ``layer``: `output_error` with only this layer changed.
 
-    At most ``points`` options are really tried, spread over the list; the others are interpolated: damage divided by
-    loss is taken as piecewise linear in the loss. ``model`` is changed and put back.
+    At most ``points`` options are really tried, spread over the list; the others are interpolated: sensitivity divided
+    by loss is taken as piecewise linear in the loss. ``model`` is changed and put back.
     """
     images = seen.example[:SCAN_IMAGES]
     tried = sorted({round(i * (len(options) - 1) / max(points - 1, 1)) for i in range(points)})
@@ -71,10 +72,10 @@ def scan(
             new = build(layer, options[i])
             replace(model, layer.name, new)
             try:
-                damage = output_error(seen.output[:SCAN_IMAGES], model(images))
+                sensitivity = output_error(seen.output[:SCAN_IMAGES], model(images))
             finally:
                 _put_back(model, new, layer.module)
-            exact[i] = damage if math.isfinite(damage) else 1e9
+            exact[i] = sensitivity if math.isfinite(sensitivity) else 1e9
             if options[i].loss > 0:
                 ratios.append((options[i].loss, exact[i] / options[i].loss))
     ratios.sort()
@@ -92,9 +93,9 @@ def _put_back(model: nn.Module, new: nn.Module, old: nn.Module) -> None:
 
 
 def allocate(
-    costs: Sequence[Sequence[int]], damages: Sequence[Sequence[float]], limit: float, least: float = 0.0
+    costs: Sequence[Sequence[int]], sensitivities: Sequence[Sequence[float]], limit: float, least: float = 0.0
 ) -> list[int] | None:
-    """Choose one option per layer: least total damage with total cost at most ``limit``; None if nothing fits.
+    """Choose one option per layer: least total sensitivity with total cost at most ``limit``; None if nothing fits.
 
     ``least``: also spend at least that much. Exact up to the rounding of costs to ``limit / GRID`` (upwards, so both
     bounds always hold; a choice nearer to ``least`` than one cell per layer is not found).
@@ -107,7 +108,7 @@ def allocate(
     best = np.full(GRID + 1, np.inf)
     best[0] = 0.0
     picks = np.full((len(costs), GRID + 1), -1, dtype=np.int32)
-    for row, (prices, harms) in enumerate(zip(costs, damages, strict=True)):
+    for row, (prices, harms) in enumerate(zip(costs, sensitivities, strict=True)):
         nxt = np.full(GRID + 1, np.inf)
         for i, (price, harm) in enumerate(zip(prices, harms, strict=True)):
             cells = math.ceil(price / unit - 1e-9)
@@ -140,14 +141,14 @@ def plan_layers(
     build: Callable[[Layer, Option], nn.Module],
     budget: Budget,
     *,
-    refused: Mapping[str, str],
+    skipped: Mapping[str, str],
     finer: Callable[[Layer, Sequence[Option]], list[Option]] | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Scan every layer of ``table`` and choose one option each so that the whole network obeys ``budget``.
 
-    Leaving a layer as it is is always an option, with damage 0. ``finer`` gives more options of a layer, used where the
-    choice would leave more than `SLACK` of the budget unused; their damage is interpolated.
+    Leaving a layer as it is is always an option, with sensitivity 0. ``finer`` gives more options of a layer, used
+    where the choice would leave more than `SLACK` of the budget unused; their sensitivity is interpolated.
 
     Raises:
         InvalidArgument: even the smallest options do not reach the budget.
@@ -155,42 +156,42 @@ def plan_layers(
     whole = cost(model, tuple(seen.example.shape[1:]))
     total = whole.macs if budget.kind == "macs" else whole.params
     every: list[list[Option]] = []
-    damages: list[list[float]] = []
+    sensitivities: list[list[float]] = []
     for done, (layer, options) in enumerate(table):
         if progress is not None:
             progress(done, len(table), f"scan {layer.name}")
-        damages.append([0.0, *(scan(model, seen, layer, options, build) if options else [])])
+        sensitivities.append([0.0, *(scan(model, seen, layer, options, build) if options else [])])
         every.append([Option({}, layer.macs, layer.params, 0.0), *options])
     prices = [[o.price(budget.kind) for o in options] for options in every]
     fixed = total - sum(row[0] for row in prices)
     limit = budget.keep * total - fixed
     least = limit - SLACK * budget.keep * total
-    chosen = [0] * len(every) if budget.keep == 1 else allocate(prices, damages, limit)
+    chosen = [0] * len(every) if budget.keep == 1 else allocate(prices, sensitivities, limit)
     if chosen is None:
         least = (fixed + sum(min(row) for row in prices)) / total
         raise InvalidArgument(
             f"{name} cannot bring this network to the budget",
             argument=f"keep {budget.keep:.3g} of {budget.kind}",
-            given=f"at the least it keeps {least:.3g}; layers left alone: {len(refused)}",
+            given=f"at the least it keeps {least:.3g}; layers left alone: {len(skipped)}",
             hint=f"ask for {math.ceil(least * 100 + 1e-9) / 100:.2f} or more, or chain another method",
         )
     if finer is not None and sum(row[pick] for row, pick in zip(prices, chosen, strict=True)) < least:
         for i, (layer, options) in enumerate(table):
             more = finer(layer, options)
             every[i] += more
-            damages[i] += _interpolated(every[i][: len(damages[i])], damages[i], more)
+            sensitivities[i] += _interpolated(every[i][: len(sensitivities[i])], sensitivities[i], more)
         prices = [[o.price(budget.kind) for o in options] for options in every]
-        chosen = allocate(prices, damages, limit, least) or chosen
+        chosen = allocate(prices, sensitivities, limit, least) or chosen
     picked = [
-        (layer, every[i][pick], damages[i][pick])
+        (layer, every[i][pick], sensitivities[i][pick])
         for i, ((layer, _), pick) in enumerate(zip(table, chosen, strict=True))
     ]
-    return assemble(name, whole.macs, whole.params, picked, budget=budget, refused=refused)
+    return assemble(name, whole.macs, whole.params, picked, budget=budget, skipped=skipped)
 
 
-def _interpolated(known: Sequence[Option], damages: Sequence[float], options: Sequence[Option]) -> list[float]:
-    """Return the damage of ``options``: piecewise linear in the loss through the known ones."""
-    xs, ys = zip(*sorted(zip((o.loss for o in known), damages, strict=True)), strict=True)
+def _interpolated(known: Sequence[Option], sensitivities: Sequence[float], options: Sequence[Option]) -> list[float]:
+    """Return the sensitivity of ``options``: piecewise linear in the loss through the known ones."""
+    xs, ys = zip(*sorted(zip((o.loss for o in known), sensitivities, strict=True)), strict=True)
     return [float(np.interp(o.loss, xs, ys)) for o in options]
 
 
@@ -200,7 +201,7 @@ def assemble(
     params: int,
     picked: Sequence[tuple[Layer, Option, float | None]],
     *,
-    refused: Mapping[str, str],
+    skipped: Mapping[str, str],
     budget: Budget | None = None,
 ) -> Plan:
     """Assemble a `Plan` from one option per layer and the whole network's counts."""
@@ -214,5 +215,5 @@ def assemble(
         (macs, macs + sum(c.macs[1] - c.macs[0] for c in choices)),
         (params, params + sum(c.params[1] - c.params[0] for c in choices)),
         budget,
-        dict(refused),
+        dict(skipped),
     )

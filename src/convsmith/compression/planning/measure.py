@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from convsmith.compression.convert import recipes
+from convsmith.compression.convert import compression_history
 from convsmith.compression.cost import cost
 from convsmith.compression.methods.int8 import Int8Model
 from convsmith.compression.methods.method import output_error
@@ -71,7 +71,9 @@ def size(model: nn.Module, input_size: Sequence[int]) -> Size:
         path = Path(folder) / "model.safetensors"
         save_file(packed_state(model), path)
         written = path.stat().st_size
-    return Size(params, nonzero, counted.macs, counted.macs - saved, written, len(json.dumps(recipes(model))))
+    return Size(
+        params, nonzero, counted.macs, counted.macs - saved, written, len(json.dumps(compression_history(model)))
+    )
 
 
 def _stored(model: nn.Module) -> list[Tensor]:

@@ -43,7 +43,7 @@ class Budget:
 class Choice:
     """What happens to one layer. ``setting`` is the method's own JSON; an empty one leaves the layer alone.
 
-    ``macs`` and ``params``: (before, after), for one image. ``damage``: what the sensitivity scan says this choice
+    ``macs`` and ``params``: (before, after), for one image. ``sensitivity``: what the sensitivity scan says this choice
     costs (relative squared error of the network's output), None if nothing was scanned.
     """
 
@@ -51,7 +51,7 @@ class Choice:
     setting: dict[str, Any]
     macs: tuple[int, int]
     params: tuple[int, int]
-    damage: float | None = None
+    sensitivity: float | None = None
     note: str = ""
 
 
@@ -64,7 +64,7 @@ class Plan:
     macs: tuple[int, int]
     params: tuple[int, int]
     budget: Budget | None = None
-    refused: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     def kept(self, kind: str) -> float:
         """Return the share of ``"macs"`` or ``"params"`` that the plan keeps."""
@@ -80,15 +80,15 @@ class Plan:
         head = f"{self.method}: keeps {self.kept('macs'):.1%} of MACs, {self.kept('params'):.1%} of parameters"
         if self.budget is not None:
             head += f" (asked: {self.budget.keep:.1%} of {self.budget.kind})"
-        width = max([len(c.layer) for c in self.choices] + [len(n) for n in self.refused] + [5])
-        lines = [head, f"{'layer':{width}}  {'MACs':>6}  {'params':>6}  {'damage':>8}  setting"]
+        width = max([len(c.layer) for c in self.choices] + [len(n) for n in self.skipped] + [5])
+        lines = [head, f"{'layer':{width}}  {'MACs':>6}  {'params':>6}  {'sensitivity':>8}  setting"]
         for c in self.choices:
             shares = [f"{after / before:.1%}" if before else "-" for before, after in (c.macs, c.params)]
-            damage = "-" if c.damage is None else f"{c.damage:.2e}"
+            sensitivity = "-" if c.sensitivity is None else f"{c.sensitivity:.2e}"
             setting = ", ".join(f"{k} {_short(v)}" for k, v in c.setting.items()) or "unchanged"
             note = f"  ({c.note})" if c.note else ""
-            lines.append(f"{c.layer:{width}}  {shares[0]:>6}  {shares[1]:>6}  {damage:>8}  {setting}{note}")
-        lines += [f"{name:{width}}  left alone: {reason}" for name, reason in self.refused.items()]
+            lines.append(f"{c.layer:{width}}  {shares[0]:>6}  {shares[1]:>6}  {sensitivity:>8}  {setting}{note}")
+        lines += [f"{name:{width}}  left alone: {reason}" for name, reason in self.skipped.items()]
         return "\n".join(lines)
 
     def save(self, path: Path | str) -> Path:
@@ -126,7 +126,7 @@ class Plan:
                 macs=tuple(value["macs"]),
                 params=tuple(value["params"]),
                 budget=Budget(**value["budget"]) if value.get("budget") else None,
-                refused=dict(value.get("refused") or {}),
+                skipped=dict(value.get("skipped") or {}),
             )
         except InvalidArgument:
             raise
@@ -156,7 +156,7 @@ def _choice(value: Mapping[str, Any]) -> Choice:
         setting=dict(value.get("setting") or {}),
         macs=tuple(value["macs"]),
         params=tuple(value["params"]),
-        damage=value.get("damage"),
+        sensitivity=value.get("sensitivity"),
         note=value.get("note", ""),
     )
 

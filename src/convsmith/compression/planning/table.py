@@ -24,18 +24,18 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Row:
-    """One network. ``accuracy`` as compressed, ``repaired`` after repair (None: not measured, not done)."""
+    """One network. ``accuracy`` as compressed, ``finetuned`` after fine-tuning (None: not measured, not done)."""
 
     name: str
     size: Size
     latency: Mapping[str, Latency | str] = field(default_factory=dict)
     accuracy: Accuracy | None = None
-    repaired: Accuracy | None = None
+    finetuned: Accuracy | None = None
     layer_errors: Mapping[str, float | str] = field(default_factory=dict)
 
     def final(self) -> Accuracy | None:
         """Return the accuracy of the network one would use."""
-        return self.repaired or self.accuracy
+        return self.finetuned or self.accuracy
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Comparison:
     def columns(self) -> list[str]:
         """Return the table's column titles."""
         timed = [f"{case}, ms (of original)" for case in self.cases()]
-        return ["network", "params", "non-zero", "MACs", "file, kB", *timed, "accuracy, %", "repaired, %"]
+        return ["network", "params", "non-zero", "MACs", "file, kB", *timed, "accuracy, %", "finetuned, %"]
 
     def cells(self) -> list[list[str]]:
         """Return one list of texts per row; shares are of the original."""
@@ -71,7 +71,7 @@ class Comparison:
                 found = row.latency.get(case, "not timed")
                 timed = isinstance(found, Latency)
                 line.append(f"{found.median:.3g} ({found.ratio:.2f})" if timed else "-")  # type: ignore[union-attr]
-            line += [a.text() if a is not None else "-" for a in (row.accuracy, row.repaired)]
+            line += [a.text() if a is not None else "-" for a in (row.accuracy, row.finetuned)]
             out.append(line)
         return out
 

@@ -1,6 +1,6 @@
 """Get the accuracy back: re-estimate batch normalisation, then a short training that listens to the original.
 
-`repair` trains a compressed network through `convsmith.training.fit`, with the original as teacher. Zeros of sparse
+`finetune` trains a compressed network through `convsmith.training.fit`, with the original as teacher. Zeros of sparse
 layers stay zeros, low-bit layers train their latent weights, a network in int8 training comes back as int8.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.convert import recipes
+from convsmith.compression.convert import compression_history
 from convsmith.compression.methods.int8 import Int8Model, finish
 from convsmith.compression.methods.sparse import mask
 from convsmith.data.batch import Batch
@@ -59,11 +59,11 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch], *, limit: i
     return result
 
 
-class RepairInterrupted(RunFailed):
-    """The repair was stopped between two steps; with ``out`` it goes on from its checkpoint."""
+class FinetuneInterrupted(RunFailed):
+    """The training was stopped between two steps; with ``out`` it goes on from its checkpoint."""
 
 
-class RepairTask(ClassificationTask):
+class FinetuneTask(ClassificationTask):
     """Classification with a teacher that keeps sparse layers sparse.
 
     Args:
@@ -128,7 +128,7 @@ def _grown(setting: Mapping[str, Any], share: float) -> dict[str, Any]:
     return {**setting, "sparsity": setting["sparsity"] * done}
 
 
-def repair(
+def finetune(
     model: nn.Module,
     teacher: nn.Module,
     loader: Any,
@@ -165,15 +165,15 @@ def repair(
     Raises:
         InvalidArgument: an int8 graph (it cannot be trained: use mode ``"qat"``), ``gradual`` without sparse layers.
         RunFailed: the loss became infinite.
-        RepairInterrupted: the run was stopped.
+        FinetuneInterrupted: the run was stopped.
     """
     if isinstance(model, Int8Model):
         raise InvalidArgument(
             "an int8 graph cannot be trained",
-            argument="repair",
-            hint="compress with int8 in mode='qat' and repair that",
+            argument="finetune",
+            hint="compress with int8 in mode='qat' and finetune that",
         )
-    history = recipes(model)
+    history = compression_history(model)
     sparse = _sparse_layers(model, history)
     if gradual and not sparse:
         raise InvalidArgument("only sparse layers can become sparse gradually", given=[r["method"] for r in history])
@@ -183,7 +183,7 @@ def repair(
     if gradual:
         _densify(work, original, sparse)
     work.train()
-    task = RepairTask(
+    task = FinetuneTask(
         work,
         num_classes,
         original,
@@ -194,7 +194,7 @@ def repair(
     )
     result = fit(task, loader, config, validation=validation, out=out, resume=resume, progress=progress)
     if result.interrupted:
-        raise RepairInterrupted(f"the repair stopped after {result.steps} of {steps} steps")
+        raise FinetuneInterrupted(f"fine-tuning stopped after {result.steps} of {steps} steps")
     task.hold()
     return finish(work).eval()
 

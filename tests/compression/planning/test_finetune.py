@@ -1,4 +1,4 @@
-"""Repair: accuracy comes back, zeros stay, nothing else changes."""
+"""Finetune: accuracy comes back, zeros stay, nothing else changes."""
 
 import copy
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from convsmith.compression import Int8Model, compress, recipes
-from convsmith.compression.planning.repair import RepairTask, reestimate_batchnorm, repair
+from convsmith.compression import Int8Model, compress, compression_history
+from convsmith.compression.planning.finetune import FinetuneTask, finetune, reestimate_batchnorm
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.training import TrainConfig
@@ -62,10 +62,10 @@ def original(Plain):
 def test_accuracy_comes_back(original, method, settings):
     made = compress(original, method, example=DATA[0].images, **settings)
     before = {name: value.clone() for name, value in made.state_dict().items()}
-    fixed = repair(made, original, DATA, num_classes=5, config=TrainConfig(steps=60, lr=0.02, device="cpu"))
+    fixed = finetune(made, original, DATA, num_classes=5, config=TrainConfig(steps=60, lr=0.02, device="cpu"))
     assert accuracy(fixed) >= max(accuracy(made), accuracy(original) - 0.05)
     assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
-    assert recipes(fixed) == recipes(made)
+    assert compression_history(fixed) == compression_history(made)
     assert not fixed.training
     assert all(p.requires_grad for p in original.parameters())
 
@@ -77,8 +77,8 @@ def test_accuracy_comes_back(original, method, settings):
 )
 def test_zeros_stay_zeros(original, method, settings, zeros, gradual):
     made = compress(original, method, example=DATA[0].images, **settings)
-    fixed = repair(made, original, DATA, num_classes=5, config=CONFIG, gradual=gradual)
-    for name in recipes(made)[0]["layers"]:
+    fixed = finetune(made, original, DATA, num_classes=5, config=CONFIG, gradual=gradual)
+    for name in compression_history(made)[0]["layers"]:
         weight = fixed.get_submodule(name).weight
         assert float((weight == 0).float().mean()) == pytest.approx(zeros, abs=0.01)
         if not gradual:
@@ -87,7 +87,7 @@ def test_zeros_stay_zeros(original, method, settings, zeros, gradual):
 
 def test_gradual_growth_follows_the_cubic_law(original):
     made = compress(original, "sparse", example=DATA[0].images, sparsity=0.8)
-    task = RepairTask(
+    task = FinetuneTask(
         copy.deepcopy(original), 5, copy.deepcopy(original), sparse={"conv2": {"sparsity": 0.8}}, gradual=20
     )
     for step in (0, 5, 10, 20, 25):
@@ -96,7 +96,7 @@ def test_gradual_growth_follows_the_cubic_law(original):
         expected = 0.8 * (1 - (1 - share) ** 3)
         zeros = float((task.model.conv2.weight == 0).float().mean())
         assert zeros == pytest.approx(expected, abs=0.002)
-    assert recipes(made)
+    assert compression_history(made)
 
 
 def test_batchnorm_statistics_are_the_plain_mean(original):
@@ -118,16 +118,16 @@ def test_batchnorm_statistics_are_the_plain_mean(original):
 
 def test_int8_training_comes_back_as_int8(original):
     made = compress(original, "int8", example=DATA[0].images, mode="qat")
-    fixed = repair(made, original, DATA[:2], num_classes=5, config=TrainConfig(steps=4, lr=0.01, device="cpu"))
+    fixed = finetune(made, original, DATA[:2], num_classes=5, config=TrainConfig(steps=4, lr=0.01, device="cpu"))
     assert isinstance(fixed, Int8Model)
     assert accuracy(fixed) > accuracy(original) - 0.1
     with pytest.raises(InvalidArgument, match="cannot be trained"):
-        repair(fixed, original, DATA, num_classes=5)
+        finetune(fixed, original, DATA, num_classes=5)
 
 
 def test_gradual_needs_something_sparse(original):
     with pytest.raises(InvalidArgument, match="only sparse layers"):
-        repair(original, original, DATA, num_classes=5, gradual=True)
+        finetune(original, original, DATA, num_classes=5, gradual=True)
     chained = compress(original, "prune-filters,sparse", example=DATA[0].images, keep=0.5, sparsity=0.5)
     with pytest.raises(InvalidArgument, match="original's weights"):
-        repair(chained, original, DATA, num_classes=5, gradual=True)
+        finetune(chained, original, DATA, num_classes=5, gradual=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from convsmith.compression.cost import cost
-from convsmith.compression.operators.factor import FORMS, Outputs, counts, factor, full_rank, spectrum
+from convsmith.compression.methods.decomposition import DECOMPOSITIONS, Outputs, counts, factor, full_rank, spectrum
 from convsmith.errors import InvalidArgument
 
 LAYERS = [
@@ -19,7 +19,9 @@ LAYERS = [
     nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, output_padding=1, groups=2),
     nn.Linear(7, 5),
 ]
-CASES = [(layer, form) for layer in LAYERS for form in FORMS if full_rank(layer, form)]
+CASES = [
+    (layer, decomposition) for layer in LAYERS for decomposition in DECOMPOSITIONS if full_rank(layer, decomposition)
+]
 
 
 def images(layer):
@@ -30,23 +32,23 @@ def images(layer):
     )
 
 
-@pytest.mark.parametrize(("layer", "form"), CASES, ids=lambda v: str(v))
-def test_full_rank_is_exact(layer, form):
+@pytest.mark.parametrize(("layer", "decomposition"), CASES, ids=lambda v: str(v))
+def test_full_rank_is_exact(layer, decomposition):
     layer = layer.double()
     x = images(layer)
-    chain = factor(layer, form, full_rank(layer, form))
+    chain = factor(layer, decomposition, full_rank(layer, decomposition))
     torch.testing.assert_close(chain(x), layer(x), rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize(("layer", "form"), CASES, ids=lambda v: str(v))
+@pytest.mark.parametrize(("layer", "decomposition"), CASES, ids=lambda v: str(v))
 @pytest.mark.parametrize("share", [0.3, 0.7])
-def test_counts_are_those_of_the_chain(layer, form, share):
+def test_counts_are_those_of_the_chain(layer, decomposition, share):
     layer = layer.double()
-    rank = max(1, round(share * full_rank(layer, form)))
+    rank = max(1, round(share * full_rank(layer, decomposition)))
     x = images(layer)
-    chain = factor(layer, form, rank)
+    chain = factor(layer, decomposition, rank)
     counted = cost(chain, tuple(x.shape))
-    macs, params = counts(layer, form, rank, tuple(x.shape), tuple(layer(x).shape))
+    macs, params = counts(layer, decomposition, rank, tuple(x.shape), tuple(layer(x).shape))
     assert (macs * len(x), params) == (counted.macs, counted.params)
     assert sum(p.numel() for p in chain.parameters()) == params
 
@@ -113,8 +115,8 @@ def test_zero_kernel_and_bad_ranks():
     x = torch.randn(1, 3, 5, 5)
     torch.testing.assert_close(factor(layer, "svd", 1)(x), layer(x))
     assert spectrum(layer, "svd").tolist() == [1, 1, 1]
-    for form, rank in [("svd", 0), ("svd", 4), ("spatial", 99), ("nonsense", 1)]:
+    for decomposition, rank in [("svd", 0), ("svd", 4), ("spatial", 99), ("nonsense", 1)]:
         with pytest.raises(InvalidArgument, match="full rank"):
-            factor(layer, form, rank)
-    with pytest.raises(InvalidArgument, match="forms: svd"):
+            factor(layer, decomposition, rank)
+    with pytest.raises(InvalidArgument, match="decompositions: svd"):
         factor(nn.Linear(3, 3), "tucker", 1)

@@ -6,7 +6,7 @@
 ``tucker``   1 x 1, k x k, 1 x 1 (Kim et al. 2016), higher-order SVD refined by three rounds of alternation.
 
 Grouped convolutions are factored group by group, transposed ones as 1 x 1 then transposed, linear layers as two. At
-full rank every form is exact. No form is kept that costs more than the layer it replaces unless the rank is explicit.
+full rank every one is exact. None is kept that costs more than the layer it replaces unless the rank is explicit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from convsmith.compression.planning.survey import Weighted
 from convsmith.errors import InvalidArgument
 
-FORMS = ("svd", "spatial", "tucker")
+DECOMPOSITIONS = ("svd", "spatial", "tucker")
 
 
 class LowRank(nn.Sequential):
@@ -36,17 +36,17 @@ class Outputs:
     covariance: Tensor
 
 
-def full_rank(module: Weighted, form: str) -> int:
-    """Return the largest useful rank (per group) of ``form`` for ``module``; 0 if the form does not apply."""
+def full_rank(module: Weighted, decomposition: str) -> int:
+    """Return the largest useful rank (per group) of ``decomposition`` for ``module``; 0 where it does not apply."""
     if isinstance(module, nn.Linear):
-        return min(module.in_features, module.out_features) if form == "svd" else 0
+        return min(module.in_features, module.out_features) if decomposition == "svd" else 0
     groups, (kh, kw) = module.groups, module.kernel_size
     inner, outer = module.in_channels // groups, module.out_channels // groups
     if isinstance(module, nn.ConvTranspose2d):
-        return min(inner, outer * kh * kw) if form == "svd" else 0
-    if form == "svd":
+        return min(inner, outer * kh * kw) if decomposition == "svd" else 0
+    if decomposition == "svd":
         return min(inner * kh * kw, outer)
-    if form == "spatial":
+    if decomposition == "spatial":
         return min(inner * kh, outer * kw) if kh > 1 and kw > 1 else 0
     return max(inner, outer) if groups == 1 and kh * kw > 1 else 0
 
@@ -57,7 +57,7 @@ def tucker_ranks(module: Weighted, rank: int) -> tuple[int, int]:
     return max(1, round(module.in_channels * share)), max(1, round(module.out_channels * share))
 
 
-def skeleton(module: Weighted, form: str, rank: int) -> LowRank:
+def skeleton(module: Weighted, decomposition: str, rank: int) -> LowRank:
     """Return the chain for ``module`` with fresh weights."""
     like = {"device": module.weight.device, "dtype": module.weight.dtype}
     bias = module.bias is not None
@@ -82,10 +82,10 @@ def skeleton(module: Weighted, form: str, rank: int) -> LowRank:
         )
         return LowRank(nn.Conv2d(c_in, g * rank, 1, groups=g, bias=False, **like), last)
     s, p, d, mode = module.stride, module.padding, module.dilation, module.padding_mode
-    if form == "svd":
+    if decomposition == "svd":
         first = nn.Conv2d(c_in, g * rank, module.kernel_size, s, p, d, g, False, mode, **like)
         return LowRank(first, nn.Conv2d(g * rank, c_out, 1, groups=g, bias=bias, **like))
-    if form == "spatial":
+    if decomposition == "spatial":
         tall, wide = (p, p) if isinstance(p, str) else ((p[0], 0), (0, p[1]))
         kh, kw = module.kernel_size
         return LowRank(
@@ -102,7 +102,7 @@ def skeleton(module: Weighted, form: str, rank: int) -> LowRank:
 
 def factor(
     module: Weighted,
-    form: str,
+    decomposition: str,
     rank: int,
     outputs: Outputs | None = None,
     *,
@@ -110,29 +110,29 @@ def factor(
 ) -> LowRank:
     """Return the chain that comes closest to ``module``.
 
-    Closest in the Frobenius norm of the kernel; with ``outputs`` (form ``svd`` of a plain layer) in the mean squared
-    error of the layer's outputs, the bias corrected for what is cut off. ``memory`` keeps the decomposition for further
-    ranks of the same layer, form and outputs.
+    Closest in the Frobenius norm of the kernel; with ``outputs`` (``svd`` of a plain layer) in the mean squared error
+    of the layer's outputs, the bias corrected for what is cut off. ``memory`` keeps the factors for further ranks of
+    the same layer, decomposition and outputs.
 
     Raises:
-        InvalidArgument: the form does not apply to this layer, or the rank is not in 1..full rank.
+        InvalidArgument: the decomposition does not apply to this layer, or the rank is not in 1..full rank.
     """
-    most = full_rank(module, form) if form in FORMS else 0
+    most = full_rank(module, decomposition) if decomposition in DECOMPOSITIONS else 0
     if not 1 <= rank <= most:
         raise InvalidArgument(
-            "a rank lies between 1 and the layer's full rank, and its form must apply to the layer",
-            argument=f"form {form!r}, rank {rank}",
-            given=f"{module} whose full rank in this form is {most}",
-            hint=f"forms: {', '.join(f for f in FORMS if full_rank(module, f))}",
+            "a rank lies between 1 and the layer's full rank, and its decomposition must apply to the layer",
+            argument=f"decomposition {decomposition!r}, rank {rank}",
+            given=f"{module} whose full rank in this decomposition is {most}",
+            hint=f"decompositions: {', '.join(f for f in DECOMPOSITIONS if full_rank(module, f))}",
         )
-    chain = skeleton(module, form, rank)
+    chain = skeleton(module, decomposition, rank)
     weight = module.weight.detach().double()
     bias = module.bias
     if isinstance(module, nn.ConvTranspose2d):
         parts = _transposed(weight, rank, module.groups, memory)
-    elif form == "spatial":
+    elif decomposition == "spatial":
         parts = _spatial(weight, rank, module.groups, memory)
-    elif form == "tucker":
+    elif decomposition == "tucker":
         parts = _tucker(weight, *tucker_ranks(module, rank))
     else:
         groups = getattr(module, "groups", 1)
@@ -148,29 +148,29 @@ def factor(
     return chain
 
 
-def spectrum(module: Weighted, form: str, outputs: Outputs | None = None) -> Tensor:
+def spectrum(module: Weighted, decomposition: str, outputs: Outputs | None = None) -> Tensor:
     """Return the share of energy kept at every rank 1..full rank [full_rank], non-decreasing up to 1.
 
     Grouped layers: the mean over all groups' energy. Tucker: the product bound of both sides' energies.
     """
     weight = module.weight.detach().double()
-    if form == "tucker":
+    if decomposition == "tucker":
         kept = []
         sides = [_energies(weight.transpose(0, axis).flatten(1)) for axis in (1, 0)]
-        for rank in range(1, full_rank(module, form) + 1):
+        for rank in range(1, full_rank(module, decomposition) + 1):
             cut = zip(sides, tucker_ranks(module, rank), strict=True)
             kept.append(1 - sum(float(side[r:].sum() / side.sum().clamp_min(1e-300)) for side, r in cut))
         return torch.tensor(kept, dtype=torch.float64).clamp(0, 1)
     groups = getattr(module, "groups", 1)
     if isinstance(module, nn.ConvTranspose2d):
         values = _energies(weight.reshape(groups, weight.shape[0] // groups, -1))
-    elif form == "spatial":
+    elif decomposition == "spatial":
         values = _energies(_spatial_matrix(weight, groups))
     elif outputs is not None:
         values = torch.linalg.eigvalsh(_blocks(outputs.covariance, groups)).flip(-1).clamp_min(0)
     else:
         values = _energies(weight.reshape(groups, weight.shape[0] // groups, -1))
-    values = values[:, : full_rank(module, form)].sum(0)
+    values = values[:, : full_rank(module, decomposition)].sum(0)
     total = values.sum()
     if total <= 0:
         return torch.ones_like(values)
@@ -183,7 +183,9 @@ def _energies(matrix: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0)
 
 
-def counts(module: Weighted, form: str, rank: int, inner: tuple[int, ...], outer: tuple[int, ...]) -> tuple[int, int]:
+def counts(
+    module: Weighted, decomposition: str, rank: int, inner: tuple[int, ...], outer: tuple[int, ...]
+) -> tuple[int, int]:
     """Return (MACs of one call for one image, parameters) of the chain, given the layer's input and output shape."""
     bias = 0 if module.bias is None else module.bias.numel()
     if isinstance(module, nn.Linear):
@@ -197,10 +199,10 @@ def counts(module: Weighted, form: str, rank: int, inner: tuple[int, ...], outer
     if isinstance(module, nn.ConvTranspose2d):
         weights = c_in * rank + rank * c_out * kh * kw
         return weights * before, weights + bias
-    if form == "svd":
+    if decomposition == "svd":
         weights = rank * c_in * kh * kw + c_out * rank
         return weights * after, weights + bias
-    if form == "spatial":
+    if decomposition == "spatial":
         tall, wide = rank * c_in * kh, c_out * rank * kw
         return tall * outer[2] * inner[3] + wide * after, tall + wide + bias
     r_in, r_out = tucker_ranks(module, rank)
@@ -279,6 +281,6 @@ def _tucker(weight: Tensor, r_in: int, r_out: int, rounds: int = 3) -> list[Tens
     return [inner.T, core, outer]
 
 
-def setting_of(form: str, rank: int) -> dict[str, Any]:
+def setting_of(decomposition: str, rank: int) -> dict[str, Any]:
     """Return the plan's JSON for one layer."""
-    return {"form": form, "rank": int(rank)}
+    return {"decomposition": decomposition, "rank": int(rank)}
