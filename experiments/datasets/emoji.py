@@ -28,8 +28,8 @@ PACKAGES = {
     "facebook": "emoji-datasource-facebook@16.0.0",
     "openmoji": "openmoji@17.0.0",
 }
-#: side of the pictures written; the three bitmap sets come at 64
-SIDE = 96
+#: side of the pictures written, and of the drawing inside, which a network's centre crop of 0.875 then keeps whole
+SIDE, DRAWN = 96, 80
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,14 @@ def write_folders(
             if out.is_file():
                 continue
             path = root / style / "package" / name
-            data = renderer.svg_to_bytes(svg_path=str(path), width=SIDE) if path.suffix == ".svg" else path.read_bytes()
+            data = (
+                renderer.svg_to_bytes(svg_path=str(path), width=DRAWN) if path.suffix == ".svg" else path.read_bytes()
+            )
             with Image.open(io.BytesIO(bytes(data))) as image:
-                drawn = image.convert("RGBA").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                drawn = image.convert("RGBA").resize((DRAWN, DRAWN), Image.Resampling.BICUBIC)
             out.parent.mkdir(parents=True, exist_ok=True)
             ground = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
-            ground.paste(drawn, (0, 0), drawn)
+            ground.paste(drawn, ((SIDE - DRAWN) // 2, (SIDE - DRAWN) // 2), drawn)
             ground.save(out)
         if progress is not None:
             progress(number + 1, len(chosen), emoji.group)
