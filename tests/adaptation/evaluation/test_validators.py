@@ -7,7 +7,15 @@ import torch
 from torch.testing import assert_close
 
 from convsmith.adaptation.evaluation import validators
-from convsmith.adaptation.evaluation.validators import dev_risk, guarded, higher_is_better, measure, oriented, score
+from convsmith.adaptation.evaluation.validators import (
+    density_ratio,
+    dev_risk,
+    guarded,
+    higher_is_better,
+    measure,
+    oriented,
+    score,
+)
 from convsmith.errors import InvalidArgument
 
 P = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.6, 0.3, 0.1]], dtype=torch.float64)
@@ -77,6 +85,58 @@ def test_dev_weighs_source_errors_by_how_target_like_they_are():
     assert abs(dev(torch.zeros(200))) < 1e-12
 
 
+def test_dev_does_not_ask_in_what_order_the_rows_are():
+    # 6 classes, sorted: unshuffled folds would test every candidate on classes that its training has not seen
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
+
+    g = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    means = 2 * draw(6, 12)
+    source = means.repeat_interleave(20, 0) + draw(120, 12)
+    target = means[:3].repeat_interleave(20, 0) + draw(12) + draw(60, 12)
+    ratio = density_ratio(source, target, source)
+    mixed = density_ratio(source[torch.randperm(120, generator=g)], target[torch.randperm(60, generator=g)], source)
+    assert_close(ratio, mixed, rtol=1e-6, atol=1e-6)
+    # the reference: the penalty that wins over ten divisions into folds
+    both = torch.cat([source, target])
+    z, y = ((both - both.mean(0)) / both.std(0)).numpy(), [0] * 120 + [1] * 60
+    folds = RepeatedStratifiedKFold(n_splits=3, n_repeats=10, random_state=5)
+    models = [LogisticRegression(C=c, max_iter=500) for c in (0.01, 0.1, 1.0, 10.0, 100.0)]
+    best = max(models, key=lambda m: cross_val_score(m, z, y, cv=folds, scoring="neg_log_loss").mean())
+    p = best.fit(z, y).predict_proba(z[:120])
+    assert_close(ratio, torch.from_numpy(2 * p[:, 1] / p[:, 0]), rtol=1e-6, atol=1e-6)
+
+
+def test_labels_of_one_image_are_not_spread_over_all():
+    with pytest.raises(InvalidArgument, match="argument: target_labels"):
+        score("oracle", P, target_labels=torch.tensor([0]))
+    with pytest.raises(InvalidArgument, match="argument: target_labels"):
+        score("oracle", P, target_labels=torch.tensor([[0], [1], [0], [0]]))
+    with pytest.raises(InvalidArgument, match="argument: source_labels"):
+        score("source-accuracy", source_probabilities=P, source_labels=torch.tensor([0]))
+
+
+WRONG = {
+    "str": "p",
+    "list": P.tolist(),
+    "numpy": P.numpy(),
+    "sparse": P.to_sparse(),
+    "meta": P.to("meta"),
+    "complex": P.to(torch.cfloat),
+    "integers": P.long(),
+    "one dimension": P[0],
+    "logits": P * 3 - 1,
+}
+
+
+@pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("name", ["entropy", "infomax", "snd", "bnm", "oracle"])
+def test_wrong_evidence_is_called_by_its_name(name, value):
+    with pytest.raises(InvalidArgument, match="argument: target_probabilities"):
+        score(name, value, target_labels=torch.tensor([0, 1, 0, 0]))
+
+
 def test_directions():
     assert [n for n in validators.available() if not higher_is_better(n)] == ["dev", "entropy", "infomax"]
     assert oriented("entropy", 0.3) == -0.3
@@ -103,6 +163,7 @@ def test_the_guard_drops_runs_that_forgot_the_source():
     ("call", "rule"),
     [
         (lambda: score("entropie", P), "did you mean 'entropy'"),
+        (lambda: density_ratio(P[:2], P, P), "three images a side"),
         (lambda: score("dev", P), "needs source_training_features"),
         (lambda: score("oracle", P), "needs target_labels"),
         (lambda: score("entropy", P[:0]), "needs target_probabilities"),

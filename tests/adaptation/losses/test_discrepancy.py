@@ -178,9 +178,99 @@ def test_coral_equals_the_covariances():
     assert torch.autograd.gradcheck(coral, (x.requires_grad_(), y.requires_grad_()))
 
 
+def five_widths(x, y):
+    """The median rule written out: the lower middle of the squared distances of different points, times 2^u / 2."""
+    joint = [*x.double().tolist(), *y.double().tolist()]
+    apart = sorted(math.dist(a, b) ** 2 for i, a in enumerate(joint) for j, b in enumerate(joint) if i != j and a != b)
+    middle = apart[(len(apart) - 1) // 2] if apart else 1.0
+    return tuple(math.sqrt(2.0**u * middle / 2) for u in (-2, -1, 0, 1, 2))
+
+
+def mostly_alike(dtype, offset=0.0):
+    """Features as dead ReLUs give them: most rows are one point, away from zero."""
+    x, y = torch.full((8, 4), 0.3 + offset, dtype=dtype), torch.full((9, 4), 0.3 + offset, dtype=dtype)
+    x[0, 1] += 1.0
+    y[:2, 2] += 0.7
+    return x, y
+
+
+@pytest.mark.parametrize(("dtype", "offset"), [(torch.float64, 0.0), (torch.float32, 0.0), (torch.float32, 50.0)])
+@pytest.mark.parametrize("estimator", ["biased", "unbiased"])
+def test_the_median_rule_survives_that_most_points_coincide(dtype, offset, estimator):
+    x, y = mostly_alike(dtype, offset)
+    expected = naive_mmd(x.double(), y.double(), estimator, lambda a, b: kernel(a, b, five_widths(x, y)))
+    value = mmd(x, y, estimator=estimator)
+    assert value.dtype == dtype
+    assert_close(float(value), expected, rtol=0, atol=20 * torch.finfo(dtype).eps)
+    a, b = torch.eye(3)[torch.arange(8) % 3].to(dtype), torch.eye(3)[torch.arange(9) % 2].to(dtype)
+    widths = five_widths(x, y)
+    exact = conditional_mmd(x.double(), y.double(), a.double(), b.double(), bandwidths=widths)
+    # the ridge of 0.01 n bounds what rounding of the kernel does to the solution by its inverse, squared
+    assert_close(float(conditional_mmd(x, y, a, b)), float(exact), rtol=1e4 * torch.finfo(dtype).eps, atol=1e-9)
+
+
+def test_points_that_all_coincide_are_at_distance_zero():
+    same = torch.full((5, 3), 0.1)
+    for value in (mmd(same, same), mmd(same, same, bandwidths="mean"), energy_distance(same, same)):
+        assert float(value) == 0.0
+
+
+def test_two_far_clusters_are_measured_in_float32():
+    x, y = draw(24, 12, shift=0.0)
+    x, y = x.float(), (y + 3e4).float()
+    widths = five_widths(x, y)
+    expected = naive_mmd(x.double(), y.double(), "biased", lambda a, b: kernel(a, b, widths))
+    assert widths[2] < 10  # the middle pair lies inside a cluster
+    assert_close(float(mmd(x, y, estimator="biased")), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_the_scale_of_the_features_costs_no_digit(scale):
+    x, y = draw(12, 9)
+    assert_close(mmd((x * scale).float(), (y * scale).float()), mmd(x, y).float(), rtol=0, atol=1e-5)
+
+
+def test_nan_is_answered_with_nan():
+    x, y = draw(6, 6)
+    x[2, 1] = math.nan
+    for value in (
+        mmd(x, y),
+        mmd(x.float(), y.float()),
+        energy_distance(x, y),
+        energy_distance(x.float(), y),
+        coral(x, y),
+    ):
+        assert math.isnan(float(value))
+
+
 @pytest.mark.parametrize(
     ("call", "rule"),
     [
+        (lambda: mmd([[1.0]], torch.zeros(3, 4)), "argument: source\n  given:    list"),
+        (lambda: mmd(torch.zeros(3, 4), None), "argument: target\n  given:    NoneType"),
+        (lambda: coral(torch.zeros(3, 4).numpy(), torch.zeros(3, 4)), "argument: source\n  given:    ndarray"),
+        (lambda: mmd(torch.zeros(3, 4, dtype=torch.cfloat), torch.zeros(3, 4)), "argument: source\n .*complex64"),
+        (lambda: mmd(torch.zeros(3, 4).to_sparse(), torch.zeros(3, 4)), "argument: source\n .*sparse"),
+        (lambda: mmd(torch.zeros(3, 4, device="meta"), torch.zeros(3, 4)), "argument: source\n .*meta"),
+        (lambda: mmd(torch.zeros(3, 4).long(), torch.zeros(3, 4)), "argument: source\n .*int64"),
+        (lambda: mmd(torch.zeros(3, 4), torch.zeros(3, 4), bandwidths=[None]), "argument: bandwidths"),
+        (lambda: mmd(torch.zeros(3, 4), torch.zeros(3, 4), estimator=3), "argument: estimator"),
+        (lambda: conditional_embedding(torch.zeros(3, 4), torch.zeros(3, 4), ridge="a"), "argument: ridge"),
+        (lambda: mean_embedding("a", torch.zeros(3, 4)), "argument: points"),
+        (
+            lambda: conditional_mmd(torch.zeros(3, 4), torch.zeros(2, 4), torch.zeros(3, 2), torch.zeros(2, 3)),
+            "argument: target_outcomes",
+        ),
+        (
+            lambda: class_mmd(torch.zeros(3, 4), torch.zeros(2, 4), torch.zeros(2, 2), torch.zeros(2, 2)),
+            "argument: source_probabilities",
+        ),
+        (
+            lambda: class_mmd(
+                torch.zeros(3, 4), torch.zeros(2, 4), torch.zeros(3, 2), torch.zeros(2, 2), weights=torch.ones(3)
+            ),
+            "argument: weights",
+        ),
         (lambda: mmd(torch.zeros(3, 2), torch.zeros(3, 4)), "same width"),
         (lambda: mmd(torch.zeros(0, 2), torch.zeros(3, 2)), "at least one sample"),
         (lambda: mmd(torch.zeros(1, 2), torch.zeros(3, 2)), "two samples on each side"),

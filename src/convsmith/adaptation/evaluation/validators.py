@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convsmith.errors import InvalidArgument
+from convsmith.adaptation.losses import operands
+from convsmith.errors import InvalidArgument, close_matches
 from convsmith.registry import Registry
 
 #: a candidate whose source-validation accuracy is below this share of source-only's is never chosen
@@ -63,20 +64,53 @@ def score(name: str, target_probabilities: Tensor | None = None, **evidence: Ten
     known = [f.name for f in fields(Evidence)]
     for key in evidence:
         if key not in known:
-            raise InvalidArgument("no evidence has this name", given=key, hint=f"one of {', '.join(known)}")
+            raise InvalidArgument("no evidence has this name", given=repr(key), hint=close_matches(key, known))
     return measure(name, Evidence(target_probabilities=target_probabilities, **evidence))
 
 
 def measure(name: str, evidence: Evidence) -> float:
     """Return the validator's number for ``evidence``; see `score`."""
     entry = VALIDATORS.entry(name)
+    sizes: dict[str, tuple[str, int]] = {}
     for need in entry.traits["needs"]:
         value = getattr(evidence, need)
-        if value is None or len(value) == 0:
-            raise InvalidArgument(f"the validator {name!r} needs {need}", argument=name, given="none")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise InvalidArgument(f"{need} holds values that are not finite", argument=name)
+        if value is None:
+            raise InvalidArgument(f"the validator {name!r} needs {need}", argument=need, given="none")
+        _check(name, need, value)
+        # what speaks of the same images has as many rows; what is compared has as many columns
+        keys = [f"rows of {need.split('_')[0]}" if "training" not in need else "rows of source training"]
+        if not need.endswith("labels"):
+            keys.append(f"columns of {need.split('_')[-1]}")
+        for key, count in zip(keys, value.shape, strict=False):
+            other, number = sizes.setdefault(key, (need, count))
+            if number != count:
+                raise InvalidArgument(
+                    f"{need} and {other} have the same {key.split()[0]}",
+                    argument=need,
+                    given=f"{count} and {number}",
+                )
     return float(entry.value(evidence))
+
+
+def _check(validator: str, name: str, value: Any) -> None:
+    """Refuse evidence of a wrong kind, shape or range."""
+    if name.endswith("labels"):
+        operands.labels(name, value)
+    else:
+        operands.matrix(name, value)
+        if not bool(torch.isfinite(value).all()):
+            raise InvalidArgument(f"{name} holds values that are not finite", argument=name)
+    if len(value) == 0:
+        raise InvalidArgument(f"the validator {validator!r} needs {name}", argument=name, given="0 images")
+    if name.endswith("probabilities"):
+        off = max(float(-value.min()), float((value.double().sum(1) - 1).abs().max()))
+        if off > 1e-4 + 2 * torch.finfo(value.dtype).eps:
+            raise InvalidArgument(
+                f"{name} are probabilities: every row sums to 1",
+                argument=name,
+                given=f"rows from {float(value.sum(1).min()):.4g} to {float(value.sum(1).max()):.4g}",
+                hint="logits.softmax(1)",
+            )
 
 
 def higher_is_better(name: str) -> bool:
@@ -138,8 +172,7 @@ def soft_neighbourhood_density(evidence: Evidence) -> float:
 def batch_nuclear_norm(evidence: Evidence) -> float:
     """Nuclear norm of the prediction matrix over n (higher is better); rewards all K classes, as InfoMax does."""
     p = _given(evidence.target_probabilities)
-    # from the K x K Gram matrix: n is large, K is not
-    return float(torch.linalg.eigvalsh(p.T @ p).clamp_min(0).sqrt().sum() / len(p))
+    return float(torch.linalg.matrix_norm(p, ord="nuc")) / len(p)
 
 
 @_register("source-accuracy", "source_probabilities", "source_labels")
@@ -187,10 +220,11 @@ def density_ratio(
     """Return ``n_s/n_t * p(target | f) / p(source | f)`` at features ``at`` [n, d] from a logistic domain classifier.
 
     At most ``limit`` images a side are used (evenly spaced ones). The ``inverse_penalty`` (scikit-learn's C) is chosen
-    from 10^-2 .. 10^2 by three-fold cross-validation if it is not given, as Salvador et al. choose theirs.
+    from 10^-2 .. 10^2 by three-fold cross-validation if it is not given, as Salvador et al. choose theirs; the folds
+    are shuffled, since rows sorted by class would leave whole classes out of a fold.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
     source = source_training[:: max(1, math.ceil(len(source_training) / limit))]
     other = target[:: max(1, math.ceil(len(target) / limit))]
@@ -199,7 +233,14 @@ def density_ratio(
     labels = torch.cat([torch.zeros(len(source)), torch.ones(len(other))])
     model: Any = LogisticRegression(C=inverse_penalty or 1.0, max_iter=500)
     if inverse_penalty is None:
-        model = GridSearchCV(model, {"C": [0.01, 0.1, 1.0, 10.0, 100.0]}, cv=3, scoring="neg_log_loss")
+        if min(len(source), len(other)) < 3:
+            raise InvalidArgument(
+                "the domain classifier needs three images a side",
+                argument="source_training_features, target_features",
+                given=f"{len(source)} and {len(other)} images",
+            )
+        folds = StratifiedKFold(3, shuffle=True, random_state=0)
+        model = GridSearchCV(model, {"C": [0.01, 0.1, 1.0, 10.0, 100.0]}, cv=folds, scoring="neg_log_loss")
     model.fit(((both - mean) / std).cpu().numpy(), labels.numpy())
     p = torch.from_numpy(model.predict_proba(((at - mean) / std).cpu().numpy()))
     return len(source) / len(other) * p[:, 1] / p[:, 0].clamp_min(1e-12)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.gather import sum_over_ranks, world_size
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
+from convsmith.adaptation.losses.gather import sum_over_ranks, world_size
 from convsmith.adaptation.losses.reversal import reverse_gradient
 from convsmith.adaptation.methods.weighting import WeightSettings
 from convsmith.errors import InvalidArgument, close_matches

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.gather import sum_over_ranks, world_size
+from convsmith.adaptation.losses.gather import sum_over_ranks, world_size
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 
