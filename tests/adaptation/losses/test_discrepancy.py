@@ -277,7 +277,7 @@ def test_nan_is_answered_with_nan():
         (lambda: mmd(torch.zeros(4, 2), torch.zeros(3, 2), estimator="linear"), "same number"),
         (lambda: mmd(torch.zeros(4, 2), torch.zeros(3, 2), estimator="unbaised"), "did you mean 'unbiased'"),
         (lambda: mmd(torch.zeros(4, 2), torch.zeros(3, 2), bandwidths=[0.0]), "positive"),
-        (lambda: mmd(torch.zeros(4, 2), torch.zeros(3, 2), bandwidths="mode"), "bandwidth rule"),
+        (lambda: mmd(torch.zeros(4, 2), torch.zeros(3, 2), bandwidths="mode"), "argument: bandwidths"),
         (lambda: coral(torch.zeros(1, 2), torch.zeros(3, 2)), "two samples"),
     ],
 )

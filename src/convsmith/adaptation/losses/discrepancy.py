@@ -11,14 +11,15 @@ matrices are small, and neither the scale of the features nor a far-away origin 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from convsmith import arguments
 from convsmith.adaptation.losses.gather import gather
 from convsmith.adaptation.losses.operands import matrix, pair, vector, wide
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument
 
 Bandwidths = Sequence[float] | Tensor | Literal["median", "mean"] | None
 _POWERS = (-2, -1, 0, 1, 2)
@@ -87,14 +88,7 @@ def mmd(
     Differs from the paper: DAN learns the kernel weights by a quadratic program; every public code, and this one, uses
     equal weights.
     """
-    known = ("unbiased", "biased", "linear")
-    if estimator not in known:
-        raise InvalidArgument(
-            "no MMD estimator has this name",
-            argument="estimator",
-            given=estimator,
-            hint=close_matches(str(estimator), known),
-        )
+    arguments.one_of("estimator", estimator, ("unbiased", "biased", "linear"))
     source, target = pair(source, target)
     if distributed:
         source, target = gather(source), gather(target)
@@ -154,7 +148,7 @@ def conditional_embedding(
     ``beta(x) = (K + n * ridge * I)^-1 k_x`` with K the Gram matrix of ``samples`` [n, d] (Song et al. 2009, eq. 6).
     """
     points, samples = pair(points, samples, names=("points", "samples"))
-    _check_ridge(ridge)
+    arguments.number("ridge", ridge, least=torch.finfo(torch.float64).tiny)
     gram = squared_distances(samples, samples)
     eye = torch.eye(len(samples), dtype=gram.dtype, device=gram.device)
     widths = _bandwidths(bandwidths, gram[eye == 0] if len(samples) > 1 else gram)
@@ -183,7 +177,7 @@ def conditional_mmd(
     n, m = len(source), len(target)
     first_outcomes = matrix("source_outcomes", source_outcomes, rows=n)
     second_outcomes = matrix("target_outcomes", target_outcomes, rows=m, columns=first_outcomes.shape[1])
-    _check_ridge(ridge)
+    arguments.number("ridge", ridge, least=torch.finfo(torch.float64).tiny)
     kernel, like = _joint_kernel(source, target, bandwidths)
     first, second = kernel[:n, :n], kernel[n:, n:]
     eye = torch.eye(n + m, dtype=kernel.dtype, device=kernel.device)
@@ -253,11 +247,8 @@ def _covariance(x: Tensor) -> Tensor:
 
 def _bandwidths(bandwidths: Bandwidths, distances: Tensor) -> Tensor:
     if bandwidths is None or isinstance(bandwidths, str):
-        rule = bandwidths or "median"
-        if rule not in ("median", "mean"):
-            raise InvalidArgument(
-                "no bandwidth rule has this name", argument="bandwidths", given=rule, hint='numbers, "median" or "mean"'
-            )
+        rule: Any = bandwidths or "median"
+        arguments.one_of("bandwidths", rule, ("median", "mean"))
         return choose_bandwidths(distances, rule)
     try:
         widths = torch.as_tensor(bandwidths, dtype=distances.dtype, device=distances.device).flatten()
@@ -268,11 +259,6 @@ def _bandwidths(bandwidths: Bandwidths, distances: Tensor) -> Tensor:
             "bandwidths are positive numbers, at least one", argument="bandwidths", given=str(bandwidths)[:80]
         )
     return widths
-
-
-def _check_ridge(ridge: float) -> None:
-    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 < ridge < float("inf"):
-        raise InvalidArgument("the ridge is a positive number", argument="ridge", given=repr(ridge))
 
 
 def _precise(x: Tensor) -> Tensor:
