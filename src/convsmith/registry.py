@@ -7,10 +7,11 @@ method is its file, and no list names it.
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from convsmith.errors import InvalidArgument, close_matches
 
@@ -91,3 +92,39 @@ class Registry(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._known())
+
+
+def setting_types(method: Any) -> dict[str, Any]:
+    """Return the settings of a method, each with its type.
+
+    Args:
+        method: a settings dataclass (its class or a value; a nested group gives its fields, not its own name), a class or
+            function whose keyword parameters are the settings, or a mapping of names to types, returned as it is.
+    """
+    if isinstance(method, Mapping):
+        return dict(method)
+    kind = method if isinstance(method, type) or inspect.isroutine(method) else type(method)
+    if not is_dataclass(kind):
+        taken = get_type_hints(kind.__init__ if isinstance(kind, type) else kind)
+        parameters = inspect.signature(kind).parameters.values()
+        return {p.name: taken.get(p.name, Any) for p in parameters if p.default is not inspect.Parameter.empty}
+    hints = get_type_hints(kind)
+    found: dict[str, Any] = {}
+    for item in fields(kind):
+        if item.init:
+            group = hints[item.name]
+            found |= setting_types(group) if is_dataclass(group) else {item.name: group}
+    return found
+
+
+def check_settings(method: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse the first name of ``given`` that is no setting of ``method``, with close matches among the ``known``."""
+    names = sorted(known)
+    for name in given:
+        if name not in names:
+            raise InvalidArgument(
+                f"{method} has no such setting",
+                argument="settings",
+                given=repr(name),
+                hint=close_matches(name, names) if names else "it has none",
+            )

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from convsmith.cli.shell import classifier, data_options, loop_options
+from convsmith.cli.shell import classifier, data_options, loop_options, method_settings
 from convsmith.cli.verbs import train
 from convsmith.errors import InvalidArgument
 from convsmith.training import TrainConfig
@@ -57,14 +57,14 @@ def test_like_gives_size_channels_and_normalisation():
 
 
 def test_model_arguments_are_yaml_values():
-    assert classifier.keyword_arguments(["width=8", "shortcut=conv", "drop_rate=0.1", "a=[1, 2]"]) == {
+    assert method_settings.keyword_arguments(["width=8", "shortcut=conv", "drop_rate=0.1", "a=[1, 2]"]) == {
         "width": 8,
         "shortcut": "conv",
         "drop_rate": 0.1,
         "a": [1, 2],
     }
     with pytest.raises(InvalidArgument, match="NAME=VALUE"):
-        classifier.keyword_arguments(["width"])
+        method_settings.keyword_arguments(["width"])
 
 
 def test_a_network_is_seeded_and_its_recipe_rebuilds_it():

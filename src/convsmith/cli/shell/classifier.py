@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convsmith.cli.shell import settings
+from convsmith.cli.shell.method_settings import keyword_arguments, method_settings
 from convsmith.cli.shell.options import Computation, option
 from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
 
@@ -17,21 +17,6 @@ if TYPE_CHECKING:
 
     from convsmith.data import DataDescription, ImageSplit
     from convsmith.models.storage import LoadedModel, ModelRecipe
-
-
-def keyword_arguments(words: Sequence[str], flag: str = "--model-args", noun: str = "a model") -> dict[str, Any]:
-    """Read ``width=8 act_layer=silu`` as keyword arguments; values are YAML."""
-    import yaml
-
-    found = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name.isidentifier():
-            raise InvalidArgument(f"{noun} argument is NAME=VALUE", argument=flag, given=repr(word))
-        if name in found:
-            raise InvalidArgument(f"{noun} argument is given twice", argument=flag, given=repr(name), hint="keep one")
-        found[name] = yaml.safe_load(value)
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +73,9 @@ def pooling_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
     """Read ``iterations=3 side=positions`` as options of the pooling ``name``; refuse what it does not take."""
     from convsmith import pooling
 
-    flag = "--pooling-args"
-    given, known = keyword_arguments(words, flag, "a pooling"), pooling.pooling_options(name)
-    for key in given:
-        if key == "dim":
-            raise InvalidArgument("dim has a flag of its own", argument=flag, given="'dim'", hint="--pooling-dim N")
-        if key not in known:
-            hint = close_matches(key, known) if known else "it has none"
-            raise InvalidArgument(f"{name} takes no such option", argument=flag, given=repr(key), hint=hint)
-    values = {key: settings.converted(value, known[key], name=key, where=flag) for key, value in given.items()}
+    known = pooling.pooling_options(name)
+    reserved = {"dim": "--pooling-dim"}
+    values = method_settings(words, {name: known}, flag="--pooling-args", reserved=reserved)[name]
     # values outside their rules: the layer's own refusal, before images are read
     pooling.POOLINGS.entry(name).value(64, **values)
     return values

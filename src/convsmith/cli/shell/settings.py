@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
@@ -118,8 +119,15 @@ def converted(value: Any, kind: Any, *, name: str, where: str) -> Any:
     return result
 
 
+def fits(value: Any, kind: Any) -> bool:
+    """Tell whether ``value`` can be taken as the type ``kind``."""
+    return _fit(value, kind)[0]
+
+
 def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
     origin = get_origin(kind)
+    if kind is Any:
+        return True, value
     if origin in _UNION:
         for choice in get_args(kind):
             fits, result = _fit(value, choice)
@@ -128,13 +136,15 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
         return False, None
     if origin is Literal:
         return value in get_args(kind), value
-    if origin is tuple:
+    if kind is tuple or origin in (tuple, list, collections.abc.Sequence):
         if not isinstance(value, (list, tuple)):
             return False, None
         kinds = get_args(kind)
-        if kinds[-1] is not Ellipsis and len(kinds) != len(value):
+        if not kinds or kinds[-1] is Ellipsis:
+            kinds = (kinds[0] if kinds else Any,) * len(value)
+        if len(kinds) != len(value):
             return False, None
-        members = [_fit(item, kinds[0]) for item in value]
+        members = [_fit(item, wanted) for item, wanted in zip(value, kinds, strict=True)]
         return all(fits for fits, _ in members), tuple(result for _, result in members)
     if kind is type(None):
         return value is None, None
@@ -144,6 +154,8 @@ def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
         return isinstance(value, int) and not isinstance(value, bool), value
     if kind is float:
         return _as_float(value)
+    if not isinstance(kind, type):  # a callable, a forward reference: the method's own check decides
+        return True, value
     return isinstance(value, kind), value
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convsmith.cli.shell import classifier, run_folder, terminal
+from convsmith.cli.shell.method_settings import keyword_arguments
 from convsmith.cli.shell.options import Work, option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
@@ -116,7 +117,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 
 def _settings(arguments: Arguments) -> dict[str, Any]:
-    settings = classifier.keyword_arguments(arguments.set)
+    settings = keyword_arguments(arguments.set)
     for name, value in settings.items():
         if isinstance(value, list):
             settings[name] = tuple(value)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from convsmith.cli.reports import compression_stages
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
+from convsmith.cli.shell.method_settings import keyword_arguments
 from convsmith.cli.shell.options import Work, option
 from convsmith.errors import InvalidArgument
 
@@ -74,7 +75,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         terminal.complain("note", f"{arguments.model} is untrained: its weights are random, accuracies mean nothing")
     classifier.check_takes(loaded.model, images.train)
     example = compression_stages.example_of(images.train, EXAMPLE_IMAGES, arguments.seed).to(device)
-    settings = classifier.keyword_arguments(arguments.set)
+    settings = keyword_arguments(arguments.set)
     if arguments.dry_run:
         return _dry_run(arguments, methods, loaded, example, settings)
     plan = None if arguments.plan is None else compression.Plan.load(arguments.plan)
@@ -135,7 +136,7 @@ def check(arguments: Arguments) -> list[str]:
         raise InvalidArgument(
             "a plan replaces the budget", argument=f"--plan {arguments.plan}", hint="give one of them"
         )
-    settings = classifier.keyword_arguments(arguments.set)
+    settings = keyword_arguments(arguments.set)
     for name, part in zip(methods, compression_stages.split_settings(methods, settings), strict=True):
         METHODS[name](**part)
     compression_stages.budgets_of(methods, _budgets(arguments))
