@@ -98,8 +98,8 @@ def setting_types(method: Any) -> dict[str, Any]:
     """Return the settings of a method, each with its type.
 
     Args:
-        method: a settings dataclass (its class or a value; a nested group gives its fields, not its own name), a class or
-            function whose keyword parameters are the settings, or a mapping of names to types, returned as it is.
+        method: a settings dataclass (its class or a value; a nested group gives its fields, not its own name), a class
+            or function whose keyword parameters are the settings, or a mapping of names to types, returned as it is.
     """
     if isinstance(method, Mapping):
         return dict(method)

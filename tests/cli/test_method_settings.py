@@ -1,4 +1,4 @@
-"""One rule for ``--set KEY=VALUE``: names and types come from the method's dataclass, for every method of every pillar."""
+"""One rule for ``--set KEY=VALUE`` of every pillar: names and types come from the method's dataclass."""
 
 from dataclasses import dataclass, field
 

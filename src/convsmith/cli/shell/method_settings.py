@@ -1,7 +1,8 @@
 """``NAME=VALUE`` words: arguments of a network, and ``--set`` for the settings of any method.
 
-The one rule for ``--set KEY=VALUE``: KEY is a field of the method's dataclass (or a parameter of its function), spelled as
-in Python, YAML and the report; VALUE is YAML and must have the field's type; an unknown KEY is an error with close names.
+The one rule for ``--set KEY=VALUE``: KEY is a field of the method's dataclass (or a parameter of its function),
+spelled as in Python, YAML and the report; VALUE is YAML and must have the field's type; an unknown KEY is an error
+with close names.
 """
 
 from __future__ import annotations
