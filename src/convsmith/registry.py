@@ -105,7 +105,8 @@ def setting_types(method: Any) -> dict[str, Any]:
         return dict(method)
     kind = method if isinstance(method, type) or inspect.isroutine(method) else type(method)
     if not is_dataclass(kind):
-        taken = get_type_hints(kind.__init__ if isinstance(kind, type) else kind)
+        maker: Any = getattr(kind, "__init__") if isinstance(kind, type) else kind  # noqa: B009  (mypy distrusts kind.__init__)
+        taken = get_type_hints(maker)
         parameters = inspect.signature(kind).parameters.values()
         return {p.name: taken.get(p.name, Any) for p in parameters if p.default is not inspect.Parameter.empty}
     hints = get_type_hints(kind)
