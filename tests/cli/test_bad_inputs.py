@@ -137,7 +137,7 @@ CASES = {
     "model argument that is none": (None, (*TRAIN, "--model-args", "breadth=3"), ["does not take these arguments"]),
     "pooling option without pooling": (None, (*TRAIN, "--pooling-args", "iterations=3"), ["--pooling NAME"]),
     "unknown pooling option": (
-        None, (*TRAIN, *SHARP, "iteration=3"), ["isqrt-cov takes no such option", "did you mean 'iterations'"]
+        None, (*TRAIN, *SHARP, "iteration=3"), ["isqrt-cov has no such setting", "did you mean 'iterations'"]
     ),
     "pooling option of a pooling without": (
         None, (*TRAIN, "--pooling", "dropcov", "--pooling-args", "iterations=3"), ["no such option", "it has none"]
