@@ -140,7 +140,7 @@ CASES = {
         None, (*TRAIN, *SHARP, "iteration=3"), ["isqrt-cov has no such setting", "did you mean 'iterations'"]
     ),
     "pooling option of a pooling without": (
-        None, (*TRAIN, "--pooling", "dropcov", "--pooling-args", "iterations=3"), ["no such option", "it has none"]
+        None, (*TRAIN, "--pooling", "dropcov", "--pooling-args", "iterations=3"), ["no such setting", "it has none"]
     ),
     "pooling option of the wrong type": (
         None, (*TRAIN, *SHARP, "iterations=many"), ["iterations must be a whole number", "'many'"]
