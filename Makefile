@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-all test-portable test-oldest test-newest gpu fuzz lint bench studies docs clean
+.PHONY: setup demo test test-all test-portable test-oldest test-newest gpu fuzz lint bench studies docs site clean
 setup: $(STAMP)
 
 $(STAMP):
@@ -56,6 +56,10 @@ studies: setup
 docs: setup
 	$(BIN)/python -m experiments pages
 
+# the documentation as pages under site/; a warning or a dead link is an error
+site: docs
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=src:. $(BIN)/python -m mkdocs build -q
+
 clean:
-	rm -rf .venv .venv-oldest .venv-newest build dist runs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-oldest .venv-newest build dist site runs .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

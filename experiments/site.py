@@ -1,0 +1,50 @@
+"""What mkdocs asks while it builds the documentation: the order of the pages, and one reference page a room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from experiments.verbs.pages import CHAPTERS, PAGES
+
+#: rooms whose public names get a reference page
+ROOMS = ("inspection", "compression", "pooling", "interpretation", "adaptation", "models", "data", "training", "report")
+
+
+def titled(page: Path) -> str:
+    """Return the first heading of a page."""
+    return page.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+
+
+def on_config(config: Any) -> Any:
+    """Lay the pages out: start, guides, methods by pillar, results, reference, development."""
+    docs = Path(config["docs_dir"])
+
+    def chapter(folder: str) -> list[dict[str, str]]:
+        return [{titled(page): f"{folder}/{page.name}"} for page in sorted((docs / folder).glob("*.md"))]
+
+    config["nav"] = [
+        {"Start": "index.md"},
+        {"Guides": chapter("guides")},
+        {"Methods": [{title: chapter(folder)} for folder, title in CHAPTERS.items()]},
+        {"Results": [{title: name} for name, title in PAGES.items() if name not in ("cli.md", "decisions.md")]},
+        {"Reference": [{"The command line": "cli.md"}, *({room: f"reference/{room}.md"} for room in ROOMS)]},
+        {"Development": [{"Decisions and their reasons": "decisions.md"}]},
+    ]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the reference pages, which exist only in the site."""
+    from mkdocs.structure.files import File
+
+    source = Path(config["docs_dir"]).parent / "src" / "convsmith"
+    for room in ROOMS:
+        text = f"# convsmith.{room}\n\n::: convsmith.{room}\n    options:\n      show_root_heading: false\n"
+        exported = (source / room / "__init__.py").read_text(encoding="utf-8")
+        for file in sorted((source / room).glob("*.py")):
+            # a function named like its file hides behind the file in static analysis
+            if f'"{file.stem}",' in exported:
+                text += f"\n::: convsmith.{room}.{file.stem}.{file.stem}\n"
+        files.append(File.generated(config, f"reference/{room}.md", content=text))
+    return files
