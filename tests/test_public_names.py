@@ -127,11 +127,12 @@ SURFACE = {
         "resolve_device": ("name",),
     },
     "convsmith.models.storage": {
-        "ModelRecipe": ("name", "kwargs", "pooling", "compression", "description"),
-        "LoadedModel": ("model", "recipe", "description"),
+        "ModelRecipe": ("name", "kwargs", "pooling", "compression", "description", "preprocessing"),
+        "LoadedModel": ("model", "recipe", "preprocessing", "classes"),
         "build": ("recipe", "pretrained"),
         "save_model": ("folder", "model", "recipe"),
-        "load_model": ("spec", "num_classes", "in_chans", "name", "pretrained", "device"),
+        "load": ("model", "weights"),
+        "load_model": ("model", "weights", "num_classes", "in_chans", "pretrained", "device"),
     },
     "convsmith.report": {"Section": (), "Table": (), "Figure": (), "Picture": (), "build_report": ("runs", "out")},
     "convsmith.errors": {

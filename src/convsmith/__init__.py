@@ -26,9 +26,9 @@ _ROOMS = (
     "report",
     "training",
 )
-_NAMES = {"ConvsmithError": "errors"}
+_NAMES = {"ConvsmithError": "errors", "load": "models.storage"}
 
-__all__ = ["ConvsmithError", "__version__", *_ROOMS]  # noqa: PLE0604
+__all__ = ["ConvsmithError", "__version__", "load", *_ROOMS]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import timm
@@ -6,11 +7,12 @@ import torch
 from safetensors.torch import save_file
 
 import convsmith  # noqa: F401  (registers our models)
+from convsmith.data import DataDescription
 from convsmith.errors import InvalidArgument
 from convsmith.models.storage import ModelRecipe, build, load_model, save_model
 
 SMALL = {"width": 2, "depth": 8, "in_chans": 1, "num_classes": 3}
-DESCRIPTION = {"name": "shapes", "classes": ["a", "b", "c"], "channels": 1}
+DESCRIPTION = json.loads(json.dumps(DataDescription("shapes", ("a", "b", "c"), 1, (8, 8), (0.5,), (0.2,)).to_json()))
 
 
 def saved(folder, **changes):
@@ -26,11 +28,11 @@ def test_round_trip_by_folder_and_by_file(tmp_path):
     x = torch.randn(2, 1, 8, 8)
     for spec in (tmp_path / "run", str(file)):
         loaded = load_model(spec)
-        assert loaded.recipe == recipe
+        assert loaded.recipe == replace(recipe, preprocessing=loaded.preprocessing.to_json())
         assert loaded.description == DESCRIPTION
         assert not loaded.model.training
         torch.testing.assert_close(loaded.model(x), model(x), rtol=0, atol=0)
-    assert load_model(tmp_path / "run", num_classes=3, in_chans=1).recipe == recipe
+    assert load_model(tmp_path / "run", num_classes=3, in_chans=1).recipe == loaded.recipe
 
 
 def test_a_timm_name_takes_classes_channels_and_its_own_arguments():
@@ -48,7 +50,8 @@ def test_a_weights_file_alone_needs_a_name(tmp_path):
     with pytest.raises(InvalidArgument, match="needs its recipe beside it"):
         load_model(file)
     x = torch.randn(2, 1, 8, 8)
-    torch.testing.assert_close(load_model(file, name="cs_resnet20", **SMALL).model(x), model(x), rtol=0, atol=0)
+    named = load_model("cs_resnet20", weights=file, **SMALL)
+    torch.testing.assert_close(named.model(x), model(x), rtol=0, atol=0)
 
 
 def test_pooling_and_compression_are_rebuilt_in_this_order(tmp_path, monkeypatch):
@@ -75,7 +78,7 @@ def test_pooling_and_compression_are_rebuilt_in_this_order(tmp_path, monkeypatch
     )
     save_model(tmp_path, build(recipe), recipe)
     calls.clear()
-    assert load_model(tmp_path).recipe == recipe
+    assert replace(load_model(tmp_path).recipe, preprocessing=None) == recipe
     assert calls == [
         ("attach", "isqrt-cov", {"dim": 8}),
         ("restore_structure", [{"method": "low-rank", "keep": 0.5}]),
@@ -89,8 +92,8 @@ def test_weights_of_another_model_name_the_first_differing_tensors(tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(recipe))
     with pytest.raises(InvalidArgument, match=r"conv1\.weight is \(2, 1, 3, 3\) in the file and \(3, 1, 3, 3\)"):
         load_model(tmp_path)
-    with pytest.raises(InvalidArgument, match="another name"):
-        load_model(file, name="resnet18")
+    with pytest.raises(InvalidArgument, match="belong to another model"):
+        load_model("resnet18", weights=file)
 
 
 @pytest.mark.parametrize(
@@ -101,12 +104,12 @@ def test_weights_of_another_model_name_the_first_differing_tensors(tmp_path):
         ("nowhere/run", {}, "no such file or folder"),
         ("weights.safetensors", {}, "no such file or folder"),
         (".", {}, "holds no saved model"),
-        ("run", {"num_classes": 4}, "built differently"),
         ("run", {"in_chans": 3}, "built differently"),
-        ("old.pt", {}, "safetensors files only"),
+        ("old.pt", {}, "needs its recipe beside it"),
+        ("old.txt", {}, "from these files only"),
         ("torn", {}, "cannot be read"),
         ("odd", {}, "not a model recipe"),
-        ("future", {}, "format 99"),
+        ("future", {}, "recipe format 1"),
     ],
 )
 def test_bad_specs(tmp_path, monkeypatch, spec, arguments, message):
@@ -118,16 +121,19 @@ def test_bad_specs(tmp_path, monkeypatch, spec, arguments, message):
     about = json.loads((tmp_path / "future" / "model.json").read_text())
     (tmp_path / "future" / "model.json").write_text(json.dumps({**about, "format": 99}))
     (tmp_path / "old.pt").write_bytes(b"pickle")
+    (tmp_path / "old.txt").write_bytes(b"pickle")
     with pytest.raises(InvalidArgument, match=message):
         load_model(spec, **arguments)
 
 
-def test_classes_are_checked_where_the_recipe_does_not_name_them(tmp_path):
-    recipe = ModelRecipe("cs_resnet20", {"width": 2, "depth": 8})
-    save_model(tmp_path, build(recipe), recipe)
-    with pytest.raises(InvalidArgument, match="another number of classes"):
-        load_model(tmp_path, num_classes=7)
-    assert load_model(tmp_path, num_classes=10).model.num_classes == 10
+def test_another_number_of_classes_makes_a_new_head_and_says_so(tmp_path):
+    model, _, _ = saved(tmp_path)
+    loaded = load_model(tmp_path, num_classes=7)
+    assert loaded.model(torch.randn(1, 1, 8, 8)).shape == (1, 7)
+    assert loaded.notes == ("the classifier is new, 7 classes: its weights are random; the file's has 3 classes",)
+    assert (loaded.classes, loaded.description, loaded.recipe.kwargs["num_classes"]) == (None, None, 7)
+    torch.testing.assert_close(loaded.model.conv1.weight, model.conv1.weight, rtol=0, atol=0)
+    assert load_model(tmp_path).classes == ("a", "b", "c")
 
 
 def test_a_recipe_holds_only_json():

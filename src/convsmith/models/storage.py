@@ -3,247 +3,155 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from convsmith.errors import InvalidArgument, close_matches, differing_tensors
+from convsmith.arguments import integer
+from convsmith.data.preprocessing import Preprocessing
+from convsmith.errors import InvalidArgument
+from convsmith.models import sources
+from convsmith.models.loaded import LoadedModel, classes_of
+from convsmith.models.recipes import FORMAT, ModelRecipe, build
+from convsmith.models.weights import class_count, fit, head_names, load_into, new_head, read_weights
 
-FORMAT = 1
-STEM = "model"
+__all__ = ["LoadedModel", "ModelRecipe", "build", "load", "load_model", "save_model", "unwrapped"]
 
-
-@dataclass(frozen=True)
-class ModelRecipe:
-    """How to build a model's structure: a timm name, then a pooling, then compression steps, in this order.
-
-    ``kwargs`` are `timm.create_model`'s; ``pooling`` those of `convsmith.pooling.attach`, None for the model's own;
-    ``compression`` is what `convsmith.compression.restore_structure` reads; ``description`` is the training data's
-    (``DataDescription.to_json``), None if there was none. Everything is plain JSON.
-    """
-
-    name: str
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    pooling: Mapping[str, Any] | None = None
-    compression: tuple[Mapping[str, Any], ...] = ()
-    description: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "compression", tuple(self.compression))
-        try:
-            json.dumps(self.to_json(), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgument(
-                "a recipe holds only what JSON can hold", argument="ModelRecipe", given=str(error)
-            ) from error
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold; `from_json` reads it back."""
-        return {**asdict(self), "compression": [dict(step) for step in self.compression]}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> ModelRecipe:
-        """Read what `to_json` wrote."""
-        return cls(**{f.name: value[f.name] for f in fields(cls) if f.name in value})
+STEM = sources.STEM
 
 
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model in eval mode, its recipe, and the description of the data it was trained on (None if unknown)."""
-
-    model: nn.Module
-    recipe: ModelRecipe
-    description: Mapping[str, Any] | None
-
-
-def build(recipe: ModelRecipe, *, pretrained: bool = False) -> nn.Module:
-    """Build the structure of a recipe, with fresh weights (or timm's published ones before pooling and compression).
-
-    Raises:
-        InvalidArgument: an unknown model name, with close matches; arguments the model does not take.
-    """
-    name = recipe.name.split(".")[0]
-    if not timm.is_model(name) and not recipe.name.startswith(("hf-hub:", "hf_hub:")):
-        raise InvalidArgument(
-            "no model has this name",
-            argument="model",
-            given=repr(recipe.name),
-            hint=close_matches(name, timm.list_models()),
-        )
-    try:
-        model = timm.create_model(recipe.name, pretrained=pretrained, **recipe.kwargs)
-    except TypeError as error:
-        raise InvalidArgument(
-            "the model does not take these arguments",
-            argument=recipe.name,
-            given=", ".join(f"{k}={v!r}" for k, v in recipe.kwargs.items()),
-            hint=str(error),
-        ) from error
-    if recipe.pooling is not None:
-        from convsmith.pooling import attach
-
-        model = attach(model, **recipe.pooling)
-    if recipe.compression:
-        from convsmith.compression import restore_structure
-
-        model = restore_structure(model, [dict(step) for step in recipe.compression])
-    return model
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside DataParallel, DistributedDataParallel, averaged and compiled wrappers."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)  # torch.compile's name for what it wraps; it has no public one
+        parallel = nn.DataParallel | nn.parallel.DistributedDataParallel | torch.optim.swa_utils.AveragedModel
+        if inner is None and isinstance(model, parallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
-def save_model(folder: Path | str, model: nn.Module, recipe: ModelRecipe) -> Path:
+def save_model(folder: Path | str, model: nn.Module, recipe: ModelRecipe | None = None) -> Path:
     """Write ``model.safetensors`` and ``model.json`` into a folder; return the weights file.
 
-    Both are written under another name first and renamed, the recipe last, so a kill leaves no half file.
+    Wrappers (DataParallel, DDP, compiled) are left out. Both files are written under another name first and renamed,
+    the recipe last, so a kill leaves no half file. ``recipe`` None: that of a network made by `timm.create_model` or
+    `convsmith.pooling.attach`; one without a preprocessing gets the network's.
+
+    Raises:
+        InvalidArgument: no recipe for a network that no name builds.
     """
+    model = unwrapped(model)
+    recipe = sources.recipe_of(model) if recipe is None else recipe
+    if recipe.preprocessing is None:
+        recipe = replace(recipe, preprocessing=_preprocessing(model, recipe).to_json())
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if recipe.compression:
         from convsmith.compression import packed_state
 
-        weights = packed_state(model)
+        tensors = packed_state(model)
     else:
-        weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     file = folder / f"{STEM}.safetensors"
     draft = folder / f".{STEM}.safetensors.writing"
-    save_file(weights, draft, metadata={"format": "pt"})
+    save_file(tensors, draft, metadata={"format": "pt"})
     draft.replace(file)
-    text = json.dumps({"format": FORMAT, **recipe.to_json()}, indent=1)
     draft = folder / f".{STEM}.json.writing"
-    draft.write_text(text)
+    draft.write_text(json.dumps({"format": FORMAT, **recipe.to_json()}, indent=1))
     draft.replace(folder / f"{STEM}.json")
     return file
 
 
+def load(
+    model: str | Path, *, weights: str | Path | None = None, num_classes: int | None = None, device: str = "cpu"
+) -> LoadedModel:
+    """Load a network that is ready to predict: `load_model`, with timm's published weights for a bare name.
+
+    Raises:
+        InvalidArgument: as `load_model`; a name whose weights cannot be had.
+    """
+    bare = weights is None and sources.is_name(model)
+    return load_model(model, weights=weights, num_classes=num_classes, device=device, pretrained=bare)
+
+
 def load_model(
-    spec: str | Path,
+    model: str | Path,
     *,
+    weights: str | Path | None = None,
     num_classes: int | None = None,
     in_chans: int | None = None,
-    name: str | None = None,
     pretrained: bool = False,
     device: torch.device | str = "cpu",
     **kwargs: Any,
 ) -> LoadedModel:
-    """Load a model from a timm name, a run folder or a weights file.
+    """Load a model, in eval mode, with its transform and class names.
 
     Args:
-        spec: what to load. A weights file needs its ``.json`` recipe beside it, or ``name``.
-        num_classes: for a timm name, what to build; for a saved model, what it must have.
-        in_chans: likewise.
-        name: the timm name for a weights file without a recipe.
+        model: a timm name; a run folder, or a weights file with its recipe beside it; ``hf-hub:ID``; a local folder of
+            timm's (``config.json``); ``package.module:factory``, a callable that returns a network.
+        weights: a file, or a folder with ``model.safetensors``, whose weights go into ``model``: of timm, torchvision
+            or a training script (see `convsmith.models.weights`). None: the model's own.
+        num_classes: classes wanted: a head of another size is made anew, and a note says so.
+        in_chans: channels wanted; a saved model must have them.
         pretrained: for a timm name, download its published weights.
         device: where the model goes.
-        kwargs: more arguments of `timm.create_model`, for a timm name or with ``name``.
+        kwargs: more arguments of `timm.create_model` or of the factory.
 
     Raises:
         InvalidArgument: an unknown name (with close matches), a missing or unreadable file, weights of another model
-            (named by its first differing tensors), or a saved model with other classes or channels than asked for.
+            (named by its first differing tensors), or a saved model built with other arguments than asked for.
     """
-    path = Path(spec)
-    asked = {k: v for k, v in (("num_classes", num_classes), ("in_chans", in_chans)) if v is not None}
-    if not path.exists() and path.suffix != ".safetensors" and "/" not in str(spec).removeprefix("hf-hub:"):
-        recipe = ModelRecipe(str(spec), {**asked, **kwargs})
-        return LoadedModel(build(recipe, pretrained=pretrained).to(device).eval(), recipe, None)
-    file = _weights_file(path)
-    recipe_file = file.with_suffix(".json")
-    if recipe_file.is_file():
-        recipe = _read_recipe(recipe_file)
-        if name is not None and name != recipe.name:
-            raise InvalidArgument(
-                "the saved model has another name", argument=name, given=f"{recipe.name} in {recipe_file}"
-            )
-        for key, value in {**asked, **kwargs}.items():
-            if key in recipe.kwargs and recipe.kwargs[key] != value:
-                raise InvalidArgument(
-                    "the saved model was built differently",
-                    argument=f"{key}={value!r}",
-                    given=f"{key}={recipe.kwargs[key]!r} in {recipe_file}",
-                    hint="use data that fits the model, or train another one",
-                )
-    elif name is not None:
-        recipe = ModelRecipe(name, {**asked, **kwargs})
-    else:
-        raise InvalidArgument(
-            "a weights file needs its recipe beside it",
-            argument=str(file),
-            given=f"no {recipe_file.name} in {file.parent}",
-            hint="pass the timm name of the model it belongs to (name=...)",
-        )
-    model = build(recipe)
-    classes = getattr(model, "num_classes", num_classes)
-    if num_classes is not None and classes != num_classes:
-        raise InvalidArgument(
-            "the saved model has another number of classes", argument=num_classes, given=f"{classes} in {recipe_file}"
-        )
-    _load_weights(model, file, packed=bool(recipe.compression))
-    return LoadedModel(model.to(device).eval(), recipe, recipe.description)
-
-
-def _weights_file(path: Path) -> Path:
-    """Return the weights file that a path means."""
-    if path.is_dir():
-        file = path / f"{STEM}.safetensors"
-        if not file.is_file():
-            raise InvalidArgument(
-                "this folder holds no saved model",
-                argument=str(path),
-                given=f"no {file.name} in it",
-                hint="name the folder of a finished run, a weights file, or a model name",
-            )
-        return file
-    if not path.is_file():
-        raise InvalidArgument(
-            "there is no such file or folder", argument=str(path), hint="name a run folder or a timm model"
-        )
-    if path.suffix != ".safetensors":
-        raise InvalidArgument(
-            "weights are read from safetensors files only",
-            argument=str(path),
-            given=f"a {path.suffix or 'nameless'} file",
-            hint="convert it: safetensors.torch.save_file(state_dict, path)",
-        )
-    return path
-
-
-def _read_recipe(file: Path) -> ModelRecipe:
-    try:
-        value = json.loads(file.read_text())
-        form = value["format"]
-        recipe = ModelRecipe.from_json(value)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidArgument(
-            "this is not a model recipe", argument=str(file), given=f"{type(error).__name__}: {error}"
-        ) from error
-    if form != FORMAT:
-        raise InvalidArgument(f"this version reads recipe format {FORMAT}", argument=str(file), given=f"format {form}")
-    return recipe
-
-
-def _load_weights(model: nn.Module, file: Path, *, packed: bool) -> None:
-    try:
-        weights = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise InvalidArgument("this weights file cannot be read", argument=str(file), given=str(error)) from error
-    if packed:
-        from convsmith.compression import load_packed_state
-
-        load_packed_state(model, weights)
-        return
-    differing = differing_tensors(
-        {k: v.shape for k, v in model.state_dict().items()}, {k: v.shape for k, v in weights.items()}
+    if num_classes is not None:
+        integer("num_classes", num_classes, least=0)
+    asked = {**({} if in_chans is None else {"in_chans": in_chans}), **kwargs}
+    given = None if weights is None else sources.file_of(weights)
+    source = sources.resolve(
+        model, asked, pretrained=pretrained and given is None, num_classes=num_classes, weights_file=given
     )
-    if differing:
+    network, recipe, file = source.network, source.recipe, given or source.file
+    built, notes = class_count(network), []
+    if file is not None and recipe.compression:
+        _load_compressed(network, file, num_classes)
+    elif file is not None:
+        heads = head_names(network)
+        notes += load_into(network, fit(network, read_weights(file), file=str(file)), num_classes, heads)
+    elif num_classes is not None and getattr(network, "num_classes", None) != num_classes:
+        notes.append(new_head(network, num_classes))
+    count = class_count(network)
+    if count != built:
+        recipe = sources.with_classes(recipe, count)
+    preprocessing = _preprocessing(network, recipe, file)
+    names = classes_of(network, recipe, source.labels, count)
+    return LoadedModel(network.to(device).eval(), recipe, preprocessing, names, tuple(notes))
+
+
+def _load_compressed(model: nn.Module, file: Path, num_classes: int | None) -> None:
+    from convsmith.compression import load_packed_state
+
+    load_packed_state(model, read_weights(file))
+    count = class_count(model)
+    if num_classes not in (None, count):
         raise InvalidArgument(
-            "these weights belong to another model",
-            argument=f"load {file} into {type(model).__name__}",
-            given=differing,
-            hint="name the model and arguments that the weights were saved with",
+            "the saved model has another number of classes",
+            argument=f"num_classes={num_classes}",
+            given=f"{count} in {file.parent}",
+            hint="a compressed network keeps its head; give the plain network another one, then compress it",
         )
-    model.load_state_dict(weights)
+
+
+def _preprocessing(model: nn.Module, recipe: ModelRecipe, file: Path | None = None) -> Preprocessing:
+    """Return the recipe's own; else that of the data it was trained on; of torchvision's file; else the network's."""
+    if recipe.preprocessing is not None:
+        return Preprocessing.from_json(recipe.preprocessing)
+    about = recipe.description
+    if about is not None:
+        size = (about["channels"], *about["size"])
+        return Preprocessing(size, "box", tuple(about["mean"]), tuple(about["std"]), 1.0)
+    published = None if file is None else sources.torchvision_preprocessing(model, file)
+    return published or Preprocessing.from_model(model)

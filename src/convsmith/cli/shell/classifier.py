@@ -94,8 +94,10 @@ def check_name(name: str) -> None:
 
 
 def is_saved(spec: str) -> bool:
-    """Tell whether MODEL means something on disk and not a name."""
-    return Path(spec).exists() or spec.endswith(".safetensors") or "/" in spec.removeprefix("hf-hub:")
+    """Tell whether MODEL means something on disk, on the hub or importable, and not a name."""
+    from convsmith.models import sources
+
+    return not sources.is_name(spec)
 
 
 def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, ModelRecipe]:
@@ -111,7 +113,9 @@ def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, 
         recipe = ModelRecipe(arguments.model, built, pooling=pooling, description=about.to_json())
         return _built(recipe, arguments.pretrained), recipe
     loaded = load_model(arguments.model, **built)
-    recipe = replace(loaded.recipe, description=about.to_json())
+    for note in loaded.notes:
+        terminal.complain("note", note)
+    recipe = replace(loaded.recipe, description=about.to_json(), preprocessing=None)
     if pooling is None:
         return loaded.model, recipe
     if recipe.pooling is not None or recipe.compression:
@@ -125,15 +129,17 @@ def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, 
     return attach(loaded.model, num_classes=len(about.classes), **pooling), replace(recipe, pooling=pooling)
 
 
-def load(spec: str, *, device: str = "cpu") -> LoadedModel:
-    """Load MODEL: a run folder or weights file, or a timm name with its published weights; in eval mode."""
-    from convsmith.models.storage import load_model
+def load(spec: str, *, weights: str | None = None, num_classes: int | None = None, device: str = "cpu") -> LoadedModel:
+    """Load MODEL: anything `convsmith.models.load_model` knows, a bare name with its published weights; in eval mode."""
+    from convsmith.models import sources, storage
 
-    if is_saved(spec):
-        return load_model(spec, device=device)
-    check_name(spec)
+    if sources.is_name(spec):
+        check_name(spec)
     with _published(spec):
-        return load_model(spec, pretrained=True, device=device)
+        loaded = storage.load(spec, weights=weights, num_classes=num_classes, device=device)
+    for note in loaded.notes:
+        terminal.complain("note", note)
+    return loaded
 
 
 def _pooling(arguments: ModelOptions) -> dict[str, Any] | None:

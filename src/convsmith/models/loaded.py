@@ -1,0 +1,134 @@
+"""A network that is ready to predict: with its transform, its class names and the recipe that builds it again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from convsmith.arguments import integer, spelled
+from convsmith.data.preprocessing import Preprocessing
+from convsmith.errors import InvalidArgument
+from convsmith.models.recipes import ModelRecipe
+
+Picture = str | PathLike[str] | Image.Image | Tensor
+#: what PIL raises on damaged or unsupported files
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
+
+
+class Prediction(NamedTuple):
+    """The first class of one picture, its softmax probability, and the second class (None where there is one)."""
+
+    name: str
+    probability: float
+    runner_up: str | None
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode and what belongs to it.
+
+    ``classes`` is None where no names are known; ``notes`` say what loading had to do (a new head, names matched by
+    order).
+    """
+
+    model: nn.Module
+    recipe: ModelRecipe
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def description(self) -> Mapping[str, Any] | None:
+        """The description of the data it was trained on, None if unknown."""
+        return self.recipe.description
+
+    @property
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """The evaluation path of this network: PIL picture -> normalised float tensor [C, H, W]."""
+        return self.preprocessing.transform()
+
+    def probabilities(self, pictures: Picture | Iterable[Picture], *, batch_size: int = 32) -> Tensor:
+        """Return softmax probabilities [N, K] of pictures: paths, PIL images, or tensors that are inputs already.
+
+        Raises:
+            InvalidArgument: a path that is no readable picture; something that is no picture; nothing at all.
+        """
+        integer("batch_size", batch_size, least=1)
+        inputs = _inputs(pictures)
+        if not inputs:
+            raise InvalidArgument("at least one picture is needed", argument="pictures", given="none")
+        like = next(self.model.parameters(), torch.zeros(()))
+        transform, found = self.transform, []
+        with torch.no_grad():
+            for start in range(0, len(inputs), batch_size):
+                batch = torch.stack([_tensor(one, transform) for one in inputs[start : start + batch_size]])
+                found.append(self.model(batch.to(like.device, like.dtype)).float().softmax(1).cpu())
+        return torch.cat(found)
+
+    def predict(self, pictures: Picture | Iterable[Picture], *, batch_size: int = 32) -> list[Prediction]:
+        """Return name, probability and runner-up of each picture, in order; see `probabilities`."""
+        values, order = self.probabilities(pictures, batch_size=batch_size).sort(dim=1, descending=True, stable=True)
+        return [
+            Prediction(self.name_of(int(o[0])), float(v[0]), self.name_of(int(o[1])) if len(o) > 1 else None)
+            for v, o in zip(values, order, strict=True)
+        ]
+
+    def name_of(self, index: int) -> str:
+        """Return the name of a class, its number where no names are known."""
+        return str(index) if self.classes is None else self.classes[index]
+
+
+def _inputs(pictures: Picture | Iterable[Picture]) -> Sequence[Picture]:
+    if isinstance(pictures, Tensor):
+        return list(pictures) if pictures.dim() == 4 else [pictures]
+    if isinstance(pictures, str | PathLike | Image.Image):
+        return [pictures]
+    if not isinstance(pictures, Iterable):
+        raise InvalidArgument("paths, PIL images or tensors are needed", argument="pictures", given=spelled(pictures))
+    return list(pictures)
+
+
+def _tensor(picture: object, transform: Callable[[Image.Image], Tensor]) -> Tensor:
+    if isinstance(picture, Image.Image):
+        return transform(picture)
+    if isinstance(picture, Tensor) and picture.dim() == 3 and picture.is_floating_point():
+        return picture
+    if not isinstance(picture, str | PathLike):
+        hint = "float [C, H, W], normalised as .transform does" if isinstance(picture, Tensor) else None
+        raise InvalidArgument("this is no picture", argument="pictures", given=spelled(picture), hint=hint)
+    path = Path(picture)
+    if not path.is_file():
+        raise InvalidArgument("there is no such picture file", argument="pictures", given=str(path))
+    try:
+        with Image.open(path) as image:
+            return transform(image)
+    except _BROKEN as error:
+        given = f"{path}: {error or type(error).__name__}"
+        raise InvalidArgument("this picture cannot be read", argument="pictures", given=given) from error
+
+
+def classes_of(
+    model: nn.Module, recipe: ModelRecipe, labels: Sequence[str] | None, count: int | None
+) -> tuple[str, ...] | None:
+    """Return class names: of the training data; of the configuration beside the weights; ImageNet's; else None.
+
+    ImageNet's are timm's descriptions, for 1000 outputs of a network whose own configuration has 1000 classes.
+    """
+    about = recipe.description
+    for names in (None if about is None else about.get("classes"), labels):
+        if names and len(names) == count:
+            return tuple(str(name) for name in names)
+    published = getattr(model, "pretrained_cfg", None) or {}
+    imagenet = published.get("num_classes") == 1000 or type(model).__module__.startswith("torchvision.models")
+    if count == 1000 and about is None and imagenet:
+        from timm.data import ImageNetInfo
+
+        return tuple(ImageNetInfo("imagenet-1k").label_descriptions())
+    return None
