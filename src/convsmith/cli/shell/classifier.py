@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convsmith.cli.shell import terminal
 from convsmith.cli.shell.method_settings import keyword_arguments, method_settings
 from convsmith.cli.shell.options import Computation, option
 from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
@@ -130,7 +130,7 @@ def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, 
 
 
 def load(spec: str, *, weights: str | None = None, num_classes: int | None = None, device: str = "cpu") -> LoadedModel:
-    """Load MODEL: anything `convsmith.models.load_model` knows, a bare name with its published weights; in eval mode."""
+    """Load MODEL: anything `convsmith.models.load_model` knows, a bare name with its published weights."""
     from convsmith.models import sources, storage
 
     if sources.is_name(spec):
