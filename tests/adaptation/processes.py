@@ -19,8 +19,8 @@ JOBS = {
     "dan": {},
     "dann": {"hidden": (6,), "dropout": 0.0},
     "san": {"hidden": (6,), "dropout": 0.0, "every": 3, "warmup": 0.3, "entropy": 0.5},
-    "san-caffe": {"hidden": (6,), "dropout": 0.0, "preset": "caffe"},
-    "san-pytorch": {"hidden": (6,), "dropout": 0.0, "preset": "pytorch"},
+    "san-caffe": {"hidden": (6,), "dropout": 0.0, "variant": "caffe"},
+    "san-pytorch": {"hidden": (6,), "dropout": 0.0, "variant": "pytorch"},
 }
 
 

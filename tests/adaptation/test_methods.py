@@ -24,7 +24,7 @@ SMALL = {
     "etn": {"hidden": (6,)},
     "adda": {"hidden": (6,)},
     "ar": {"critic_steps": 5, "critic_hidden": 4, "updates": 2},
-    "arpm": {"critic_steps": 5, "critic_hidden": 4, "updates": 2},
+    "arpm": {"critic_steps": 5, "critic_hidden": 4, "updates": 2, "neighbours": 2, "second_neighbours": 2},
 }
 
 
@@ -114,8 +114,8 @@ def test_san_finds_the_shared_classes_and_lifts_accuracy():
 def test_nothing_is_reversed_and_no_entropy_acts_before_the_warmup_ends():
     source, target = world()
     task = task_of("san", 20, source, target, warmup=0.5)
-    assert [task.strength(t, 1.0, 1.0, task.weighting.start) for t in (0, 9, 10)] == [0.0, 0.0, 0.0]
-    assert task.strength(19, 1.0, 1.0, task.weighting.start) > 0.9
+    assert [task.grl_coeff(t, 1.0, 1.0, task.weighting.start) for t in (0, 9, 10)] == [0.0, 0.0, 0.0]
+    assert task.grl_coeff(19, 1.0, 1.0, task.weighting.start) > 0.9
     batch = next(loader(source, target).epoch(0))
     losses = task(batch, 3)
     body = [p for n, p in task.model.named_parameters() if n.startswith("0.")]
@@ -148,11 +148,11 @@ def test_separate_normalisation_gives_running_statistics_of_the_target():
 
 def test_learning_rates_of_body_head_and_adversary():
     source, target = world()
-    task = task_of("dann", 5, source, target, head_lr=10.0, adversary_lr=3.0)
+    task = task_of("dann", 5, source, target, head_lr_mult=10.0, adversary_lr_mult=3.0)
     groups = task.parameter_groups(0.01)
     assert [round(g["lr"], 6) for g in groups] == [0.01, 0.1, 0.03]
     assert sum(len(list(g["params"])) for g in groups) == len(list(task.parameters()))
-    caffe = task_of("san", 5, source, target, preset="caffe").parameter_groups(0.01)
+    caffe = task_of("san", 5, source, target, variant="caffe").parameter_groups(0.01)
     assert all(g["weight_decay"] == 0.0 for g in caffe)
 
 
@@ -162,10 +162,20 @@ def test_learning_rates_of_body_head_and_adversary():
         (lambda: method_settings("sann", {}), "did you mean 'san'"),
         (lambda: method_settings("san", {"entropi": 1.0}), "did you mean 'entropy'"),
         (lambda: method_settings("dann", {"entropy": 1.0}), "no such setting"),
-        (lambda: method_settings("san", {"preset": "torch"}), "no SAN preset"),
-        (lambda: method_settings("dan", {"estimator": "u"}), "estimator is"),
-        (lambda: method_settings("dann", {"normalisation": "none"}), "joint or separate"),
-        (lambda: method_settings("dann", {"adversarial": -1.0}), "not negative"),
+        (lambda: method_settings("san", {"variant": "torch"}), "did you mean 'pytorch'"),
+        (lambda: method_settings("dan", {"estimator": "u"}), "argument: estimator"),
+        (lambda: method_settings("dann", {"normalisation": "none"}), "argument: normalisation"),
+        (lambda: method_settings("dann", {"adversarial": -1.0}), "argument: adversarial"),
+        (lambda: method_settings("dann", {"adversarial": math.inf}), "argument: adversarial"),
+        (lambda: method_settings("dann", {"adversarial": "1"}), "argument: adversarial"),
+        (lambda: method_settings("dann", {"hidden": [8.5]}), "argument: hidden"),
+        (lambda: method_settings("dann", {"hidden": None}), "argument: hidden"),
+        (lambda: method_settings("cdan", {"entropy_weights": 2}), "argument: entropy_weights"),
+        (lambda: method_settings("san", {"weights": 3}), "argument: weights|did you mean"),
+        (lambda: method_settings("pada", {"weights": 3}), "argument: weights"),
+        (lambda: method_settings("pada", {"scale": None}), "argument: scale"),
+        (lambda: method_settings("san", {"source_is": 2}), "argument: source_is"),
+        (lambda: method_settings("arpm", {"neighbours": 0}), "argument: neighbours"),
         (lambda: method_settings("adda", {"pretrain": 1.0}), "share of all steps"),
     ],
 )
@@ -176,6 +186,6 @@ def test_bad_settings_are_one_clear_error(call, rule):
 
 def test_nested_settings_are_named_without_their_group():
     settings = method_settings("san", {"entropy": 0.7, "inverse_temperature": 5.0, "dropout": 0.1})
-    assert (settings.form.entropy, settings.form.weights.inverse_temperature, settings.dropout) == (0.7, 5.0, 0.1)
-    caffe = method_settings("san", {"preset": "caffe", "entropy": 0.1})
-    assert (caffe.form.weights.estimate, caffe.form.entropy) == ("running-sum", 0.1)
+    assert (settings.variant.entropy, settings.variant.weights.inverse_temperature, settings.dropout) == (0.7, 5.0, 0.1)
+    caffe = method_settings("san", {"variant": "caffe", "entropy": 0.1})
+    assert (caffe.variant.weights.estimate, caffe.variant.entropy) == ("running-sum", 0.1)

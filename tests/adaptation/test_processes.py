@@ -57,6 +57,9 @@ def test_weights_after_ten_steps_agree(together, job):
     assert max(float((one[f"model.{k}"] - v).abs().max()) for k, v in before.items()) > 1e-2
     for name, value in one.items():
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
+        # sums over processes round otherwise than sums over one batch: some units in the last place a step, and losses
+        # with exponentials of distances pass them on enlarged
+        tolerance = 10 * processes.STEPS * torch.finfo(torch.float32).eps
         torch.testing.assert_close(
-            first[name], value, rtol=1e-6, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+            first[name], value, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
         )

@@ -14,23 +14,25 @@ from convsmith.adaptation.losses.discrepancy import (
 )
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.losses.reversal import ramp, reverse_gradient
-from convsmith.adaptation.losses.selective import PRESETS, SANForm, entropy, preset, selective_adversarial_loss
-from convsmith.adaptation.methods.method import METHODS, DomainTask, available, method_settings
+from convsmith.adaptation.losses.selective import entropy, selective_adversarial_loss
+from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig, available, method_settings
+from convsmith.adaptation.methods.san import VARIANTS, SANVariant
 from convsmith.adaptation.methods.weighting import ClassWeights, WeightSettings, class_weights
 from convsmith.adaptation.result import AdaptationResult, Predictions, Reference
 
 __all__ = [
     "METHODS",
-    "PRESETS",
+    "VARIANTS",
     "AdaptationResult",
     "Alarm",
     "ClassDiscriminators",
     "ClassWeights",
     "CollapseRule",
     "DomainTask",
+    "MethodConfig",
     "Predictions",
     "Reference",
-    "SANForm",
+    "SANVariant",
     "WeightSettings",
     "adapt",
     "available",
@@ -44,7 +46,6 @@ __all__ = [
     "mean_embedding",
     "method_settings",
     "mmd",
-    "preset",
     "ramp",
     "reverse_gradient",
     "selective_adversarial_loss",

@@ -17,7 +17,7 @@ from convsmith.adaptation.evaluation.calibration import calibrated
 from convsmith.adaptation.evaluation.examine import EXCLUDED, Examiner, see
 from convsmith.adaptation.evaluation.validators import VALIDATORS
 from convsmith.adaptation.inputs import Inputs, resolve
-from convsmith.adaptation.methods.method import METHODS, Common, Domains, DomainTask, method_settings
+from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig, method_settings
 from convsmith.adaptation.network import built, check_model
 from convsmith.adaptation.result import AdaptationResult, Reference
 from convsmith.data import DomainLoader, ImageSplit, Loader
@@ -160,7 +160,7 @@ def adapt(
 def _train(
     model: nn.Module,
     method: str,
-    settings: Common,
+    settings: MethodConfig,
     plan: _Plan,
     reference: Reference | None,
     out: Path | None,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.adaptation.evaluation.alarms import Alarm
-from convsmith.adaptation.methods.method import Common
+from convsmith.adaptation.methods.method import MethodConfig
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class AdaptationResult:
 
     model: nn.Module
     method: str
-    settings: Common
+    settings: MethodConfig
     class_weights: Tensor | None
     history: list[dict[str, Any]]
     selected_step: int

@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
-from convsmith.adaptation.losses.selective import PRESETS, SANForm, entropy, preset, selective_adversarial_loss
+from convsmith.adaptation.losses.selective import entropy, selective_adversarial_loss
+from convsmith.adaptation.methods.method import method_settings
+from convsmith.adaptation.methods.san import VARIANTS, SANVariant
 from convsmith.adaptation.methods.weighting import ClassWeights, class_weights
 from convsmith.errors import InvalidArgument
 
@@ -35,36 +37,41 @@ def bce(logit, label):
     return F.softplus(logit) - label * logit
 
 
-def oracle(bank, f_s, f_t, p_s, p_t, w, form=None):
+def oracle(bank, f_s, f_t, p_s, p_t, w, variant=None):
     """1/(n_s+n_t) sum_k w_k sum_i p_i^k BCE(G_k(f_i), d_i), one number at a time."""
-    form = form or SANForm()
+    variant = variant or SANVariant()
     total = 0.0
     for k in range(bank.classes):
         net = bank.one(k)
         for domain, features, p in ((1, f_s, p_s), (0, f_t, p_t)):
-            label = domain if form.source_is == 1 else 1 - domain
+            label = domain if variant.source_is == 1 else 1 - domain
             for i in range(len(features)):
-                seen = features[i] * (p[i, k] if form.instance_weight == "feature" else 1)
+                seen = features[i] * (p[i, k] if variant.instance_weight == "feature" else 1)
                 term = bce(net(seen)[0], label)
-                term = term * (p[i, k] if form.instance_weight == "loss" else 1)
-                total = total + term * (w[k] if form.class_weight_on == "both" else 1)
+                term = term * (p[i, k] if variant.instance_weight == "loss" else 1)
+                total = total + term * (w[k] if variant.class_weight_on == "both" else 1)
     return total / (len(f_s) + len(f_t))
 
 
-FORMS = [
-    SANForm(instance_weight=instance, class_weight_on=on, source_is=source)
+def switches(variant):
+    """What the loss takes of a variant."""
+    return {name: getattr(variant, name) for name in ("instance_weight", "class_weight_on", "source_is")}
+
+
+READINGS = [
+    SANVariant(instance_weight=instance, class_weight_on=on, source_is=source)
     for instance in ("loss", "feature", "none")
     for on in ("both", "features", "none")
     for source in (1, 0)
 ]
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda f: f"{f.instance_weight}-{f.class_weight_on}-{f.source_is}")
-def test_loss_equals_the_oracle_with_each_switch(form):
+@pytest.mark.parametrize("variant", READINGS, ids=lambda f: f"{f.instance_weight}-{f.class_weight_on}-{f.source_is}")
+def test_loss_equals_the_oracle_with_each_switch(variant):
     bank, f_s, f_t, z_s, z_t, w = scene()
     p_s, p_t = z_s.softmax(1), z_t.softmax(1)
-    value = selective_adversarial_loss(f_s, f_t, p_s, p_t, w, bank, form=form)
-    assert_close(value, oracle(bank, f_s, f_t, p_s, p_t, w, form), rtol=0, atol=1e-10)
+    value = selective_adversarial_loss(f_s, f_t, p_s, p_t, w, bank, **switches(variant))
+    assert_close(value, oracle(bank, f_s, f_t, p_s, p_t, w, variant), rtol=0, atol=1e-10)
 
 
 def test_the_default_is_the_papers_loss_in_value_and_gradient():
@@ -78,11 +85,13 @@ def test_the_default_is_the_papers_loss_in_value_and_gradient():
     assert torch.autograd.gradcheck(call, (f_s, f_t))
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda f: f"{f.instance_weight}-{f.class_weight_on}-{f.source_is}")
-def test_no_gradient_flows_through_probabilities_or_weights(form):
+@pytest.mark.parametrize("variant", READINGS, ids=lambda f: f"{f.instance_weight}-{f.class_weight_on}-{f.source_is}")
+def test_no_gradient_flows_through_probabilities_or_weights(variant):
     bank, f_s, f_t, z_s, z_t, w = scene()
     w.requires_grad_()
-    loss = selective_adversarial_loss(f_s, f_t, z_s.softmax(1), z_t.softmax(1), w, bank, reversal=0.5, form=form)
+    loss = selective_adversarial_loss(
+        f_s, f_t, z_s.softmax(1), z_t.softmax(1), w, bank, reversal=0.5, **switches(variant)
+    )
     grads = torch.autograd.grad(loss, (z_s, z_t, w), allow_unused=True)
     assert all(g is None or bool((g == 0).all()) for g in grads)
 
@@ -102,9 +111,9 @@ def test_the_reversal_turns_the_feature_gradient_and_nothing_else():
 def test_weights_on_the_features_alone_leave_the_discriminators_unweighted():
     bank, f_s, f_t, z_s, z_t, w = scene()
     args = (f_s, f_t, z_s.softmax(1), z_t.softmax(1))
-    form = SANForm(class_weight_on="features")
+    variant = SANVariant(class_weight_on="features")
     inputs = (f_s, *bank.parameters())
-    got = torch.autograd.grad(selective_adversarial_loss(*args, w, bank, reversal=0.7, form=form), inputs)
+    got = torch.autograd.grad(selective_adversarial_loss(*args, w, bank, reversal=0.7, **switches(variant)), inputs)
     ones = torch.ones(K, dtype=torch.float64)
     unweighted = torch.autograd.grad(selective_adversarial_loss(*args, ones, bank), inputs)
     by_class = [
@@ -179,17 +188,17 @@ def numbers(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def test_preset_caffe_reproduces_its_column():
+def test_variant_caffe_reproduces_its_column():
     """1 loss, 2 both, 3 running sum, 4 sums to K, 5 x10, 6 target ramped, 7 0.05, 8 0.1, 9 0."""
-    form = preset("caffe")
-    assert (form.entropy, form.adversarial, form.weight_decay, form.entropy_on, form.entropy_ramp) == (
+    variant = VARIANTS["caffe"]
+    assert (variant.entropy, variant.adversarial, variant.weight_decay, variant.entropy_on, variant.entropy_ramp) == (
         0.05,
         0.1,
         0.0,
         "target",
         True,
     )
-    weights = ClassWeights(2, form.weights, 100).double()
+    weights = ClassWeights(2, variant.weights, 100).double()
     z_s, z_t = numbers([[0.0, 0.3]]), numbers([[0.2, 0.0], [0.0, 0.1]])
     p_t = weights.probabilities(z_t)
     # softmax of (2, 0) and (0, 1)
@@ -209,28 +218,28 @@ def test_preset_caffe_reproduces_its_column():
         float(w[k]) * (s * math.log1p(math.exp(0.5 * m)) + t * math.log1p(math.exp(1.0 * m)))
         for k, m, s, t in ((0, 1, c, a), (1, 2, 1 - c, 1 - a))
     )
-    value = selective_adversarial_loss(f_s, f_t, p_s, p_t[:1], w, bank, form=form)
+    value = selective_adversarial_loss(f_s, f_t, p_s, p_t[:1], w, bank, **switches(variant))
     assert_close(float(value.detach()), expected / 2, rtol=0, atol=1e-12)
 
 
-def test_preset_pytorch_reproduces_its_column():
+def test_variant_pytorch_reproduces_its_column():
     """1 feature, 2 features, 3 current batch of both, 4 max 1, 5 plain, 6 both unramped, 7 0.2, 8 1, 9 5e-4."""
-    form = preset("pytorch")
-    assert (form.entropy, form.adversarial, form.weight_decay, form.entropy_on, form.entropy_ramp) == (
+    variant = VARIANTS["pytorch"]
+    assert (variant.entropy, variant.adversarial, variant.weight_decay, variant.entropy_on, variant.entropy_ramp) == (
         0.2,
         1.0,
         5e-4,
         "both",
         False,
     )
-    weights = ClassWeights(2, form.weights, 100).double()
+    weights = ClassWeights(2, variant.weights, 100).double()
     p_s, p_t = numbers([[0.7, 0.3]]), numbers([[0.9, 0.1]])
     weights.take_batch(p_s, p_t, 0)
     assert_close(weights.weights, numbers([1.0, 0.25]))
     bank = ClassDiscriminators(1, 2, None).double()
     bank.first.weight.data.copy_(numbers([[1.0], [2.0]]))
     f_s, f_t = numbers([[0.5]]).requires_grad_(), numbers([[-1.0]])
-    value = selective_adversarial_loss(f_s, f_t, p_s, p_t, weights.weights, bank, reversal=1.0, form=form)
+    value = selective_adversarial_loss(f_s, f_t, p_s, p_t, weights.weights, bank, reversal=1.0, **switches(variant))
     soft = lambda v: math.log1p(math.exp(v))  # noqa: E731
     by_hand = soft(-0.35) + soft(-0.9) + soft(-0.3) + soft(-0.2)
     assert_close(float(value.detach()), by_hand / 2, rtol=0, atol=1e-12)
@@ -242,24 +251,27 @@ def test_preset_pytorch_reproduces_its_column():
     assert_close(float(bank.first.weight.grad[1]), ((sig(0.3) - 1) * 0.15 + sig(-0.2) * -0.1) / 2, rtol=0, atol=1e-12)
 
 
-def test_every_preset_differs_from_the_paper_where_the_table_says():
-    assert replace(PRESETS["paper"]) == PRESETS["paper"]
+def test_every_variant_differs_from_the_paper_where_the_table_says():
+    assert replace(VARIANTS["paper"]) == VARIANTS["paper"]
     assert {
-        n: (p.instance_weight, p.class_weight_on, p.weights.estimate, p.weights.scale) for n, p in PRESETS.items()
+        n: (p.instance_weight, p.class_weight_on, p.weights.estimate, p.weights.scale) for n, p in VARIANTS.items()
     } == {
         "paper": ("loss", "both", "target", "sum-one"),
         "caffe": ("loss", "both", "running-sum", "mean-one"),
         "pytorch": ("feature", "features", "batch", "max-one"),
     }
     with pytest.raises(InvalidArgument, match="did you mean 'caffe'"):
-        preset("cafe")
+        method_settings("san", {"variant": "cafe"})
 
 
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        ({"source_probabilities": torch.zeros(N_S, K + 1)}, r"probabilities are \[n, K\]"),
-        ({"class_weights": torch.ones(K + 1)}, r"weights \[K\]"),
+        ({"source_probabilities": torch.zeros(N_S, K + 1)}, "argument: source_probabilities"),
+        ({"source_features": [[1.0] * D] * N_S}, "argument: source_features"),
+        ({"target_features": torch.zeros(N_T, D + 1).double()}, "argument: target_features"),
+        ({"target_probabilities": None}, "argument: target_probabilities"),
+        ({"class_weights": torch.ones(K + 1)}, "argument: class_weights"),
         (
             {"source_features": torch.zeros(N_S, D + 1).double(), "target_features": torch.zeros(N_T, D + 1).double()},
             "B, 4",
@@ -279,5 +291,5 @@ def test_bad_input_is_one_clear_error(change, rule):
     }
     with pytest.raises(InvalidArgument, match=rule):
         selective_adversarial_loss(**args)
-    with pytest.raises(InvalidArgument, match="instance_weight is one of"):
-        SANForm(instance_weight="both")
+    with pytest.raises(InvalidArgument, match="argument: instance_weight"):
+        SANVariant(instance_weight="both")

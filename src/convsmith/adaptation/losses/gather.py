@@ -59,3 +59,10 @@ def gather(x: Tensor) -> Tensor:
         return x
     gathered: Tensor = _Gather.apply(x)
     return gathered
+
+
+def count_per_rank(count: int, like: Tensor) -> float | Tensor:
+    """Return the divisor whose mean over ranks makes the sum of all losses a mean over all images of all ranks."""
+    if world_size() == 1:
+        return float(max(count, 1))
+    return (sum_over_ranks(torch.tensor(float(count), device=like.device)) / world_size()).clamp_min(1 / world_size())

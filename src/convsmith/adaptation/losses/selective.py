@@ -1,4 +1,4 @@
-"""The loss of Selective Adversarial Networks, and every point where paper and public codes disagree as a named switch.
+"""The loss of Selective Adversarial Networks, with the readings of paper and public codes as named switches.
 
 Cao, Long, Wang, Jordan, Partial Transfer Learning with Selective Adversarial Networks, CVPR 2018 (arXiv 1707.07901);
 the authors' Caffe release (the published numbers) and their later PyTorch release.
@@ -6,101 +6,20 @@ the authors' Caffe release (the published numbers) and their later PyTorch relea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from convsmith import arguments
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
-from convsmith.adaptation.losses.gather import sum_over_ranks, world_size
+from convsmith.adaptation.losses.gather import count_per_rank
+from convsmith.adaptation.losses.operands import matrix, vector, wide
 from convsmith.adaptation.losses.reversal import reverse_gradient
-from convsmith.adaptation.methods.weighting import WeightSettings
-from convsmith.errors import InvalidArgument, close_matches
 
-
-@dataclass(frozen=True)
-class SANForm:
-    """The nine points of disagreement, in order, and what else a release fixes. The default is the paper's formula.
-
-    1. ``instance_weight``: the probability of class k multiplies the ``"loss"`` of discriminator k (paper, Caffe), or
-       the ``"feature"`` it sees (PyTorch), or ``"none"``.
-    2. ``class_weight_on``: ``"both"`` players (paper, Caffe), only the gradient that reaches the ``"features"``
-       (PyTorch), or ``"none"``.
-    3. ``weights.estimate``: ``"target"`` (paper), ``"running-sum"`` (Caffe), ``"batch"`` (PyTorch, train_san).
-    4. ``weights.scale``: ``"sum-one"`` (paper), ``"mean-one"`` (Caffe, and the default: the loss keeps its size
-       whatever K is), ``"max-one"`` (PyTorch).
-    5. ``weights.inverse_temperature``: 1 (paper, PyTorch), 10 or 100 (Caffe).
-    6. ``entropy_on``: ``"target"`` (paper, Caffe) or ``"both"`` domains (PyTorch); ``entropy_ramp``: grows with the
-       reversal (Caffe).
-    7. ``entropy``: its coefficient.
-    8. ``adversarial``: the coefficient of the summed discriminator losses.
-    9. ``weight_decay``: None leaves it to the training configuration.
-
-    ``ramp_upper`` and ``ramp_share`` are the reversal's final strength and the share of all steps after which it is
-    reached; ``source_is`` is the domain label of the source; ``source_weights`` says which discriminators a labelled
-    source image counts for, by its prediction (both codes) or by its label.
-    """
-
-    instance_weight: Literal["loss", "feature", "none"] = "loss"
-    class_weight_on: Literal["both", "features", "none"] = "both"
-    weights: WeightSettings = field(default_factory=lambda: WeightSettings(warmup=0.25))
-    entropy_on: Literal["target", "both"] = "target"
-    entropy_ramp: bool = True
-    entropy: float = 1.0
-    adversarial: float = 1.0
-    weight_decay: float | None = None
-    source_weights: Literal["predicted", "label"] = "predicted"
-    source_is: Literal[0, 1] = 1
-    ramp_upper: float = 1.0
-    ramp_share: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("instance_weight", ("loss", "feature", "none")),
-            ("class_weight_on", ("both", "features", "none")),
-            ("entropy_on", ("target", "both")),
-            ("source_weights", ("predicted", "label")),
-            ("source_is", (0, 1)),
-        ):
-            if getattr(self, name) not in known:
-                raise InvalidArgument(f"{name} is one of {known}", argument=name, given=repr(getattr(self, name)))
-
-
-#: the two public codes (Office-31 settings) and the paper's formula
-PRESETS: dict[str, SANForm] = {
-    "paper": SANForm(
-        weights=WeightSettings(estimate="target", scale="sum-one", average=0.0, every=200),
-        entropy=1.0,
-        entropy_ramp=False,
-    ),
-    "caffe": SANForm(
-        weights=WeightSettings(estimate="running-sum", scale="mean-one", inverse_temperature=10.0, average=0.0),
-        entropy=0.05,
-        adversarial=0.1,
-        weight_decay=0.0,
-        source_is=0,
-        ramp_share=0.5,
-    ),
-    "pytorch": SANForm(
-        instance_weight="feature",
-        class_weight_on="features",
-        weights=WeightSettings(estimate="batch", scale="max-one", average=0.0),
-        entropy_on="both",
-        entropy_ramp=False,
-        entropy=0.2,
-        weight_decay=5e-4,
-        ramp_share=0.2,
-    ),
-}
-
-
-def preset(name: str) -> SANForm:
-    """Return one of the presets ``"paper"``, ``"caffe"`` and ``"pytorch"``."""
-    if name not in PRESETS:
-        raise InvalidArgument("no SAN preset has this name", given=repr(name), hint=close_matches(str(name), PRESETS))
-    return PRESETS[name]
+InstanceWeight = Literal["loss", "feature", "none"]
+ClassWeightOn = Literal["both", "features", "none"]
 
 
 def selective_adversarial_loss(
@@ -112,7 +31,9 @@ def selective_adversarial_loss(
     discriminators: ClassDiscriminators,
     *,
     reversal: float | None = None,
-    form: SANForm | None = None,
+    instance_weight: InstanceWeight = "loss",
+    class_weight_on: ClassWeightOn = "both",
+    source_is: Literal[0, 1] = 1,
 ) -> Tensor:
     """Return the SAN discriminator loss, a scalar.
 
@@ -130,49 +51,43 @@ def selective_adversarial_loss(
         discriminators: the bank of K.
         reversal: with a number c, the features receive ``-c`` times the gradient (one reversal in front of the block)
             while the discriminators learn as they are; None leaves the gradient alone.
-        form: which release's reading of points 1 and 2 is computed; the paper's by default.
+        instance_weight: the probability of class k multiplies the ``"loss"`` of discriminator k (paper, Caffe), or the
+            ``"feature"`` it sees (PyTorch), or ``"none"``.
+        class_weight_on: ``"both"`` players (paper, Caffe), only the gradient that reaches the ``"features"`` (PyTorch),
+            or ``"none"``.
+        source_is: the domain label of the source.
     """
-    form = form or SANForm()
-    n_s, n_t, k = len(source_features), len(target_features), discriminators.classes
-    if source_probabilities.shape != (n_s, k) or target_probabilities.shape != (n_t, k) or class_weights.shape != (k,):
-        raise InvalidArgument(
-            f"probabilities are [n, K] and weights [K], with K = {k} as the discriminators have it",
-            given=f"{[tuple(t.shape) for t in (source_probabilities, target_probabilities, class_weights)]}",
-        )
+    arguments.one_of("instance_weight", instance_weight, ("loss", "feature", "none"))
+    arguments.one_of("class_weight_on", class_weight_on, ("both", "features", "none"))
+    arguments.one_of("source_is", source_is, (0, 1))
+    k, n_s, n_t = discriminators.classes, len(matrix("source_features", source_features)), len(target_features)
+    matrix("target_features", target_features, columns=source_features.shape[1])
+    matrix("source_probabilities", source_probabilities, rows=n_s, columns=k)
+    matrix("target_probabilities", target_probabilities, rows=n_t, columns=k)
+    vector("class_weights", class_weights, length=k)
     features = torch.cat([source_features, target_features])
     instance = torch.cat([source_probabilities, target_probabilities]).detach().to(features.dtype)
     weights = class_weights.detach().to(features.dtype)
     scale = None
-    if form.class_weight_on == "features":
+    if class_weight_on == "features":
         scale = weights if reversal is None else -reversal * weights
     elif reversal is not None:
         features = reverse_gradient(features, reversal)
-    logits = discriminators(
-        features, instance=instance if form.instance_weight == "feature" else None, gradient_scale=scale
-    )
+    logits = discriminators(features, instance=instance if instance_weight == "feature" else None, gradient_scale=scale)
     domain = logits.new_zeros(n_s + n_t, 1)
     domain[:n_s] = 1.0
-    if form.source_is == 0:
+    if source_is == 0:
         domain = 1 - domain
-    # float32 at least: the logits may be half under autocast
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = wide(logits)
     losses = F.binary_cross_entropy_with_logits(logits, domain.to(logits).expand_as(logits), reduction="none")
-    if form.instance_weight == "loss":
+    if instance_weight == "loss":
         losses = losses * instance
-    if form.class_weight_on == "both":
+    if class_weight_on == "both":
         losses = losses * weights
-    return losses.sum() / images_per_rank(n_s + n_t, losses)
-
-
-def images_per_rank(count: int, like: Tensor) -> float | Tensor:
-    """Return the divisor whose mean over ranks makes the sum of all losses a mean over all images of all ranks."""
-    if world_size() == 1:
-        return float(count)
-    return sum_over_ranks(torch.tensor(float(count), device=like.device)) / world_size()
+    return losses.sum() / count_per_rank(n_s + n_t, losses)
 
 
 def entropy(logits: Tensor) -> Tensor:
     """Return the mean entropy of ``softmax(logits)`` [n, K] in nats: log K if uniform, 0 with gradient 0 if one-hot."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    log_p = F.log_softmax(wide, dim=1)
+    log_p = F.log_softmax(wide(matrix("logits", logits)), dim=1)
     return -(log_p.exp() * log_p).sum(1).mean()

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.methods.method import METHODS, Common, Domains, DomainTask
+from convsmith.adaptation.losses.operands import wide
+from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
-class AFNSettings(Common):
+class AFNSettings(MethodConfig):
     """Settings of AFN.
 
     Args:
@@ -50,5 +51,5 @@ class AFN(DomainTask):
 
 def norm_loss(features: Tensor, step_size: float) -> Tensor:
     """Return ``mean (|f| - (constant |f| + step))^2`` of features [n, d]: a pull of constant strength outwards."""
-    length = features.float().norm(dim=1)
+    length = wide(features).norm(dim=1)
     return (length - (length.detach() + step_size)).square().mean()

@@ -1,146 +1,153 @@
-"""AR and ARPM: source images are weighed so that the weighted source comes closest to the target.
+"""ARPM: adversarial reweighting with alpha-power maximisation and agreement among neighbours.
 
-Gu, Yu, Yang, Sun, Xu, Adversarial Reweighting for Partial Domain Adaptation, NeurIPS 2021, eq. 4-8; Gu et al.,
-Adversarial Reweighting with alpha-Power Maximization for Domain Adaptation, IJCV 2024.
+Gu, Yu, Yang, Sun, Xu, Adversarial Reweighting with alpha-Power Maximization for Domain Adaptation, IJCV 2024, and its
+public code, whose configuration this is (the values of Office-Home).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.features import classifier_of, features_and_logits
-from convsmith.adaptation.losses.selective import entropy
-from convsmith.adaptation.methods.method import METHODS, Common, Domains, DomainTask
-from convsmith.adaptation.methods.reweighting import critic_gap, train_critic, worst_weights
-from convsmith.adaptation.methods.weighting import evaluating
+from convsmith import arguments
+from convsmith.adaptation.losses.gather import gather
+from convsmith.adaptation.losses.operands import wide
+from convsmith.adaptation.methods.method import METHODS, Domains
+from convsmith.adaptation.methods.reweighting import ReweightedTask, ReweightingSettings, train_critic
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
-class ARSettings(Common):
-    """Settings of AR and ARPM.
+class ARPMSettings(ReweightingSettings):
+    """Settings of ARPM, besides those of `ReweightingSettings`.
 
     Args:
-        certainty: coefficient of the target's certainty loss.
-        loss: ``"entropy"`` (AR) or ``"power"`` (ARPM): minimise ``-mean sum_k p_k^alpha``.
+        power: coefficient of the alpha-power, full from the end of the warm-up on (1.0 for Office-31 and VisDA).
         alpha: the power.
-        rho: how far the weights may stand from 1: ``|w - 1|^2 <= rho n``.
-        updates: how often the weights are computed anew, evenly over what follows the warm-up.
-        critic_steps: updates of the critic each time.
-        critic_hidden: width of the critic's two hidden layers.
-        warmup: share of all steps before weights and certainty act.
+        consistency: coefficient of the agreement with neighbours.
+        neighbours: nearest target images looked at; and
+        second_neighbours: nearest ones of each of these, whose predictions are agreed with.
+        label_smoothing: of the source's cross-entropy.
     """
 
-    certainty: float = 0.1
-    loss: Literal["entropy", "power"] = "entropy"
-    alpha: float = 2.0
-    rho: float = 5.0
-    updates: int = 4
-    critic_steps: int = 200
-    critic_hidden: int = 128
-    warmup: float = 0.25
+    power: float = 0.3
+    alpha: float = 6.0
+    consistency: float = 1.0
+    neighbours: int = 4
+    second_neighbours: int = 3
+    label_smoothing: float = 0.1
+    updates: int = 5
+    critic_steps: int = 1000
+    warmup: float = 1 / 6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        arguments.number("label_smoothing", self.label_smoothing, least=0, most=1)
+        for name in ("neighbours", "second_neighbours"):
+            arguments.integer(name, getattr(self, name), least=1)
 
 
-class _AdversarialReweighting(DomainTask):
-    """The training shared by AR and ARPM; they differ in the certainty loss."""
+@METHODS.register("arpm", settings=ARPMSettings, partial=True)
+class ARPM(ReweightedTask):
+    """Weigh source images against a critic; make the target's predictions certain and alike among neighbours.
 
-    image_weights: Tensor
-    image_index: Tensor
-    class_mean: Tensor
-    gap: Tensor
+    The features and predictions of all target images are kept in memory (buffers [m, d] and [m, K]) and replaced batch
+    by batch.
 
-    def __init__(self, model: nn.Module, domains: Domains, settings: ARSettings) -> None:
+    Differs from the authors' code: the network is taken as it is (no bottleneck, no feature radius, no initialisation
+    of the classifier by principal components), features are normalised for the critic alone; each critic is trained
+    anew for fewer steps and not continued; the memory is filled when the target's losses begin; the weights' problem is
+    solved exactly; the weighted source is never resampled.
+    """
+
+    target_index: Tensor
+    memory_features: Tensor
+    memory_probabilities: Tensor
+
+    def __init__(self, model: nn.Module, domains: Domains, settings: ARPMSettings) -> None:
         super().__init__(model, domains, settings)
         self.settings = settings
-        self.start = round(settings.warmup * domains.steps)
-        self.every = max(1, (domains.steps - self.start) // settings.updates)
-        index = torch.cat([b.index for b in domains.source])
-        self.register_buffer("image_index", index.sort().values)
-        self.register_buffer("image_weights", torch.ones(len(index)))
-        self.register_buffer("class_mean", torch.ones(domains.classes))
-        self.register_buffer("gap", torch.zeros(()))
+        index = gather(torch.cat([b.index for b in domains.target])).sort().values
+        self.register_buffer("target_index", index)
+        self.register_buffer("memory_features", torch.zeros(len(index), self.features))
+        self.register_buffer("memory_probabilities", torch.zeros(len(index), domains.classes))
+
+    def critic(self, source: Tensor, target: Tensor, weights: Tensor, seed: int) -> nn.Module:
+        """Return a critic with spectral norm, trained on plain means of both domains."""
+        s = self.settings
+        return train_critic(
+            source, target, smoothness="spectral", steps=s.critic_steps, hidden=s.critic_hidden, seed=seed
+        )
 
     def before_step(self, step: int) -> None:
-        """Compute all image weights anew where they are due."""
-        if step >= self.start and (step - self.start) % self.every == 0:
-            self._reweigh(step)
+        """Fill the memory when the target's losses begin, and compute the image weights where they are due."""
+        if step == self.start:
+            features, logits, _, index = self.whole_pass(self.domains.target)
+            self._remember(features, logits.softmax(1), index)
+        super().before_step(step)
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
-        """Return the weighted cross-entropy and the target's certainty, seen by a classifier held constant."""
+        """Return the weighted cross-entropy, the alpha-power and the agreement among neighbours."""
         s, seen = self.settings, self.look(batch)
-        weights = self.image_weights[torch.searchsorted(self.image_index, seen.source_index)]
-        each = F.cross_entropy(seen.source_logits, seen.source_labels, reduction="none")
-        classification = (weights * each).mean()
-        head = classifier_of(self.model)
-        bias = None if head.bias is None else head.bias.detach()
-        logits = F.linear(seen.target_features, head.weight.detach(), bias)
-        certainty = entropy(logits) if s.loss == "entropy" else -power(logits, s.alpha)
-        share = self.strength(step, s.certainty, 1.0, self.start)
-        return Losses(
-            classification + share * certainty,
-            {"classification": classification, "certainty": certainty, "gap": self.gap},
+        each = F.cross_entropy(
+            seen.source_logits, seen.source_labels, reduction="none", label_smoothing=s.label_smoothing
         )
+        weights = self.weights_of(seen.source_index)
+        classification = (weights * each).sum() / (weights.sum() + 1e-5)
+        logits = self.frozen_logits(seen.target_features)
+        power, total = alpha_power(logits, s.alpha), classification
+        parts = {"classification": classification, "power": power, "gap": self.gap}
+        if step >= self.start:
+            p = wide(logits).softmax(1)
+            self._remember(seen.target_features.detach(), p.detach(), batch.target.index)
+            consistency = neighbour_consistency(
+                F.normalize(wide(seen.target_features.detach()), dim=1),
+                p,
+                self.memory_features,
+                self.memory_probabilities,
+                s.neighbours,
+                s.second_neighbours,
+            )
+            total = classification - s.power * power + s.consistency * consistency
+            parts["consistency"] = consistency
+        return Losses(total, parts)
 
-    def class_weights(self) -> Tensor:
-        """Return the mean weight [K] of the source images of each class, scaled to mean 1."""
-        return self.class_mean
-
-    def _reweigh(self, step: int) -> None:
-        s = self.settings
-        source, labels, index = self._features(self.domains.source)
-        target, _, _ = self._features(self.domains.target)
-        # one common length for all features: the critic's slope has a scale to be measured in
-        source, target = F.normalize(source, dim=1), F.normalize(target, dim=1)
-        weights = self.image_weights[torch.searchsorted(self.image_index, index)]
-        # drawn from the step, not from a running generator: a resumed run trains the same critic
-        generator = torch.Generator().manual_seed(7919 + step)
-        critic = train_critic(
-            source, target, weights, steps=s.critic_steps, hidden=s.critic_hidden, generator=generator
-        )
-        with torch.no_grad():
-            fresh = worst_weights(critic(source)[:, 0], s.rho)
-        order = index.argsort()
-        self.image_weights.copy_(fresh[order])
-        sums = torch.zeros_like(self.class_mean).index_add_(0, labels, fresh.to(self.class_mean))
-        counts = torch.bincount(labels, minlength=self.classes).clamp_min(1).to(sums)
-        mean = sums / counts
-        self.class_mean.copy_(mean * (len(mean) / mean.sum()))
-        self.gap.fill_(critic_gap(critic, source, target, fresh))
-
-    def _features(self, batches: Any) -> tuple[Tensor, Tensor, Tensor]:
-        device = self.image_weights.device
-        rows, labels, index = [], [], []
-        with evaluating(self.model):
-            for batch in batches:
-                rows.append(features_and_logits(self.model, batch.images.to(device))[0].float())
-                labels.append(batch.labels.to(device))
-                index.append(batch.index.to(device))
-        return torch.cat(rows), torch.cat(labels), torch.cat(index)
+    @torch.no_grad()
+    def _remember(self, features: Tensor, probabilities: Tensor, index: Tensor) -> None:
+        rows = torch.searchsorted(self.target_index, gather(index.to(self.target_index.device)))
+        self.memory_features[rows] = gather(F.normalize(wide(features), dim=1)).to(self.memory_features)
+        self.memory_probabilities[rows] = gather(probabilities).to(self.memory_probabilities)
 
 
-@METHODS.register("ar", settings=ARSettings, partial=True)
-class AR(_AdversarialReweighting):
-    """Weigh source images against a Wasserstein critic; minimise the target's entropy.
-
-    Differs from the paper: rho is fixed (the public code multiplies and divides it by 1.2 until the critic's gap is in
-    a range tuned per task); features are normalised for the critic alone; the weights' problem is solved exactly.
-    """
-
-
-@METHODS.register("arpm", settings=lambda: replace(ARSettings(), loss="power"), partial=True)
-class ARPM(_AdversarialReweighting):
-    """Weigh source images against a Wasserstein critic; maximise the alpha-power of the target's predictions.
-
-    Differs from the paper: as `AR`.
-    """
-
-
-def power(logits: Tensor, alpha: float) -> Tensor:
+def alpha_power(logits: Tensor, alpha: float) -> Tensor:
     """Return ``mean_i sum_k p_ik^alpha`` of ``softmax(logits)`` [n, K]: 1 if certain, ``K^(1-alpha)`` if uniform."""
-    return (alpha * F.log_softmax(logits.float(), dim=1)).exp().sum(1).mean()
+    return (alpha * F.log_softmax(wide(logits), dim=1)).exp().sum(1).mean()
+
+
+def neighbour_consistency(
+    features: Tensor,
+    probabilities: Tensor,
+    memory_features: Tensor,
+    memory_probabilities: Tensor,
+    neighbours: int = 4,
+    second_neighbours: int = 3,
+) -> Tensor:
+    """Return ``mean_i 0.1 sum_j sum_c (s_jc log s_jc - s_jc p_ic)`` over the second neighbours j of image i, a scalar.
+
+    The neighbours of an image are the nearest of the memory by cosine, itself left out, and j runs over the nearest of
+    each of them. ``s`` are remembered predictions, constants: what is learned is that ``p`` agrees with them.
+
+    Shapes: ``features`` [n, d] of length 1, ``probabilities`` [n, K]; the memory [m, d] and [m, K] holds them too.
+    """
+    with torch.no_grad():
+        m = len(memory_features)
+        near = (features @ memory_features.T).topk(min(neighbours + 1, m)).indices[:, 1:]
+        around = memory_features[near].flatten(0, 1) @ memory_features.T
+        second = around.topk(min(second_neighbours + 1, m)).indices[:, 1:].reshape(len(features), -1)
+        remembered = memory_probabilities[second]
+    agreement = torch.special.xlogy(remembered, remembered) - remembered * probabilities[:, None, :]
+    return 0.1 * agreement.sum((1, 2)).mean()

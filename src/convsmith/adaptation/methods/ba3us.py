@@ -1,22 +1,25 @@
 """BA3US: lend the target some source images at first, and press down confident mistakes on the other classes.
 
-Liang, Wang, Hu, He, Feng, A Balanced and Uncertainty-aware Approach for Partial Domain Adaptation, ECCV 2020, eq. 3-8.
+Liang, Wang, Hu, He, Feng, A Balanced and Uncertainty-aware Approach for Partial Domain Adaptation, ECCV 2020, eq. 3-8;
+the authors' training script (their file of losses was never published; it is known from copies).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.losses.discriminators import ClassDiscriminators
+from convsmith.adaptation.evaluation.features import Look
+from convsmith.adaptation.losses.adversarial import certainty, domain_loss
+from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.losses.selective import entropy
-from convsmith.adaptation.methods.adversarial import AdversarialSettings, domain_loss
-from convsmith.adaptation.methods.cdan import certainty
+from convsmith.adaptation.methods.adversarial import AdversarialSettings
 from convsmith.adaptation.methods.method import METHODS, Domains
-from convsmith.adaptation.methods.weighted import WeightedTask
+from convsmith.adaptation.methods.weighted import WeightedAdversarialTask
 from convsmith.adaptation.methods.weighting import WeightSettings
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
@@ -27,10 +30,10 @@ class BA3USSettings(AdversarialSettings):
     """Settings of BA3US, besides those of `AdversarialSettings`.
 
     Args:
-        entropy: coefficient of the target's entropy.
+        entropy: coefficient of the target's entropy, from the first step on.
         complement: coefficient of the complement entropy (5 for Office-31, 1 for Office-Home in the public code).
         borrowed: share of the source batch lent to the target at the first step; it shrinks to 0.
-        weights: of the classes; they sum to 1 in the paper.
+        weights: of the classes; their scale does not matter here.
     """
 
     entropy: float = 0.1
@@ -40,63 +43,73 @@ class BA3USSettings(AdversarialSettings):
 
 
 @METHODS.register("ba3us", settings=BA3USSettings, partial=True)
-class BA3US(WeightedTask):
+class BA3US(WeightedAdversarialTask):
     """Balance the alignment with borrowed source images; weigh classes; complement entropy for the source.
 
-    Differs from the paper: the borrowed images are the first of the shuffled source batch itself instead of a batch of
-    their own; class weights have mean 1, are averaged over updates and wait for a warm-up.
+    Differs from the authors' code: the borrowed images are the first of the shuffled source batch instead of a batch of
+    their own, their number shrinks every step instead of in ten; no gradient flows through the entropy weights of the
+    domain loss; class weights are averaged over updates and wait for a warm-up.
     """
 
     def __init__(self, model: nn.Module, domains: Domains, settings: BA3USSettings) -> None:
         super().__init__(model, domains, settings, settings.weights)
         self.settings = settings
-        self.discriminator = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return weighted cross-entropy, balanced domain loss, target entropy and complement entropy."""
         s, seen = self.settings, self.look(batch)
         self.observe(seen, step)
-        image_weights = self.weighting.weights[seen.source_labels]
-        each = F.cross_entropy(seen.source_logits, seen.source_labels, reduction="none")
-        classification = (image_weights * each).sum() / image_weights.sum().clamp_min(1e-8)
-        strength = self.strength(step, s.ramp_upper, s.ramp_share, self.weighting.start)
-        lent = int(s.borrowed * len(batch.source) * (1 - min(1.0, step / self.domains.steps)))
-        target_logits = torch.cat([seen.target_logits, seen.source_logits[:lent]])
-        source_sure = certainty(seen.source_logits.float().softmax(1)) * image_weights
-        target_sure = certainty(target_logits.float().softmax(1))
-        domain = domain_loss(
+        weights = self.class_weights()[seen.source_labels]
+        classification = self.weighted_cross_entropy(seen)
+        lent = int(s.borrowed * len(weights) * (1 - min(1.0, step / self.domains.steps)))
+        domain = self._balanced(seen, weights, lent, self.grl_coeff(step, s.grl_max, s.grl_ramp, self.weighting.start))
+        uncertainty = entropy(seen.target_logits)
+        complement = complement_loss(seen.source_logits, seen.source_labels, weights)
+        return Losses(
+            classification + s.adversarial * domain + s.entropy * uncertainty + s.complement * complement,
+            {"classification": classification, "domain": domain, "entropy": uncertainty, "complement": complement},
+        )
+
+    def _balanced(self, seen: Look, weights: Tensor, lent: int, reversal: float) -> Tensor:
+        """Return the domain loss of the source against the target and the first ``lent`` source images."""
+        n_s, n_t = len(weights), len(seen.target_logits)
+        own, others = balanced_weights(certainty(seen.source_logits) * weights, certainty(seen.target_logits), lent)
+        return domain_loss(
             seen.source_features,
             torch.cat([seen.target_features, seen.source_features[:lent]]),
             self.discriminator,
-            reversal=strength,
-            source_weights=source_sure / source_sure.mean().clamp_min(1e-8),
-            target_weights=target_sure,
+            reversal=reversal,
+            # domain_loss divides each side by its images
+            source_weights=own * n_s,
+            target_weights=others * (n_t + lent),
         )
-        uncertainty = entropy(seen.target_logits)
-        complement = complement_loss(seen.source_logits, seen.source_labels, image_weights)
-        return Losses(
-            classification
-            + s.adversarial * domain
-            + s.entropy * strength * uncertainty
-            + s.complement * strength * complement,
-            {
-                "classification": classification,
-                "domain": domain,
-                "entropy": uncertainty,
-                "complement": complement,
-            },
-        )
+
+
+def balanced_weights(source: Tensor, target: Tensor, lent: int) -> tuple[Tensor, Tensor]:
+    """Return the weights [n_s] of the source side and [n_t + lent] of the target side, which sum to 1 together.
+
+    ``source`` [n_s] and ``target`` [n_t] are the images' raw weights. The first ``lent`` source images stand on the
+    target side too; both of their places keep the class weight and share the source's normalisation:
+    ``(1 + lent / n_s) w_i / (sum of w over both places)`` against ``w_j / sum_j w_j``, all over ``2 + lent / n_s``.
+    """
+    borrowed = source[:lent]
+    share = 1 + lent / len(source)
+    source_side = share / (source.sum() + borrowed.sum()).clamp_min(1e-8)
+    others = torch.cat([target / target.sum().clamp_min(1e-8), borrowed * source_side])
+    return source * source_side / (1 + share), others / (1 + share)
 
 
 def complement_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Return minus the entropy of the wrong classes, weighted by how wrong the image is (eq. 7), a scalar.
 
-    With ``q_k = p_k / (1 - p_y)`` for k != y: ``mean_i w_i (1 - p_y) * sum_k q_k log q_k / log(K - 1)``.
+    With ``q_k = p_k / (1 - p_y)`` for k != y and ``v_i = w_i (1 - p_y)`` held constant:
+    ``sum_i v_i sum_k q_k log q_k / log(K - 1) / sum_i v_i``. With two classes it is 0.
     """
-    p = logits.float().softmax(1)
-    own = F.one_hot(labels, p.shape[1]).bool()
-    wrong = p.masked_fill(own, 0).sum(1).clamp_min(1e-7)
-    q = (p / wrong[:, None]).masked_fill(own, 0)
-    uncertain = -torch.special.entr(q).sum(1) / max(torch.tensor(float(p.shape[1] - 1)).log().item(), 1e-7)
-    # the weight of the image and of its error are constants, as in the paper
-    return (weights.detach() * wrong.detach() * uncertain).sum() / weights.sum().clamp_min(1e-8)
+    log_p = F.log_softmax(wide(logits), dim=1)
+    others = log_p.masked_fill(F.one_hot(labels, log_p.shape[1]).bool(), -math.inf)
+    log_wrong = others.logsumexp(1)
+    log_q = (others - log_wrong[:, None]).masked_fill(others == -math.inf, 0)
+    q = (others - log_wrong[:, None]).exp()
+    uncertain = (q * log_q).sum(1) / max(math.log(max(log_p.shape[1] - 1, 1)), 1e-7)
+    wrong = weights.detach() * log_wrong.detach().exp()
+    return (wrong * uncertain).sum() / wrong.sum().clamp_min(1e-8)

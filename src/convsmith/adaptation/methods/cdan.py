@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.losses.discriminators import ClassDiscriminators
-from convsmith.adaptation.methods.adversarial import AdversarialSettings, domain_loss
-from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask
+from convsmith.adaptation.evaluation.features import classifier_of
+from convsmith.adaptation.losses.adversarial import certainty, domain_loss
+from convsmith.adaptation.losses.operands import wide
+from convsmith.adaptation.methods.adversarial import AdversarialSettings, AdversarialTask
+from convsmith.adaptation.methods.method import METHODS, Domains
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
@@ -32,18 +34,22 @@ class CDANSettings(AdversarialSettings):
 
 
 @METHODS.register("cdan", settings=CDANSettings, partial=False)
-class CDAN(DomainTask):
-    """Condition one domain discriminator on the predictions (outer product or its random projection)."""
+class CDAN(AdversarialTask):
+    """Condition one domain discriminator on the predictions (outer product or its random projection).
+
+    Differs from the paper: no gradient flows through the predictions or the entropy weights; the weights have mean 1 in
+    each domain (the public code divides the sum of both by their total weight, half of this).
+    """
 
     feature_matrix: Tensor
     class_matrix: Tensor
 
     def __init__(self, model: nn.Module, domains: Domains, settings: CDANSettings) -> None:
-        super().__init__(model, domains, settings)
+        product = classifier_of(model).in_features * domains.classes
+        width = min(product, settings.largest_product)
+        super().__init__(model, domains, settings, width)
         self.settings = settings
-        self.random = self.features * self.classes > settings.largest_product
-        width = settings.largest_product if self.random else self.features * self.classes
-        self.discriminator = ClassDiscriminators(width, 1, settings.hidden, settings.dropout)
+        self.random = product > settings.largest_product
         self.register_buffer("feature_matrix", torch.randn(self.features if self.random else 0, width))
         self.register_buffer("class_matrix", torch.randn(self.classes if self.random else 0, width))
 
@@ -51,16 +57,22 @@ class CDAN(DomainTask):
         """Return source cross-entropy plus the reversed, conditioned domain loss."""
         s, seen = self.settings, self.look(batch)
         classification = F.cross_entropy(seen.source_logits, seen.source_labels)
-        p_source, p_target = (z.detach().float().softmax(1) for z in (seen.source_logits, seen.target_logits))
+        p_source, p_target = (wide(z.detach()).softmax(1) for z in (seen.source_logits, seen.target_logits))
         domain = domain_loss(
             self.conditioned(seen.source_features, p_source),
             self.conditioned(seen.target_features, p_target),
             self.discriminator,
-            reversal=self.strength(step, s.ramp_upper, s.ramp_share),
-            source_weights=certainty(p_source) if s.entropy_weights else None,
-            target_weights=certainty(p_target) if s.entropy_weights else None,
+            reversal=self.reversal(step, s),
+            source_weights=self._weights(seen.source_logits),
+            target_weights=self._weights(seen.target_logits),
         )
         return Losses(classification + s.adversarial * domain, {"classification": classification, "domain": domain})
+
+    def _weights(self, logits: Tensor) -> Tensor | None:
+        if not self.settings.entropy_weights:
+            return None
+        weights = certainty(logits)
+        return weights / weights.mean()
 
     def conditioned(self, features: Tensor, probabilities: Tensor) -> Tensor:
         """Return ``f x p`` flattened [B, d K], or ``(R_f f) * (R_p p) / sqrt(width)`` [B, width]."""
@@ -68,9 +80,3 @@ class CDAN(DomainTask):
             return (probabilities[:, :, None] * features[:, None, :]).flatten(1)
         width = self.feature_matrix.shape[1]
         return (features @ self.feature_matrix) * (probabilities @ self.class_matrix) / width**0.5
-
-
-def certainty(probabilities: Tensor) -> Tensor:
-    """Return ``1 + exp(-H(p))`` [B] of probabilities [B, K], scaled to mean 1."""
-    raw = 1 + torch.exp(-torch.special.entr(probabilities.detach()).sum(1))
-    return raw / raw.mean()

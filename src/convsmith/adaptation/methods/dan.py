@@ -12,15 +12,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from convsmith import arguments
 from convsmith.adaptation.losses.discrepancy import mmd
-from convsmith.adaptation.methods.method import METHODS, Common, Domains, DomainTask
+from convsmith.adaptation.losses.operands import wide
+from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig
 from convsmith.data.batch import DomainBatch
-from convsmith.errors import InvalidArgument
 from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
-class DANSettings(Common):
+class DANSettings(MethodConfig):
     """Settings of DAN.
 
     Args:
@@ -28,21 +29,20 @@ class DANSettings(Common):
         estimator: see `convsmith.adaptation.mmd`.
         bandwidths: ``"median"`` or ``"mean"``: five kernels around it, anew in every batch.
         layers: discrepancies are measured on the features, on the predicted probabilities, or on both.
-        ramp_share: share of all steps after which the full weight is reached.
+        ramp: share of all steps after which the full weight is reached.
     """
 
     weight: float = 1.0
     estimator: Literal["unbiased", "biased", "linear"] = "unbiased"
     bandwidths: Literal["median", "mean"] = "median"
     layers: Literal["features", "predictions", "both"] = "both"
-    ramp_share: float = 1.0
+    ramp: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.estimator not in ("unbiased", "biased", "linear"):
-            raise InvalidArgument("estimator is unbiased, biased or linear", given=repr(self.estimator))
-        if self.layers not in ("features", "predictions", "both"):
-            raise InvalidArgument("layers is features, predictions or both", given=repr(self.layers))
+        arguments.one_of("estimator", self.estimator, ("unbiased", "biased", "linear"))
+        arguments.one_of("bandwidths", self.bandwidths, ("median", "mean"))
+        arguments.one_of("layers", self.layers, ("features", "predictions", "both"))
 
 
 @METHODS.register("dan", settings=DANSettings, partial=False)
@@ -64,10 +64,10 @@ class DAN(DomainTask):
         if s.layers in ("features", "both"):
             pairs.append((seen.source_features, seen.target_features))
         if s.layers in ("predictions", "both"):
-            pairs.append((seen.source_logits.float().softmax(1), seen.target_logits.float().softmax(1)))
+            pairs.append((wide(seen.source_logits).softmax(1), wide(seen.target_logits).softmax(1)))
         measured = [mmd(a, b, bandwidths=s.bandwidths, estimator=s.estimator, distributed=True) for a, b in pairs]
         discrepancy = torch.stack(measured).sum()
-        strength = self.strength(step, s.weight, s.ramp_share)
+        weight = self.grl_coeff(step, s.weight, s.ramp)
         return Losses(
-            classification + strength * discrepancy, {"classification": classification, "discrepancy": discrepancy}
+            classification + weight * discrepancy, {"classification": classification, "discrepancy": discrepancy}
         )

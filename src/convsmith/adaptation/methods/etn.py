@@ -11,29 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.losses.discriminators import ClassDiscriminators
+from convsmith.adaptation.losses.adversarial import domain_loss
+from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.losses.selective import entropy
-from convsmith.adaptation.methods.adversarial import AdversarialSettings, domain_loss
-from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask
+from convsmith.adaptation.methods.adversarial import AdversarialTask, WarmedSettings
+from convsmith.adaptation.methods.method import METHODS, Domains
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
-class ETNSettings(AdversarialSettings):
-    """Settings of ETN, besides those of `AdversarialSettings`.
-
-    Args:
-        entropy: coefficient of the target's entropy (0.2 in the public code).
-        warmup: share of all steps before weights and entropy act.
-    """
+class ETNSettings(WarmedSettings):
+    """Settings of ETN: those of `WarmedSettings`, with the public code's entropy coefficient."""
 
     entropy: float = 0.2
-    warmup: float = 0.25
 
 
 @METHODS.register("etn", settings=ETNSettings, partial=True)
-class ETN(DomainTask):
+class ETN(AdversarialTask):
     """Weigh source images, in both losses, by an auxiliary domain estimate that knows the classes.
 
     The auxiliary head gives a leaky softmax ``p_k = exp(z_k) / (K + sum exp z)``, whose sum is the estimate that an
@@ -47,13 +42,12 @@ class ETN(DomainTask):
         self.settings = settings
         self.start = round(settings.warmup * domains.steps)
         self.auxiliary = nn.Linear(self.features, self.classes)
-        self.discriminator = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return the weighted losses of both players and those of the auxiliary head."""
         s, seen = self.settings, self.look(batch)
-        source = leaky_softmax(self.auxiliary(seen.source_features.detach()).float())
-        target = leaky_softmax(self.auxiliary(seen.target_features.detach()).float())
+        source = leaky_softmax(wide(self.auxiliary(seen.source_features.detach())))
+        target = leaky_softmax(wide(self.auxiliary(seen.target_features.detach())))
         auxiliary = self._auxiliary_loss(source, target, seen.source_labels)
         weights = torch.ones_like(source[:, 0])
         if step >= self.start:
@@ -61,7 +55,7 @@ class ETN(DomainTask):
             weights = weights / weights.mean().clamp_min(1e-8)
         each = F.cross_entropy(seen.source_logits, seen.source_labels, reduction="none")
         classification = (weights * each).mean()
-        strength = self.strength(step, s.ramp_upper, s.ramp_share, self.start)
+        strength = self.reversal(step, s, self.start)
         domain = domain_loss(
             seen.source_features,
             seen.target_features,

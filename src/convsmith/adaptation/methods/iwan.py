@@ -5,57 +5,43 @@ Zhang, Ding, Li, Ogunbona, Importance Weighted Adversarial Nets for Partial Doma
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convsmith.adaptation.losses.adversarial import domain_loss
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
+from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.losses.selective import entropy
-from convsmith.adaptation.methods.adversarial import AdversarialSettings, domain_loss
-from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask
+from convsmith.adaptation.methods.adversarial import AdversarialTask, WarmedSettings
+from convsmith.adaptation.methods.method import METHODS, Domains
 from convsmith.adaptation.methods.weighting import evaluating
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
 
-@dataclass(frozen=True)
-class IWANSettings(AdversarialSettings):
-    """Settings of IWAN, besides those of `AdversarialSettings` (both discriminators have its widths).
-
-    Args:
-        entropy: coefficient of the target's entropy.
-        warmup: share of all steps before weights and entropy act.
-    """
-
-    entropy: float = 0.1
-    warmup: float = 0.25
-
-
-@METHODS.register("iwan", settings=IWANSettings, partial=True)
-class IWAN(DomainTask):
+@METHODS.register("iwan", settings=WarmedSettings, partial=True)
+class IWAN(AdversarialTask):
     """Weigh source images by how target-like an auxiliary discriminator finds them, and align the weighted source.
 
-    ``w_i = 1 - D(f_i)``, divided by its batch mean; D sees detached features.
+    ``w_i = 1 - D(f_i)``, divided by its batch mean; D sees detached features and has the widths of the other one.
 
     Differs from the paper: both domains share one extractor (as in later public code) where the paper freezes the
     source's; the published reversal ends at 0.1.
     """
 
-    def __init__(self, model: nn.Module, domains: Domains, settings: IWANSettings) -> None:
+    def __init__(self, model: nn.Module, domains: Domains, settings: WarmedSettings) -> None:
         super().__init__(model, domains, settings)
         self.settings = settings
         self.start = round(settings.warmup * domains.steps)
         self.weigher = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
-        self.discriminator = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return source cross-entropy, both domain losses and the target's entropy."""
         s, seen = self.settings, self.look(batch)
         classification = F.cross_entropy(seen.source_logits, seen.source_labels)
         weigher = domain_loss(seen.source_features.detach(), seen.target_features.detach(), self.weigher)
-        strength = self.strength(step, s.ramp_upper, s.ramp_share, self.start)
+        strength = self.reversal(step, s, self.start)
         domain = domain_loss(
             seen.source_features,
             seen.target_features,
@@ -72,5 +58,5 @@ class IWAN(DomainTask):
     def importance(self, source_features: Tensor) -> Tensor:
         """Return the weights [n_s], mean 1."""
         with evaluating(self.weigher):
-            weights = 1 - torch.sigmoid(self.weigher(source_features.detach())[:, 0].float())
+            weights = 1 - torch.sigmoid(wide(self.weigher(source_features.detach())[:, 0]))
         return weights / weights.mean().clamp_min(1e-8)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith import arguments
 from convsmith.adaptation.evaluation.features import Look, Normalisation, classifier_of, look
 from convsmith.adaptation.losses.reversal import ramp
 from convsmith.data.batch import Batch, DomainBatch
@@ -19,26 +20,25 @@ from convsmith.training.task import Losses, Task
 
 
 @dataclass(frozen=True)
-class Common:
+class MethodConfig:
     """Settings of every method.
 
     Args:
         normalisation: batch-norm statistics of source and target ``"joint"`` or ``"separate"`` (see `look`).
-        head_lr: learning rate of the classifier, times the base rate (10 for a new head on a pretrained network).
-        adversary_lr: the same for discriminators and other layers that are not part of the model.
+        head_lr_mult: learning rate of the classifier, times the base rate (10 for a new head on a pretrained network).
+        adversary_lr_mult: the same for discriminators and other layers that are not part of the model.
     """
 
     normalisation: Normalisation = "joint"
-    head_lr: float = 1.0
-    adversary_lr: float = 1.0
+    head_lr_mult: float = 1.0
+    adversary_lr_mult: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.normalisation not in ("joint", "separate"):
-            raise InvalidArgument("normalisation is joint or separate", given=repr(self.normalisation))
+        arguments.one_of("normalisation", self.normalisation, ("joint", "separate"))
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, float) and not value >= 0:
-                raise InvalidArgument("coefficients are finite and not negative", argument=field.name, given=value)
+            if isinstance(value, float):
+                arguments.number(field.name, value, least=0)
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class DomainTask(Task):
 
     primary = "selection"
 
-    def __init__(self, model: nn.Module, domains: Domains, settings: Common) -> None:
+    def __init__(self, model: nn.Module, domains: Domains, settings: MethodConfig) -> None:
         super().__init__()
-        self.model, self.domains, self.common = model, domains, settings
+        self.model, self.domains, self.config = model, domains, settings
         self.classes, self.features = domains.classes, classifier_of(model).in_features
         self.examine: Callable[[nn.Module, Iterable[Batch]], dict[str, float]] | None = None
 
@@ -74,10 +74,10 @@ class DomainTask(Task):
 
     def look(self, batch: DomainBatch) -> Look:
         """Return features and logits of both domains, normalised as the settings say."""
-        return look(self.model, batch, self.common.normalisation)
+        return look(self.model, batch, self.config.normalisation)
 
-    def strength(self, step: int, upper: float, share: float, start: int = 0) -> float:
-        """Return the reversal's strength at ``step``: 0 up to ``start``, then a ramp over ``share`` of what is left."""
+    def grl_coeff(self, step: int, upper: float, share: float, start: int = 0) -> float:
+        """Return the coefficient at ``step``: 0 up to ``start``, then a ramp over ``share`` of what is left."""
         return ramp(step, max(1, round(share * (self.domains.steps - start))), upper=upper, start=start)
 
     def class_weights(self) -> Tensor | None:
@@ -104,11 +104,11 @@ class DomainTask(Task):
             {"params": body, "lr": lr},
             {
                 "params": [p for p in self.model.parameters() if p.requires_grad and id(p) in head],
-                "lr": lr * self.common.head_lr,
+                "lr": lr * self.config.head_lr_mult,
             },
             {
                 "params": [p for p in self.parameters() if p.requires_grad and id(p) not in inside],
-                "lr": lr * self.common.adversary_lr,
+                "lr": lr * self.config.adversary_lr_mult,
             },
         ]
 
@@ -121,28 +121,37 @@ def available() -> list[str]:
     return METHODS.names()
 
 
-def method_settings(method: str, overrides: Mapping[str, Any]) -> Common:
+def method_settings(method: str, overrides: Mapping[str, Any]) -> MethodConfig:
     """Return the settings of ``method`` with ``overrides``; a field of a nested group is named without its group.
 
-    ``preset`` (SAN only) replaces the whole form first.
+    A group may also be given whole, or by a name where it has names (``variant="caffe"`` of SAN); single fields are
+    changed after that.
 
     Raises:
-        InvalidArgument: unknown method or setting, with close matches.
+        InvalidArgument: unknown method, setting or choice, with close matches; a value of a wrong kind.
     """
-    settings = METHODS.entry(method).traits["settings"]()
-    rest = dict(overrides)
-    if "preset" in rest and hasattr(settings, "form"):
-        from convsmith.adaptation.losses.selective import preset
-
-        settings = replace(settings, form=preset(rest.pop("preset")))
+    entry = METHODS.entry(method)
+    settings: MethodConfig = entry.traits["settings"]()
     known = setting_names(settings)
-    for name in rest:
-        if name not in known:
-            raise InvalidArgument(
-                f"the method {method!r} has no such setting", given=repr(name), hint=close_matches(name, known)
-            )
-    result: Common = _replaced(settings, rest)
-    return result
+    groups: dict[str, Any] = {f.name: v for f in fields(settings) if is_dataclass(v := getattr(settings, f.name))}
+    rest: dict[str, Any] = {}
+    for name, value in overrides.items():
+        if name in groups:
+            named = entry.traits.get("named", {}).get(name, {})
+            if isinstance(value, str) and named:
+                arguments.one_of(name, value, tuple(named))
+                value = named[value]
+            if not isinstance(value, type(groups[name])):
+                kind = type(groups[name]).__name__
+                raise InvalidArgument(f"{name} is a {kind}", argument=name, given=arguments.spelled(value))
+            settings = replace(settings, **{name: value})
+        elif name in known:
+            rest[name] = value
+        else:
+            hint = close_matches(str(name), [*known, *groups])
+            raise InvalidArgument(f"the method {method!r} has no such setting", argument=name, hint=hint)
+    found: MethodConfig = _replaced(settings, rest)
+    return found
 
 
 def setting_names(settings: Any) -> list[str]:
@@ -161,5 +170,24 @@ def _replaced(settings: Any, values: Mapping[str, Any]) -> Any:
         if is_dataclass(value):
             changes[field.name] = _replaced(value, values)
         elif field.name in values:
-            changes[field.name] = values[field.name]
+            changes[field.name] = _like(field.name, value, values[field.name])
     return replace(settings, **changes)
+
+
+def _like(name: str, default: Any, value: Any) -> Any:
+    """Return ``value`` if it is of the kind of the setting's default: numbers finite and not negative."""
+    if isinstance(default, bool):
+        arguments.one_of(name, value, (True, False))
+    elif isinstance(default, str):
+        if not isinstance(value, str):
+            raise InvalidArgument(f"{name} is a name", argument=name, given=arguments.spelled(value))
+    elif isinstance(default, int):
+        return arguments.integer(name, value, least=0)
+    elif isinstance(default, float):
+        return arguments.number(name, value, least=0)
+    elif isinstance(default, tuple):
+        widths = (value,) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else None
+        if widths is None:
+            raise InvalidArgument(f"{name} are whole numbers", argument=name, given=arguments.spelled(value))
+        return tuple(arguments.integer(name, width, least=1) for width in widths)
+    return value

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from torch import nn
-from torch.nn import functional as F
 
-from convsmith.adaptation.losses.discriminators import ClassDiscriminators
-from convsmith.adaptation.methods.adversarial import AdversarialSettings, domain_loss
+from convsmith.adaptation.losses.adversarial import domain_loss
+from convsmith.adaptation.methods.adversarial import AdversarialSettings
 from convsmith.adaptation.methods.method import METHODS, Domains
-from convsmith.adaptation.methods.weighted import WeightedTask
+from convsmith.adaptation.methods.weighted import WeightedAdversarialTask
 from convsmith.adaptation.methods.weighting import WeightSettings
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
@@ -31,7 +30,7 @@ class PADASettings(AdversarialSettings):
 
 
 @METHODS.register("pada", settings=PADASettings, partial=True)
-class PADA(WeightedTask):
+class PADA(WeightedAdversarialTask):
     """Weigh source classes by the target's mean prediction, in the classifier's and in the adversary's loss.
 
     Differs from the paper: the weighted cross-entropy divides by the batch's summed weights, as the public code's
@@ -41,19 +40,17 @@ class PADA(WeightedTask):
     def __init__(self, model: nn.Module, domains: Domains, settings: PADASettings) -> None:
         super().__init__(model, domains, settings, settings.weights)
         self.settings = settings
-        self.discriminator = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return the weighted cross-entropy and the weighted, reversed domain loss."""
         s, seen = self.settings, self.look(batch)
         self.observe(seen, step)
-        weights = self.weighting.weights
-        classification = F.cross_entropy(seen.source_logits, seen.source_labels, weight=weights)
+        classification = self.weighted_cross_entropy(seen)
         domain = domain_loss(
             seen.source_features,
             seen.target_features,
             self.discriminator,
-            reversal=self.strength(step, s.ramp_upper, s.ramp_share, self.weighting.start),
-            source_weights=weights[seen.source_labels],
+            reversal=self.grl_coeff(step, s.grl_max, s.grl_ramp, self.weighting.start),
+            source_weights=self.class_weights()[seen.source_labels],
         )
         return Losses(classification + s.adversarial * domain, {"classification": classification, "domain": domain})

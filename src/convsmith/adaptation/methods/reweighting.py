@@ -1,14 +1,130 @@
-"""The inner problem of adversarial reweighting: a Wasserstein critic, and the weights that please it least, exactly.
+"""Adversarial reweighting: a critic of both domains, and the source weights that please it least, exactly.
 
-Gu et al., NeurIPS 2021, eq. 5-7; gradient penalty: Gulrajani et al., NeurIPS 2017.
+Gu et al., Adversarial Reweighting for Partial Domain Adaptation, NeurIPS 2021, eq. 5-7; gradient penalty: Gulrajani et
+al., NeurIPS 2017; spectral norm: Miyato et al., ICLR 2018, which ARPM's authors take instead.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 
+from convsmith import arguments
+from convsmith.adaptation.evaluation.features import classifier_of, features_and_logits
+from convsmith.adaptation.losses.gather import gather
+from convsmith.adaptation.losses.operands import vector, wide
+from convsmith.adaptation.methods.method import Domains, DomainTask, MethodConfig
+from convsmith.adaptation.methods.weighting import evaluating
+from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class ReweightingSettings(MethodConfig):
+    """Settings of AR and ARPM.
+
+    Args:
+        rho: how far the weights may stand from 1: ``|w - 1|^2 <= rho n``.
+        updates: how often the weights are computed anew, evenly over what follows the warm-up.
+        critic_steps: updates of the critic each time.
+        critic_hidden: width of the critic's two hidden layers.
+        warmup: share of all steps before weights and target losses act.
+    """
+
+    rho: float = 5.0
+    updates: int = 4
+    critic_steps: int = 200
+    critic_hidden: int = 128
+    warmup: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("updates", "critic_steps", "critic_hidden"):
+            arguments.integer(name, getattr(self, name), least=1)
+        if not self.warmup < 1:
+            raise InvalidArgument(
+                "the warm-up is a share of all steps, in [0, 1)", argument="warmup", given=self.warmup
+            )
+
+
+class ReweightedTask(DomainTask):
+    """A method with one weight for every source image, chosen against a critic every now and then."""
+
+    image_weights: Tensor
+    image_index: Tensor
+    class_mean: Tensor
+    gap: Tensor
+
+    def __init__(self, model: nn.Module, domains: Domains, settings: ReweightingSettings) -> None:
+        super().__init__(model, domains, settings)
+        self.reweighting = settings
+        self.start = round(settings.warmup * domains.steps)
+        self.every = max(1, (domains.steps - self.start) // settings.updates)
+        index = torch.cat([b.index for b in domains.source])
+        self.register_buffer("image_index", index.sort().values)
+        self.register_buffer("image_weights", torch.ones(len(index)))
+        self.register_buffer("class_mean", torch.ones(domains.classes))
+        self.register_buffer("gap", torch.zeros(()))
+
+    @abstractmethod
+    def critic(self, source: Tensor, target: Tensor, weights: Tensor, seed: int) -> nn.Module:
+        """Return a critic [n, d] -> [n, 1], high on source, of features of length 1; all draws come from ``seed``."""
+
+    def before_step(self, step: int) -> None:
+        """Compute all image weights anew where they are due."""
+        if step >= self.start and (step - self.start) % self.every == 0:
+            self._reweigh(step)
+
+    def weights_of(self, index: Tensor) -> Tensor:
+        """Return the weights [n] of the source images with these numbers."""
+        return self.image_weights[torch.searchsorted(self.image_index, index)]
+
+    def frozen_logits(self, features: Tensor) -> Tensor:
+        """Return the logits of ``features`` from the classifier held constant: the target moves features alone."""
+        head = classifier_of(self.model)
+        return F.linear(features, head.weight.detach(), None if head.bias is None else head.bias.detach())
+
+    def class_weights(self) -> Tensor:
+        """Return the mean weight [K] of the source images of each class, scaled to mean 1."""
+        return self.class_mean
+
+    def whole_pass(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return features, logits, labels and index of one pass over this process's batches in eval mode."""
+        device = self.image_weights.device
+        found: list[list[Tensor]] = [[], [], [], []]
+        with evaluating(self.model):
+            for batch in batches:
+                features, logits = features_and_logits(self.model, batch.images.to(device))
+                own = (wide(features), wide(logits), batch.labels.to(device), batch.index.to(device))
+                for rows, part in zip(found, own, strict=True):
+                    rows.append(part)
+        features, logits, labels, index = (torch.cat(rows) for rows in found)
+        return features, logits, labels, index
+
+    def _reweigh(self, step: int) -> None:
+        source, _, labels, index = self.whole_pass(self.domains.source)
+        # the target is divided among processes, the source is not
+        target = gather(self.whole_pass(self.domains.target)[0])
+        # one common length for all features: the critic's slope has a scale to be measured in
+        source, target = F.normalize(source, dim=1), F.normalize(target, dim=1)
+        # drawn from the step, not from a running generator: a resumed run trains the same critic
+        critic = self.critic(source, target, self.weights_of(index), 7919 + step)
+        with torch.no_grad():
+            fresh = worst_weights(critic(source)[:, 0], self.reweighting.rho)
+        order = index.argsort()
+        self.image_weights.copy_(fresh[order])
+        sums = torch.zeros_like(self.class_mean).index_add_(0, labels, fresh.to(self.class_mean))
+        counts = torch.bincount(labels, minlength=self.classes).clamp_min(1).to(sums)
+        mean = sums / counts
+        self.class_mean.copy_(mean * (len(mean) / mean.sum()))
+        self.gap.fill_(critic_gap(critic, source, target, fresh))
 
 
 def worst_weights(values: Tensor, rho: float) -> Tensor:
@@ -21,12 +137,14 @@ def worst_weights(values: Tensor, rho: float) -> Tensor:
 
     Exact up to rounding, O(n log n), float64 inside. Differs from the papers: they call a cone solver.
     """
-    if values.dim() != 1 or len(values) == 0 or not rho >= 0:
-        raise InvalidArgument("weights need values [n] and rho >= 0", given=f"{tuple(values.shape)}, rho={rho}")
+    vector("values", values)
+    arguments.number("rho", rho, least=0)
+    if len(values) == 0:
+        raise InvalidArgument("weights need the value of one image or more", argument="values", given="0 values")
     n = len(values)
     c, order = values.detach().double().sort()
     c = c - c[0]
-    tied = int((c <= 1e-12 * max(1.0, float(c[-1]))).sum())
+    tied = int((c <= 1e-12 * float(c[-1])).sum())
     weights = torch.zeros_like(c)
     if n * n / tied <= (1 + rho) * n * (1 + 1e-12):
         weights[:tied] = n / tied  # the ball does not bind
@@ -55,46 +173,53 @@ def worst_weights(values: Tensor, rho: float) -> Tensor:
 def train_critic(
     source: Tensor,
     target: Tensor,
-    weights: Tensor,
+    weights: Tensor | None = None,
     *,
+    smoothness: str = "penalty",
     steps: int = 200,
     hidden: int = 128,
     penalty: float = 10.0,
     lr: float = 1e-3,
     batch: int = 128,
-    generator: torch.Generator | None = None,
+    seed: int = 0,
 ) -> nn.Sequential:
-    """Return a critic D [n, d] -> [n, 1] that maximises ``mean w_i D(s_i) - mean D(t_j)`` with a gradient penalty.
+    """Return a critic D [n, d] -> [n, 1] that maximises ``mean w_i D(s_i) - mean D(t_j)`` and is about 1-Lipschitz.
 
-    All draws come from ``generator``. The weighted mean is taken over uniformly drawn batches.
+    ``smoothness`` is a gradient ``"penalty"`` (AR) or ``"spectral"`` norm of every layer (ARPM). All draws come from
+    ``seed``; the global generators are left as they are. The weighted mean is taken over uniformly drawn batches.
     """
-    d = source.shape[1]
-    device = source.device
-    # built with the generator's numbers, not the global ones: training must not notice
-    sizes = [(d, hidden), (hidden, hidden), (hidden, 1)]
-    linears = []
-    for fan_in, fan_out in sizes:
-        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
-        with torch.no_grad():
-            linear.weight.copy_(torch.randn(fan_out, fan_in, generator=generator) * (2 / fan_in) ** 0.5)
-            linear.bias.zero_()
-        linears.append(linear)
-    critic = nn.Sequential(linears[0], nn.LeakyReLU(0.2), linears[1], nn.LeakyReLU(0.2), linears[2]).to(device)
-    optimizer = torch.optim.Adam(critic.parameters(), lr=lr, betas=(0.5, 0.9))
+    arguments.one_of("smoothness", smoothness, ("penalty", "spectral"))
+    spectral = smoothness == "spectral"
+    widths = (source.shape[1], hidden, hidden, 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(widths):
+            linear = nn.Linear(fan_in, fan_out)
+            nn.init.kaiming_normal_(linear.weight)
+            nn.init.zeros_(linear.bias)
+            layers += [spectral_norm(linear) if spectral else linear, nn.LeakyReLU(0.01 if spectral else 0.2)]
+    critic = nn.Sequential(*layers[:-1]).to(source)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=lr, betas=(0.9, 0.999) if spectral else (0.5, 0.9))
+    draw = lambda n: torch.randint(n, (batch,), generator=generator).to(source.device)  # noqa: E731
     with torch.enable_grad():
         for _ in range(steps):
-            i = torch.randint(len(source), (batch,), generator=generator).to(device)
-            j = torch.randint(len(target), (batch,), generator=generator).to(device)
-            mix = torch.rand(batch, 1, generator=generator).to(device)
+            i, j = draw(len(source)), draw(len(target))
             s, t = source[i], target[j]
-            between = (mix * s + (1 - mix) * t).requires_grad_()
-            (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-            gap = (weights[i].to(s) * critic(s)[:, 0]).mean() - critic(t).mean()
-            loss = -gap + penalty * (slope.norm(dim=1) - 1).square().mean()
+            values = critic(s)[:, 0]
+            if weights is not None:
+                values = values * weights[i].to(s)
+            loss = critic(t).mean() - values.mean()
+            if not spectral:
+                mix = torch.rand(batch, 1, generator=generator).to(s)
+                between = (mix * s + (1 - mix) * t).requires_grad_()
+                (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+                loss = loss + penalty * (slope.norm(dim=1) - 1).square().mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-    return critic.requires_grad_(False)
+    return critic.eval().requires_grad_(False)
 
 
 def critic_gap(critic: nn.Module, source: Tensor, target: Tensor, weights: Tensor) -> float:

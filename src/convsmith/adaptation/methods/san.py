@@ -6,36 +6,118 @@ Cao, Long, Wang, Jordan, Partial Transfer Learning with Selective Adversarial Ne
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from convsmith import arguments
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
-from convsmith.adaptation.losses.selective import SANForm, entropy, selective_adversarial_loss
-from convsmith.adaptation.methods.method import METHODS, Common, Domains
+from convsmith.adaptation.losses.selective import (
+    ClassWeightOn,
+    InstanceWeight,
+    entropy,
+    selective_adversarial_loss,
+)
+from convsmith.adaptation.methods.method import METHODS, Domains, MethodConfig
 from convsmith.adaptation.methods.weighted import WeightedTask
+from convsmith.adaptation.methods.weighting import WeightSettings
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
-class SANSettings(Common):
+class SANVariant:
+    """The nine points of disagreement, in order, and what else a release fixes. The default is the paper's formula.
+
+    1. ``instance_weight``: the probability of class k multiplies the ``"loss"`` of discriminator k (paper, Caffe), or
+       the ``"feature"`` it sees (PyTorch), or ``"none"``.
+    2. ``class_weight_on``: ``"both"`` players (paper, Caffe), only the gradient that reaches the ``"features"``
+       (PyTorch), or ``"none"``.
+    3. ``weights.estimate``: ``"target"`` (paper), ``"running-sum"`` (Caffe), ``"batch"`` (PyTorch, train_san).
+    4. ``weights.scale``: ``"sum-one"`` (paper), ``"mean-one"`` (Caffe, and the default: the loss keeps its size
+       whatever K is), ``"max-one"`` (PyTorch).
+    5. ``weights.inverse_temperature``: 1 (paper, PyTorch), 10 or 100 (Caffe).
+    6. ``entropy_on``: ``"target"`` (paper, Caffe) or ``"both"`` domains (PyTorch); ``entropy_ramp``: grows with the
+       reversal (Caffe).
+    7. ``entropy``: its coefficient.
+    8. ``adversarial``: the coefficient of the summed discriminator losses.
+    9. ``weight_decay``: None leaves it to the training configuration.
+
+    ``grl_max`` and ``grl_ramp`` are the reversal's final coefficient and the share of all steps after which it is
+    reached; ``source_is`` is the domain label of the source; ``source_weights`` says which discriminators a labelled
+    source image counts for, by its prediction (both codes) or by its label.
+    """
+
+    instance_weight: InstanceWeight = "loss"
+    class_weight_on: ClassWeightOn = "both"
+    weights: WeightSettings = field(default_factory=lambda: WeightSettings(warmup=0.25))
+    entropy_on: Literal["target", "both"] = "target"
+    entropy_ramp: bool = True
+    entropy: float = 1.0
+    adversarial: float = 1.0
+    weight_decay: float | None = None
+    source_weights: Literal["predicted", "label"] = "predicted"
+    source_is: Literal[0, 1] = 1
+    grl_max: float = 1.0
+    grl_ramp: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("instance_weight", ("loss", "feature", "none")),
+            ("class_weight_on", ("both", "features", "none")),
+            ("entropy_on", ("target", "both")),
+            ("source_weights", ("predicted", "label")),
+            ("source_is", (0, 1)),
+        ):
+            arguments.one_of(name, getattr(self, name), known)
+
+
+#: the two public codes (Office-31 settings) and the paper's formula
+VARIANTS: dict[str, SANVariant] = {
+    "paper": SANVariant(
+        weights=WeightSettings(estimate="target", scale="sum-one", average=0.0, every=200),
+        entropy=1.0,
+        entropy_ramp=False,
+    ),
+    "caffe": SANVariant(
+        weights=WeightSettings(estimate="running-sum", scale="mean-one", inverse_temperature=10.0, average=0.0),
+        entropy=0.05,
+        adversarial=0.1,
+        weight_decay=0.0,
+        source_is=0,
+        grl_ramp=0.5,
+    ),
+    "pytorch": SANVariant(
+        instance_weight="feature",
+        class_weight_on="features",
+        weights=WeightSettings(estimate="batch", scale="max-one", average=0.0),
+        entropy_on="both",
+        entropy_ramp=False,
+        entropy=0.2,
+        weight_decay=5e-4,
+        grl_ramp=0.2,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SANSettings(MethodConfig):
     """Settings of SAN.
 
     Args:
         hidden: widths of each class's discriminator; ``()`` for linear probes.
         dropout: of the discriminators.
-        form: everything on which paper and public codes disagree, see `SANForm`.
+        variant: everything on which paper and public codes disagree, see `SANVariant`.
     """
 
     hidden: tuple[int, ...] = (1024, 1024)
     dropout: float = 0.5
-    form: SANForm = field(default_factory=SANForm)
+    variant: SANVariant = field(default_factory=SANVariant)
 
 
-@METHODS.register("san", settings=SANSettings, partial=True)
+@METHODS.register("san", settings=SANSettings, named={"variant": VARIANTS}, partial=True)
 class SAN(WeightedTask):
     """Align each class with its own discriminator, and ignore classes the target does not hold.
 
@@ -45,18 +127,18 @@ class SAN(WeightedTask):
     """
 
     def __init__(self, model: nn.Module, domains: Domains, settings: SANSettings) -> None:
-        super().__init__(model, domains, settings, settings.form.weights)
-        self.settings, self.form = settings, settings.form
+        super().__init__(model, domains, settings, settings.variant.weights)
+        self.settings, self.variant = settings, settings.variant
         self.discriminators = ClassDiscriminators(self.features, self.classes, settings.hidden, settings.dropout)
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return the three losses of one pair of batches."""
-        form, seen = self.form, self.look(batch)
+        v, seen = self.variant, self.look(batch)
         classification = F.cross_entropy(seen.source_logits, seen.source_labels)
         p_source, p_target = self.observe(seen, step)
-        if form.source_weights == "label":
+        if v.source_weights == "label":
             p_source = F.one_hot(seen.source_labels, self.classes).to(p_source)
-        strength = self.strength(step, form.ramp_upper, form.ramp_share, self.weighting.start)
+        reversal = self.grl_coeff(step, v.grl_max, v.grl_ramp, self.weighting.start)
         domain = selective_adversarial_loss(
             seen.source_features,
             seen.target_features,
@@ -64,23 +146,25 @@ class SAN(WeightedTask):
             p_target,
             self.weighting.weights,
             self.discriminators,
-            reversal=strength,
-            form=form,
+            reversal=reversal,
+            instance_weight=v.instance_weight,
+            class_weight_on=v.class_weight_on,
+            source_is=v.source_is,
         )
         logits = seen.target_logits
-        if form.entropy_on == "both":
+        if v.entropy_on == "both":
             logits = torch.cat([seen.source_logits, seen.target_logits])
         uncertainty = entropy(logits)
-        share = form.entropy * (strength if form.entropy_ramp else float(step >= self.weighting.start))
+        share = v.entropy * (reversal if v.entropy_ramp else float(step >= self.weighting.start))
         return Losses(
-            classification + form.adversarial * domain + share * uncertainty,
+            classification + v.adversarial * domain + share * uncertainty,
             {"classification": classification, "domain": domain, "entropy": uncertainty},
         )
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Return the usual groups; a form that fixes the weight decay fixes it for all."""
+        """Return the usual groups; a variant that fixes the weight decay fixes it for all."""
         groups = super().parameter_groups(lr)
-        if self.form.weight_decay is not None:
+        if self.variant.weight_decay is not None:
             for group in groups:
-                group["weight_decay"] = self.form.weight_decay
+                group["weight_decay"] = self.variant.weight_decay
         return groups

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from convsmith.adaptation.evaluation.features import Look
-from convsmith.adaptation.methods.method import Common, Domains, DomainTask
+from convsmith.adaptation.losses.discriminators import ClassDiscriminators
+from convsmith.adaptation.methods.adversarial import AdversarialSettings
+from convsmith.adaptation.methods.method import Domains, DomainTask, MethodConfig
 from convsmith.adaptation.methods.weighting import ClassWeights, WeightSettings, total_probabilities
 
 
 class WeightedTask(DomainTask):
     """A method with one weight for every source class, estimated as its `WeightSettings` say."""
 
-    def __init__(self, model: nn.Module, domains: Domains, settings: Common, weights: WeightSettings) -> None:
+    def __init__(self, model: nn.Module, domains: Domains, settings: MethodConfig, weights: WeightSettings) -> None:
         super().__init__(model, domains, settings)
         self.weighting = ClassWeights(self.classes, weights, domains.steps)
 
@@ -30,3 +33,19 @@ class WeightedTask(DomainTask):
     def class_weights(self) -> Tensor:
         """Return the weights [K] as the losses use them."""
         return self.weighting.weights
+
+
+class WeightedAdversarialTask(WeightedTask):
+    """The same with one domain discriminator, for methods that weigh both losses of the source (PADA, BA3US)."""
+
+    def __init__(
+        self, model: nn.Module, domains: Domains, settings: AdversarialSettings, weights: WeightSettings
+    ) -> None:
+        super().__init__(model, domains, settings, weights)
+        self.discriminator = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
+
+    def weighted_cross_entropy(self, seen: Look) -> Tensor:
+        """Return ``sum_i w_{y_i} CE_i / sum_i w_{y_i}`` of the source batch, 0 if no image has a weight."""
+        weights = self.class_weights()[seen.source_labels]
+        each = F.cross_entropy(seen.source_logits, seen.source_labels, reduction="none")
+        return (weights * each).sum() / weights.sum().clamp_min(1e-8)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith.adaptation.losses.gather import sum_over_ranks, world_size
+from convsmith.adaptation.losses.operands import matrix, wide
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 
@@ -29,11 +30,13 @@ def class_weights(target_probabilities: Tensor, *, scale: Scale = "mean-one") ->
     ``w_k = mean_i p_i^k``, scaled so that the weights have mean 1 (the default: the loss keeps its size whatever K is),
     sum to 1, or have maximum 1. No gradient flows through them.
     """
-    if target_probabilities.dim() != 2 or len(target_probabilities) == 0:
+    if len(matrix("target_probabilities", target_probabilities)) == 0:
         raise InvalidArgument(
-            "class weights need probabilities [n, K] of at least one image", given=tuple(target_probabilities.shape)
+            "class weights need the probabilities of at least one image",
+            argument="target_probabilities",
+            given=tuple(target_probabilities.shape),
         )
-    return scale_weights(target_probabilities.detach().float().mean(0), scale)
+    return scale_weights(wide(target_probabilities.detach()).mean(0), scale)
 
 
 def scale_weights(mass: Tensor, scale: Scale) -> Tensor:
@@ -149,8 +152,7 @@ class ClassWeights(nn.Module):
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return ``softmax(inverse_temperature * logits)``, detached, in float32 at least."""
-        wide = logits.detach() if logits.dtype == torch.float64 else logits.detach().float()
-        return F.softmax(self.settings.inverse_temperature * wide, dim=1)
+        return F.softmax(self.settings.inverse_temperature * wide(logits.detach()), dim=1)
 
 
 def total_probabilities(model: nn.Module, batches: Iterable[Batch], weights: ClassWeights) -> tuple[Tensor, int]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "adapt --source mnist-5k --target digits --target-classes 0-4 --size 16 --model cs_lenet --method san --evaluate",
     "adapt --source imagefolder:catalogue --target images:photos --model resnet50 --pretrained --size 224 --lr 0.001",
-    "adapt --source list:train.txt --target imagefolder:shop --model runs/first --method pada --set ramp_upper=0.5",
+    "adapt --source list:train.txt --target imagefolder:shop --model runs/first --method pada --set grl_max=0.5",
     "adapt --out runs/adapt-1 --resume",
 )
 

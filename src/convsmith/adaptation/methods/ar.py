@@ -1,0 +1,59 @@
+"""AR: source images are weighed so that the weighted source comes closest to the target.
+
+Gu, Yu, Yang, Sun, Xu, Adversarial Reweighting for Partial Domain Adaptation, NeurIPS 2021, eq. 4-8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from convsmith.adaptation.losses.selective import entropy
+from convsmith.adaptation.methods.method import METHODS, Domains
+from convsmith.adaptation.methods.reweighting import ReweightedTask, ReweightingSettings, train_critic
+from convsmith.data.batch import DomainBatch
+from convsmith.training.task import Losses
+
+
+@dataclass(frozen=True)
+class ARSettings(ReweightingSettings):
+    """Settings of AR, besides those of `ReweightingSettings`.
+
+    Args:
+        entropy: coefficient of the target's entropy at the end of its ramp.
+    """
+
+    entropy: float = 0.1
+
+
+@METHODS.register("ar", settings=ARSettings, partial=True)
+class AR(ReweightedTask):
+    """Weigh source images against a Wasserstein critic; minimise the target's entropy, seen by a frozen classifier.
+
+    Differs from the paper: rho is fixed (the public code multiplies and divides it by 1.2 until the critic's gap is in
+    a range tuned per task); features are normalised for the critic alone; each critic is trained anew; the entropy's
+    coefficient is ramped; the weights' problem is solved exactly.
+    """
+
+    def __init__(self, model: nn.Module, domains: Domains, settings: ARSettings) -> None:
+        super().__init__(model, domains, settings)
+        self.settings = settings
+
+    def critic(self, source: Tensor, target: Tensor, weights: Tensor, seed: int) -> nn.Module:
+        """Return a critic with a gradient penalty, trained on the weighted source."""
+        s = self.settings
+        return train_critic(source, target, weights, steps=s.critic_steps, hidden=s.critic_hidden, seed=seed)
+
+    def forward(self, batch: DomainBatch, step: int) -> Losses:
+        """Return the weighted cross-entropy and the target's entropy."""
+        seen = self.look(batch)
+        each = F.cross_entropy(seen.source_logits, seen.source_labels, reduction="none")
+        classification = (self.weights_of(seen.source_index) * each).mean()
+        uncertainty = entropy(self.frozen_logits(seen.target_features))
+        share = self.grl_coeff(step, self.settings.entropy, 1.0, self.start)
+        return Losses(
+            classification + share * uncertainty,
+            {"classification": classification, "entropy": uncertainty, "gap": self.gap},
+        )
