@@ -14,8 +14,8 @@ from convsmith import arguments
 from convsmith.adaptation.evaluation.features import Look, Normalisation, classifier_of, look
 from convsmith.adaptation.losses.reversal import ramp
 from convsmith.data.batch import Batch, DomainBatch
-from convsmith.errors import InvalidArgument, close_matches
-from convsmith.registry import Registry
+from convsmith.errors import InvalidArgument
+from convsmith.registry import Registry, check_settings, setting_types
 from convsmith.training.task import Losses, Task
 
 
@@ -132,35 +132,19 @@ def method_settings(method: str, overrides: Mapping[str, Any]) -> MethodConfig:
     """
     entry = METHODS.entry(method)
     settings: MethodConfig = entry.traits["settings"]()
-    known = setting_names(settings)
-    groups: dict[str, Any] = {f.name: v for f in fields(settings) if is_dataclass(v := getattr(settings, f.name))}
-    rest: dict[str, Any] = {}
-    for name, value in overrides.items():
-        if name in groups:
-            named = entry.traits.get("named", {}).get(name, {})
-            if isinstance(value, str) and named:
-                arguments.one_of(name, value, tuple(named))
-                value = named[value]
-            if not isinstance(value, type(groups[name])):
-                kind = type(groups[name]).__name__
-                raise InvalidArgument(f"{name} is a {kind}", argument=name, given=arguments.spelled(value))
-            settings = replace(settings, **{name: value})
-        elif name in known:
-            rest[name] = value
-        else:
-            hint = close_matches(str(name), [*known, *groups])
-            raise InvalidArgument(f"the method {method!r} has no such setting", argument=name, hint=hint)
-    found: MethodConfig = _replaced(settings, rest)
+    groups = {f.name: v for f in fields(settings) if is_dataclass(v := getattr(settings, f.name))}
+    check_settings(f"the method {method!r}", overrides, [*setting_types(settings), *groups])
+    for name in groups.keys() & overrides.keys():
+        value, named = overrides[name], entry.traits.get("named", {}).get(name, {})
+        if isinstance(value, str) and named:
+            arguments.one_of(name, value, tuple(named))
+            value = named[value]
+        if not isinstance(value, type(groups[name])):
+            kind = type(groups[name]).__name__
+            raise InvalidArgument(f"{name} is a {kind}", argument=name, given=arguments.spelled(value))
+        settings = replace(settings, **{name: value})
+    found: MethodConfig = _replaced(settings, {k: v for k, v in overrides.items() if k not in groups})
     return found
-
-
-def setting_names(settings: Any) -> list[str]:
-    """Return the names of all settings, nested ones without their group."""
-    names = []
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        names += setting_names(value) if is_dataclass(value) else [field.name]
-    return names
 
 
 def _replaced(settings: Any, values: Mapping[str, Any]) -> Any:

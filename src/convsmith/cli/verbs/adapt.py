@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convsmith.cli.shell import classifier, run_folder, terminal
-from convsmith.cli.shell.method_settings import keyword_arguments
 from convsmith.cli.shell.options import Work, option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
@@ -40,7 +39,7 @@ class Arguments(classifier.ModelOptions, Work):
     validator: str | None = option(
         None, "choose the step by this score instead of keeping the last; see methods validator", metavar="NAME"
     )
-    form: str | None = option(None, "of SAN: paper, caffe or pytorch", metavar="NAME")
+    variant: str | None = option(None, "of SAN: paper, caffe or pytorch", metavar="NAME")
     set: tuple[str, ...] = option((), "settings of the method, like entropy=0.2", metavar="NAME=VALUE")
     evaluate: bool = option(False, "measure accuracy on the target's labels, if it has any; they select nothing")
     reference: bool = option(True, "train source-only too, for the guard and the alarms")
@@ -60,8 +59,8 @@ class Arguments(classifier.ModelOptions, Work):
 def run(arguments: Arguments) -> dict[str, Any]:
     """Check everything, train source-only and the method, predict, write."""
     run_folder.check("adapt", arguments)
-    settings = _settings(arguments)
     classifier.check(arguments)
+    settings = _settings(arguments)
     from convsmith import adaptation, training
     from convsmith.adaptation.inputs import resolve
 
@@ -117,14 +116,17 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 
 def _settings(arguments: Arguments) -> dict[str, Any]:
-    settings = keyword_arguments(arguments.set)
-    for name, value in settings.items():
-        if isinstance(value, list):
-            settings[name] = tuple(value)
-    if arguments.form is not None:
+    from convsmith.adaptation import METHODS
+    from convsmith.cli.shell.method_settings import method_settings
+
+    own = METHODS.entry(arguments.method).traits["settings"]()
+    settings = method_settings(arguments.set, {arguments.method: own})[arguments.method]
+    if arguments.variant is not None:
         if arguments.method != "san":
-            raise InvalidArgument("only SAN has forms", argument=f"--form {arguments.form}", given=arguments.method)
-        settings["preset"] = arguments.form
+            raise InvalidArgument(
+                "only SAN has variants", argument=f"--variant {arguments.variant}", given=arguments.method
+            )
+        settings["variant"] = arguments.variant
     return settings
 
 
