@@ -26,8 +26,8 @@ def scene():
 
 def by_hand(net, f_s, f_t, w_s, w_t):
     soft = lambda z: math.log1p(math.exp(z))  # noqa: E731
-    source = sum(float(w) * soft(-float(net(f))) for f, w in zip(f_s, w_s, strict=True)) / len(f_s)
-    return source + sum(float(w) * soft(float(net(f))) for f, w in zip(f_t, w_t, strict=True)) / len(f_t)
+    source = sum(float(w) * soft(-float(net(f.detach()))) for f, w in zip(f_s, w_s, strict=True)) / len(f_s)
+    return source + sum(float(w) * soft(float(net(f.detach()))) for f, w in zip(f_t, w_t, strict=True)) / len(f_t)
 
 
 def test_each_domain_is_divided_by_its_own_number_of_images():
@@ -54,7 +54,7 @@ def test_gradients_with_and_without_reversal():
 def test_the_fooling_loss_leaves_the_discriminator_alone():
     bank, _, f_t = scene()
     net, value = bank.one(0), fooling_loss(f_t, bank)
-    expected = sum(math.log1p(math.exp(-float(net(f)))) for f in f_t) / N_T
+    expected = sum(math.log1p(math.exp(-float(net(f.detach())))) for f in f_t) / N_T
     assert_close(float(value), expected, rtol=0, atol=1e-12)
     value.backward()
     assert all(p.grad is None for p in bank.parameters())

@@ -25,6 +25,17 @@ def test_weights_are_the_mean_prediction_with_mean_one():
     assert_close(class_weights(p, scale="max-one"), torch.tensor([1.0, 0.25, 0.25 / 0.6]))
 
 
+@pytest.mark.parametrize("scale", ["mean-one", "sum-one", "max-one"])
+def test_float64_in_is_float64_out(scale):
+    p = torch.rand(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).softmax(1)
+    w = class_weights(p, scale=scale)
+    assert w.dtype == torch.float64
+    mean = [sum(row[k] for row in p.tolist()) / 7 for k in range(3)]
+    whole = {"mean-one": sum(mean) / 3, "sum-one": sum(mean), "max-one": max(mean)}[scale]
+    assert_close(w, torch.tensor([m / whole for m in mean], dtype=torch.float64), rtol=1e-14, atol=0)
+    assert class_weights(p.half()).dtype == torch.float32
+
+
 def test_the_running_sum_has_mean_one_after_any_number_of_steps():
     weights = ClassWeights(4, WeightSettings(estimate="running-sum", average=0.0), 100)
     total = torch.zeros(4)

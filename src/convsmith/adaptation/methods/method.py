@@ -132,7 +132,7 @@ def method_settings(method: str, overrides: Mapping[str, Any]) -> MethodConfig:
     """
     entry = METHODS.entry(method)
     settings: MethodConfig = entry.traits["settings"]()
-    groups = {f.name: v for f in fields(settings) if is_dataclass(v := getattr(settings, f.name))}
+    groups: dict[str, Any] = {f.name: v for f in fields(settings) if is_dataclass(v := getattr(settings, f.name))}
     check_settings(f"the method {method!r}", overrides, [*setting_types(settings), *groups])
     for name in groups.keys() & overrides.keys():
         value, named = overrides[name], entry.traits.get("named", {}).get(name, {})
