@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from convsmith.cli import main
-from convsmith.cli.shell import completion, options
+from convsmith.cli.shell import options
 from convsmith.errors import InvalidArgument, RunFailed
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -177,15 +177,12 @@ def test_python_m_convsmith_works(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_completion_scripts_know_verbs_and_flags():
-    script = completion.script("bash")
-    for verb in main.Program().verbs():
-        assert f"    {verb}) COMPREPLY" in script
-    assert "--deep" in script
-    words = "COMP_WORDS=(convsmith doc); COMP_CWORD=1; _convsmith; echo ${COMPREPLY[@]}"
-    done = subprocess.run(["bash", "-c", f"{script}\n{words}"], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "doctor"
-    words = "COMP_WORDS=(convsmith doctor --de); COMP_CWORD=2; _convsmith; echo ${COMPREPLY[@]}"
-    done = subprocess.run(["bash", "-c", f"{script}\n{words}"], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["--deep", "--debug"]
-    assert "bashcompinit" in completion.script("zsh")
+def test_completion_scripts_know_verbs_and_flags(capsys):
+    assert main.main(["--completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    for words, wanted in (("doc", "doctor"), ("doctor --de", "--debug --deep"), ("train --schedule ''", "cosine step")):
+        complete = f"COMP_WORDS=(convsmith {words}); COMP_CWORD={len(words.split())}; _tyro_convsmith; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run(["bash", "-c", f"{script}\n{complete}"], capture_output=True, text=True, check=True)
+        assert set(wanted.split()) <= set(done.stdout.split()), words
+    assert main.main(["--completion=zsh"]) == 0
+    assert capsys.readouterr().out.startswith("#compdef convsmith")

@@ -130,10 +130,11 @@ def _dispatch(words: list[str], program: Program) -> int:
         print(f"{program.name} {__version__}")
         return 0
     if first == "--completion" or first.startswith("--completion="):
-        from convsmith.cli.shell import completion
+        from convsmith.cli.shell import options
 
         shell = first.partition("=")[2] or (rest[0] if rest else "")
-        print(completion.script(shell))
+        forms = {verb: program.load(verb).Arguments for verb in program.verbs()}
+        print(options.completion(program.name, forms, shell))
         return 0
     if first.startswith("-"):
         raise InvalidArgument(

@@ -74,7 +74,7 @@ def pooling_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
     from convsmith import pooling
 
     known = pooling.pooling_options(name)
-    reserved = {"dim": "--pooling-dim"}
+    reserved = {"dim": "--pooling-dim N"}
     values = method_settings(words, {name: known}, flag="--pooling-args", reserved=reserved)[name]
     # values outside their rules: the layer's own refusal, before images are read
     pooling.POOLINGS.entry(name).value(64, **values)

@@ -30,7 +30,7 @@ def method_settings(
         methods: every method by name, each as its settings dataclass, its function or a mapping of names to types (see
             `convsmith.registry.setting_types`). A KEY that several take is given to all of them.
         flag: the flag the words come from, for messages.
-        reserved: settings that have a flag of their own, by name; they are refused with that flag as the hint.
+        reserved: settings that have a flag of their own, by name; they are refused with it as the hint.
 
     Raises:
         InvalidArgument: no ``=``, a repeated or unknown KEY, a value of another type.
@@ -45,7 +45,7 @@ def method_settings(
             hint = close_matches(method, known)
             raise InvalidArgument("no such method is used here", argument=flag, given=repr(method), hint=hint)
         if reserved is not None and name in reserved:
-            hint = f"{reserved[name]} VALUE"
+            hint = reserved[name]
             raise InvalidArgument(f"{name} has a flag of its own", argument=flag, given=repr(key), hint=hint)
         if not takers or name not in known[takers[0]]:
             everything = sorted({n for m in (takers or known) for n in known[m]} - set(reserved or ()))

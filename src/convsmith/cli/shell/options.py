@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from convsmith.cli.shell import settings
+from convsmith.errors import InvalidArgument, close_matches
 
 A = TypeVar("A", bound="Listing")
 
@@ -73,6 +74,23 @@ def parse(verb: str, arguments: type[A], argv: Sequence[str], *, prog: str | Non
 
     wants_help = any(word in ("-h", "--help") for word in argv)
     layers: Mapping[str, Any] = {} if wants_help else settings.layers(verb, arguments, argv)
+    root, own, boxes = _form(arguments, layers)
+    filled: Any = tyro.cli(
+        root,
+        prog=prog or f"convsmith {verb}",
+        description=(arguments.__doc__ or "").strip(),
+        args=["--help"] if wants_help else list(argv),
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    values = {name: getattr(filled, name) for name, _, _ in own}
+    values |= {name: getattr(getattr(filled, box), name) for box, made in boxes for name in _names(made)}
+    return arguments(**values)
+
+
+def _form(arguments: type[Listing], layers: Mapping[str, Any]) -> tuple[type[Any], list[Any], list[tuple[str, Any]]]:
+    """Return the dataclass that tyro reads: the verb's own fields, and one box a group."""
+    import tyro
+
     groups: dict[str, list[Any]] = {}
     hints = get_type_hints(arguments)
     for field in _verb_fields_first(arguments):
@@ -93,16 +111,37 @@ def parse(verb: str, arguments: type[A], argv: Sequence[str], *, prog: str | Non
         for name, members in groups.items()
     ]
     root = dataclasses.make_dataclass("Arguments", [*own, *boxes], kw_only=True)
-    filled: Any = tyro.cli(
-        root,
-        prog=prog or f"convsmith {verb}",
-        description=(arguments.__doc__ or "").strip(),
-        args=["--help"] if wants_help else list(argv),
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    values = {name: getattr(filled, name) for name, _, _ in own}
-    values |= {name: getattr(getattr(filled, box), name) for box, made in boxes for name in _names(made)}
-    return arguments(**values)
+    return root, own, boxes
+
+
+def completion(program: str, verbs: Mapping[str, type[Listing]], shell: str) -> str:
+    """Return tyro's completion script of a program for bash or zsh."""
+    import contextlib
+    import io
+    from typing import Union
+
+    import tyro
+
+    if shell not in ("bash", "zsh"):
+        raise InvalidArgument(
+            "completion exists for bash and zsh",
+            argument="--completion SHELL",
+            given=repr(shell),
+            hint=close_matches(shell, ("bash", "zsh")),
+        )
+    forms = [
+        Annotated[_form(arguments, {})[0], tyro.conf.subcommand(name=verb, prefix_name=False)]
+        for verb, arguments in verbs.items()
+    ]
+    script = io.StringIO()
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
+        tyro.cli(
+            Union[tuple(forms)],  # noqa: UP007  (made at run time)
+            prog=program,
+            args=["--tyro-print-completion", shell],
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    return script.getvalue()
 
 
 def _names(made: type[Any]) -> list[str]:
@@ -114,18 +153,6 @@ def _verb_fields_first(arguments: type[Listing]) -> list[Any]:
     fields = list(dataclasses.fields(arguments))
     order = ["options", "images", *(field.metadata["group"] for field in fields if field.metadata["group"] != "common")]
     return sorted(fields, key=lambda field: [*order, "common"].index(field.metadata["group"]))
-
-
-def flags(arguments: type[Listing]) -> list[str]:
-    """Return the spellings of all flags, for completion."""
-    found = []
-    for field in _verb_fields_first(arguments):
-        if not field.metadata["positional"]:
-            spelling = field.name.replace("_", "-")
-            found.append(f"--{spelling}")
-            if isinstance(field.default, bool) and field.name not in settings.SOURCES:
-                found.append(f"--no-{spelling}")
-    return found
 
 
 def resolved(verb: str, arguments: Listing) -> dict[str, Any]:
