@@ -1,13 +1,17 @@
 """What is refused before a run folder is touched, what is written first, and what may change when a run goes on."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import yaml
 
-from convsmith.cli.shell import options, run_folder
+from convsmith.cli.shell import lock, options, run_folder
 from convsmith.cli.shell.options import Work, option
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.training.config import RESUME_FREE
 
 
@@ -22,6 +26,8 @@ class Arguments(Work):
 @pytest.fixture(autouse=True)
 def _inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    yield
+    lock.release()
 
 
 def test_what_may_change_in_the_loop_may_change_on_the_command_line():
@@ -80,3 +86,50 @@ def test_an_interrupted_run_says_how_to_go_on():
     assert text == (
         "stopped after 3 of 9 updates; the state is saved\n  go on with: convsmith train --out runs/x --resume"
     )
+
+
+HOLDER = """
+import sys, time
+from convsmith.cli.shell import run_folder
+from convsmith.cli.shell.options import Work
+run_folder.open_run("work", Work(out="run"))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_that_another_process_writes_is_neither_overwritten_nor_resumed(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(run_folder.__file__).parents[3])}
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert holder.stdout.readline().strip() == "held"
+        for words in ({"overwrite": True}, {"resume": True}, {}):
+            with pytest.raises(InvalidArgument, match=f"another process is writing(.|\n)*process {holder.pid}"):
+                run_folder.check("work", Work(out="run", **words))
+        assert (tmp_path / "run/config.yaml").is_file()
+    finally:
+        holder.kill()
+        holder.wait()
+    run_folder.open_run("work", Work(out="run", overwrite=True))  # a killed run's lock ended with it
+    lock.release()
+    assert not (tmp_path / "run/.lock").exists()
+
+
+def test_a_run_killed_before_it_began_leaves_a_folder_that_is_taken(tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in (".lock", ".config.yaml.123.draft"):
+        (tmp_path / "run" / name).touch()
+    assert (run_folder.open_run("work", Arguments(out="run")) / "config.yaml").is_file()
+
+
+def test_bad_input_after_the_first_number_is_a_failed_run_and_keeps_the_folder():
+    folder = run_folder.open_run("work", Arguments(out="run"))
+    with pytest.raises(InvalidArgument), run_folder.beginning(folder, Arguments(out="run")):
+        raise InvalidArgument("no")
+    assert not folder.exists()
+    folder = run_folder.open_run("work", Arguments(out="run"))
+    (folder / "history.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(RunFailed, match="not finite") as caught, run_folder.beginning(folder, Arguments(out="run")):
+        raise InvalidArgument("the features are not finite", argument="x")
+    assert caught.value.exit_code == 1
+    assert folder.is_dir()

@@ -156,7 +156,12 @@ def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
         if not ended.code:
             print("examples:", *(f"  {program.name} {line}" for line in module.EXAMPLES), sep="\n")
         raise
-    summary = module.run(arguments)
+    from convsmith.cli.shell import lock
+
+    try:
+        summary = module.run(arguments)
+    finally:
+        lock.release()
     if arguments.json:
         import json
 
@@ -187,6 +192,9 @@ def _explained(error: Exception) -> tuple[str, int]:
     line = " ".join(str(error).split())[:300]
     if isinstance(error, OSError):
         return f"the system refused: {line}", 1
+    if "No space left on device" in line or "PytorchStreamWriter failed writing" in line or "I/O error" in line:
+        hint = "make room or permit writing; what was saved before is kept, and --resume goes on from it"
+        return f"the disk refused\n  given:    {line}\n  hint:     {hint}", 1
     if type(error).__name__ == "OutOfMemoryError":
         return f"the device is out of memory\n  given:    {line}\n  hint:     a smaller --batch-size or image size", 1
     text = f"this is a bug in convsmith: {type(error).__name__}: {line}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -12,6 +11,7 @@ from typing import Any
 
 import convsmith
 from convsmith.errors import InvalidArgument
+from convsmith.files import read_json, write_text
 from convsmith.report.figures import with_own_identifiers
 from convsmith.report.history import curves
 from convsmith.report.section import Section, Table
@@ -97,7 +97,7 @@ def read_run(folder: Path) -> Run:
             hint="name a folder that convsmith train, compress, explain, detect, adapt or demo wrote with --out",
         )
     sections = [Section.load(path) for path in sorted((folder / "sections").glob("*.json"))]
-    result = _json(folder / "result.json")
+    result = _result(folder / "result.json")
     history = read_history(folder)
     if not (sections or result or history):
         raise InvalidArgument(
@@ -107,18 +107,30 @@ def read_run(folder: Path) -> Run:
             hint="let the run finish its first evaluation, or name another folder",
         )
     config = folder / "config.yaml"
+    environment = folder / "environment.json"
     return Run(
         folder,
         result,
-        _json(folder / "environment.json"),
-        config.read_text() if config.exists() else "",
+        read_json(environment, "the record of the environment") if environment.exists() else {},
+        config.read_text(encoding="utf-8", errors="replace") if config.exists() else "",
         history,
         sections,
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+def _result(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    value = read_json(path, "the run's result")
+    headline, lead = value.get("headline", {}), value.get("lead", [])
+    known = isinstance(headline, dict) and all(not isinstance(item, dict | list) for item in headline.values())
+    if not known or not isinstance(lead, list) or not isinstance(value.get("title", ""), str):
+        raise InvalidArgument(
+            "the run's result is damaged: title is text, lead a list, headline names and numbers",
+            argument=str(path),
+            hint="run the verb again",
+        )
+    return value
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -182,8 +194,7 @@ def build_report(runs: Sequence[Path], out: Path | None = None, title: str | Non
         page = render(title or f"{len(found)} runs side by side", [], [], _side_by_side(found))
         path = out
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
+    return write_text(path, page)
 
 
 def _side_by_side(runs: Sequence[Run]) -> list[Section]:

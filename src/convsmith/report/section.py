@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from convsmith.errors import InvalidArgument
+from convsmith.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,43 @@ class Section:
         """Write to ``run/sections/name.json``; ``name`` starts with two digits that give its place (``30-cost``)."""
         path = run / "sections" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1))
-        return path
+        return write_json(path, asdict(self))
 
     @classmethod
     def load(cls, path: Path) -> Section:
         """Read what `save` wrote."""
-        value = json.loads(path.read_text())
-        return cls(
-            title=value["title"],
-            text=value["text"],
-            tables=[Table(**t) for t in value["tables"]],
-            figures=[Figure(**f) for f in value["figures"]],
-            pictures=[Picture(**p) for p in value["pictures"]],
-            notes=value["notes"],
-        )
+        lists = {"text": str, "tables": dict, "figures": dict, "pictures": dict, "notes": str}
+        value = read_json(path, "a report's section", {"title": str, **dict.fromkeys(lists, list)})
+        try:
+            for name, kind in lists.items():
+                if not all(isinstance(item, kind) for item in value[name]):
+                    raise TypeError(f"{name} holds something else than it should")
+            return cls(
+                title=value["title"],
+                text=value["text"],
+                tables=[Table(**_table(t)) for t in value["tables"]],
+                figures=[Figure(**_texts(f)) for f in value["figures"]],
+                pictures=[Picture(**_texts(p)) for p in value["pictures"]],
+                notes=value["notes"],
+            )
+        except TypeError as error:
+            raise InvalidArgument(
+                "a report's section is damaged", argument=str(path), given=str(error)[:100], hint="run the verb again"
+            ) from None
+
+
+def _table(value: dict[str, Any]) -> dict[str, Any]:
+    columns, rows = value.get("columns"), value.get("rows")
+    if not isinstance(columns, list) or not isinstance(rows, list) or not isinstance(value.get("caption", ""), str):
+        raise TypeError("a table has columns and rows")
+    if not all(isinstance(row, list) and len(row) == len(columns) for row in rows):
+        raise TypeError("every row of a table has one cell a column")
+    return value
+
+
+def _texts(value: dict[str, Any]) -> dict[str, Any]:
+    for name, item in value.items():
+        kind: type = bool if name == "pixelated" else int if name == "width" else str
+        if not isinstance(item, kind):
+            raise TypeError(f"{name} must be {kind.__name__}")
+    return value

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -113,7 +114,7 @@ def save(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         draft.rename(final)
         _to_disk(place)
         _prune(run, keep, checkpoint.position.best_step)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save and safetensors have errors of their own
         raise RunFailed(
             "the checkpoint could not be written; earlier ones are kept",
             argument=str(final),

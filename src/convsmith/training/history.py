@@ -50,12 +50,13 @@ def read_history(run: Path, up_to: int | None = None) -> list[dict[str, Any]]:
     """Read a run's rows, those up to a step if one is given; a line cut off by a kill is left out."""
     file = run / "history.jsonl"
     rows = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []:
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if up_to is None or row["step"] <= up_to:
+        step = row.get("step") if isinstance(row, dict) else None
+        if isinstance(step, int) and (up_to is None or step <= up_to):
             rows.append(row)
     return rows
 

@@ -51,6 +51,8 @@ def _bar(title: str, stream: TextIO) -> Iterator[Callback]:
         bar = bars.add_task(title, total=None, note="")
 
         def callback(done: int, total: int, note: str = "") -> None:
+            if done < bars.tasks[0].completed:  # another phase: the pace of the one before says nothing about it
+                bars.reset(bar)
             bars.update(bar, completed=done, total=total or None, note=note)
 
         yield callback
@@ -61,12 +63,16 @@ class Lines:
 
     def __init__(self, title: str, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self.title, self.stream, self.clock = title, stream, clock
-        self.last_time = self.began = clock()
-        self.last_share = 0.0
+        self.last_time = self.began = self.phase_began = clock()
+        self.last_share = self.seen = 0.0
+        self.last_seen = self.began
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Print a line if enough has happened since the last one."""
         now, share = self.clock(), done / total if total else 0.0
+        if share < self.seen:  # another phase: its pace is its own
+            self.phase_began, self.last_share = self.last_seen, 0.0
+        self.seen, self.last_seen = share, now
         since = now - self.last_time
         finished = total > 0 and done >= total and self.last_share < 1.0
         if now - self.began < 1.0:
@@ -75,11 +81,11 @@ class Lines:
             return
         self.last_time, self.last_share = now, share
         amount = f"{done}/{total}" if total else str(done)
-        words = [f"{self.title}: {amount}", note, f"[{self._times(now - self.began, share)}]"]
+        words = [f"{self.title}: {amount}", note, f"[{self._times(now - self.began, now - self.phase_began, share)}]"]
         print(*(word for word in words if word), file=self.stream, flush=True)
 
-    def _times(self, elapsed: float, share: float) -> str:
-        left = elapsed / share - elapsed if share > 0 else 0.0
+    def _times(self, elapsed: float, phase: float, share: float) -> str:
+        left = phase / share - phase if share > 0 else 0.0
         return f"{elapsed:.0f} s" + (f", about {duration(left)} left" if left >= 1 else "")
 
 

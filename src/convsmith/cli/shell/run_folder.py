@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from convsmith.cli.shell import environment, options, settings, terminal
-from convsmith.errors import InvalidArgument
+from convsmith.cli.shell import environment, lock, options, settings, terminal
+from convsmith.errors import InvalidArgument, MissingExtra, RunFailed
+from convsmith.files import write_json, write_text
 
 #: the file by which a folder is recognised as a run
 MARK = "config.yaml"
@@ -40,12 +42,18 @@ def check(verb: str, arguments: options.Computation) -> Path:
         return folder
     if folder.exists() and not folder.is_dir():
         raise InvalidArgument("the run folder is a file", argument=f"--out {folder}", hint="name another place")
+    lock.check(folder)
     if resumes(arguments):
         _check_same_settings(verb, folder, arguments)
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and _entries(folder):
         _check_occupied(folder, arguments)
     _check_writable(folder)
     return folder
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what a folder holds beside the lock and the drafts of a run that was killed before it began."""
+    return [p for p in folder.iterdir() if p.name != lock.NAME and not p.name.endswith(".draft")]
 
 
 def _check_occupied(folder: Path, arguments: options.Computation) -> None:
@@ -87,7 +95,22 @@ def _check_same_settings(verb: str, folder: Path, arguments: options.Computation
 def discard(folder: Path, arguments: options.Computation) -> None:
     """Remove the folder of a run that was refused before it began; one that goes on is left alone."""
     if terminal.is_main_process() and not resumes(arguments):
+        lock.release()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def beginning(folder: Path, arguments: options.Computation) -> Iterator[None]:
+    """Run a training: bad input met before its first logged number leaves no folder, later it is a failed run."""
+    try:
+        yield
+    except (InvalidArgument, MissingExtra) as error:
+        log = folder / "history.jsonl"
+        if not log.is_file() or not log.stat().st_size:
+            discard(folder, arguments)
+            raise
+        hint = error.hint or "the checkpoints from before are kept"
+        raise RunFailed(error.rule, argument=error.argument, given=error.given, hint=hint) from error
 
 
 def _check_writable(folder: Path) -> None:
@@ -120,22 +143,30 @@ def open_run(verb: str, arguments: options.Computation, *, name: str | None = No
     folder = check(name or verb, arguments)
     if not terminal.is_main_process():
         return folder
-    if arguments.overwrite and not resumes(arguments) and (folder / MARK).is_file():
-        shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.hold(folder)
+        if arguments.overwrite and not resumes(arguments) and (folder / MARK).is_file():
+            _clear(folder)
     except OSError as error:
         raise InvalidArgument(
             "the run folder cannot be made", argument=str(folder), given=error.strerror, hint="another --out"
         ) from None
     if not resumes(arguments):
         values = options.resolved(verb, arguments) | {"out": str(folder)}
-        (folder / MARK).write_text(f"# {environment.command()}\n{to_yaml(values)}")
+        write_text(folder / MARK, f"# {environment.command()}\n{to_yaml(values)}")
     known = folder / "environment.json"
     if resumes(arguments) and known.is_file():
         known = folder / f"environment-resumed-{len(list(folder.glob('environment-resumed-*.json'))) + 1}.json"
     write_json(known, environment.record())
     return folder
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, its settings last: a kill in between leaves a folder that is still a run."""
+    for path in sorted(folder.iterdir(), key=lambda p: p.name == MARK):
+        if path.name != lock.NAME:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def to_yaml(values: dict[str, Any]) -> str:
@@ -144,8 +175,3 @@ def to_yaml(values: dict[str, Any]) -> str:
 
     text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return text
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON (no NaN)."""
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")

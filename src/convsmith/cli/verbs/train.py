@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from convsmith.cli.shell import classifier, data_options, evaluation, loop_options, run_folder, terminal
 from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import progress
-from convsmith.errors import InvalidArgument, MissingExtra
+from convsmith.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,11 +56,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.dry_run:
         return plan(len(loader), parameters, arguments)
     folder = run_folder.open_run("train", arguments)
-    try:
+    with run_folder.beginning(folder, arguments):
         result = fit(task, loader, images, arguments, folder)
-    except (InvalidArgument, MissingExtra):
-        run_folder.discard(folder, arguments)
-        raise
     if result.interrupted:
         raise run_folder.Interrupted("train", folder, f"stopped after {result.steps} of {result.total_steps} updates")
     if not terminal.is_main_process():
@@ -96,6 +93,7 @@ def training_loader(images: ImageData, arguments: Arguments) -> Loader:
 def fit(task: Task, loader: Loader, images: ImageData, arguments: Arguments, folder: Path) -> FitResult:
     """Run the loop under a bar."""
     from convsmith import data, training
+    from convsmith.training.checkpoint import saved_steps
 
     validation = data.Loader(images.validation, arguments.batch_size) if len(images.validation) else None
     with progress("train") as callback:
@@ -105,7 +103,8 @@ def fit(task: Task, loader: Loader, images: ImageData, arguments: Arguments, fol
             loop_options.train_config(arguments),
             validation=validation,
             out=folder,
-            resume=arguments.resume,
+            # killed before its first checkpoint a run has nothing to go on from: it begins again
+            resume=arguments.resume and bool(saved_steps(folder)),
             progress=callback,
         )
 

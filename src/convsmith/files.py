@@ -1,0 +1,91 @@
+"""Files that a kill or a full disk cannot spoil, and JSON that is checked at the door."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from convsmith.errors import InvalidArgument, RunFailed
+
+_WORDS = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Give the path of a draft beside ``path``; when the block ends it is forced to disk and becomes ``path``.
+
+    The mode is the umask's. When the block raises, the draft is removed and what was at ``path`` stays.
+
+    Raises:
+        RunFailed: the system refuses to write (a full disk, a read-only folder).
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        yield draft
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise RunFailed(
+            "the file could not be written; what was there before is kept",
+            argument=str(path),
+            given=error.strerror or str(error),
+            hint="make room or permit writing, then run it again",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: Path | str, value: Any) -> Path:
+    """Write strict JSON (no NaN), whole or not at all."""
+    return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(
+    path: Path | str, kind: str, fields: Mapping[str, type | tuple[type, ...]] | None = None
+) -> dict[str, Any]:
+    """Read a JSON object that somebody may have damaged.
+
+    Args:
+        path: the file.
+        kind: what it is, for messages: ``"a report's section"``.
+        fields: keys it must have, each with the type (or types) of its value.
+
+    Raises:
+        InvalidArgument: it cannot be read, is no JSON object, or lacks a field or has one of another type.
+    """
+    path = Path(path)
+
+    def refuse(rule: str, given: object = None) -> InvalidArgument:
+        return InvalidArgument(rule, argument=str(path), given=given, hint="write it anew, or restore it from a copy")
+
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise refuse(f"{kind} cannot be read", error.strerror) from None
+    except (ValueError, RecursionError) as error:
+        raise refuse(f"{kind} is damaged: it is no JSON", str(error)[:100]) from None
+    if not isinstance(value, dict):
+        raise refuse(f"{kind} is damaged: it is no JSON object", type(value).__name__)
+    for name, types in (fields or {}).items():
+        wanted = types if isinstance(types, tuple) else (types,)
+        if name not in value:
+            raise refuse(f"{kind} is damaged: it lacks {name!r}")
+        if not isinstance(value[name], wanted) or (isinstance(value[name], bool) and bool not in wanted):
+            words = " or ".join(_WORDS.get(t, t.__name__) for t in wanted)
+            raise refuse(f"{kind} is damaged: {name!r} must be {words}", repr(value[name])[:100])
+    return value

@@ -1,0 +1,62 @@
+"""Files are whole or not there, have the umask's mode, and damaged JSON is one clear error."""
+
+import json
+import os
+import stat
+
+import pytest
+
+from convsmith import files
+from convsmith.errors import InvalidArgument, RunFailed
+
+
+def test_a_file_is_replaced_whole_and_keeps_what_was_there_when_writing_fails(tmp_path):
+    path = tmp_path / "result.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(ValueError, match="stop"), files.replacing(path) as draft:
+        draft.write_text("half")
+        raise ValueError("stop")
+    with pytest.raises(ValueError, match="Out of range|JSON"):
+        files.write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_the_mode_is_the_umasks(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = files.write_text(tmp_path / "a", "text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+def test_a_full_disk_is_a_failed_run_with_a_hint(tmp_path):
+    with pytest.raises(RunFailed, match=r"No space left(.|\n)*make room") as caught:
+        with files.replacing(tmp_path / "a") as draft:
+            draft.symlink_to("/dev/full")
+            draft.write_text("text")
+    assert caught.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"", "it is no JSON"),
+        (b"\xff\xfe", "it is no JSON"),
+        (b"[1]", "no JSON object"),
+        (b"null", "no JSON object"),
+        (b"{}", "lacks 'title'"),
+        (b'{"title": 1}', "'title' must be text"),
+        (b'{"title": "a", "count": true}', "'count' must be a whole number"),
+        (b'{"title": "a", "count": ' + b"[" * 100000, "it is no JSON"),
+    ],
+)
+def test_damaged_json_is_one_clear_error(text, said, tmp_path):
+    path = tmp_path / "x.json"
+    path.write_bytes(text)
+    with pytest.raises(InvalidArgument, match=said) as caught:
+        files.read_json(path, "a section", {"title": str, "count": int})
+    assert len(str(caught.value).splitlines()) <= 4
