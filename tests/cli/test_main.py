@@ -181,7 +181,9 @@ def test_completion_scripts_know_verbs_and_flags(capsys):
     assert main.main(["--completion", "bash"]) == 0
     script = capsys.readouterr().out
     for words, wanted in (("doc", "doctor"), ("doctor --de", "--debug --deep"), ("train --schedule ''", "cosine step")):
-        complete = f"COMP_WORDS=(convsmith {words}); COMP_CWORD={len(words.split())}; _tyro_convsmith; echo ${{COMPREPLY[@]}}"
+        complete = (
+            f"COMP_WORDS=(convsmith {words}); COMP_CWORD={len(words.split())}; _tyro_convsmith; echo ${{COMPREPLY[@]}}"
+        )
         done = subprocess.run(["bash", "-c", f"{script}\n{complete}"], capture_output=True, text=True, check=True)
         assert set(wanted.split()) <= set(done.stdout.split()), words
     assert main.main(["--completion=zsh"]) == 0
