@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +14,15 @@ from convsmith.errors import InvalidArgument, RunFailed
 def test_a_file_is_replaced_whole_and_keeps_what_was_there_when_writing_fails(tmp_path):
     path = tmp_path / "result.json"
     files.write_json(path, {"a": 1})
-    with pytest.raises(ValueError, match="stop"), files.replacing(path) as draft:
-        draft.write_text("half")
-        raise ValueError("stop")
-    with pytest.raises(ValueError, match="Out of range|JSON"):
+
+    def stopped():
+        with files.replacing(path) as draft:
+            draft.write_text("half")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        stopped()
+    with pytest.raises(ValueError, match=r"Out of range|JSON"):
         files.write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
@@ -31,12 +37,15 @@ def test_the_mode_is_the_umasks(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_full_disk_is_a_failed_run_with_a_hint(tmp_path):
-    with pytest.raises(RunFailed, match=r"No space left(.|\n)*make room") as caught:
+    def written():
         with files.replacing(tmp_path / "a") as draft:
             draft.symlink_to("/dev/full")
             draft.write_text("text")
+
+    with pytest.raises(RunFailed, match=r"No space left(.|\n)*make room") as caught:
+        written()
     assert caught.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
 
