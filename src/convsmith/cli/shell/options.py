@@ -133,10 +133,11 @@ def completion(program: str, verbs: Mapping[str, type[Listing]], shell: str) -> 
         Annotated[_form(arguments, {})[0], tyro.conf.subcommand(name=verb, prefix_name=False)]
         for verb, arguments in verbs.items()
     ]
+    every: Any = Union[tuple(forms)]  # noqa: UP007  (made at run time)
     script = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
         tyro.cli(
-            Union[tuple(forms)],  # noqa: UP007  (made at run time)
+            every,
             prog=program,
             args=["--tyro-print-completion", shell],
             config=(tyro.conf.OmitArgPrefixes,),
