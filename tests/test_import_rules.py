@@ -11,7 +11,7 @@ PILLARS = {"compression", "pooling", "interpretation", "adaptation"}
 ALLOWED = {
     "inspection": ROOT,
     "data": ROOT,
-    "training": ROOT | {"data"},
+    "training": ROOT | {"data", "inspection"},
     **{pillar: ROOT | {"inspection", "data", "training"} for pillar in PILLARS},
     "models": ROOT | PILLARS | {"inspection", "data"},
     "report": ROOT | PILLARS | {"inspection", "data", "training", "models"},

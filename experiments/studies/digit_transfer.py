@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from convsmith.adaptation import METHODS, method_settings
 from convsmith.adaptation.evaluation.alarms import agreement, effective_classes, moved_mass, prediction_histogram
 from convsmith.adaptation.evaluation.diagnostics import shared_auroc
-from convsmith.adaptation.evaluation.examine import Seen, see
 from convsmith.adaptation.evaluation.validators import GUARD, Evidence, measure, oriented
 from convsmith.adaptation.methods.method import Domains, DomainTask
 from convsmith.data import DomainLoader, ImageSplit, Loader, pair
 from convsmith.data.classes import chosen_classes
+from convsmith.inspection.features import Features, extract_features
 from convsmith.training import TrainConfig, fit
 
 DIRECTIONS = {"UCI to MNIST": ("digits", "mnist-5k", (None, 20)), "MNIST to UCI": ("mnist-5k", "digits", (20, None))}
@@ -78,7 +78,7 @@ def target_set(spec: str) -> tuple[int, ...]:
     return chosen_classes(spec, [str(k) for k in range(10)])
 
 
-def judge(target: Tensor, labels: Tensor, source: Seen) -> dict[str, float]:
+def judge(target: Tensor, labels: Tensor, source: Features) -> dict[str, float]:
     """Return what one evaluation keeps: oracle accuracy, source accuracy and every label-free score."""
     p = target.softmax(1)
     few = p[:: max(1, len(p) // 1000)]
@@ -96,7 +96,9 @@ def judge(target: Tensor, labels: Tensor, source: Seen) -> dict[str, float]:
 
 
 @lru_cache(maxsize=8)
-def source_only(direction: str, seed: int, recipe: Recipe = RECIPE) -> tuple[tuple[int, ...], list[Tensor], list[Seen]]:
+def source_only(
+    direction: str, seed: int, recipe: Recipe = RECIPE
+) -> tuple[tuple[int, ...], list[Tensor], list[Features]]:
     """Train source-only once for all target sets (it never looks at the target).
 
     Returns the evaluated steps, and at each of them the logits of all target images and what was seen of the source.
@@ -104,12 +106,12 @@ def source_only(direction: str, seed: int, recipe: Recipe = RECIPE) -> tuple[tup
     world = digits(direction)
     steps: list[int] = []
     logits: list[Tensor] = []
-    seen: list[Seen] = []
+    seen: list[Features] = []
     whole = Loader(world.target, 1000)
 
     def examine(model: nn.Module, batches: Any) -> dict[str, float]:
-        logits.append(see(model, whole).logits)
-        seen.append(see(model, batches))
+        logits.append(extract_features(model, whole).logits)
+        seen.append(extract_features(model, batches))
         steps.append(recipe.evaluate_every * (len(steps) + 1))
         return {"selection": 0.0}
 
@@ -175,8 +177,8 @@ def run(
     last: list[Tensor] = []
 
     def examine(model: nn.Module, batches: Any) -> dict[str, float]:
-        last[:] = [see(model, Loader(target, 1000)).logits]
-        curve.append(judge(last[0], labels, see(model, batches)))
+        last[:] = [extract_features(model, Loader(target, 1000)).logits]
+        curve.append(judge(last[0], labels, extract_features(model, batches)))
         return {"selection": 0.0}
 
     task = train(method, world, target, seed, recipe, examine, **settings)

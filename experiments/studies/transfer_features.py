@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from convsmith.adaptation.evaluation.diagnostics import embed, nearest_classes, proxy_a_distance
-from convsmith.adaptation.evaluation.examine import see
 from convsmith.data import Loader
+from convsmith.inspection.features import extract_features
 from convsmith.report import Figure, Table
 from convsmith.report.figures import groups
 from experiments.studies.contract import Outcome, Study, Verdict, study
@@ -85,7 +85,10 @@ def looked_at(direction: str, method: str, seed: int) -> tuple[Tensor, Tensor, T
     target = world.target.subset(rows)
 
     task = train(method, world, target, seed, RECIPE, lambda *_: {"selection": 0.0})
-    source, there = see(task.model, Loader(world.source, 1000)), see(task.model, Loader(target, 1000))
+    source, there = (
+        extract_features(task.model, Loader(world.source, 1000)),
+        extract_features(task.model, Loader(target, 1000)),
+    )
     return source.features, source.labels, there.features, world.labels[rows]
 
 

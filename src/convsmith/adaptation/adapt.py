@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convsmith.adaptation.evaluation.alarms import Alarm, CollapseRule
 from convsmith.adaptation.evaluation.calibration import calibrated
-from convsmith.adaptation.evaluation.examine import EXCLUDED, Examiner, see
+from convsmith.adaptation.evaluation.examine import EXCLUDED, Examiner
 from convsmith.adaptation.evaluation.validators import VALIDATORS
 from convsmith.adaptation.inputs import Inputs, resolve
 from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig, method_settings
@@ -22,6 +22,7 @@ from convsmith.adaptation.network import built, check_model
 from convsmith.adaptation.result import AdaptationResult, Reference
 from convsmith.data import DomainLoader, ImageSplit, Loader
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.features import extract_features
 from convsmith.training import FitResult, TrainConfig, fit, rank_and_world
 from convsmith.training.checkpoint import saved_steps
 
@@ -202,7 +203,7 @@ def _train(
         resume=resume and out is not None and bool(saved_steps(out)),
         progress=progress,
     )
-    source, target = see(task.model, held_out), see(task.model, Loader(inputs.target, 512))
+    source, target = extract_features(task.model, held_out), extract_features(task.model, Loader(inputs.target, 512))
     found = examiner.judge(task.model, source, target)
     selected = fitted.steps
     if plan.validator is not None and fitted.best_step is not None and not fitted.interrupted:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from convsmith.adaptation.evaluation.examine import see
-from convsmith.adaptation.evaluation.features import classifier_of
 from convsmith.adaptation.inputs import Inputs
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.features import classifier_of, extract_features
 
 
 def built(model: nn.Module | str, inputs: Inputs, seed: int) -> nn.Module:
@@ -37,7 +36,7 @@ def check_model(model: nn.Module, inputs: Inputs) -> None:
         )
     batch = inputs.source.fetch(range(min(2, len(inputs.source))))
     try:
-        seen = see(model, [batch])
+        seen = extract_features(model, [batch])
     except RuntimeError as error:
         raise InvalidArgument(
             "the model does not take these images",

@@ -14,8 +14,9 @@ from convsmith.compression.methods.method import METHODS, Method
 from convsmith.compression.planning.budget import Progress
 from convsmith.compression.planning.latency import plan_for_latency
 from convsmith.compression.planning.plan import WHOLE, Budget, Plan
-from convsmith.compression.planning.survey import Survey, survey
 from convsmith.errors import InvalidArgument, close_matches
+from convsmith.inspection.layers import LayerInventory
+from convsmith.inspection.trace import trace_layers
 
 _HISTORY = "_convsmith_compression"
 #: square sizes tried when no example is given and the model names no input size
@@ -139,8 +140,10 @@ def compression_history(model: nn.Module) -> list[dict[str, Any]]:
     return copy.deepcopy(getattr(model, _HISTORY, []))
 
 
-def look(model: nn.Module, example: Tensor | None, *, calibrates: bool = False, name: str = "compress") -> Survey:
-    """Survey ``model`` on ``example``, or on noise of the model's own input size if there is none."""
+def look(
+    model: nn.Module, example: Tensor | None, *, calibrates: bool = False, name: str = "compress"
+) -> LayerInventory:
+    """Trace ``model`` on ``example``, or on noise of the model's own input size if there is none."""
     parameter = next((p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
     if parameter is None:
         raise InvalidArgument("there is nothing to compress in a network without weights", given=type(model).__name__)
@@ -150,7 +153,7 @@ def look(model: nn.Module, example: Tensor | None, *, calibrates: bool = False, 
             raise InvalidArgument(
                 "an example is a non-empty batch of images [B, C, H, W]", argument="example", given=given
             )
-        return survey(model, example.detach().to(parameter.device, parameter.dtype))
+        return _trace(model, example.detach().to(parameter.device, parameter.dtype))
     if calibrates:
         raise InvalidArgument(
             f"{name} needs real images to calibrate on",
@@ -163,12 +166,23 @@ def look(model: nn.Module, example: Tensor | None, *, calibrates: bool = False, 
     for shape in _shapes(model):
         noise = torch.randn(2, *shape, generator=generator).to(parameter.device, parameter.dtype)
         try:
-            return survey(model, noise, real=False)
+            return _trace(model, noise, real=False)
         except InvalidArgument as error:
             failure = failure or error
     raise InvalidArgument(
         "the input shape of this network could not be found", given=failure, hint="pass example=, one batch of images"
     )
+
+
+def _trace(model: nn.Module, example: Tensor, *, real: bool = True) -> LayerInventory:
+    try:
+        return trace_layers(model, example, real=real)
+    except Exception as error:
+        raise InvalidArgument(
+            "the network must run on the example",
+            given=f"example {tuple(example.shape)}, and the network raised {type(error).__name__}: {error}",
+            hint="pass example=, one batch of images as the network expects them",
+        ) from error
 
 
 def _shapes(model: nn.Module) -> list[tuple[int, ...]]:
@@ -223,13 +237,15 @@ def _who_obeys(methods: list[tuple[str, Method]], budget: Budget | None) -> int:
     )
 
 
-def _plan(model: nn.Module, seen: Survey, method: Method, budget: Budget | None, progress: Progress | None) -> Plan:
+def _plan(
+    model: nn.Module, seen: LayerInventory, method: Method, budget: Budget | None, progress: Progress | None
+) -> Plan:
     if budget is not None and budget.kind == "latency":
         return plan_for_latency(model, seen, method, budget, progress)
     return method.plan(model, seen, budget, progress)
 
 
-def _check(plan: Plan, seen: Survey) -> None:
+def _check(plan: Plan, seen: LayerInventory) -> None:
     """Refuse plans that name unknown or skipped layers, or do nothing without being asked to."""
     known = {name for name, _ in _named(seen)}
     for name in plan.settings():
@@ -239,8 +255,8 @@ def _check(plan: Plan, seen: Survey) -> None:
             raise InvalidArgument(
                 "the plan names a layer this network lacks", given=name, hint=close_matches(name, known)
             )
-        if name in seen.refused():
-            raise InvalidArgument(f"{name} cannot be compressed: {seen.refused()[name]}", argument="plan", given=name)
+        if name in seen.skipped():
+            raise InvalidArgument(f"{name} cannot be compressed: {seen.skipped()[name]}", argument="plan", given=name)
     if not plan.settings() and not (plan.budget is not None and plan.budget.keep == 1) and not plan.choices:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(plan.skipped.items())[:6])
         raise InvalidArgument(
@@ -248,7 +264,7 @@ def _check(plan: Plan, seen: Survey) -> None:
         )
 
 
-def _named(seen: Survey) -> list[tuple[str, nn.Module]]:
+def _named(seen: LayerInventory) -> list[tuple[str, nn.Module]]:
     return [(layer.name, layer.module) for layer in seen.layers]
 
 

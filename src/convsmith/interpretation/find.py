@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument, RunFailed
+from convsmith.inspection.modes import check_evaluation, unwrap
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.open_layers import open_layers
 from convsmith.interpretation.routes import RouteFlags, Routes
 from convsmith.interpretation.settings import DEFAULT_STEPS, RouteSettings
 from convsmith.interpretation.sites import SitePlan, SiteRule, plan_sites
 from convsmith.interpretation.solvers import Solution, furthest, solve_converged, solve_paper
-from convsmith.interpretation.survey import check_evaluation, unwrap
 
 Progress = Callable[[int, int, str], None]
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.modes import check_evaluation, eager, unwrap
+from convsmith.inspection.outputs import class_scores
 from convsmith.interpretation.sites import Site, SitePlan
-from convsmith.interpretation.survey import check_evaluation, eager, unwrap
 
 PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
 
@@ -112,14 +113,7 @@ class GatedNetwork:
                 output = self.model(self.images)
         finally:
             self._factors = None
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
-            given = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
-            raise InvalidArgument(
-                "routes explain a classifier: its output must be logits [B, K] with K >= 2",
-                given=given,
-                hint="wrap the network so that forward(images) returns the logits",
-            )
+        logits = class_scores(output, classes=2)
         return logits if logits.dtype == torch.float64 else logits.float()
 
     def keep(self, rows: Tensor) -> None:

@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument, close_matches
-from convsmith.interpretation.survey import Call, Survey, is_activation, survey
+from convsmith.inspection.layers import Call, LayerInventory, is_activation
+from convsmith.inspection.trace import trace_layers
 
 #: a site rule of your own: ``(module name, module) -> bool``
 SiteRule = Callable[[str, nn.Module], bool]
@@ -72,7 +73,7 @@ def plan_sites(
     Raises:
         InvalidArgument: no site, an unknown layer, an output that is no tensor of rows with a channel axis.
     """
-    seen = survey(model, images)
+    seen = trace_layers(model, _two_rows(images))
     kind = sites if isinstance(sites, str) else "rule"
     if isinstance(sites, str) and sites not in KINDS:
         raise InvalidArgument(
@@ -93,7 +94,12 @@ def plan_sites(
     return SitePlan(tuple(_site(call, seen) for call in chosen), kind, _prefix(chosen, seen))
 
 
-def _named(sites: str, seen: Survey, layers: Sequence[str] | None) -> tuple[list[Call], str]:
+def _two_rows(images: Tensor) -> Tensor:
+    """Return two images, so that a first dimension of 2 means "batch"."""
+    return images[:2] if len(images) > 1 else images[:1].repeat(2, *([1] * (images.dim() - 1)))
+
+
+def _named(sites: str, seen: LayerInventory, layers: Sequence[str] | None) -> tuple[list[Call], str]:
     if sites == "auto" and layers is not None and not any("*" in layer for layer in layers):
         wanted = {layer.split("#")[0] for layer in layers}
         if wanted <= {call.name for call in seen.calls}:
@@ -126,7 +132,7 @@ def _named(sites: str, seen: Survey, layers: Sequence[str] | None) -> tuple[list
     return (convolutions if sites == "conv" else activations), sites
 
 
-def _blocks(seen: Survey) -> list[Call]:
+def _blocks(seen: LayerInventory) -> list[Call]:
     """Return calls whose own forward adds a shortcut, with their sisters (same class), outermost of each nest only."""
     kinds = {type(call.module) for call in seen.calls if call.adds and call.parents}
     return [
@@ -136,7 +142,7 @@ def _blocks(seen: Survey) -> list[Call]:
     ]
 
 
-def _filter(chosen: list[Call], seen: Survey, layers: Sequence[str] | None) -> list[Call]:
+def _filter(chosen: list[Call], seen: LayerInventory, layers: Sequence[str] | None) -> list[Call]:
     if layers is None:
         return chosen
     if not layers:
@@ -154,11 +160,11 @@ def _filter(chosen: list[Call], seen: Survey, layers: Sequence[str] | None) -> l
     ]
 
 
-def _name(call: Call, seen: Survey) -> str:
+def _name(call: Call, seen: LayerInventory) -> str:
     return f"{call.name}#{call.index}" if seen.count(call.module) > 1 else call.name
 
 
-def _site(call: Call, seen: Survey) -> Site:
+def _site(call: Call, seen: LayerInventory) -> Site:
     name = _name(call, seen)
     if call.shape is None:
         raise InvalidArgument(
@@ -203,7 +209,7 @@ def _channels_last(call: Call) -> bool:
     return linear and not convolution and shape[1] == shape[2] != shape[3]
 
 
-def _prefix(chosen: list[Call], seen: Survey) -> tuple[str, ...]:
+def _prefix(chosen: list[Call], seen: LayerInventory) -> tuple[str, ...]:
     """Names of the outermost modules that are complete, once and for all, when the first gate is applied."""
     first = min(call.order for call in chosen)
     ready = {call for call in seen.calls if call.order <= first and seen.count(call.module) == 1}

@@ -9,12 +9,31 @@ from typing import Any, get_type_hints
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument, close_matches
-from convsmith.pooling.features import channels_first, drop_head, probe, reader
+from convsmith.inspection.feature_maps import channels_first, feature_fn, infer_channels
 from convsmith.pooling.inputs import positive
 from convsmith.pooling.last_stage import set_last_stride
 from convsmith.pooling.layers import POOLINGS, Pooling
 
 KEEPS_CHANNELS = ("average",)
+
+#: top-level modules that belong to a head when the feature pass does not call them
+HEAD_NAMES = (
+    "attn_pool",
+    "avgpool",
+    "classifier",
+    "conv_head",
+    "fc",
+    "fc_norm",
+    "final_conv",
+    "flatten",
+    "global_pool",
+    "head",
+    "head_dist",
+    "head_drop",
+    "heads",
+    "norm_head",
+    "pre_logits",
+)
 
 
 class PooledClassifier(nn.Module):
@@ -38,7 +57,7 @@ class PooledClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.pooling = backbone, pooling
-        self._read = reader(backbone)
+        self._read = feature_fn(backbone)
         self.num_features = self.head_hidden_size = pooling.out_features
         self.hidden, self.drop_rate = tuple(hidden), float(drop_rate)
         self.head_factor = float(head_factor)
@@ -170,8 +189,8 @@ def attach(
 
     if last_stride is not None:
         set_last_stride(model, last_stride)
-    channels, used = probe(model, reader(model), input_size)
-    drop_head(model, used)
+    channels, used = infer_channels(model, feature_fn(model), input_size)
+    remove_head(model, used)
     head = entry.value(channels, dim=None if pooling in KEEPS_CHANNELS else dim, **settings)
     weight = next(model.parameters())
     recipe: dict[str, Any] = {
@@ -217,3 +236,13 @@ def _last_linear(model: nn.Module) -> int | None:
         return sizes[-1]
     convolutions = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
     return convolutions[-1] if convolutions else None
+
+
+def remove_head(model: nn.Module, used: set[str]) -> None:
+    """Replace the head's modules, those that the feature pass does not use, by identities: their weights are gone."""
+    for name in HEAD_NAMES:
+        if name not in used and isinstance(getattr(model, name, None), nn.Module):
+            setattr(model, name, nn.Identity())
+    for name in ("AuxLogits", "aux1", "aux2"):
+        if name not in used and isinstance(getattr(model, name, None), nn.Module):
+            setattr(model, name, None)

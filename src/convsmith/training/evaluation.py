@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.modes import evaluating
+from convsmith.inspection.outputs import class_scores
 
 BINS = 15
 
@@ -67,21 +69,15 @@ def predict(
     place = torch.device(device) if device is not None else (first.device if first is not None else torch.device("cpu"))
     if device is not None:
         model.to(place)
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
     logits, labels, index = [], [], []
     total = len(batches) if isinstance(batches, Sized) else 0
-    try:
-        with torch.no_grad():
-            for done, batch in enumerate(batches, 1):
-                logits.append(model(batch.images.to(place, non_blocking=True)).float())
-                labels.append(batch.labels)
-                index.append(batch.index)
-                if progress is not None:
-                    progress(done, max(total, done), "evaluating")
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(model), torch.no_grad():
+        for done, batch in enumerate(batches, 1):
+            logits.append(class_scores(model(batch.images.to(place, non_blocking=True))).float())
+            labels.append(batch.labels)
+            index.append(batch.index)
+            if progress is not None:
+                progress(done, max(total, done), "evaluating")
     if not logits:
         return torch.empty(0, 0), torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
     return torch.cat(logits).cpu(), torch.cat(labels).cpu(), torch.cat(index).cpu()

@@ -7,9 +7,10 @@ from torch import nn
 from torch.testing import assert_close
 
 import convsmith  # noqa: F401  (registers our models)
-from convsmith.adaptation.evaluation.features import classifier_of, features_and_logits, look
+from convsmith.adaptation.evaluation.features import extract_domain_features
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.features import classifier_of, features_and_logits
 
 
 @pytest.mark.parametrize("name", ["cs_lenet", "cs_resnet20", "resnet18"])
@@ -66,12 +67,12 @@ def test_joint_and_separate_normalisation():
     one, two = torch.rand(6, 1, 2, 2), torch.rand(4, 1, 2, 2) + 3
     labels = torch.zeros(6, dtype=torch.long)
     batch = DomainBatch(Batch(one, labels, labels), Batch(two, labels[:4] - 1, labels[:4]))
-    joint = look(model, batch, "joint")
+    joint = extract_domain_features(model, batch, "joint")
     both = torch.cat([one, two]).flatten(1)
     expected = (both - both.mean(0)) / (both.var(0, correction=0) + 1e-5).sqrt()
     assert_close(torch.cat([joint.source_features, joint.target_features]), expected)
     model[1].reset_running_stats()
-    apart = look(model, batch, "separate")
+    apart = extract_domain_features(model, batch, "separate")
     for images, features in ((one, apart.source_features), (two, apart.target_features)):
         x = images.flatten(1)
         assert_close(features, (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt())

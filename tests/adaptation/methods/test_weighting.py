@@ -8,12 +8,12 @@ from convsmith.adaptation.methods.weighting import (
     ClassWeights,
     WeightSettings,
     class_weights,
-    evaluating,
     scale_weights,
     total_probabilities,
 )
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.modes import evaluating
 
 
 def test_weights_are_the_mean_prediction_with_mean_one():
@@ -96,7 +96,7 @@ def test_the_pass_over_the_target_is_in_eval_mode_and_leaves_the_modes():
     assert model[2].training
     for k, v in model.state_dict().items():
         assert_close(v, before[k], rtol=0, atol=0)
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         assert_close(total, model(images).softmax(1).double().sum(0))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from convsmith.compression.methods.decomposition import factor
 from convsmith.compression.methods.method import output_error
 from convsmith.compression.planning.budget import GRID, Option, allocate, scan
-from convsmith.compression.planning.survey import survey
+from convsmith.inspection.trace import trace_layers
 
 TABLE = st.lists(
     st.lists(st.tuples(st.integers(1, 60), st.floats(0, 10)), min_size=1, max_size=4), min_size=1, max_size=4
@@ -47,7 +47,7 @@ def test_equal_damage_spends_the_budget():
 def test_scan_measures_the_output_with_one_layer_changed(Plain, settled):
     images = torch.randn(8, 1, 8, 8)
     model = settled(Plain(), images)
-    seen = survey(model, images)
+    seen = trace_layers(model, images)
     layer = seen.by_name()["conv2"]
     ranks = [2, 5, 9, 16]
     options = [Option({"rank": r}, r, r, 1 / r) for r in ranks]

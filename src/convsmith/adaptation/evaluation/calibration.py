@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.examine import Seen, see
 from convsmith.adaptation.evaluation.validators import density_ratio
 from convsmith.adaptation.inputs import Inputs
 from convsmith.adaptation.result import Predictions
 from convsmith.data import Loader
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.features import Features, extract_features
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
@@ -48,11 +48,11 @@ def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = Non
     return 2 / (low + high)
 
 
-def calibrated(model: nn.Module, inputs: Inputs, source: Seen, target: Seen) -> Predictions:
+def calibrated(model: nn.Module, inputs: Inputs, source: Features, target: Features) -> Predictions:
     """Return the predictions for every target image; ``source`` and ``target`` are finished passes of ``model``."""
     weights = None
     if min(len(source.labels), len(target.logits)) >= 20:
-        training = see(model, Loader(inputs.source, 512)).features
+        training = extract_features(model, Loader(inputs.source, 512)).features
         weights = density_ratio(
             training.double(), target.features.double(), source.features.double(), limit=1000, inverse_penalty=0.1
         )

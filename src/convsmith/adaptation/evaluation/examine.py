@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from convsmith.adaptation.evaluation.alarms import (
@@ -18,36 +17,13 @@ from convsmith.adaptation.evaluation.alarms import (
     negative_transfer_alarm,
     prediction_histogram,
 )
-from convsmith.adaptation.evaluation.features import features_and_logits
 from convsmith.adaptation.evaluation.validators import VALIDATORS, Evidence, guarded, measure, oriented
-from convsmith.adaptation.methods.weighting import evaluating
 from convsmith.adaptation.result import Reference
 from convsmith.data.batch import Batch
+from convsmith.inspection.features import Features, extract_features
 
 #: what a candidate behind the guard scores; finite, since histories are JSON
 EXCLUDED = -1e9
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One pass. Shapes: features [n, d], logits [n, K], labels [n]; on the CPU, float32."""
-
-    features: Tensor
-    logits: Tensor
-    labels: Tensor
-
-
-def see(model: nn.Module, batches: Iterable[Batch]) -> Seen:
-    """Return features, logits and labels of all batches, in eval mode; the model keeps its modes."""
-    device = next(model.parameters()).device
-    features, logits, labels = [], [], []
-    with evaluating(model):
-        for batch in batches:
-            f, z = features_and_logits(model, batch.images.to(device))
-            features.append(f.float().cpu())
-            logits.append(z.float().cpu())
-            labels.append(batch.labels.cpu())
-    return Seen(torch.cat(features), torch.cat(logits), torch.cat(labels))
 
 
 @dataclass(frozen=True)
@@ -74,15 +50,15 @@ class Examiner:
 
     def __call__(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return all measurements of ``model``; ``batches`` are held-out source images."""
-        source, target = see(model, batches), see(model, self.target)
+        source, target = extract_features(model, batches), extract_features(model, self.target)
         return self.judge(model, source, target)
 
-    def judge(self, model: nn.Module, source: Seen, target: Seen) -> dict[str, float]:
+    def judge(self, model: nn.Module, source: Features, target: Features) -> dict[str, float]:
         """Return all measurements from finished passes."""
         p = target.logits.softmax(1)
         training = None
         if any("source_training_features" in VALIDATORS.entry(v).traits["needs"] for v in self.validators):
-            training = see(model, self.source_training).features
+            training = extract_features(model, self.source_training).features
         evidence = Evidence(
             target_probabilities=p,
             target_features=target.features,

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.features import features_and_logits
 from convsmith.adaptation.losses.adversarial import domain_loss, fooling_loss
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig
 from convsmith.data.batch import DomainBatch
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.features import features_and_logits
 from convsmith.training.task import Losses
 
 

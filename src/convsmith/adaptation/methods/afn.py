@@ -43,7 +43,7 @@ class AFN(DomainTask):
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return source cross-entropy plus the norm losses of both domains."""
-        s, seen = self.settings, self.look(batch)
+        s, seen = self.settings, self.extract_features(batch)
         classification = F.cross_entropy(seen.source_logits, seen.source_labels)
         norm = norm_loss(seen.source_features, s.step_size) + norm_loss(seen.target_features, s.step_size)
         return Losses(classification + s.norm * norm, {"classification": classification, "norm": norm})

@@ -48,7 +48,7 @@ class AR(ReweightedTask):
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return the weighted cross-entropy and the target's entropy."""
-        seen = self.look(batch)
+        seen = self.extract_features(batch)
         each = F.cross_entropy(seen.source_logits, seen.source_labels, reduction="none")
         classification = (self.weights_of(seen.source_index) * each).mean()
         uncertainty = entropy(self.frozen_logits(seen.target_features))

@@ -92,7 +92,7 @@ class ARPM(ReweightedTask):
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return the weighted cross-entropy, the alpha-power and the agreement among neighbours."""
-        s, seen = self.settings, self.look(batch)
+        s, seen = self.settings, self.extract_features(batch)
         each = F.cross_entropy(
             seen.source_logits, seen.source_labels, reduction="none", label_smoothing=s.label_smoothing
         )

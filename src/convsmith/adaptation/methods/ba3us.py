@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.features import Look
+from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import certainty, domain_loss
 from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.losses.selective import entropy
@@ -57,7 +57,7 @@ class BA3US(WeightedAdversarialTask):
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return weighted cross-entropy, balanced domain loss, target entropy and complement entropy."""
-        s, seen = self.settings, self.look(batch)
+        s, seen = self.settings, self.extract_features(batch)
         self.observe(seen, step)
         weights = self.class_weights()[seen.source_labels]
         classification = self.weighted_cross_entropy(seen)
@@ -70,7 +70,7 @@ class BA3US(WeightedAdversarialTask):
             {"classification": classification, "domain": domain, "entropy": uncertainty, "complement": complement},
         )
 
-    def _balanced(self, seen: Look, weights: Tensor, lent: int, reversal: float) -> Tensor:
+    def _balanced(self, seen: DomainFeatures, weights: Tensor, lent: int, reversal: float) -> Tensor:
         """Return the domain loss of the source against the target and the first ``lent`` source images."""
         n_s, n_t = len(weights), len(seen.target_logits)
         own, others = balanced_weights(certainty(seen.source_logits) * weights, certainty(seen.target_logits), lent)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.features import classifier_of
 from convsmith.adaptation.losses.adversarial import certainty, domain_loss
 from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.methods.adversarial import AdversarialSettings, AdversarialTask
 from convsmith.adaptation.methods.method import METHODS, Domains
 from convsmith.data.batch import DomainBatch
+from convsmith.inspection.features import classifier_of
 from convsmith.training.task import Losses
 
 
@@ -55,7 +55,7 @@ class CDAN(AdversarialTask):
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return source cross-entropy plus the reversed, conditioned domain loss."""
-        s, seen = self.settings, self.look(batch)
+        s, seen = self.settings, self.extract_features(batch)
         classification = F.cross_entropy(seen.source_logits, seen.source_labels)
         p_source, p_target = (wide(z.detach()).softmax(1) for z in (seen.source_logits, seen.target_logits))
         domain = domain_loss(

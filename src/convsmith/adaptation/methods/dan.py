@@ -58,7 +58,7 @@ class DAN(DomainTask):
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return source cross-entropy plus the ramped discrepancies, over all ranks."""
-        s, seen = self.settings, self.look(batch)
+        s, seen = self.settings, self.extract_features(batch)
         classification = F.cross_entropy(seen.source_logits, seen.source_labels)
         pairs = []
         if s.layers in ("features", "both"):

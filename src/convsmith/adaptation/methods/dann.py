@@ -25,7 +25,7 @@ class DANN(AdversarialTask):
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return source cross-entropy plus the reversed domain loss."""
-        s, seen = self.settings, self.look(batch)
+        s, seen = self.settings, self.extract_features(batch)
         classification = F.cross_entropy(seen.source_logits, seen.source_labels)
         domain = domain_loss(
             seen.source_features, seen.target_features, self.discriminator, reversal=self.reversal(step, s)

@@ -45,7 +45,7 @@ class ETN(AdversarialTask):
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return the weighted losses of both players and those of the auxiliary head."""
-        s, seen = self.settings, self.look(batch)
+        s, seen = self.settings, self.extract_features(batch)
         source = leaky_softmax(wide(self.auxiliary(seen.source_features.detach())))
         target = leaky_softmax(wide(self.auxiliary(seen.target_features.detach())))
         auxiliary = self._auxiliary_loss(source, target, seen.source_labels)

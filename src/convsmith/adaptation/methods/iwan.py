@@ -15,8 +15,8 @@ from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.losses.selective import entropy
 from convsmith.adaptation.methods.adversarial import AdversarialTask, WarmedSettings
 from convsmith.adaptation.methods.method import METHODS, Domains
-from convsmith.adaptation.methods.weighting import evaluating
 from convsmith.data.batch import DomainBatch
+from convsmith.inspection.modes import evaluating
 from convsmith.training.task import Losses
 
 
@@ -38,7 +38,7 @@ class IWAN(AdversarialTask):
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return source cross-entropy, both domain losses and the target's entropy."""
-        s, seen = self.settings, self.look(batch)
+        s, seen = self.settings, self.extract_features(batch)
         classification = F.cross_entropy(seen.source_logits, seen.source_labels)
         weigher = domain_loss(seen.source_features.detach(), seen.target_features.detach(), self.weigher)
         strength = self.reversal(step, s, self.start)
@@ -57,6 +57,6 @@ class IWAN(AdversarialTask):
 
     def importance(self, source_features: Tensor) -> Tensor:
         """Return the weights [n_s], mean 1."""
-        with evaluating(self.weigher):
+        with evaluating(self.weigher), torch.no_grad():
             weights = 1 - torch.sigmoid(wide(self.weigher(source_features.detach())[:, 0]))
         return weights / weights.mean().clamp_min(1e-8)

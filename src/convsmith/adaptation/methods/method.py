@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from convsmith import arguments
-from convsmith.adaptation.evaluation.features import Look, Normalisation, classifier_of, look
+from convsmith.adaptation.evaluation.features import DomainFeatures, Normalisation, extract_domain_features
 from convsmith.adaptation.losses.reversal import ramp
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.features import classifier_of
 from convsmith.registry import Registry, check_settings, setting_types
 from convsmith.training.task import Losses, Task
 
@@ -24,7 +25,7 @@ class MethodConfig:
     """Settings of every method.
 
     Args:
-        normalisation: batch-norm statistics of source and target ``"joint"`` or ``"separate"`` (see `look`).
+        normalisation: batch-norm statistics of source and target ``"joint"`` or ``"separate"``.
         head_lr_mult: learning rate of the classifier, times the base rate (10 for a new head on a pretrained network).
         adversary_lr_mult: the same for discriminators and other layers that are not part of the model.
     """
@@ -72,9 +73,9 @@ class DomainTask(Task):
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return the losses of one pair of batches."""
 
-    def look(self, batch: DomainBatch) -> Look:
+    def extract_features(self, batch: DomainBatch) -> DomainFeatures:
         """Return features and logits of both domains, normalised as the settings say."""
-        return look(self.model, batch, self.config.normalisation)
+        return extract_domain_features(self.model, batch, self.config.normalisation)
 
     def grl_coeff(self, step: int, upper: float, share: float, start: int = 0) -> float:
         """Return the coefficient at ``step``: 0 up to ``start``, then a ramp over ``share`` of what is left."""

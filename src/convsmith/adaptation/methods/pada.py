@@ -43,7 +43,7 @@ class PADA(WeightedAdversarialTask):
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return the weighted cross-entropy and the weighted, reversed domain loss."""
-        s, seen = self.settings, self.look(batch)
+        s, seen = self.settings, self.extract_features(batch)
         self.observe(seen, step)
         classification = self.weighted_cross_entropy(seen)
         domain = domain_loss(

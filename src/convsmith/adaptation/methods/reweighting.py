@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from convsmith import arguments
-from convsmith.adaptation.evaluation.features import classifier_of, features_and_logits
 from convsmith.adaptation.losses.gather import gather
 from convsmith.adaptation.losses.operands import vector, wide
 from convsmith.adaptation.methods.method import Domains, DomainTask, MethodConfig
-from convsmith.adaptation.methods.weighting import evaluating
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.features import classifier_of, features_and_logits
+from convsmith.inspection.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class ReweightedTask(DomainTask):
         """Return features, logits, labels and index of one pass over this process's batches in eval mode."""
         device = self.image_weights.device
         found: list[list[Tensor]] = [[], [], [], []]
-        with evaluating(self.model):
+        with evaluating(self.model), torch.no_grad():
             for batch in batches:
                 features, logits = features_and_logits(self.model, batch.images.to(device))
                 own = (wide(features), wide(logits), batch.labels.to(device), batch.index.to(device))

@@ -133,7 +133,7 @@ class SAN(WeightedTask):
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return the three losses of one pair of batches."""
-        v, seen = self.variant, self.look(batch)
+        v, seen = self.variant, self.extract_features(batch)
         classification = F.cross_entropy(seen.source_logits, seen.source_labels)
         p_source, p_target = self.observe(seen, step)
         if v.source_weights == "label":

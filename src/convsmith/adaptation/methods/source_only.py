@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.features import features_and_logits
 from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig
 from convsmith.data.batch import DomainBatch
+from convsmith.inspection.features import features_and_logits
 from convsmith.training.task import Losses
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.features import Look
+from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.methods.adversarial import AdversarialSettings
 from convsmith.adaptation.methods.method import Domains, DomainTask, MethodConfig
@@ -24,7 +24,7 @@ class WeightedTask(DomainTask):
         if self.weighting.due(step):
             self.weighting.take_target(*total_probabilities(self.model, self.domains.target, self.weighting))
 
-    def observe(self, seen: Look, step: int) -> tuple[Tensor, Tensor]:
+    def observe(self, seen: DomainFeatures, step: int) -> tuple[Tensor, Tensor]:
         """Return the probabilities of source and target that weights are made of, after taking them into account."""
         source, target = (self.weighting.probabilities(z) for z in (seen.source_logits, seen.target_logits))
         self.weighting.take_batch(source, target, step)
@@ -44,7 +44,7 @@ class WeightedAdversarialTask(WeightedTask):
         super().__init__(model, domains, settings, weights)
         self.discriminator = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
 
-    def weighted_cross_entropy(self, seen: Look) -> Tensor:
+    def weighted_cross_entropy(self, seen: DomainFeatures) -> Tensor:
         """Return ``sum_i w_{y_i} CE_i / sum_i w_{y_i}`` of the source batch, 0 if no image has a weight."""
         weights = self.class_weights()[seen.source_labels]
         each = F.cross_entropy(seen.source_logits, seen.source_labels, reduction="none")

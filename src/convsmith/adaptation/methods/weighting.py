@@ -6,8 +6,7 @@ k); Cao et al., Partial Adversarial Domain Adaptation, ECCV 2018 (the same weigh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +18,7 @@ from convsmith.adaptation.losses.gather import sum_over_ranks, world_size
 from convsmith.adaptation.losses.operands import matrix, wide
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.modes import evaluating
 
 Scale = Literal["mean-one", "sum-one", "max-one"]
 Estimate = Literal["target", "running-sum", "batch"]
@@ -48,19 +48,6 @@ def scale_weights(mass: Tensor, scale: Scale) -> Tensor:
     if scale == "max-one":
         return mass / mass.max()
     raise InvalidArgument("no scale has this name", argument="scale", given=scale, hint="mean-one, sum-one or max-one")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` in eval mode without gradients; every module's own mode comes back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @dataclass(frozen=True)
@@ -158,7 +145,7 @@ class ClassWeights(nn.Module):
 def total_probabilities(model: nn.Module, batches: Iterable[Batch], weights: ClassWeights) -> tuple[Tensor, int]:
     """Return the summed class probabilities [K] and the number of images of one pass in eval mode."""
     total, count = torch.zeros_like(weights.mass), 0
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         for batch in batches:
             logits = model(batch.images.to(total.device))
             total += weights.probabilities(logits).double().sum(0)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.operators.interleaved import LinearChain
-from convsmith.compression.planning.survey import Layer, Survey, Weighted
 from convsmith.errors import InvalidArgument, RunFailed, require
+from convsmith.inspection.layers import Layer, LayerInventory, Weighted
+from convsmith.inspection.modes import evaluating
 
 CRITERIA = ("l1", "bn-scale")
 _ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
@@ -46,12 +47,10 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Any:
     """Return torch-pruning's dependency graph of ``model`` (traced in evaluation mode with gradients on)."""
     pruning = require("torch_pruning", "compress")
     frozen = [p for p in model.parameters() if not p.requires_grad]
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
     try:
         for p in frozen:
             p.requires_grad_(True)
-        with torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             return pruning.DependencyGraph().build_dependency(model, example[:2], verbose=False)
     except Exception as error:
         raise RunFailed(
@@ -60,11 +59,9 @@ def dependency_graph(model: nn.Module, example: Tensor) -> Any:
     finally:
         for p in frozen:
             p.requires_grad_(False)
-        for m, mode in modes:
-            m.training = mode
 
 
-def find_groups(model: nn.Module, seen: Survey, skip: Sequence[str] = ()) -> tuple[list[Group], dict[str, str]]:
+def find_groups(model: nn.Module, seen: LayerInventory, skip: Sequence[str] = ()) -> tuple[list[Group], dict[str, str]]:
     """Return the groups that can lose channels, and the reason by root name for those that cannot."""
     chains = [name for name, module in model.named_modules() if isinstance(module, LinearChain)]
     if chains:
@@ -77,7 +74,7 @@ def find_groups(model: nn.Module, seen: Survey, skip: Sequence[str] = ()) -> tup
     graph = dependency_graph(model, seen.example)
     names = {module: name for name, module in model.named_modules()}
     layers = seen.by_name()
-    groups, skipped = [], dict(seen.refused())
+    groups, skipped = [], dict(seen.skipped())
     for raw in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.ConvTranspose2d, nn.Linear]):
         root = names[raw[0].dep.target.module]
         reason = _reason(graph, raw, names, layers, skip)
@@ -205,7 +202,7 @@ def hide(model: nn.Module, group: Group, channels: Tensor) -> list[tuple[Weighte
 class Ledger:
     """What the network costs when every group keeps some of its channels."""
 
-    def __init__(self, seen: Survey, groups: Sequence[Group], model: nn.Module, macs: int, params: int) -> None:
+    def __init__(self, seen: LayerInventory, groups: Sequence[Group], model: nn.Module, macs: int, params: int) -> None:
         self.layers = {x.name: x for x in seen.layers}
         self.before = {"macs": macs, "params": params}
         self.rows: dict[str, dict[str, int]] = {}

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.planning.survey import Weighted
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.layers import Weighted
 
 DECOMPOSITIONS = ("svd", "spatial", "tucker")
 

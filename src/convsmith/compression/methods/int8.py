@@ -28,8 +28,8 @@ from convsmith.compression.methods.graphs import graph_from_json, graph_to_json
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.methods.precision import apply_lowbit, plan_lowbit, rebuild_lowbit
 from convsmith.compression.planning.plan import WHOLE, Budget, Choice, Plan
-from convsmith.compression.planning.survey import Survey
 from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
+from convsmith.inspection.layers import LayerInventory
 
 _UNFINISHED = ("in int8 training: train it, then call finish",)
 MODES = ("static", "qat", "weight-only")
@@ -114,7 +114,7 @@ class Int8(Method):
     def plan(
         self,
         model: nn.Module,
-        seen: Survey,
+        seen: LayerInventory,
         budget: Budget | None,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> Plan:
@@ -127,7 +127,7 @@ class Int8(Method):
         choices = (Choice(WHOLE, {"mode": self.mode}, macs, params),) if runs else ()
         return Plan("int8", choices, macs, params)
 
-    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
         """Quantise the whole network (static, qat) or its weights."""
         if self.mode == "weight-only":
             return apply_lowbit(model, seen, plan)

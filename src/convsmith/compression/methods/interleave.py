@@ -23,8 +23,10 @@ from convsmith.compression.operators.interleaved import InterleavedGroupConv2d
 from convsmith.compression.operators.projection import from_dense, project
 from convsmith.compression.planning.budget import Option, Progress, assemble, plan_layers
 from convsmith.compression.planning.plan import Budget, Plan
-from convsmith.compression.planning.survey import Layer, Survey, Weighted, evaluating, replace
+from convsmith.compression.planning.replacement import replace
 from convsmith.errors import InvalidArgument, close_matches
+from convsmith.inspection.layers import Layer, LayerInventory, Weighted
+from convsmith.inspection.modes import evaluating
 
 #: largest input patch (channels x taps) for which the data-aware projection is used: its cost grows with the cube
 AWARE_PATCH = 640
@@ -91,9 +93,11 @@ class Interleave(Method):
             hint = close_matches(self.backend, ["auto", *BACKENDS])
             raise InvalidArgument("no backend has this name", argument="backend", given=self.backend, hint=hint)
 
-    def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
+    def plan(
+        self, model: nn.Module, seen: LayerInventory, budget: Budget | None, progress: Progress | None = None
+    ) -> Plan:
         """Choose the partitions per layer."""
-        skipped = {**seen.refused(), **dict.fromkeys(self.skip, "skipped on request")}
+        skipped = {**seen.skipped(), **dict.fromkeys(self.skip, "skipped on request")}
         table: list[tuple[Layer, list[Option]]] = []
         for layer in seen.usable("conv", "linear", "transposed", skip=self.skip):
             reason = _unfit(layer)
@@ -118,7 +122,7 @@ class Interleave(Method):
             progress=progress,
         )
 
-    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
         """Replace the planned layers."""
         layers = {name: {**setting, "backend": self.backend} for name, setting in plan.settings().items()}
         for name, setting in layers.items():
@@ -167,7 +171,7 @@ class Interleave(Method):
         wanted = "no partition" if self.members is None else f"no partition of {self.members}"
         return f"{wanted} of its {conv.in_channels} to {conv.out_channels} channels makes it cheaper"
 
-    def _inputs(self, model: nn.Module, seen: Survey, names: list[str]) -> dict[str, Tensor]:
+    def _inputs(self, model: nn.Module, seen: LayerInventory, names: list[str]) -> dict[str, Tensor]:
         """Return what enters the layers whose patches are small enough, [B, C, H, W] by name."""
         if not (self.data_aware and seen.real):
             return {}

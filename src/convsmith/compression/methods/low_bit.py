@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.planning.survey import Weighted
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.layers import Weighted
 
 SCHEMES = ("binary", "ternary", "int8")
 #: the threshold of a ternary weight, in units of the channel's mean magnitude (TWN, eq. 6)

@@ -23,8 +23,10 @@ from convsmith.compression.methods.decomposition import (
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.planning.budget import Option, Progress, assemble, plan_layers
 from convsmith.compression.planning.plan import Budget, Plan
-from convsmith.compression.planning.survey import Layer, Survey, Weighted, evaluating, replace
+from convsmith.compression.planning.replacement import replace
 from convsmith.errors import InvalidArgument, close_matches
+from convsmith.inspection.layers import Layer, LayerInventory, Weighted
+from convsmith.inspection.modes import evaluating
 
 #: ranks offered to the budget per layer, at most
 LEVELS = 64
@@ -79,10 +81,12 @@ class LowRankMethod(Method):
                 "a rank is 'full', a share in (0, 1] or a positive number of channels", argument="rank", given=self.rank
             )
 
-    def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
+    def plan(
+        self, model: nn.Module, seen: LayerInventory, budget: Budget | None, progress: Progress | None = None
+    ) -> Plan:
         """Choose decomposition and rank per layer; see `Method.plan`."""
         outputs = self._outputs(model, seen)
-        skipped = {**seen.refused(), **dict.fromkeys(self.skip, "skipped on request")}
+        skipped = {**seen.skipped(), **dict.fromkeys(self.skip, "skipped on request")}
         table: list[tuple[Layer, list[Option]]] = []
         for layer in seen.usable("conv", "linear", "transposed", skip=self.skip):
             decomposition = self._decomposition(layer, outputs.get(layer.name))
@@ -111,7 +115,7 @@ class LowRankMethod(Method):
         budget = budget or Budget("macs", 0.5)
         return plan_layers("low-rank", model, seen, table, build, budget, skipped=skipped, progress=progress)
 
-    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
         """Replace the planned layers."""
         outputs = self._outputs(model, seen)
         layers = plan.settings()
@@ -181,7 +185,7 @@ class LowRankMethod(Method):
         rank = self.rank if isinstance(self.rank, int) else max(1, round(float(self.rank or 1) * len(options)))
         return options[min(int(rank), len(options)) - 1]
 
-    def _outputs(self, model: nn.Module, seen: Survey) -> dict[str, Outputs]:
+    def _outputs(self, model: nn.Module, seen: LayerInventory) -> dict[str, Outputs]:
         if not (self.data_aware and seen.real) or self.rank == "full":
             return {}
         return output_moments(model, seen, [x.name for x in seen.usable("conv", "linear", skip=self.skip)])
@@ -191,7 +195,7 @@ def _macs(layer: Layer, decomposition: str, rank: int) -> int:
     return layer.calls * counts(layer.module, decomposition, rank, layer.input_shape, layer.output_shape)[0]
 
 
-def output_moments(model: nn.Module, seen: Survey, names: Sequence[str]) -> dict[str, Outputs]:
+def output_moments(model: nn.Module, seen: LayerInventory, names: Sequence[str]) -> dict[str, Outputs]:
     """Return mean and covariance of each layer's bias-free output over the example's images and positions.
 
     A layer with fewer than `ENOUGH` values an output is left out: a basis of so few would fit these images alone.

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from convsmith.compression.planning.plan import Budget, Plan
-from convsmith.compression.planning.survey import Survey
+from convsmith.inspection.layers import LayerInventory
 from convsmith.registry import Registry
 
 
@@ -41,14 +41,14 @@ class Method(ABC):
     def plan(
         self,
         model: nn.Module,
-        seen: Survey,
+        seen: LayerInventory,
         budget: Budget | None,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> Plan:
         """Return the choices for ``model``; ``seen.example`` doubles as calibration images."""
 
     @abstractmethod
-    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
         """Carry ``plan`` out on ``model`` (which may be changed) and return the result."""
 
     @classmethod

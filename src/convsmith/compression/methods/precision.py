@@ -13,7 +13,8 @@ from convsmith.compression.methods.low_bit import lowbit
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.planning.budget import Option, assemble
 from convsmith.compression.planning.plan import Budget, Plan
-from convsmith.compression.planning.survey import Survey, replace
+from convsmith.compression.planning.replacement import replace
+from convsmith.inspection.layers import LayerInventory
 
 _NOTE = (
     "weights are {} on disk and in value, but computed in floating point: the file shrinks, MACs and latency do not; "
@@ -38,14 +39,14 @@ class LowBitMethod(Method):
     def plan(
         self,
         model: nn.Module,
-        seen: Survey,
+        seen: LayerInventory,
         budget: Budget | None,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> Plan:
         """Choose the layers; precision takes no budget."""
         return plan_lowbit(self.scheme, model, seen, ends=self.ends, skip=self.skip)
 
-    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
         """Replace the layers."""
         return apply_lowbit(model, seen, plan)
 
@@ -71,9 +72,9 @@ class Ternary(LowBitMethod):
     scheme: ClassVar[str] = "ternary"
 
 
-def plan_lowbit(scheme: str, model: nn.Module, seen: Survey, *, ends: bool, skip: tuple[str, ...]) -> Plan:
+def plan_lowbit(scheme: str, model: nn.Module, seen: LayerInventory, *, ends: bool, skip: tuple[str, ...]) -> Plan:
     """Plan ``scheme`` for every usable layer; without ``ends`` the first and last layer that ran are left alone."""
-    skipped = {**seen.refused(), **dict.fromkeys(skip, "skipped on request")}
+    skipped = {**seen.skipped(), **dict.fromkeys(skip, "skipped on request")}
     ran = [layer for layer in seen.layers if layer.calls and layer.kind != "other"]
     if not ends and ran:
         kept = {ran[0].name: "first layer, kept", ran[-1].name: "last layer, kept"}
@@ -84,7 +85,7 @@ def plan_lowbit(scheme: str, model: nn.Module, seen: Survey, *, ends: bool, skip
     return assemble(scheme, whole.macs, whole.params, picked, skipped=skipped)
 
 
-def apply_lowbit(model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+def apply_lowbit(model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
     """Replace the planned layers by low-bit ones with the same latent weights."""
     layers = plan.settings()
     for name, setting in layers.items():

@@ -27,8 +27,10 @@ from convsmith.compression.methods.method import METHODS, Applied, Method, outpu
 from convsmith.compression.methods.removal import AGREE, disagreement, remove, restructure, structure, traceable
 from convsmith.compression.planning.budget import SCAN_IMAGES, Progress
 from convsmith.compression.planning.plan import Budget, Choice, Plan
-from convsmith.compression.planning.survey import Survey, evaluating
 from convsmith.errors import InvalidArgument, RunFailed, close_matches
+from convsmith.inspection.layers import LayerInventory
+from convsmith.inspection.modes import evaluating
+from convsmith.inspection.outputs import joined_output
 
 #: shares of a group's channels that the scan removes
 SCANNED = (0.25, 0.5, 0.75)
@@ -76,7 +78,9 @@ class _Prune(Method):
                 "round_to is at least 1 and floor in [0, 1)", given=f"round_to {self.round_to}, floor {self.floor}"
             )
 
-    def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
+    def plan(
+        self, model: nn.Module, seen: LayerInventory, budget: Budget | None, progress: Progress | None = None
+    ) -> Plan:
         """Choose how many channels every group keeps."""
         groups, ranking, skipped = self._ranked(model, seen)
         whole = cost(model, tuple(seen.example.shape[1:]))
@@ -107,7 +111,7 @@ class _Prune(Method):
         after = [ledger.cost(kind, removed) for kind in ("macs", "params")]
         return Plan(self.label, choices, (whole.macs, after[0]), (whole.params, after[1]), budget, skipped)
 
-    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
         """Remove the planned numbers of channels, least important first, and prove the result."""
         groups, ranking, _ = self._ranked(model, seen)
         known = {group.root: group for group in groups}
@@ -147,7 +151,7 @@ class _Prune(Method):
         """Give the layers named their new widths."""
         return restructure(model, layers)
 
-    def _ranked(self, model: nn.Module, seen: Survey) -> tuple[list[Group], dict[str, Tensor], dict[str, str]]:
+    def _ranked(self, model: nn.Module, seen: LayerInventory) -> tuple[list[Group], dict[str, Tensor], dict[str, str]]:
         """Return groups with scores, their channels from least to most important, and the reasons for the rest."""
         groups, skipped = find_groups(model, seen, self.skip)
         if not traceable(seen):
@@ -165,7 +169,7 @@ class _Prune(Method):
                 ranking[group.root] = found.argsort(stable=True)
         return kept, ranking, skipped
 
-    def _check_importance(self, importance: Mapping[str, Tensor], seen: Survey) -> None:
+    def _check_importance(self, importance: Mapping[str, Tensor], seen: LayerInventory) -> None:
         layers = seen.by_name()
         for name, value in importance.items():
             if name not in layers:
@@ -281,10 +285,10 @@ class PruneChannels(_Prune):
     side: ClassVar[str] = "channels"
 
 
-def _curve(model: nn.Module, seen: Survey, group: Group, order: Tensor) -> tuple[list[float], list[float]]:
+def _curve(model: nn.Module, seen: LayerInventory, group: Group, order: Tensor) -> tuple[list[float], list[float]]:
     """Return sensitivity by number of channels removed, non-decreasing, measured at `SCANNED` shares."""
     xs, ys = [0.0], [0.0]
-    images, reference = seen.example[:SCAN_IMAGES], seen.output[:SCAN_IMAGES]
+    images, reference = seen.example[:SCAN_IMAGES], joined_output(seen.output)[:SCAN_IMAGES]
     with evaluating(model), torch.no_grad():
         for share in SCANNED:
             count = max(1, round(share * group.size))
@@ -292,7 +296,7 @@ def _curve(model: nn.Module, seen: Survey, group: Group, order: Tensor) -> tuple
                 continue
             undo = hide(model, group, order[:count])
             try:
-                sensitivity = output_error(reference, model(images))
+                sensitivity = output_error(reference, joined_output(model(images)))
             finally:
                 for module, weight in reversed(undo):
                     module.weight.copy_(weight)
@@ -303,7 +307,7 @@ def _curve(model: nn.Module, seen: Survey, group: Group, order: Tensor) -> tuple
     return xs, ys
 
 
-def _provable(model: nn.Module, seen: Survey, group: Group, skipped: dict[str, str]) -> bool:
+def _provable(model: nn.Module, seen: LayerInventory, group: Group, skipped: dict[str, str]) -> bool:
     """Try half of the group on a copy; note the reason in ``skipped`` if removal is not what masking is."""
     channels = torch.arange(group.size // 2)
     smaller, masked = copy.deepcopy(model), copy.deepcopy(model)

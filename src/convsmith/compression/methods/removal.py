@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.methods.channels import dependency_graph
-from convsmith.compression.planning.survey import Survey, evaluating
 from convsmith.errors import RunFailed
+from convsmith.inspection.layers import LayerInventory
+from convsmith.inspection.modes import evaluating
+from convsmith.inspection.outputs import joined_output
 
 #: largest relative difference between removal and masking that float32 rounding explains
 AGREE = 1e-3
 _WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
 
 
-def traceable(seen: Survey) -> bool:
+def traceable(seen: LayerInventory) -> bool:
     """Return whether every weight that worked belongs to a layer torch-pruning understands.
 
     Weights used by functional calls and foreign layers are invisible to its tracing; groups near them need a trial.
@@ -25,7 +27,7 @@ def traceable(seen: Survey) -> bool:
     return not any(layer.problem is not None and (layer.calls or "function" in layer.problem) for layer in seen.layers)
 
 
-def remove(model: nn.Module, seen: Survey, going: Mapping[str, Tensor]) -> None:
+def remove(model: nn.Module, seen: LayerInventory, going: Mapping[str, Tensor]) -> None:
     """Remove ``going``, channel numbers by root layer, from ``model`` in place."""
     graph = dependency_graph(model, seen.example)
     learns = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -37,7 +39,7 @@ def remove(model: nn.Module, seen: Survey, going: Mapping[str, Tensor]) -> None:
         parameter.requires_grad_(learns[name])
 
 
-def disagreement(model: nn.Module, masked: nn.Module, seen: Survey) -> float:
+def disagreement(model: nn.Module, masked: nn.Module, seen: LayerInventory) -> float:
     """Return max |model - masked| / max |masked| on two images of the example.
 
     Raises:
@@ -45,10 +47,10 @@ def disagreement(model: nn.Module, masked: nn.Module, seen: Survey) -> float:
     """
     with evaluating(model), evaluating(masked), torch.no_grad():
         try:
-            got = model(seen.example[:2])
+            got = joined_output(model(seen.example[:2]))
         except RuntimeError as error:
             raise RunFailed("the pruned network does not run", given=str(error)[:300]) from error
-        want = masked(seen.example[:2])
+        want = joined_output(masked(seen.example[:2]))
     return float((got - want).abs().max()) / max(float(want.abs().max()), 1e-12)
 
 
@@ -56,8 +58,8 @@ def structure(model: nn.Module) -> dict[str, dict[str, Any]]:
     """Return widths and tensor shapes of every module that owns tensors."""
     out = {}
     for name, module in model.named_modules():
-        own = {**module._parameters, **module._buffers}
-        shapes = {key: list(value.shape) for key, value in own.items() if value is not None}
+        own = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        shapes = {key: list(value.shape) for key, value in own}
         if shapes:
             widths = {key: getattr(module, key, None) for key in _WIDTHS}
             attributes = {key: value for key, value in widths.items() if isinstance(value, int)}

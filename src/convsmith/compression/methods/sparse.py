@@ -23,8 +23,8 @@ from convsmith.compression.cost import cost
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.planning.budget import Option, Progress, assemble, plan_layers
 from convsmith.compression.planning.plan import Budget, Plan
-from convsmith.compression.planning.survey import Layer, Survey
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.layers import Layer, LayerInventory
 
 #: sparsities offered to the budget
 LEVELS = tuple(round(0.02 * i, 2) for i in range(1, 50))
@@ -92,9 +92,11 @@ class _Sparsity(Method):
     def excluded(self) -> tuple[str, ...]:
         """Return the names the user wants left alone."""
 
-    def plan(self, model: nn.Module, seen: Survey, budget: Budget | None, progress: Progress | None = None) -> Plan:
+    def plan(
+        self, model: nn.Module, seen: LayerInventory, budget: Budget | None, progress: Progress | None = None
+    ) -> Plan:
         """Choose a density per layer; MACs and parameters in the plan count non-zero weights only."""
-        skipped = {**seen.refused(), **dict.fromkeys(self.excluded(), "skipped on request")}
+        skipped = {**seen.skipped(), **dict.fromkeys(self.excluded(), "skipped on request")}
         table: list[tuple[Layer, list[Option]]] = []
         for layer in seen.usable("conv", "linear", "transposed", skip=self.excluded()):
             settings = self.settings_for(layer)
@@ -110,7 +112,7 @@ class _Sparsity(Method):
             self.label, model, seen, table, _thinned, budget or Budget("macs", 0.5), skipped=skipped, progress=progress
         )
 
-    def apply(self, model: nn.Module, seen: Survey, plan: Plan) -> Applied:
+    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
         """Zero the weights of the planned layers."""
         layers = plan.settings()
         for name, setting in layers.items():

@@ -23,8 +23,11 @@ from torch import nn
 from convsmith.compression.cost import cost
 from convsmith.compression.methods.method import output_error
 from convsmith.compression.planning.plan import Budget, Choice, Plan
-from convsmith.compression.planning.survey import Layer, Survey, evaluating, replace
+from convsmith.compression.planning.replacement import put, replace
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.layers import Layer, LayerInventory
+from convsmith.inspection.modes import evaluating
+from convsmith.inspection.outputs import joined_output
 
 Progress = Callable[[int, int, str], None]
 #: cells of the knapsack's cost grid; costs are rounded up, so a plan of n layers may leave n/GRID of the budget unused
@@ -51,7 +54,7 @@ class Option:
 
 def scan(
     model: nn.Module,
-    seen: Survey,
+    seen: LayerInventory,
     layer: Layer,
     options: Sequence[Option],
     build: Callable[[Layer, Option], nn.Module],
@@ -72,9 +75,9 @@ def scan(
             new = build(layer, options[i])
             replace(model, layer.name, new)
             try:
-                sensitivity = output_error(seen.output[:SCAN_IMAGES], model(images))
+                sensitivity = output_error(joined_output(seen.output)[:SCAN_IMAGES], joined_output(model(images)))
             finally:
-                _put_back(model, new, layer.module)
+                put(model, new, layer.module)
             exact[i] = sensitivity if math.isfinite(sensitivity) else 1e9
             if options[i].loss > 0:
                 ratios.append((options[i].loss, exact[i] / options[i].loss))
@@ -83,13 +86,6 @@ def scan(
         return [exact.get(i, 0.0) for i in range(len(options))]
     xs, ys = [r[0] for r in ratios], [r[1] for r in ratios]
     return [exact[i] if i in exact else float(np.interp(o.loss, xs, ys)) * o.loss for i, o in enumerate(options)]
-
-
-def _put_back(model: nn.Module, new: nn.Module, old: nn.Module) -> None:
-    for parent in list(model.modules()):
-        for key, child in list(parent._modules.items()):
-            if child is new:
-                parent._modules[key] = old
 
 
 def allocate(
@@ -136,7 +132,7 @@ def allocate(
 def plan_layers(
     name: str,
     model: nn.Module,
-    seen: Survey,
+    seen: LayerInventory,
     table: Sequence[tuple[Layer, Sequence[Option]]],
     build: Callable[[Layer, Option], nn.Module],
     budget: Budget,

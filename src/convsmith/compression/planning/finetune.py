@@ -20,6 +20,7 @@ from convsmith.compression.methods.int8 import Int8Model, finish
 from convsmith.compression.methods.sparse import mask
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument, RunFailed
+from convsmith.inspection.modes import BATCH_NORMS, evaluating
 from convsmith.training import ClassificationTask, Losses, TrainConfig, fit
 
 #: share of the steps over which gradual sparsity grows; the rest trains at the final sparsity
@@ -35,18 +36,16 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch], *, limit: i
     alone, so that dropout stays off. A network without batch normalisation comes back unchanged.
     """
     result = copy.deepcopy(model)
-    norms = [m for m in result.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [m for m in result.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
     if not norms:
         return result
     momenta = [m.momentum for m in norms]
-    was = [(m, m.training) for m in result.modules()]
-    result.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-        norm.training = True
     device = next(result.parameters()).device
-    with torch.no_grad():
+    with evaluating(result), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # cumulative average
+            norm.training = True
         for batch in itertools.islice(batches, limit):
             if len(batch) > 1:
                 result(batch.images.to(device))
@@ -54,8 +53,6 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch], *, limit: i
         raise InvalidArgument("batch normalisation needs at least one batch of two images", given="none")
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    for module, mode in was:
-        module.training = mode
     return result
 
 

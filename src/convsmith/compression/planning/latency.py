@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from convsmith.compression.methods.method import Method
 from convsmith.compression.planning.plan import Budget, Plan
-from convsmith.compression.planning.survey import Survey, evaluating
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.layers import LayerInventory
+from convsmith.inspection.modes import evaluating
 
 #: plans tried by the bisection over operation budgets
 STEPS = 6
@@ -50,7 +51,7 @@ def _synchronise(images: Tensor) -> None:
 
 def plan_for_latency(
     model: nn.Module,
-    seen: Survey,
+    seen: LayerInventory,
     method: Method,
     budget: Budget,
     progress: Callable[[int, int, str], None] | None = None,
@@ -100,11 +101,9 @@ def plan_for_latency(
     return best
 
 
-def _share(model: nn.Module, seen: Survey, method: Method, plan: Plan, images: Tensor) -> float:
+def _share(model: nn.Module, seen: LayerInventory, method: Method, plan: Plan, images: Tensor) -> float:
     work = copy.deepcopy(model)
-    again = Survey(
-        tuple(replace(x, module=work.get_submodule(x.name)) for x in seen.layers), seen.example, seen.output, seen.real
-    )
+    again = replace(seen, layers=tuple(replace(x, module=work.get_submodule(x.name)) for x in seen.layers))
     smaller = method.apply(work, again, plan).model
     with evaluating(smaller), evaluating(model):
         old, new = time_side_by_side([model, smaller], images)

@@ -25,8 +25,8 @@ from convsmith.compression.methods.int8 import Int8Model
 from convsmith.compression.methods.method import output_error
 from convsmith.compression.methods.packing import packed_state
 from convsmith.compression.planning.latency import time_side_by_side
-from convsmith.compression.planning.survey import evaluating
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.modes import evaluating
 
 
 @dataclass(frozen=True)

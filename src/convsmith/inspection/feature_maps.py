@@ -4,32 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument
-
-#: top-level modules that belong to a head when the feature pass does not call them
-HEAD_NAMES = (
-    "attn_pool",
-    "avgpool",
-    "classifier",
-    "conv_head",
-    "fc",
-    "fc_norm",
-    "final_conv",
-    "flatten",
-    "global_pool",
-    "head",
-    "head_dist",
-    "head_drop",
-    "heads",
-    "norm_head",
-    "pre_logits",
-)
+from convsmith.inspection.modes import evaluating
 
 
 def _stages(*names: str) -> Callable[[Any, Tensor], Tensor]:
@@ -51,13 +32,15 @@ def _swin(model: Any, x: Tensor) -> Tensor:
 
 
 def _vision_transformer(model: Any, x: Tensor) -> Tensor:
-    x = model._process_input(x)
+    x = model.conv_proj(x).flatten(2).mT
     x = torch.cat([model.class_token.expand(x.shape[0], -1, -1), x], 1)
     return model.encoder(x)[:, 1:]
 
 
 def _inception(model: Any, x: Tensor) -> Tensor:
-    x = model._transform_input(x)
+    if model.transform_input:  # from ImageNet's mean and deviation by channel to 0.5 and 0.5
+        mean, deviation = x.new_tensor([0.485, 0.456, 0.406]), x.new_tensor([0.229, 0.224, 0.225])
+        x = (x * deviation[:, None, None] + (mean - 0.5)[:, None, None]) / 0.5
     for name, child in model.named_children():
         if name in ("AuxLogits", "aux1", "aux2", "avgpool", "dropout", "fc"):
             continue
@@ -91,7 +74,7 @@ TORCHVISION: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
-def reader(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
+def feature_fn(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
     """Return the function ``(model, images) -> features`` of a timm or torchvision classifier.
 
     Raises `InvalidArgument` for a network that is neither.
@@ -102,14 +85,16 @@ def reader(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
             return known
         raise InvalidArgument(
             "the features of this torchvision family are not known",
-            argument=f"attach to {type(model).__name__}",
+            argument="model",
+            given=type(model).__name__,
             hint=f"known: {', '.join(TORCHVISION)}; or take the same network from timm",
         )
     if callable(getattr(model, "forward_features", None)):
         return _timm
     raise InvalidArgument(
         "a classifier with forward_features (timm's interface) or one of torchvision's is needed",
-        argument=f"attach to {type(model).__name__}",
+        argument="model",
+        given=type(model).__name__,
         hint="give the network a forward_features(images) method that returns [B, C, H, W], or use a timm name",
     )
 
@@ -122,17 +107,6 @@ def channels_first(x: Tensor, channels: int, model: nn.Module) -> Tensor:
     if getattr(model, "output_fmt", "NCHW") == "NHWC" or (x.shape[1] != channels and x.shape[3] == channels):
         return x.permute(0, 3, 1, 2)
     return x
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Any:
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def input_shape(model: nn.Module, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
@@ -150,7 +124,7 @@ def input_shape(model: nn.Module, size: tuple[int, int] | None = None) -> tuple[
     return (channels, int(shape[1]), int(shape[2]))
 
 
-def probe(
+def infer_channels(
     model: nn.Module, read: Callable[[nn.Module, Tensor], Tensor], size: tuple[int, int] | None
 ) -> tuple[int, set[str]]:
     """Run one black image through the feature pass; return the channels and the top-level modules that it used.
@@ -166,13 +140,13 @@ def probe(
     weight = next(model.parameters())
     image = torch.zeros(1, *input_shape(model, size), dtype=weight.dtype, device=weight.device)
     try:
-        with _evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             x = read(model, image)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         raise InvalidArgument(
             "the feature pass failed on a black image",
-            argument=f"attach to {type(model).__name__}",
-            given=f"{tuple(image.shape)}: {' '.join(str(error).split())[:160]}",
+            argument="model",
+            given=f"{type(model).__name__}, {tuple(image.shape)}: {' '.join(str(error).split())[:160]}",
             hint="say the image size the network takes: input_size=(height, width)",
         ) from error
     finally:
@@ -180,22 +154,12 @@ def probe(
             hook.remove()
     if not isinstance(x, Tensor) or x.dim() not in (3, 4):
         raise InvalidArgument(
-            "second-order pooling needs a feature map or tokens",
-            argument=f"attach to {type(model).__name__}",
-            given=f"features of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__,
+            "features are a map [B, C, H, W] or tokens [B, N, C]",
+            argument="model",
+            given=f"{type(model).__name__}: " + (str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__),
         )
     if x.dim() == 3:
         return x.shape[2], used
     declared = getattr(model, "num_features", None)
     last = getattr(model, "output_fmt", "NCHW") == "NHWC" or (x.shape[1] != declared and x.shape[3] == declared)
     return (x.shape[3] if last else x.shape[1]), used
-
-
-def drop_head(model: nn.Module, used: set[str]) -> None:
-    """Replace the head's modules, those that the feature pass does not use, by identities: their weights are gone."""
-    for name in HEAD_NAMES:
-        if name not in used and isinstance(getattr(model, name, None), nn.Module):
-            setattr(model, name, nn.Identity())
-    for name in ("AuxLogits", "aux1", "aux2"):
-        if name not in used and isinstance(getattr(model, name, None), nn.Module):
-            setattr(model, name, None)

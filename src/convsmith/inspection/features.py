@@ -1,0 +1,99 @@
+"""What enters the classifier of a network: features and logits of a batch or of a whole loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.arguments import spelled
+from convsmith.errors import InvalidArgument
+from convsmith.inspection.modes import evaluating
+from convsmith.inspection.outputs import class_scores
+
+
+@dataclass(frozen=True)
+class Features:
+    """One pass. Shapes: features [n, d], logits [n, K], labels [n] (-1 where there are none)."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def classifier_of(model: nn.Module) -> nn.Linear:
+    """Return the linear layer that gives the logits: timm's classifier, or else the last linear layer of the model."""
+    getter = getattr(model, "get_classifier", None)
+    found = getter() if callable(getter) else None
+    if isinstance(found, nn.Linear):
+        return found
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    if not layers:
+        raise InvalidArgument(
+            "features are what enters the linear layer that gives the logits, and there is none",
+            argument="model",
+            given=type(model).__name__,
+        )
+    return layers[-1]
+
+
+def features_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what enters the classifier, [B, d], and the logits, [B, K], in the model's own mode, with gradient."""
+    seen: list[Tensor] = []
+    handle = classifier_of(model).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        logits = class_scores(model(images))
+    finally:
+        handle.remove()
+    if len(seen) != 1 or seen[0].dim() != 2:
+        raise InvalidArgument(
+            "the classifier must run once an image batch, on features [B, d]",
+            given=f"{type(model).__name__}: {[tuple(s.shape) for s in seen]}, logits {tuple(logits.shape)}",
+        )
+    return seen[0], logits
+
+
+def extract_features(model: nn.Module, images: Tensor | Iterable[Any]) -> Features:
+    """Return features, logits and labels of all images, in evaluation mode and without gradients.
+
+    Args:
+        model: a classifier; it keeps its modes.
+        images: a batch [B, C, H, W], or an iterable of such tensors, of ``(images, labels)`` or of objects with
+            ``images`` and ``labels``.
+
+    Returns:
+        float32 on the CPU.
+
+    Raises:
+        InvalidArgument: no image, or a classifier that does not run once on features [B, d].
+    """
+    parameter = next(model.parameters(), None)
+    features, logits, labels = [], [], []
+    with evaluating(model), torch.no_grad():
+        for item in [images] if isinstance(images, Tensor) else images:
+            x, y = _unpack(item)
+            f, z = features_and_logits(model, x if parameter is None else x.to(parameter.device))
+            features.append(f.float().cpu())
+            logits.append(z.float().cpu())
+            labels.append(y.cpu())
+    if not features:
+        raise InvalidArgument("there is no image to take features of", argument="images", given="an empty iterable")
+    return Features(torch.cat(features), torch.cat(logits), torch.cat(labels))
+
+
+def _unpack(item: Any) -> tuple[Tensor, Tensor]:
+    images = getattr(item, "images", item[0] if isinstance(item, tuple | list) and item else item)
+    labels = getattr(item, "labels", item[1] if isinstance(item, tuple | list) and len(item) > 1 else None)
+    if not isinstance(images, Tensor):
+        raise InvalidArgument(
+            "a batch is an image tensor, (images, labels), or has images and labels",
+            argument="images",
+            given=spelled(item),
+        )
+    return images, torch.full((len(images),), -1) if labels is None else torch.as_tensor(labels)

@@ -1,0 +1,106 @@
+"""How to run somebody's network and leave it as it was: evaluation mode, compiled modules, wrappers around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from convsmith.errors import InvalidArgument
+
+#: normalisations that may use the statistics of the batch, and all modules that act by chance
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in evaluation mode; every module gets its own mode back, also after an exception.
+
+    A module that does more than set its flag (an exported graph switches its operators) is asked through its own
+    ``train``. Gradients are the caller's business: add `torch.no_grad` where none are needed.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            if module.training != mode and type(module).train is not nn.Module.train:
+                module.train(mode)
+        for module, mode in modes:
+            module.training = mode
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the plain module inside DataParallel, DistributedDataParallel and `torch.compile` wrappers.
+
+    The inner module holds the same parameters; hooks need neither gradient exchange nor replicas.
+
+    Raises:
+        InvalidArgument: for a scripted module or a sharded one, whose layers cannot be hooked.
+    """
+    while True:
+        kind = type(model).__name__
+        if isinstance(model, torch.jit.ScriptModule):
+            raise InvalidArgument(
+                "a scripted module cannot be looked into: its layers run inside TorchScript, out of reach of hooks",
+                argument="model",
+                given=kind,
+                hint="pass the eager model it was scripted from",
+            )
+        if "FullyShardedDataParallel" in kind or kind.startswith("FSDP"):
+            raise InvalidArgument(
+                "a fully sharded model cannot be looked into: its parameters are gathered layer by layer",
+                argument="model",
+                given=kind,
+                hint="gather the state dict into an unsharded copy and pass that",
+            )
+        compiled = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(compiled, nn.Module):
+            model = compiled
+        else:
+            return model
+
+
+@contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Run modules that were compiled in place (``module.compile()``) eagerly, so that hooks are called."""
+    if any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+def check_evaluation(model: nn.Module) -> None:
+    """Refuse a model whose output for one image depends on the batch or on chance.
+
+    Raises:
+        InvalidArgument: names the first module that is in training mode or normalises with batch statistics.
+    """
+    chosen: tuple[str, nn.Module] | None = None
+    for name, module in model.named_modules():
+        batch_dependent = isinstance(module, (*BATCH_NORMS, *_DROPOUTS)) or hasattr(module, "drop_prob")
+        if module.training and (chosen is None or batch_dependent):
+            chosen = (name or "the model itself", module)
+            if batch_dependent:
+                break
+    if chosen is not None:
+        raise InvalidArgument(
+            "routes are defined for a network in evaluation mode (in training mode the rows of a batch influence "
+            "each other, or chance does)",
+            given=f"{chosen[0]} ({type(chosen[1]).__name__}) is in training mode",
+            hint="call model.eval() first",
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, BATCH_NORMS) and module.running_mean is None:
+            raise InvalidArgument(
+                "a BatchNorm without running statistics normalises by the batch even in evaluation mode",
+                given=f"{name} ({type(module).__name__}, track_running_stats=False)",
+                hint="train with running statistics, or replace it by GroupNorm",
+            )

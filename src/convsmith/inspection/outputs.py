@@ -1,0 +1,86 @@
+"""What a network returns: the tensors of any structure, and the class scores of a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convsmith.arguments import spelled
+from convsmith.errors import InvalidArgument
+
+#: keys and attributes under which models return their scores beside other things
+_SCORES = ("logits", "out")
+
+
+def output_tensors(output: Any) -> tuple[Tensor, ...]:
+    """Return all tensors of an output in order: a tensor, or tuples, lists, mappings and dataclasses of outputs."""
+    if isinstance(output, Tensor):
+        return (output,)
+    if isinstance(output, Mapping):
+        parts = list(output.values())
+    elif isinstance(output, tuple | list):
+        parts = list(output)
+    else:
+        parts = list(vars(output).values()) if hasattr(output, "__dict__") else []
+    return tuple(tensor for part in parts for tensor in output_tensors(part))
+
+
+def main_output(output: Any) -> Tensor:
+    """Return the tensor an output is about: itself, its ``logits`` or ``out``, else the first of its tensors.
+
+    Raises:
+        InvalidArgument: there is no tensor in it.
+    """
+    if isinstance(output, Tensor):
+        return output
+    for key in _SCORES:
+        part = output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
+        if isinstance(part, Tensor):
+            return part
+    found = output_tensors(output)
+    if not found:
+        raise InvalidArgument(
+            "the network returned no tensor",
+            given=spelled(output),
+            hint="wrap it in a module that returns one, or a tuple or dictionary of tensors",
+        )
+    return found[0]
+
+
+def class_scores(output: Any, *, classes: int = 1) -> Tensor:
+    """Return the logits [B, K] of a classifier's output: a tensor, or the ``logits`` or first tensor of a structure.
+
+    Args:
+        output: what ``model(images)`` returned.
+        classes: the least K.
+
+    Raises:
+        InvalidArgument: the scores are no matrix with at least so many columns.
+    """
+    scores = main_output(output)
+    if scores.dim() != 2 or scores.shape[1] < classes:
+        raise InvalidArgument(
+            f"a classifier's output must be logits [B, K] with K >= {classes}",
+            given=f"output {spelled(output)}",
+            hint="wrap the network so that forward(images) returns the logits",
+        )
+    return scores
+
+
+def joined_output(output: Any) -> Tensor:
+    """Return an output as one tensor to compare with another: itself, or its floating tensors as [B, N].
+
+    Tensors of a structure are flattened image by image; those whose first dimension is not the first one's are left
+    out (anchors, scalars).
+
+    Raises:
+        InvalidArgument: there is no tensor in it.
+    """
+    main = main_output(output)
+    found = [t for t in output_tensors(output) if t.is_floating_point() and t.dim() > 0 and len(t) == len(main)]
+    if len(found) <= 1:
+        return main
+    return torch.cat([t.flatten(1) if t.dim() > 1 else t[:, None] for t in found], dim=1)

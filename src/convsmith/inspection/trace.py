@@ -1,0 +1,242 @@
+"""One pass through a network, watched: which modules run, in what order, with what shapes, and who reads what.
+
+Compression rests on one assumption: a layer is used by calling it, and only so. The trace checks it: a weight read by
+a functional call, a layer class with a forward of its own, a weight shared with another layer, a layer that never ran
+are all found and named. Interpretation needs the calls: what adds a shortcut, what an activation follows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from convsmith.inspection.layers import KINDS, Call, Layer, LayerInventory, Weighted, is_activation
+from convsmith.inspection.modes import eager, evaluating
+
+_ADDITIONS = {
+    torch.add,
+    torch.Tensor.add,
+    torch.Tensor.add_,
+    torch.Tensor.__add__,
+    torch.Tensor.__radd__,
+    torch.Tensor.__iadd__,
+}
+_ACTIVATIONS = {
+    torch.relu,
+    torch.relu_,
+    torch.Tensor.relu,
+    torch.Tensor.relu_,
+    nn.functional.relu,
+    nn.functional.relu_,
+    nn.functional.relu6,
+    nn.functional.leaky_relu,
+    nn.functional.elu,
+    nn.functional.gelu,
+    nn.functional.silu,
+    nn.functional.hardswish,
+    nn.functional.mish,
+}
+#: functions and attributes that tell about a weight without computing with it, and those that hand it on
+_HARMLESS = {"size", "dim", "numel", "is_floating_point", "is_contiguous", "stride", "element_size", "type", "__len__"}
+_ALIASING = {"T", "mT", "H", "mH", "data", "grad", "real", "imag"}
+
+
+def trace_layers(model: nn.Module, example: Tensor, *, real: bool = True) -> LayerInventory:
+    """Run ``model`` once on ``example`` [B, C, H, W], in evaluation mode and without gradients, and say what happened.
+
+    The model may return anything. All hooks are gone and all modes put back when this returns or raises; what the
+    network raises is passed on.
+
+    Args:
+        model: a plain module (see `convsmith.inspection.modes.unwrap`).
+        example: images as the network expects them; two rows tell a batch dimension of 2 from a channel.
+        real: whether the example is more than noise of the right shape.
+    """
+    owners = _owners(model)
+    watch = _Watch(type(model).__name__, owners)
+    with evaluating(model), torch.no_grad(), eager(model), watch.following(model), watch:
+        output = model(example)
+    by_module: dict[nn.Module, list[Call]] = {}
+    for call in watch.done:
+        if call.input_shape and call.shape:
+            by_module.setdefault(call.module, []).append(call)
+    owners.sort(key=lambda owner: by_module[owner.module][0].order if owner.module in by_module else math.inf)
+    layers = tuple(_describe(x, by_module.get(x.module, []), watch) for x in owners)
+    return LayerInventory(layers, tuple(watch.done), tuple(dict.fromkeys(watch.functional)), example, output, real)
+
+
+@dataclass
+class _Owner:
+    name: str
+    module: nn.Module
+    weight: Tensor
+    tied: list[str] = field(default_factory=list)
+
+
+def _owners(model: nn.Module) -> list[_Owner]:
+    """Return every module that holds a weight matrix or kernel, with the names of those that hold the same one."""
+    owners: list[_Owner] = []
+    for name, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        weight = own.get("weight")
+        if not isinstance(module, tuple(KINDS)) and not (weight is not None and weight.dim() >= 2):
+            continue
+        if weight is None:
+            weight = next(iter(module.parameters()), None)
+        if weight is None:
+            continue
+        same = [other for other in owners if other.weight is weight]
+        for other in same:
+            other.tied.append(name)
+        owners.append(_Owner(name, module, weight, [other.name for other in same]))
+    return owners
+
+
+class _Watch(TorchFunctionMode):
+    """Records every module call, and every weight that enters a function while its own layer is not running."""
+
+    def __init__(self, model: str, owners: list[_Owner]) -> None:
+        super().__init__()
+        self.model = model
+        #: id of a weight -> its layers
+        self.owners: dict[int, list[_Owner]] = {}
+        for owner in owners:
+            self.owners.setdefault(id(owner.weight), []).append(owner)
+        self.stack: list[Call] = []
+        self.done: list[Call] = []
+        self.counts: dict[nn.Module, int] = {}
+        #: id of a living tensor -> a weak reference to it (ids are used again) and the call that made it
+        self.makers: dict[int, tuple[weakref.ref[Tensor], Call]] = {}
+        self.functional: list[str] = []
+        self.read: set[str] = set()
+        #: modules with a hook of somebody else's or a forward put in place of their own
+        self.carrying: set[nn.Module] = set()
+
+    def maker(self, tensor: Any) -> Call | None:
+        """Return the call that made ``tensor``."""
+        reference, call = self.makers.get(id(tensor), (None, None))
+        return call if reference is not None and reference() is tensor else None
+
+    def follow(self, tensor: Any, follower: str) -> None:
+        """Note that ``follower`` reads ``tensor``."""
+        maker = self.maker(tensor)
+        if maker is not None:
+            maker.followers.append(follower)
+
+    @contextlib.contextmanager
+    def following(self, model: nn.Module) -> Iterator[None]:
+        """Record the calls of every module of ``model``."""
+        handles: list[RemovableHandle] = []
+        try:
+            for name, module in model.named_modules():
+                pair = module.register_forward_pre_hook(self._enter(name)), module.register_forward_hook(self._leave)
+                handles += pair
+                if any(len(handle.hooks_dict_ref()) > 1 for handle in pair) or "forward" in vars(module):
+                    self.carrying.add(module)
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            call = Call(name, module, self.counts.get(module, 0), tuple(self.stack))
+            self.counts[module] = call.index + 1
+            if args and isinstance(args[0], Tensor):
+                call.input_shape = tuple(args[0].shape)
+                call.source = self.maker(args[0])
+                self.follow(args[0], type(module).__name__)
+            self.stack.append(call)
+
+        return hook
+
+    def _leave(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        call = self.stack.pop()
+        call.order = len(self.done)
+        self.done.append(call)
+        if isinstance(output, Tensor):
+            call.shape = tuple(output.shape)
+            self.makers[id(output)] = weakref.ref(output), call
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._note_reading(func, args, kwargs or {})
+        if func in _ADDITIONS and self.stack and len(args) > 1:
+            a, b = args[0], args[1]
+            if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() >= 3 and a.shape == b.shape:
+                self.stack[-1].adds = True
+        elif func in _ACTIVATIONS and self.stack and args:
+            self.follow(args[0], "ReLU" if "relu" in getattr(func, "__name__", "") else "Activation")
+            if not is_activation(self.stack[-1].module):
+                self.functional.append(self.stack[-1].name or self.model)
+        return func(*args, **(kwargs or {}))
+
+    def _note_reading(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        name = getattr(func, "__name__", "")
+        attribute = getattr(getattr(func, "__self__", None), "__name__", "")
+        if name in _HARMLESS or (name == "__get__" and attribute not in _ALIASING):
+            return
+        running = {call.module for call in self.stack}
+        for value in (*_flat(args), *_flat(tuple(kwargs.values()))):
+            owners = self.owners.get(id(value), [])
+            if owners and not any(owner.module in running for owner in owners):
+                self.read.update(owner.name for owner in owners)
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, tuple | list):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _describe(owner: _Owner, calls: list[Call], watch: _Watch) -> Layer:
+    module = owner.module
+    kind = KINDS.get(type(module), "other")
+    shapes = [(call.input_shape or (), call.shape or ()) for call in calls]
+    inner, outer = shapes[0] if shapes else ((), ())
+    macs = sum(_macs(module, kind, a, b) for a, b in shapes)
+    params = sum(p.numel() for p in module.parameters(recurse=False))
+    return Layer(
+        owner.name, module, kind, len(calls), inner, outer, macs, params, _problem(owner, kind, len(calls), watch)
+    )
+
+
+def _problem(owner: _Owner, kind: str, calls: int, watch: _Watch) -> str | None:
+    module = owner.module
+    if not owner.name:
+        return "it is the whole network, and only a layer inside one can be replaced"
+    if owner.tied:
+        return f"its weight is shared with {', '.join(owner.tied)}"
+    if owner.name in watch.read:
+        return "its weight is also used by a function outside the layer's own call"
+    if kind == "other":
+        base = next((k.__name__ for k in KINDS if isinstance(module, k)), None)
+        if base:
+            return f"{type(module).__name__} is a {base} with a forward of its own"
+        return f"{type(module).__name__} is not a convolution or fully connected layer"
+    if not calls:
+        return "the example never ran it"
+    if module in watch.carrying:
+        return "it carries hooks or a replaced forward, which a new layer would lose"
+    return None
+
+
+def _macs(module: Weighted, kind: str, inner: tuple[int, ...], outer: tuple[int, ...]) -> int:
+    """Return the multiply-accumulates of one call for one image."""
+    if kind == "linear":
+        return int(module.in_features) * math.prod(outer[1:])
+    if kind == "conv":
+        return int(module.weight[0].numel()) * math.prod(outer[1:])
+    if kind == "transposed":
+        return int(module.weight[0].numel()) * math.prod(inner[1:])
+    return 0
