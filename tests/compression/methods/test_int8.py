@@ -126,8 +126,8 @@ def test_a_second_order_head_stays_in_floating_point(mode, settled):
     made = finish(compress(second, "int8", example=IMAGES, mode=mode).eval())
     with torch.no_grad():
         assert (made(IMAGES[:3]) - second(IMAGES[:3])).norm() < 0.1 * second(IMAGES[:3]).norm()
-    rounded = {node.args[0].target for node in made.graph.graph.nodes if "quantize_per_tensor" in str(node.target)} - {
-        node.target for node in made.graph.graph.nodes if "quantize" in str(node.target)
+    rounded = {node.args[0].target for node in made.program.graph.nodes if "quantize_per_tensor" in str(node.target)} - {
+        node.target for node in made.program.graph.nodes if "quantize" in str(node.target)
     }
     assert rounded
     for target in rounded:

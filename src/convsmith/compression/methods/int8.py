@@ -28,8 +28,10 @@ from convsmith.compression.methods.graphs import graph_from_json, graph_to_json
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.methods.precision import apply_lowbit, plan_lowbit, rebuild_lowbit
 from convsmith.compression.planning.plan import WHOLE, Budget, Choice, Plan
+from convsmith.compression.planning.replacement import replace
 from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
 from convsmith.inspection.layers import LayerInventory
+from convsmith.inspection.modes import evaluating
 
 _UNFINISHED = ("in int8 training: train it, then call finish",)
 MODES = ("static", "qat", "weight-only")
@@ -40,11 +42,11 @@ class Int8Model(nn.Module):
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__()
-        self.graph: Any = graph
+        self.program: Any = graph
         self.training = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.graph(x)
+        return self.program(x)
 
     def train(self, mode: bool = True) -> Int8Model:
         """Note the mode; the graph itself always normalises as in evaluation and cannot be trained."""
@@ -57,19 +59,19 @@ class Int8Training(nn.Module):
 
     def __init__(self, graph: fx.GraphModule, *, trainable: bool = True) -> None:
         super().__init__()
-        self.graph: Any = graph
+        self.program: Any = graph
         self.training = trainable
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.graph(x)
+        return self.program(x)
 
     def train(self, mode: bool = True) -> Int8Training:
         """Switch normalisation and dropout inside the exported graph."""
         from torchao.quantization.pt2e import move_exported_model_to_eval, move_exported_model_to_train
 
         self.training = mode
-        (move_exported_model_to_train if mode else move_exported_model_to_eval)(self.graph)
-        for module in self.graph.modules():
+        (move_exported_model_to_train if mode else move_exported_model_to_eval)(self.program)
+        for module in self.program.modules():
             # in evaluation the ranges must stand still, or every look at the network would change it
             switch: Any = getattr(module, "enable_observer", None)
             if switch is not None:
@@ -153,13 +155,13 @@ def _calibrated(prepared: Int8Training, example: Tensor) -> Int8Training:
     """Show the example to the observers, in evaluation mode."""
     if prepared.training:
         prepared.train(False)
-        for module in prepared.graph.modules():
+        for module in prepared.program.modules():
             switch: Any = getattr(module, "enable_observer", None)
             if switch is not None:
                 switch(True)
     with torch.no_grad():
         for images in example.split(64):
-            prepared.graph(images)
+            prepared.program(images)
     return prepared
 
 
@@ -180,7 +182,9 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Trainin
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
         from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
-        work = copy.deepcopy(model).train(training)
+        work = _padded_by_number(copy.deepcopy(model))
+        _part_from_norms(work, example)
+        work.train(training)
         images = example[:2] if len(example) > 1 else example.expand(2, *example.shape[1:])
         batch = torch.export.Dim("batch", min=1)
         try:
@@ -209,6 +213,63 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Trainin
             ) from error
 
 
+def _padded_by_number(model: nn.Module) -> nn.Module:
+    """Write ``padding="same"`` and ``"valid"`` as numbers, in place: the quantiser knows no convolution padded by name."""
+    for name, conv in list(model.named_modules()):
+        if type(conv) is not nn.Conv2d or not isinstance(conv.padding, str):
+            continue
+        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+        if conv.padding == "valid":
+            totals = [0, 0]
+        top, left = (total // 2 for total in totals)
+        if all(total % 2 == 0 for total in totals):
+            conv.padding = (top, left)
+            continue
+        conv.padding = (0, 0)
+        sides = (left, totals[1] - left, top, totals[0] - top)
+        conv.padding_mode, mode = "zeros", conv.padding_mode
+        pad = {"zeros": nn.ZeroPad2d, "reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d}
+        replace(model, name, nn.Sequential(pad.get(mode, nn.CircularPad2d)(sides), conv))
+    return model
+
+
+class _ChannelAffine(nn.Module):
+    """What a batch normalisation computes in evaluation mode, x * scale + shift [C], written as that."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        scale = torch.rsqrt(norm.running_var + norm.eps) * (1.0 if norm.weight is None else norm.weight.detach())
+        self.register_buffer("scale", scale.view(-1, 1, 1))
+        shift = (0.0 if norm.bias is None else norm.bias.detach()) - norm.running_mean * scale
+        self.register_buffer("shift", shift.view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+def _part_from_norms(model: nn.Module, example: Tensor) -> None:
+    """Keep torchao from folding normalisations into grouped transposed convolutions, where its shapes are wrong."""
+    outputs: list[Tensor] = []
+    followers: list[str] = []
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ConvTranspose2d) and module.groups > 1:
+            handles.append(module.register_forward_hook(lambda _module, _args, out: outputs.append(out)))
+        elif isinstance(module, nn.BatchNorm2d):
+
+            def look(_module: nn.Module, args: Any, name: str = name) -> None:
+                if any(args[0] is out for out in outputs):
+                    followers.append(name)
+
+            handles.append(module.register_forward_pre_hook(look))
+    with evaluating(model), torch.no_grad():
+        model(example[:1])
+    for handle in handles:
+        handle.remove()
+    for name in dict.fromkeys(followers):
+        replace(model, name, _ChannelAffine(model.get_submodule(name)))
+
+
 def _tell_calls_apart(exported: fx.GraphModule) -> None:
     """Give every call in the graph a name of its own.
 
@@ -235,7 +296,7 @@ def converted(prepared: Int8Training) -> tuple[Int8Model, dict[str, Any]]:
         from torchao.quantization.pt2e import move_exported_model_to_eval
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-        graph = copy.deepcopy(prepared.graph)
+        graph = copy.deepcopy(prepared.program)
         if prepared.training:
             move_exported_model_to_eval(graph)
         graph = convert_pt2e(graph)

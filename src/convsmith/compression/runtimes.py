@@ -1,0 +1,117 @@
+"""The runtimes a compressed network ships in: ONNX Runtime, `torch.compile` with frozen weights, plain torch.
+
+`runnable` turns a network into a function of one batch in the runtime asked for, so that all are timed alike.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
+
+#: names of runtimes, in the order of the table
+RUNTIMES = ("torch", "compile", "onnxruntime")
+
+
+def check_runtime(name: str) -> str:
+    """Return ``name``, or raise with close matches; also if the runtime's packages are missing."""
+    if name not in RUNTIMES:
+        raise InvalidArgument(
+            "no runtime has this name", argument="runtime", given=name, hint=close_matches(name, RUNTIMES)
+        )
+    if name == "onnxruntime":
+        for module in ("onnx", "onnxscript", "onnxruntime"):
+            require(module, "onnx")
+    return name
+
+
+def write_onnx(model: nn.Module, images: Tensor, file: Path) -> Path:
+    """Write ``model`` in evaluation mode as ONNX with a free batch size; int8 weights stay int8 (QDQ).
+
+    Args:
+        model: any network of one image tensor; an int8 graph too.
+        images: [B, C, H, W] with B at least 2, for the shapes.
+        file: where to write.
+
+    Raises:
+        RunFailed: torch.onnx cannot express the network; the message names the operator or the reason.
+    """
+    check_runtime("onnxruntime")
+    work = copy.deepcopy(model).eval().cpu()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program: Any = torch.onnx.export(
+                work,
+                (images.detach().cpu(),),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                verbose=False,
+                input_names=["images"],
+            )
+        except Exception as error:
+            cause = error.__cause__ or error
+            raise RunFailed(
+                "torch.onnx cannot write this network",
+                argument="onnx",
+                given=f"{type(cause).__name__}: {str(cause).splitlines()[0][:300]}",
+                hint="leave out the layer it names, or use --format torch-export",
+            ) from error
+    program.optimize()
+    program.save(str(file), external_data=False)
+    return file
+
+
+def onnx_function(file: Path, threads: int | None = None) -> Callable[[Tensor], Tensor]:
+    """Return a function that runs an ONNX file on the CPU with ``threads`` threads (None: torch's number)."""
+    onnxruntime: Any = require("onnxruntime", "onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def compute(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+
+    return compute
+
+
+def runnable(model: nn.Module, images: Tensor, runtime: str, *, threads: int | None = None) -> Callable[[Tensor], Any]:
+    """Return ``model`` as a function of a batch shaped like ``images``, in ``runtime``; the model is not changed.
+
+    Raises:
+        RunFailed: the runtime cannot take this network.
+    """
+    check_runtime(runtime)
+    if runtime == "torch":
+        return copy.deepcopy(model).eval()
+    if runtime == "compile":
+        import torch._inductor.config as inductor
+
+        fast = torch.compile(copy.deepcopy(model).eval(), dynamic=False)
+
+        def frozen(x: Tensor) -> Any:
+            with inductor.patch(freezing=True), torch.no_grad():
+                return fast(x)
+
+        try:
+            frozen(images)
+        except Exception as error:
+            raise RunFailed(
+                "torch.compile cannot take this network",
+                argument="compile",
+                given=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+            ) from error
+        return frozen
+    with tempfile.TemporaryDirectory() as folder:
+        example = images if len(images) > 1 else images.expand(2, *images.shape[1:]).contiguous()
+        return onnx_function(write_onnx(model, example, Path(folder) / "model.onnx"), threads)
