@@ -97,6 +97,20 @@ def test_export_is_checked(saved, tmp_path, capsys, kind):
     assert found["input"] == ["batch", 1, 8, 8]
 
 
+def test_the_readmes_last_line_an_int8_run_exports_to_onnx(saved, tmp_path, capsys):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    lean = tmp_path / "lean"
+    words = ["--data", "digits", "--limit", "64", "--method", "low-rank,int8", "--keep-macs", "0.6", "--no-compiled"]
+    assert main(["compress", str(saved), *words, "--out", str(lean)]) == 0
+    assert main(["export", str(lean), "--format", "onnx", "--out", str(tmp_path / "e"), "--json"]) == 0
+    assert max(last(capsys)["differences"].values()) < 0.05
+    written = onnx.load(str(tmp_path / "e" / "model.onnx"))
+    int8 = [x for x in written.graph.initializer if x.data_type == onnx.TensorProto.INT8 and len(x.dims) > 1]
+    assert len(int8) >= 3
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in written.graph.node}
+
+
 def test_export_refuses_what_differs(saved, tmp_path, capsys, monkeypatch):
     from convsmith.cli.verbs import export
 

@@ -15,10 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.compression.methods.int8 import Int8Model
 from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
+from convsmith.inspection.modes import evaluating
+from convsmith.inspection.outputs import joined_output
 
 #: names of runtimes, in the order of the table
 RUNTIMES = ("torch", "compile", "onnxruntime")
+#: batch sizes at which a file is compared with the network
+CHECKED = (1, 3)
 
 
 def check_runtime(name: str) -> str:
@@ -115,3 +120,22 @@ def runnable(model: nn.Module, images: Tensor, runtime: str, *, threads: int | N
     with tempfile.TemporaryDirectory() as folder:
         example = images if len(images) > 1 else images.expand(2, *images.shape[1:]).contiguous()
         return onnx_function(write_onnx(model, example, Path(folder) / "model.onnx"), threads)
+
+
+def differences(model: nn.Module, compute: Callable[[Tensor], Tensor], images: Tensor) -> dict[int, float]:
+    """Return max |compute - model| / max |model| by batch size of `CHECKED`; ``images`` holds the largest at least."""
+    found = {}
+    with evaluating(model), torch.no_grad():
+        for count in CHECKED:
+            wanted, got = joined_output(model(images[:count])), compute(images[:count])
+            found[count] = float((got - wanted).abs().max()) / max(float(wanted.abs().max()), 1e-12)
+    return found
+
+
+def tolerance(model: nn.Module) -> float:
+    """Return the difference another runtime may show: float32 rounding, or a few steps of an int8 graph.
+
+    A runtime that multiplies integers rounds a value that lies between two codes another way now and then, one step
+    of a layer's 255; what follows carries it on.
+    """
+    return 0.05 if any(isinstance(module, Int8Model) for module in model.modules()) else 1e-4

@@ -126,9 +126,9 @@ def test_a_second_order_head_stays_in_floating_point(mode, settled):
     made = finish(compress(second, "int8", example=IMAGES, mode=mode).eval())
     with torch.no_grad():
         assert (made(IMAGES[:3]) - second(IMAGES[:3])).norm() < 0.1 * second(IMAGES[:3]).norm()
-    rounded = {node.args[0].target for node in made.program.graph.nodes if "quantize_per_tensor" in str(node.target)} - {
-        node.target for node in made.program.graph.nodes if "quantize" in str(node.target)
-    }
+    rounded = {
+        node.args[0].target for node in made.program.graph.nodes if "quantize_per_tensor" in str(node.target)
+    } - {node.target for node in made.program.graph.nodes if "quantize" in str(node.target)}
     assert rounded
     for target in rounded:
         assert not any(word in str(target) for word in ("mul", "sum", "where", "bmm", "sub", "mean")), target
@@ -170,3 +170,38 @@ def test_a_fixed_batch_size_is_refused_with_the_way_out():
 
     with pytest.raises(RunFailed, match="weight-only"):
         compress(Fixed(), "int8", example=IMAGES)
+
+
+class Awkward(nn.Module):
+    """Padding by name, a depthwise layer, a residual sum, a grouped transposed convolution with a normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding="same", bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 4, padding="same", groups=8)
+        self.point = nn.Conv2d(8, 8, 1)
+        self.up = nn.ConvTranspose2d(8, 8, 2, 2, groups=4, bias=False)
+        self.up_norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.first(x)))
+        x = x + self.point(torch.nn.functional.relu6(self.depthwise(x)))
+        return self.head(torch.relu(self.up_norm(self.up(x))).mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_torchao_cannot_take_is_written_so_that_it_can():
+    torch.manual_seed(0)
+    model = Awkward()
+    images = torch.randn(32, 3, 12, 12)
+    for _ in range(3):
+        model(images)
+    model.eval()
+    made = compress(model, "int8", example=images)
+    with torch.no_grad():
+        wanted, got = model(images), made(images)
+    assert float((got - wanted).norm() / wanted.norm()) < 0.05
+    holders = {n: b for n, b in made.named_buffers() if b.dtype == torch.int8}
+    assert {tuple(b.shape) for b in holders.values()} >= {(8, 3, 3, 3), (8, 1, 4, 4), (8, 8, 1, 1), (5, 8)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, run_folder, terminal
 from convsmith.cli.shell.options import Computation, option
-from convsmith.errors import InvalidArgument, RunFailed, require
+from convsmith.errors import InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,8 +18,6 @@ EXAMPLES = (
     "export runs/small --format torch-export --out runs/pt2",
     "export resnet18 --format onnx --size 224 --tolerance 1e-4",
 )
-#: batch sizes at which the file is compared with the network
-CHECKED = (1, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +28,11 @@ class Arguments(Computation):
     format: Literal["onnx", "torch-export"] = option("onnx", "kind of file")
     size: int | None = option(None, "side of the images (default: what the network was made for)", metavar="PIXELS")
     pretrained: bool = option(False, "a timm name: take its published weights")
-    tolerance: float = option(1e-4, "largest difference allowed, relative to the largest output", metavar="X")
+    tolerance: float | None = option(
+        None,
+        "largest difference allowed, relative to the largest output (default: 1e-4; int8: 0.05, a few roundings)",
+        metavar="X",
+    )
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -38,30 +40,27 @@ def run(arguments: Arguments) -> dict[str, Any]:
     run_folder.check("export", arguments)
     if arguments.size is not None and arguments.size < 1:
         raise InvalidArgument("must be 1 or more", argument="--size", given=arguments.size)
-    if not arguments.tolerance > 0:
+    if arguments.tolerance is not None and not arguments.tolerance > 0:
         raise InvalidArgument("must be above 0", argument="--tolerance", given=arguments.tolerance)
-    if arguments.format == "onnx":
-        for module in ("onnx", "onnxscript", "onnxruntime"):
-            require(module, "onnx")
     import torch
 
+    from convsmith.compression import runtimes
     from convsmith.models.storage import load_model
 
+    if arguments.format == "onnx":
+        runtimes.check_runtime("onnxruntime")
     pretrained = arguments.pretrained and not classifier.is_saved(arguments.model)
     loaded = load_model(arguments.model, pretrained=pretrained)
     if not classifier.is_saved(arguments.model) and not pretrained:
         terminal.complain("note", f"{arguments.model} is untrained: its weights are random")
     shape = input_shape(loaded.model, loaded.description, arguments.size)
     generator = torch.Generator().manual_seed(arguments.seed)
-    images = torch.randn(max(CHECKED), *shape, generator=generator)
+    images = torch.randn(max(runtimes.CHECKED), *shape, generator=generator)
     folder = run_folder.open_run("export", arguments)
     write = write_onnx if arguments.format == "onnx" else write_program
     file, compute = write(loaded.model, images, folder)
-    differences = {}
-    for count in CHECKED:
-        with torch.no_grad():
-            wanted, got = loaded.model(images[:count]), compute(images[:count])
-        differences[count] = float((got - wanted).abs().max()) / max(float(wanted.abs().max()), 1e-12)
+    differences = runtimes.differences(loaded.model, compute, images)
+    tolerance = runtimes.tolerance(loaded.model) if arguments.tolerance is None else arguments.tolerance
     worst = max(differences.values())
     summary = {
         "title": f"{arguments.model} as {arguments.format}",
@@ -71,13 +70,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "differences": {f"batch {count}": value for count, value in differences.items()},
     }
     run_folder.write_json(folder / "result.json", summary)
-    if not worst <= arguments.tolerance:
+    if not worst <= tolerance:
         raise RunFailed(
             "the file does not compute what the network computes",
-            argument=f"--tolerance {arguments.tolerance:g}",
+            argument=f"--tolerance {tolerance:g}",
             given=f"relative difference {worst:.3g} ({file})",
         )
-    terminal.say(f"file    {file}", f"checked at batch {CHECKED[0]} and {CHECKED[1]}: differs by {worst:.2g} at most")
+    checked = " and ".join(map(str, runtimes.CHECKED))
+    terminal.say(f"file    {file}", f"checked at batch {checked}: differs by {worst:.2g} at most")
     return {"run": str(folder), **summary}
 
 
@@ -97,25 +97,10 @@ def input_shape(model: nn.Module, description: Any, size: int | None) -> tuple[i
 
 def write_onnx(model: nn.Module, images: Tensor, folder: Path) -> tuple[Path, Any]:
     """Write ``model.onnx`` with a free batch size; return it and a function that runs it in onnxruntime."""
-    import torch
+    from convsmith.compression import runtimes
 
-    onnxruntime: Any = require("onnxruntime", "onnx")
-    file = folder / "model.onnx"
-    batch = torch.export.Dim("batch", min=1)
-    program = torch.onnx.export(
-        model.eval(), (images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False, input_names=["images"]
-    )
-    if program is None:
-        raise RunFailed("torch.onnx gave no program", argument="--format onnx")
-    program.optimize()
-    program.save(str(file), external_data=False)
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def compute(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
-
-    return file, compute
+    file = runtimes.write_onnx(model, images, folder / "model.onnx")
+    return file, runtimes.onnx_function(file)
 
 
 def write_program(model: nn.Module, images: Tensor, folder: Path) -> tuple[Path, Any]:

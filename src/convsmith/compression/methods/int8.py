@@ -214,7 +214,7 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Trainin
 
 
 def _padded_by_number(model: nn.Module) -> nn.Module:
-    """Write ``padding="same"`` and ``"valid"`` as numbers, in place: the quantiser knows no convolution padded by name."""
+    """Write ``padding="same"`` and ``"valid"`` as numbers, in place: the quantiser does not know the names."""
     for name, conv in list(model.named_modules()):
         if type(conv) is not nn.Conv2d or not isinstance(conv.padding, str):
             continue
