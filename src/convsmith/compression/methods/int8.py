@@ -236,6 +236,9 @@ def _padded_by_number(model: nn.Module) -> nn.Module:
 class _ChannelAffine(nn.Module):
     """What a batch normalisation computes in evaluation mode, x * scale + shift [C], written as that."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, norm: Any) -> None:
         super().__init__()
         scale = torch.rsqrt(norm.running_var + norm.eps) * (1.0 if norm.weight is None else norm.weight.detach())
