@@ -179,3 +179,17 @@ def test_a_failing_model_raises_its_own_error_and_leaves_no_hooks():
 def test_bad_sizes(size):
     with pytest.raises(InvalidArgument, match="three or four positive"):
         cost(nn.Conv2d(3, 4, 3), size)
+
+
+def test_codes_of_quantised_weights_count_where_they_lie():
+    from convsmith.compression import compress
+
+    model = timm.create_model("resnet18", num_classes=3).eval()
+    before = cost(model, (3, 32, 32))
+    after = cost(compress(model, "int8", example=torch.randn(8, 3, 32, 32)), (3, 32, 32))
+    norms = before.params - before.params_as("no-norm")  # folded into the convolutions: one bias for two numbers
+    assert after.params == before.params - norms // 2
+    assert after.macs == before.macs
+    assert after.bytes < 0.26 * before.bytes
+    assert before.bytes == 4 * before.params
+    assert after.uncounted == before.uncounted == {}

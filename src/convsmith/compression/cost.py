@@ -1,32 +1,23 @@
 """What a network costs: parameters, multiply-accumulates, activations and memory traffic, by layer and in total.
 
-The operators are counted as they are dispatched, with the formulas of ``torch.utils.flop_counter``, so a grouped
-convolution, a batched matrix product or a functional call inside a ``forward`` costs what it really does. Nothing is
-computed: the network runs on fake tensors of the asked size.
-
-Conventions. One MAC is one multiplication with its addition (half of torch's FLOP). Normalisation, activations and
-pooling count no MACs; they do count in the traffic.
+Operations are counted by `convsmith.inspection.counting`. One MAC is one multiplication with its addition (half of
+torch's FLOP). Normalisation, activations and pooling count no MACs; they do count in the traffic. A parameter is a
+number that was learned: the codes of a quantised weight count wherever they lie, in a parameter or in a buffer.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from convsmith.errors import InvalidArgument, close_matches
+from convsmith.inspection.counting import Count, count_operations
+from convsmith.inspection.modes import BATCH_NORMS
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORMS = (*BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 #: name of a parameter convention -> (norm affine, biases, classifier weights) counted beside the other weights
 CONVENTIONS: dict[str, tuple[bool, bool, bool]] = {
@@ -40,7 +31,7 @@ CONVENTIONS: dict[str, tuple[bool, bool, bool]] = {
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One module's own share (children excluded): counts per forward pass, ``traffic`` in bytes."""
+    """One module's own share (children excluded): counts per forward pass, ``traffic`` and ``bytes`` in bytes."""
 
     name: str
     kind: str
@@ -50,6 +41,7 @@ class LayerCost:
     macs: int = 0
     activations: int = 0
     traffic: int = 0
+    bytes: int = 0
     is_classifier: bool = False
 
     @property
@@ -62,17 +54,21 @@ class LayerCost:
 class Cost:
     """The cost of one forward pass.
 
-    ``params``: all parameters, shared ones once. ``macs``: multiply-accumulates of convolutions and matrix products.
-    ``activations``: elements these write. ``traffic``: bytes read and written by every operator that is not a view,
-    unfused. ``by_layer``: the same by module name, in the order of ``named_modules``; a shared module stands once,
-    with the work of all its calls.
+    ``params``: all parameters, shared ones once, codes of quantised weights included. ``macs``: multiply-accumulates of
+    everything that contracts. ``activations``: elements these write. ``traffic``: bytes read and written by every
+    operator that is not a view, unfused. ``bytes``: what the parameters occupy. ``by_layer``: the same by module name,
+    in the order of ``named_modules``; a shared module stands once, with the work of all its calls. ``uncounted``:
+    operators whose MACs nobody knows (a decomposition that iterates, an operator of your own), each with the modules
+    that call it; they are in no total.
     """
 
     params: int
     macs: int
     activations: int
     traffic: int
+    bytes: int
     by_layer: dict[str, LayerCost] = field(repr=False)
+    uncounted: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def params_as(self, convention: str) -> int:
         """Return the parameters under one of `CONVENTIONS` (papers print all of them).
@@ -113,34 +109,34 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
         )
     if len(size) == 3:
         size = (1, *size)
-    names = {id(module): name for name, module in model.named_modules()}
-    counter = _run(model, size, names)
-
+    counts = count_operations(model, size)
     shares: dict[str, LayerCost] = {}
     seen: set[int] = set()
     for name, module in model.named_modules():
-        weights = biases = norm = 0
-        for key, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen:
+        weights = biases = norm = size_in_bytes = 0
+        for key, tensor in [*module.named_parameters(recurse=False), *_codes(module)]:
+            if id(tensor) in seen:
                 continue
-            seen.add(id(parameter))
+            seen.add(id(tensor))
+            size_in_bytes += tensor.numel() * tensor.element_size()
             if isinstance(module, _NORMS):
-                norm += parameter.numel()
+                norm += tensor.numel()
             elif "bias" in key:
-                biases += parameter.numel()
+                biases += tensor.numel()
             else:
-                weights += parameter.numel()
-        macs, activations, traffic = counter.counts.get(name, (0, 0, 0))
-        if weights or biases or norm or macs or traffic:
+                weights += tensor.numel()
+        work = counts.by_module.get(name, Count())
+        if weights or biases or norm or work.macs or work.traffic:
             shares[name] = LayerCost(
                 name,
                 type(module).__name__,
                 weights,
                 biases,
                 norm,
-                macs,
-                activations,
-                traffic,
+                work.macs,
+                work.activations,
+                work.traffic,
+                size_in_bytes,
                 is_classifier=isinstance(module, nn.Linear),
             )
     layers = list(shares.values())
@@ -149,89 +145,13 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
         macs=sum(layer.macs for layer in layers),
         activations=sum(layer.activations for layer in layers),
         traffic=sum(layer.traffic for layer in layers),
+        bytes=sum(layer.bytes for layer in layers),
         by_layer=shares,
+        uncounted=counts.uncounted,
     )
 
 
-def _run(model: nn.Module, size: tuple[int, ...], names: dict[int, str]) -> _Counter:
-    tensors = [*model.parameters(), *model.buffers()]
-    device = tensors[0].device if tensors else torch.device("cpu")
-    dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
-    with _evaluating(model), torch.no_grad():
-        if device.type == "meta":
-            return _counted(model, torch.empty(size, dtype=dtype, device=device), names)
-        try:
-            with FakeTensorMode(allow_non_fake_inputs=True):
-                return _counted(model, torch.empty(size, dtype=dtype, device=device), names)
-        except RuntimeError:
-            # operators without a fake form, or whose shapes depend on the data: the same count on real zeros
-            return _counted(model, torch.zeros(size, dtype=dtype, device=device), names)
-
-
-def _counted(model: nn.Module, images: Tensor, names: dict[int, str]) -> _Counter:
-    counter = _Counter(names)
-    with counter.following_modules(), counter:
-        model(images)
-    return counter
-
-
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-class _Counter(TorchDispatchMode):
-    """Adds up, under the innermost running module, what every dispatched operator costs."""
-
-    def __init__(self, names: dict[int, str]) -> None:
-        super().__init__()
-        self.names = names
-        self.stack: list[str] = [""]
-        self.counts: dict[str, tuple[int, int, int]] = {}
-
-    @contextlib.contextmanager
-    def following_modules(self) -> Iterator[None]:
-        """Keep ``stack`` at the running modules; modules outside the model count for the one that calls them."""
-
-        def enter(module: nn.Module, _: Any) -> None:
-            self.stack.append(self.names.get(id(module), self.stack[-1]))
-
-        def leave(_: nn.Module, __: Any, ___: Any) -> None:
-            self.stack.pop()
-
-        handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        packet = func._overloadpacket
-        if func.namespace == "prim":
-            return func(*args, **kwargs)
-        if packet not in flop_registry:
-            with self:
-                parts = func.decompose(*args, **kwargs)
-                if parts is not NotImplemented:
-                    return parts
-        out = func(*args, **kwargs)
-        macs = activations = 0
-        if packet in flop_registry:
-            macs = int(flop_registry[packet](*args, **kwargs, out_val=out)) // 2
-            first = next(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
-            activations = first.numel()
-        traffic = 0
-        if not func.is_view and packet is not torch.ops.aten.empty:
-            moved = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
-            traffic = sum(leaf.numel() * leaf.element_size() for leaf in moved)
-        old = self.counts.get(self.stack[-1], (0, 0, 0))
-        self.counts[self.stack[-1]] = (old[0] + macs, old[1] + activations, old[2] + traffic)
-        return out
+def _codes(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the buffers that hold weights as 8-bit codes: matrices and kernels; scales and zero points are vectors."""
+    narrow = (torch.int8, torch.uint8)
+    return [(key, t) for key, t in module.named_buffers(recurse=False) if t.dtype in narrow and t.dim() > 1]

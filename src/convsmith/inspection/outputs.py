@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,8 @@ def output_tensors(output: Any) -> tuple[Tensor, ...]:
     elif isinstance(output, tuple | list):
         parts = list(output)
     else:
-        parts = list(vars(output).values()) if hasattr(output, "__dict__") else []
+        named = dataclasses.is_dataclass(output) and not isinstance(output, type)
+        parts = [getattr(output, item.name) for item in dataclasses.fields(output)] if named else []
     return tuple(tensor for part in parts for tensor in output_tensors(part))
 
 

@@ -132,7 +132,9 @@ def symmetric_product(x: Tensor, y: Tensor, add: Tensor | None = None, beta: flo
     the third block is mirrored: 3/4 of the operations (measured: 18 % less time at 196 and 256 rows, more below 128).
     """
     n = x.shape[-2]
-    if n < 128 or torch.is_grad_enabled() or not is_plain(x):
+    # fake tensors take the same way, so that what is counted without values is what runs
+    plain = is_plain(x) or (type(x).__name__ == "FakeTensor" and not torch.compiler.is_compiling())
+    if n < 128 or torch.is_grad_enabled() or x.device.type != "cpu" or not plain:
         return _product(x, y, add, beta, alpha)
     h = (n // 2 + 15) // 16 * 16
     out = torch.empty(x.shape[0], n, n, dtype=x.dtype)
