@@ -29,8 +29,7 @@ def run(bench: Bench) -> None:
     _mmd(bench)
     bench.notes.append(
         "K-loop: K separate nn.Sequential with nn.Dropout, their losses summed, as the public code does; same sizes, "
-        "same optimizer. Peak memory counts tensors made inside one step; the batched arm keeps the memory of its "
-        "weight gradients from step to step (as many bytes as it has weights), which such a peak does not show."
+        "same optimizer. Peak memory counts tensors made inside one step."
     )
 
 

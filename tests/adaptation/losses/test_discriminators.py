@@ -145,10 +145,18 @@ def test_it_compiles_to_the_same_numbers():
 @pytest.mark.parametrize(
     ("call", "rule"),
     [
-        (lambda: ClassDiscriminators(0, 3), "positive"),
-        (lambda: ClassDiscriminators(4, 3, (0,)), "positive"),
+        (lambda: ClassDiscriminators(0, 3), "argument: features"),
+        (lambda: ClassDiscriminators(4, "3"), "argument: classes"),
+        (lambda: ClassDiscriminators(4, 3, (0,)), "argument: hidden"),
         (lambda: ClassDiscriminators(4, 3, dropout=1.0), "share"),
-        (lambda: ClassDiscriminators(4, 3, (2,))(torch.zeros(2, 5)), r"\[B, 4\]"),
+        (lambda: ClassDiscriminators(4, 3, dropout=None), "argument: dropout"),
+        (lambda: ClassDiscriminators(4, 3, (2,))(torch.zeros(2, 5)), r"argument: x\n .*\(2, 5\)"),
+        (lambda: ClassDiscriminators(4, 3, (2,))([[0.0] * 4]), "argument: x"),
+        (lambda: ClassDiscriminators(4, 3, (2,))(torch.zeros(2, 4), instance=torch.ones(2, 2)), "argument: instance"),
+        (
+            lambda: ClassDiscriminators(4, 3, (2,))(torch.zeros(2, 4), gradient_scale=torch.ones(2)),
+            "argument: gradient_scale",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_error(call, rule):

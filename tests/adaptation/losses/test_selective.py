@@ -274,7 +274,7 @@ def test_every_variant_differs_from_the_paper_where_the_table_says():
         ({"class_weights": torch.ones(K + 1)}, "argument: class_weights"),
         (
             {"source_features": torch.zeros(N_S, D + 1).double(), "target_features": torch.zeros(N_T, D + 1).double()},
-            "B, 4",
+            "argument: x",
         ),
     ],
 )

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from convsmith import arguments
+from convsmith.adaptation.losses.operands import matrix, vector
 from convsmith.errors import InvalidArgument
 
 
@@ -35,38 +37,6 @@ def keep_mask(shape: Sequence[int], dropout: float, device: torch.device) -> Ten
     return (words.view(torch.int16)[:count] >= threshold).view(*shape)
 
 
-class _Workspace:
-    """Memory for the weight gradients, kept from step to step.
-
-    A gradient of 130 MB (K = 31, 1024-1024) is a fresh mapping from the operating system each step, and touching its
-    pages for the first time costs as much as the product that fills it. A buffer is handed out again only while nobody
-    else refers to its storage, so a gradient that the caller kept is never overwritten.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[int, tuple[Tensor, int]] = {}
-
-    def take(self, slot: int, like: Tensor) -> Tensor:
-        """Return an uninitialised tensor shaped as ``like``."""
-        if not hasattr(torch._C, "_storage_Use_Count"):
-            return torch.empty_like(like)
-        buffer, resting = self._held.get(slot, (None, 0))
-        if buffer is None or buffer.shape != like.shape or buffer.dtype != like.dtype or _users(buffer) > resting:
-            buffer = torch.empty_like(like)
-            self._held[slot] = (buffer, _users(buffer))
-        return buffer.detach()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Workspace:
-        return _Workspace()
-
-    def __reduce__(self) -> tuple[type, tuple[()]]:
-        return _Workspace, ()
-
-
-def _users(x: Tensor) -> int:
-    return int(torch._C._storage_Use_Count(x.untyped_storage()._cdata))
-
-
 class _Bank(torch.autograd.Function):
     """All discriminators with a hand-written backward pass, for the CPU.
 
@@ -82,7 +52,6 @@ class _Bank(torch.autograd.Function):
         scale: Tensor | None,
         keep: float,
         masks: list[Tensor],
-        workspace: _Workspace,
         *layers: Tensor,
     ) -> Tensor:
         weights, biases = layers[0::2], layers[1::2]
@@ -100,7 +69,7 @@ class _Bank(torch.autograd.Function):
             hidden.append(z)
             z = torch.baddbmm(bias[:, None, :], z, weight.mT, alpha=1 / keep)
         ctx.save_for_backward(x, instance, scale, *weights, *hidden)
-        ctx.keep, ctx.workspace = keep, workspace
+        ctx.keep = keep
         return z[:, :, 0].T
 
     @staticmethod
@@ -114,27 +83,25 @@ class _Bank(torch.autograd.Function):
         grads: list[Tensor | None] = [None] * (2 * count)
         for layer in range(count - 1, 0, -1):
             below = hidden[layer - 1]
+            if need[5 + 2 * layer]:
+                grads[2 * layer] = torch.baddbmm(nothing, g.mT, below, beta=0, alpha=alpha)
             if need[6 + 2 * layer]:
-                out = ctx.workspace.take(layer, weights[layer])
-                grads[2 * layer] = torch.baddbmm(nothing, g.mT, below, beta=0, alpha=alpha, out=out)
-            if need[7 + 2 * layer]:
                 grads[2 * layer + 1] = g.sum(1)
             g = torch.baddbmm(nothing, g, weights[layer], beta=0, alpha=alpha)
             g = torch.ops.aten.threshold_backward(g, below, 0)
-        if need[7]:
+        if need[6]:
             grads[1] = g.sum(1)
         if instance is not None:
             g = g * instance.T[:, :, None]
-        if need[6]:
-            out = ctx.workspace.take(0, weights[0])
-            grads[0] = torch.bmm(g.mT, x.expand(len(g), *x.shape), out=out)
+        if need[5]:
+            grads[0] = torch.bmm(g.mT, x.expand(len(g), *x.shape))
         grad_x = None
         if need[0]:
             if scale is not None:
                 g = g * scale[:, None, None]
             first = weights[0].flatten(0, 1)
             grad_x = g.transpose(0, 1).reshape(len(x), len(first)) @ first
-        return (grad_x, None, None, None, None, None, *grads)
+        return (grad_x, None, None, None, None, *grads)
 
 
 class ClassDiscriminators(nn.Module):
@@ -157,12 +124,10 @@ class ClassDiscriminators(nn.Module):
         self, features: int, classes: int, hidden: Sequence[int] | None = (1024, 1024), dropout: float = 0.5
     ) -> None:
         super().__init__()
-        widths = tuple(hidden or ())
-        if features < 1 or classes < 1 or any(h < 1 for h in widths):
-            raise InvalidArgument(
-                "widths are positive", given=f"features={features}, classes={classes}, hidden={widths}"
-            )
-        if not 0 <= dropout < 1:
+        widths = tuple(arguments.integer("hidden", h, least=1) for h in (hidden or ()))
+        arguments.integer("features", features, least=1)
+        arguments.integer("classes", classes, least=1)
+        if not 0 <= arguments.number("dropout", dropout) < 1:
             raise InvalidArgument("dropout is a share in [0, 1)", argument="dropout", given=dropout)
         self.features, self.classes, self.hidden, self.dropout = features, classes, widths, dropout
         self.first = nn.Linear(features, classes * (widths[0] if widths else 1))
@@ -171,7 +136,6 @@ class ClassDiscriminators(nn.Module):
             [nn.Parameter(torch.empty(classes, sizes[i + 1], sizes[i])) for i in range(len(widths))]
         )
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(classes, sizes[i + 1])) for i in range(len(widths))])
-        self._workspace = _Workspace()
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -194,10 +158,11 @@ class ClassDiscriminators(nn.Module):
             gradient_scale: constants [K]; the gradient that discriminator k sends to ``x`` is multiplied by the k-th (a
                 reversal is a negative one), its own parameters learn unscaled.
         """
-        if x.dim() != 2 or x.shape[1] != self.features:
-            raise InvalidArgument(
-                f"the discriminators take features [B, {self.features}]", given=f"a tensor of shape {tuple(x.shape)}"
-            )
+        matrix("x", x, columns=self.features)
+        if instance is not None:
+            matrix("instance", instance, rows=len(x), columns=self.classes)
+        if gradient_scale is not None:
+            vector("gradient_scale", gradient_scale, length=self.classes)
         keep = 1 - self.dropout if self.training else 1.0
         masks: list[Tensor] = []
         if keep < 1:
@@ -215,7 +180,7 @@ class ClassDiscriminators(nn.Module):
             ]
             for weight, bias in zip(self.weights, self.biases, strict=True):
                 layers += [weight, bias]
-            logits: Tensor = _Bank.apply(x, instance, gradient_scale, keep, masks, self._workspace, *layers)
+            logits: Tensor = _Bank.apply(x, instance, gradient_scale, keep, masks, *layers)
             return logits
         return self._plain(x, instance, gradient_scale, keep, masks)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from convsmith.adaptation.evaluation import search as module
-from convsmith.adaptation.evaluation.search import grid, rungs, search
+from convsmith.adaptation import search as module
+from convsmith.adaptation.search import grid, rungs, search
 from convsmith.errors import InvalidArgument
 from tests.adaptation.worlds import network, world
 
