@@ -78,7 +78,7 @@ def target_set(spec: str) -> tuple[int, ...]:
     return chosen_classes(spec, [str(k) for k in range(10)])
 
 
-def judge(target: Tensor, labels: Tensor, source: Features) -> dict[str, float]:
+def compute_metrics(target: Tensor, labels: Tensor, source: Features) -> dict[str, float]:
     """Return what one evaluation keeps: oracle accuracy, source accuracy and every label-free score."""
     p = target.softmax(1)
     few = p[:: max(1, len(p) // 1000)]
@@ -109,22 +109,22 @@ def source_only(
     seen: list[Features] = []
     whole = Loader(world.target, 1000)
 
-    def examine(model: nn.Module, batches: Any) -> dict[str, float]:
+    def evaluate(model: nn.Module, batches: Any) -> dict[str, float]:
         logits.append(extract_features(model, whole).logits)
         seen.append(extract_features(model, batches))
         steps.append(recipe.evaluate_every * (len(steps) + 1))
         return {"selection": 0.0}
 
-    train("source-only", world, world.target, seed, recipe, examine)
+    train("source-only", world, world.target, seed, recipe, evaluate)
     return tuple(min(s, recipe.steps) for s in steps), logits, seen
 
 
 def train(
-    method: str, world: Digits, target: ImageSplit, seed: int, recipe: Recipe, examine: Any, **settings: Any
+    method: str, world: Digits, target: ImageSplit, seed: int, recipe: Recipe, evaluate: Any, **settings: Any
 ) -> DomainTask:
-    """Train one method from the seed's network; ``examine`` is called at every evaluation."""
+    """Train one method from the seed's network; ``evaluate`` is called at every evaluation."""
     task = build(method, world, target, seed, recipe, **settings)
-    task.examine = examine
+    task.evaluator = evaluate
     both = DomainLoader(
         Loader(world.source, recipe.batch, seed=seed, shuffle=True, drop_last=True),
         Loader(target, recipe.batch, seed=seed, shuffle=True, drop_last=True),
@@ -171,17 +171,17 @@ def run(
     target, labels = world.target.subset(rows), world.labels[rows]
     steps, base_logits, base_seen = source_only(direction, seed, recipe)
     if method == "source-only":
-        curve = [judge(z[rows], labels, s) for z, s in zip(base_logits, base_seen, strict=True)]
+        curve = [compute_metrics(z[rows], labels, s) for z, s in zip(base_logits, base_seen, strict=True)]
         return {"steps": list(steps), "curve": curve}
     curve = []
     last: list[Tensor] = []
 
-    def examine(model: nn.Module, batches: Any) -> dict[str, float]:
+    def evaluate(model: nn.Module, batches: Any) -> dict[str, float]:
         last[:] = [extract_features(model, Loader(target, 1000)).logits]
-        curve.append(judge(last[0], labels, extract_features(model, batches)))
+        curve.append(compute_metrics(last[0], labels, extract_features(model, batches)))
         return {"selection": 0.0}
 
-    task = train(method, world, target, seed, recipe, examine, **settings)
+    task = train(method, world, target, seed, recipe, evaluate, **settings)
     reference = base_logits[-1][rows]
     found: dict[str, Any] = {
         "steps": list(steps),

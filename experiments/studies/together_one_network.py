@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.adaptation import adapt
+from convsmith.adaptation import InputOptions, adapt
 from convsmith.adaptation.inputs import Inputs, resolve
 from convsmith.compression import compress, cost, packed_state
 from convsmith.data import ImageSplit, Loader, pair
@@ -60,7 +60,8 @@ def travel(arm: str, seed: int, road: Road) -> dict[str, float]:
     images = pair("mnist-5k", "digits", size=SIZE, channels=1, target_classes="0-4", crop=(20, None))
     model = build(arm, seed)
     found = _train(model, images.source.train, images.source.test, seed, road)
-    inputs = resolve("mnist-5k", "digits", size=SIZE, channels=1, target_classes="0-4", crop=(20, None), seed=seed)
+    options = InputOptions(target_classes="0-4", size=SIZE, channels=1, crop=(20, None))
+    inputs = resolve("mnist-5k", "digits", options, seed=seed)
     target = images.target.test
     found["target_before"] = accuracy(model, target, "cpu")
     adapted = _adapt(model, inputs, seed, road)

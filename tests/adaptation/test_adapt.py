@@ -5,13 +5,18 @@ import math
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from convsmith.adaptation import adapt
+from convsmith.adaptation import EvaluationOptions, WeightSettings, adapt
 from convsmith.adaptation.evaluation.alarms import CollapseRule
-from convsmith.adaptation.evaluation.examine import EXCLUDED
+from convsmith.adaptation.evaluation.evaluator import EXCLUDED
+from convsmith.adaptation.inputs import resolve
+from convsmith.adaptation.methods.adda import ADDASettings
+from convsmith.adaptation.methods.pada import PADASettings
+from convsmith.adaptation.network import built
 from convsmith.errors import ConvsmithError, InvalidArgument
 from convsmith.training import TrainConfig
 from tests.adaptation.worlds import SHARED, K, network, world
@@ -26,7 +31,9 @@ def sides():
 
 @pytest.fixture(scope="module")
 def result(sides):
-    return adapt(network(), *sides, method="san", validator="infomax", evaluate=True, hidden=(6,), every=5, **QUICK)
+    return adapt(
+        network(), *sides, method="san", validator="infomax", use_target_labels=True, hidden=(6,), every=5, **QUICK
+    )
 
 
 def test_result_carries_everything(result, sides):
@@ -54,7 +61,7 @@ def test_the_selected_step_is_the_validators_best_among_those_that_pass_the_guar
 
 def test_fewer_evaluations_change_no_weight(sides):
     often, once = (
-        adapt(network(), *sides, method="san", hidden=(6,), every=5, reference=None, evaluations=n, **QUICK)
+        adapt(network(), *sides, method="san", hidden=(6,), every=5, reference=None, num_evals=n, **QUICK)
         for n in (10, 1)
     )
     assert [len([row for row in r.history if row["kind"] == "evaluation"]) for r in (often, once)] == [10, 1]
@@ -87,7 +94,7 @@ def test_target_labels_neither_train_nor_select(sides, validator):
 
 
 def test_the_oracle_says_so(sides):
-    found = adapt(network(), *sides, method="dann", validator="oracle", evaluate=True, hidden=(6,), **QUICK)
+    found = adapt(network(), *sides, method="dann", validator="oracle", use_target_labels=True, hidden=(6,), **QUICK)
     assert any("oracle" in warning for warning in found.warnings)
     rows = [row for row in found.history if row["kind"] == "evaluation"]
     assert found.measurements["oracle_accuracy"] == pytest.approx(max(row["oracle_accuracy"] for row in rows))
@@ -173,7 +180,7 @@ GOOD = (images(40), LABELS)
         ((network(), "digits", "digits"), {"target_classes": "0,ten"}, "ten"),
         ((network(), GOOD, images(0)), {}, "none of them 0|no images"),
         ((network(), (images(40), np.zeros(40, dtype=int)), images(20)), {}, "two classes"),
-        ((network(), GOOD, images(20)), {"batch_size": 1}, "two or more"),
+        ((network(), GOOD, images(20)), {"batch_size": 1}, "argument: batch_size"),
         ((bad_network(math.nan), GOOD, images(20)), {}, "not finite before training"),
         ((network(), (images(40) * np.nan, LABELS), images(20)), {}, "finite"),
         ((network(), GOOD, images(20, channels=3)), {}, "one number of channels"),
@@ -181,10 +188,9 @@ GOOD = (images(40), LABELS)
         ((network(), (images(40, 3), LABELS), images(20, 3)), {}, "does not take these images"),
         ((network(), GOOD, images(20)), {"method": "sam"}, "did you mean 'san'"),
         ((network(), GOOD, images(20)), {"validator": "infomx"}, "did you mean 'infomax'"),
-        ((network(), GOOD, images(20)), {"validator": "oracle"}, "evaluate=True"),
-        ((network(), GOOD, images(20)), {"evaluate": True}, "no labels to evaluate"),
+        ((network(), GOOD, images(20)), {"validator": "oracle"}, "use_target_labels=True"),
+        ((network(), GOOD, images(20)), {"use_target_labels": True}, "no labels to evaluate"),
         ((network(), GOOD, images(20)), {"entropi": 1}, "did you mean 'entropy'"),
-        ((network(), (images(40), LABELS + 1), images(20)), {}, "one logit per source class"),
         ((network(), (images(40), LABELS - 1), images(20)), {}, "labels run from 0"),
         ((network(), images(40), images(20)), {}, "the source is"),
         ((network(), GOOD, (images(20), np.full(20, 7))), {}, "count the source's 5 classes"),
@@ -192,7 +198,31 @@ GOOD = (images(40), LABELS)
         (("no_such_model", GOOD, images(20)), {}, "no model"),
         ((nn.Flatten(), GOOD, images(20)), {}, "linear layer"),
         ((network(), GOOD, images(20)), {"reference": "other"}, "a reference is"),
-        ((network(), GOOD, images(20)), {"evaluations": 0}, "at least once"),
+        ((network(), GOOD, images(20)), {"config": TrainConfig(steps=3)}, "argument: (steps, lr|lr, device)|steps"),
+        ((network(), GOOD, images(20)), {"settings": ADDASettings()}, "settings of 'san' are SANSettings"),
+        ((None, GOOD, images(20)), {}, "argument: model"),
+        ((3, GOOD, images(20)), {}, "argument: model"),
+        ((network(), None, images(20)), {}, "argument: source"),
+        ((network(), GOOD, 5), {}, "argument: target"),
+        ((network(), (torch.zeros(40, 1, 8, 8, dtype=torch.cfloat), LABELS), images(20)), {}, "argument: source"),
+        ((network(), (torch.zeros(40, 1, 8, 8).to_sparse(), LABELS), images(20)), {}, "argument: source"),
+        ((network(), (torch.zeros(40, 1, 8, 8, device="meta"), LABELS), images(20)), {}, "argument: source"),
+        ((network(), GOOD, torch.zeros(20, 1, 8, 8, device="meta")), {}, "argument: target"),
+        ((network(), GOOD, images(20)), {"method": None}, "adaptation method"),
+        ((network(), GOOD, images(20)), {"steps": "3"}, "argument: steps"),
+        ((network(), GOOD, images(20)), {"lr": None, "seed": 1.5}, "argument: seed"),
+        ((network(), GOOD, images(20)), {"device": 7}, "argument: device"),
+        ((network(), GOOD, images(20)), {"validator": 7}, "validator"),
+        ((network(), GOOD, images(20)), {"resume": "yes"}, "argument: resume"),
+        ((network(), GOOD, images(20)), {"out": 3}, "argument: out"),
+        ((network(), GOOD, images(20)), {"progress": 3}, "argument: progress"),
+        ((network(), GOOD, images(20)), {"collapse": 3}, "argument: collapse"),
+        ((network(), GOOD, images(20)), {"evaluation": "infomax"}, "argument: evaluation"),
+        ((network(), GOOD, images(20)), {"data": 3}, "argument: data"),
+        ((network(), GOOD, images(20)), {"size": "big"}, "argument: size"),
+        ((network(), GOOD, images(20)), {"channels": 2}, "argument: channels"),
+        ((network(), GOOD, images(20)), {"crop": 3}, "argument: crop"),
+        ((network(), GOOD, images(20)), {"num_evals": 0}, "argument: num_evals"),
     ],
 )
 def test_bad_input_is_one_clear_error_before_training(arguments, changes, rule):
@@ -204,8 +234,77 @@ def test_bad_input_is_one_clear_error_before_training(arguments, changes, rule):
     assert isinstance(caught.value, ConvsmithError)
 
 
-def test_shared_classes_are_known_only_where_labels_are(sides):
-    from convsmith.adaptation.inputs import resolve
+def test_a_network_with_other_classes_gets_a_new_head_and_says_so(sides):
+    model = network()
+    model[-1] = nn.Linear(8, 9)
+    found = adapt(model, *sides, method="dann", hidden=(6,), reference=None, **{**QUICK, "steps": 2})
+    assert found.predictions.probabilities.shape == (60, K)
+    assert model[-1].out_features == 9
+    assert any("classifier is new: 5 source classes where the network had 9" in w for w in found.warnings)
+    again = adapt(model, *sides, method="dann", hidden=(6,), reference=None, **{**QUICK, "steps": 2})
+    assert torch.equal(found.predictions.probabilities, again.predictions.probabilities)
+    timms = timm.create_model("cs_lenet", num_classes=7, in_chans=1)
+    assert built(timms, resolve(*sides), 0)[0].num_classes == K
 
+
+class Detailed(nn.Module):
+    """A network that returns more than its logits."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.inner, self.kind = network(), kind
+
+    def forward(self, x):
+        logits = self.inner(x)
+        return (logits, x) if self.kind == "tuple" else {"logits": logits, "images": x}
+
+
+@pytest.mark.parametrize("kind", ["tuple", "dictionary"])
+@pytest.mark.parametrize("method", ["san", "arpm", "adda"])
+def test_outputs_beside_the_logits_are_left_alone(sides, kind, method):
+    small = {"critic_steps": 2} if method == "arpm" else {"hidden": (4,)}
+    plain, detailed = (
+        adapt(model, *sides, method=method, reference=None, **small, **{**QUICK, "steps": 4})
+        for model in (network(), Detailed(kind))
+    )
+    assert torch.equal(plain.predictions.probabilities, detailed.predictions.probabilities)
+
+
+def test_groups_given_whole_equal_single_keywords(sides):
+    whole = adapt(
+        network(),
+        *sides,
+        method="pada",
+        settings=PADASettings(hidden=(6,), weights=WeightSettings(every=3)),
+        evaluation=EvaluationOptions(validator="bnm", num_evals=4),
+        reference=None,
+        **QUICK,
+    )
+    single = adapt(
+        network(),
+        *sides,
+        method="pada",
+        hidden=(6,),
+        every=3,
+        scale="mean-one",
+        warmup=0.0,
+        validator="bnm",
+        num_evals=4,
+        reference=None,
+        **QUICK,
+    )
+    assert whole.settings == single.settings
+    assert whole.measurements == single.measurements
+
+
+def test_a_source_class_without_images_is_said(sides):
+    images_, labels = sides[0].pixels(slice(None)), sides[0].labels
+    found = adapt(
+        network(), (images_, labels + 1), sides[1], method="dann", hidden=(4,), reference=None, **{**QUICK, "steps": 2}
+    )
+    assert any("no image of" in warning for warning in found.warnings)
+
+
+def test_shared_classes_are_known_only_where_labels_are(sides):
     assert resolve(*sides).shared == SHARED
     assert resolve(sides[0], sides[1].without_labels()).shared == ()

@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from convsmith.adaptation.estimator import PartialAdapter
 from convsmith.errors import InvalidArgument
@@ -61,9 +64,42 @@ def test_it_is_an_estimator():
         copied.predict(np.zeros((1, 1, 8, 8), dtype=np.float32))
 
 
+def test_the_score_of_mixed_rows_is_that_of_the_target():
+    X, y, domain, truth = arrays()
+    fitted = adapter(steps=5).fit(X, y, domain)
+    labels = y.copy()
+    labels[domain < 0] = [f"c{k}" for k in truth]
+    right = fitted.predict(X) == labels
+    assert fitted.score(X, labels, sample_domain=domain) == right[domain < 0].mean()
+    assert fitted.score(X, labels) == right.mean()
+    weights = np.arange(160.0)
+    expected = (right * weights)[domain < 0].sum() / weights[domain < 0].sum()
+    assert fitted.score(X, labels, sample_domain=domain, sample_weight=weights) == pytest.approx(expected)
+    with pytest.raises(InvalidArgument, match="target images"):
+        fitted.score(X, labels, sample_domain=np.ones(160))
+
+
+def test_a_pipeline_with_a_scaler_routes_the_domains_by_itself():
+    X, y, domain, _ = arrays()
+    rows = X.reshape(160, -1)
+    with config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(StandardScaler(), adapter(steps=30, image_shape=(1, 8, 8)))
+        pipeline.fit(rows, y, sample_domain=domain)
+        score = pipeline.score(rows, y, sample_domain=domain)
+        predicted = pipeline.predict(rows, sample_domain=domain)
+    scaled = StandardScaler().fit_transform(rows).reshape(160, 1, 8, 8).astype(np.float32)
+    alone = adapter(steps=30).fit(scaled, y, domain)
+    np.testing.assert_array_equal(predicted, alone.predict(scaled))
+    assert score == (predicted == y)[domain < 0].mean()
+
+
 def test_bad_input_is_one_clear_error():
     X, y, domain, _ = arrays()
     with pytest.raises(InvalidArgument, match="source and target images"):
         adapter().fit(X, y, np.ones(160))
+    with pytest.raises(InvalidArgument, match="argument: sample_domain"):
+        adapter().fit(X, y, np.zeros(160))
+    with pytest.raises(InvalidArgument, match="argument: image_shape"):
+        adapter().fit(X.reshape(160, -1), y, domain)
     with pytest.raises(InvalidArgument, match="one label per image"):
         adapter().fit(X, y[:-1], domain)

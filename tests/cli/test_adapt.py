@@ -25,7 +25,7 @@ SHORT = ["--steps", "12", "--lr", "0.05", "--set", "hidden=[4]"]
 
 def test_a_run_writes_model_predictions_and_report(tmp_path, capsys):
     out = tmp_path / "run"
-    assert main([*DIGITS, *SHORT, "--target-classes", "0-4", "--evaluate", "--out", str(out), "--json"]) == 0
+    assert main([*DIGITS, *SHORT, "--target-classes", "0-4", "--use-target-labels", "--out", str(out), "--json"]) == 0
     summary = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert 0 <= summary["measurements"]["oracle_accuracy"] <= 1
     rows = list(csv.DictReader((out / "predictions.csv").open()))
@@ -53,7 +53,7 @@ def test_without_evaluate_no_target_label_is_measured(tmp_path, capsys):
     [
         (["--method", "sann"], "did you mean 'san'"),
         (["--validator", "infomx"], "did you mean 'infomax'"),
-        (["--validator", "oracle"], "evaluate"),
+        (["--validator", "oracle"], "use_target_labels"),
         (["--target-classes", "0,eleven"], "no such class"),
         (["--set", "entropi=1"], "did you mean 'entropy'"),
         (["--variant", "cafe"], "did you mean 'caffe'"),

@@ -18,6 +18,7 @@ from convsmith.adaptation.losses.selective import entropy, selective_adversarial
 from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig, available, method_settings
 from convsmith.adaptation.methods.san import VARIANTS, SANVariant
 from convsmith.adaptation.methods.weighting import ClassWeights, WeightSettings, class_weights
+from convsmith.adaptation.options import EvaluationOptions, InputOptions
 from convsmith.adaptation.result import AdaptationResult, Predictions, Reference
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "ClassWeights",
     "CollapseRule",
     "DomainTask",
+    "EvaluationOptions",
+    "InputOptions",
     "MethodConfig",
     "Predictions",
     "Reference",

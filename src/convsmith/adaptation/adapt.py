@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.adaptation.evaluation.alarms import Alarm, CollapseRule
+from convsmith import arguments
+from convsmith.adaptation.evaluation.alarms import Alarm
 from convsmith.adaptation.evaluation.calibration import calibrated
-from convsmith.adaptation.evaluation.examine import EXCLUDED, Examiner
-from convsmith.adaptation.evaluation.validators import VALIDATORS
-from convsmith.adaptation.inputs import Inputs, resolve
+from convsmith.adaptation.evaluation.evaluator import EXCLUDED, Evaluator
+from convsmith.adaptation.inputs import Inputs, class_names, resolve
 from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig, method_settings
 from convsmith.adaptation.network import built, check_model
+from convsmith.adaptation.options import EvaluationOptions, InputOptions, filled
 from convsmith.adaptation.result import AdaptationResult, Reference
 from convsmith.data import DomainLoader, ImageSplit, Loader
 from convsmith.errors import InvalidArgument
@@ -36,8 +37,11 @@ class _Plan:
     inputs: Inputs
     config: TrainConfig
     batch_size: int
-    validator: str | None
-    oracle: bool
+    evaluation: EvaluationOptions
+    notes: tuple[str, ...] = ()
+    out: Path | None = None
+    resume: bool = False
+    progress: Progress | None = None
 
 
 def adapt(
@@ -46,131 +50,131 @@ def adapt(
     target: Any = None,
     *,
     method: str = "san",
-    validator: str | None = None,
-    steps: int = 1000,
-    lr: float = 0.03,
+    settings: MethodConfig | None = None,
+    steps: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
     batch_size: int = 64,
-    seed: int = 0,
-    device: str = "auto",
     config: TrainConfig | None = None,
-    target_classes: Any = None,
-    size: int | tuple[int, int] | None = None,
-    channels: int | None = None,
-    crop: tuple[int | None, int | None] = (None, None),
+    data: InputOptions | None = None,
+    evaluation: EvaluationOptions | None = None,
     reference: Reference | AdaptationResult | str | None = "train",
-    evaluate: bool = False,
-    evaluations: int = 10,
-    collapse: CollapseRule | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> AdaptationResult:
     """Train ``model`` on a labelled source so that it works on an unlabelled target with the same or fewer classes.
 
     Args:
-        model: a classifier whose logits come from a linear layer, one per source class, or a timm name; it is copied.
+        model: a classifier whose logits come from a linear layer, or a timm name; it is copied. A classifier of another
+            number of classes is given a new last layer, which ``warnings`` say.
         source: labelled images; see `convsmith.adaptation.inputs.resolve` for every form, or its result.
         target: images whose labels, if they have any, are not looked at.
         method: one of `available()`.
-        validator: choose the step by this score, computed at every evaluation; None keeps the last step. ``"oracle"``
-            uses target labels and needs ``evaluate``.
-        steps: updates; the same for source-only, which is trained too.
-        lr: base learning rate; the schedule is ``(1 + 10 t / steps) ** -0.75`` as in this line of papers.
+        settings: of the method, as a whole; single ones are keywords (``entropy=0.2``, ``inverse_temperature=10``).
+        steps: updates, 1000 if not given; the same for source-only, which is trained too.
+        lr: base learning rate, 0.03 if not given; the schedule is ``(1 + 10 t / steps) ** -0.75`` as in this line of
+            papers.
+        seed: of weights added, order and dropout; 0 if not given.
+        device: where to train; ``"auto"`` if not given.
         batch_size: images of each domain in a step, two or more.
-        seed: of weights added, order and dropout.
-        device: where to train.
-        config: replaces ``steps``, ``lr``, ``seed`` and ``device`` by a whole training configuration.
-        target_classes: cut a labelled target to these classes (for experiments).
-        size: side of the images, for specs and folders.
-        channels: 1 or 3, for specs and folders.
-        crop: see `convsmith.data.pair`.
+        config: a whole training configuration in place of the four above.
+        data: how specs and folders are read, as a whole; single fields of `InputOptions` are keywords (``size=224``).
+        evaluation: how the run is judged, as a whole; single fields of `EvaluationOptions` are keywords
+            (``validator="infomax"``).
         reference: ``"train"`` trains source-only first; an earlier source-only result saves that; None does without
             the guard and without both alarms that need it.
-        evaluate: also measure accuracy on the target's labels, as ``oracle_accuracy``; it selects nothing.
-        evaluations: passes over held-out source and whole target images in a run, for selection, alarms in the log and
-            history; a ``config`` with ``evaluate_every`` decides instead.
-        collapse: thresholds of the collapse alarm.
         out: run folder for checkpoints and history (source-only's under ``reference/``).
         resume: continue both from their latest checkpoints in ``out``.
         progress: called with steps done, steps in all and a note.
-        settings: of the method, nested ones by their own name (``entropy=0.2``, ``inverse_temperature=10``).
+        options: single fields of ``data``, ``evaluation`` and the method's settings; they change what a group says.
 
     Raises:
         InvalidArgument: for every name, number or data set that cannot work, before training.
     """
-    METHODS.entry(method)
-    chosen = method_settings(method, settings)
-    if validator is not None:
-        entry = VALIDATORS.entry(validator)
-        if entry.traits["uses_target_labels"] and not evaluate:
-            raise InvalidArgument(
-                f"the validator {validator!r} uses target labels",
-                argument="validator",
-                hint="say evaluate=True as well",
-            )
-    if batch_size < 2:
-        raise InvalidArgument(
-            "adaptation compares images: two or more in a batch", argument="batch_size", given=batch_size
-        )
-    if evaluations < 1:
-        raise InvalidArgument("a run is measured at least once", argument="evaluations", given=evaluations)
+    given = dict(options)
+    data = filled("data", InputOptions, data, given)
+    evaluation = filled("evaluation", EvaluationOptions, evaluation, given)
+    chosen = method_settings(method, given, settings)
+    arguments.integer("batch_size", batch_size, least=2)
+    arguments.one_of("resume", resume, (True, False))
+    if out is not None and not isinstance(out, (str, Path)):
+        raise InvalidArgument("out is a folder", argument="out", given=arguments.spelled(out))
+    if progress is not None and not callable(progress):
+        raise InvalidArgument("progress is a function", argument="progress", given=arguments.spelled(progress))
     if reference is not None and not isinstance(reference, (Reference, AdaptationResult)) and reference != "train":
-        raise InvalidArgument("a reference is 'train', an earlier source-only result, or None", given=repr(reference))
-    if config is None:
-        config = TrainConfig(
-            steps=steps, lr=lr, schedule="inverse", gamma=10 / steps, seed=seed, device=device, nesterov=False
+        raise InvalidArgument(
+            "a reference is 'train', an earlier source-only result, or None",
+            argument="reference",
+            given=arguments.spelled(reference),
         )
-    if isinstance(source, Inputs):
-        inputs = source
-    else:
-        inputs = resolve(
-            source, target, target_classes=target_classes, size=size, channels=channels, seed=config.seed, crop=crop
-        )
-    labels_known = bool((inputs.target_labels >= 0).all())
-    if evaluate and not labels_known:
-        raise InvalidArgument("the target has no labels to evaluate on", argument="evaluate=True")
-    if min(len(inputs.source), len(inputs.target)) < batch_size:
-        batch_size = max(2, min(len(inputs.source), len(inputs.target)))
-    model = built(model, inputs, config.seed)
-    check_model(model, inputs)
-    plan = _Plan(inputs, _evaluating(config, batch_size, inputs, evaluations), batch_size, validator, evaluate)
+    config = _configured(config, {"steps": steps, "lr": lr, "seed": seed, "device": device})
+    inputs = source if isinstance(source, Inputs) else resolve(source, target, data, seed=config.seed)
+    if evaluation.use_target_labels and not bool((inputs.target_labels >= 0).all()):
+        raise InvalidArgument("the target has no labels to evaluate on", argument="use_target_labels")
+    batch_size = max(2, min(batch_size, len(inputs.source), len(inputs.target)))
+    network, notes = built(model, inputs, config.seed)
+    absent = sorted(set(range(len(inputs.classes))) - set(inputs.source.labels.tolist()))
+    if absent:
+        notes = (*notes, f"the source has no image of {class_names(inputs.classes, absent)}: nothing is learned of it")
+    check_model(network, inputs)
+    folder = None if out is None else Path(out)
+    plan = _Plan(
+        inputs,
+        _evaluating(config, batch_size, inputs, evaluation.num_evals),
+        batch_size,
+        evaluation,
+        notes,
+        folder,
+        resume,
+        progress,
+    )
     known: Reference | None = None
     if isinstance(reference, AdaptationResult):
         known = Reference(_raw(reference, inputs), reference.measurements)
     elif isinstance(reference, Reference):
         known = reference
     elif reference == "train" and method != "source-only":
-        base = _train(
-            model,
-            "source-only",
-            method_settings("source-only", {}),
-            plan,
-            None,
-            out / "reference" if out is not None else None,
-            resume,
-            _named(progress, "source-only"),
-            collapse,
-        )
+        apart = replace(plan, out=None if folder is None else folder / "reference")
+        base = _train(network, "source-only", method_settings("source-only", {}), apart, None)
         if base.interrupted:
             return base
         known = Reference(_raw(base, inputs), base.measurements)
-    return _train(model, method, chosen, plan, known, out, resume, _named(progress, method), collapse)
+    return _train(network, method, chosen, plan, known)
+
+
+def _configured(config: TrainConfig | None, single: dict[str, Any]) -> TrainConfig:
+    """Return the training configuration; single values beside a whole one are refused, not ignored."""
+    said = {name: value for name, value in single.items() if value is not None}
+    if config is not None:
+        if not isinstance(config, TrainConfig):
+            raise InvalidArgument("config is a TrainConfig", argument="config", given=arguments.spelled(config))
+        if said:
+            raise InvalidArgument(
+                "a whole training configuration holds these already",
+                argument=", ".join(said),
+                hint="dataclasses.replace(config, ...) or leave config out",
+            )
+        return config
+    steps = arguments.integer("steps", said.get("steps", 1000), least=1)
+    return TrainConfig(
+        steps=steps,
+        lr=said.get("lr", 0.03),
+        schedule="inverse",
+        gamma=10 / steps,
+        seed=said.get("seed", 0),
+        device=said.get("device", "auto"),
+        nesterov=False,
+    )
 
 
 def _train(
-    model: nn.Module,
-    method: str,
-    settings: MethodConfig,
-    plan: _Plan,
-    reference: Reference | None,
-    out: Path | None,
-    resume: bool,
-    progress: Progress | None,
-    collapse: CollapseRule | None,
+    model: nn.Module, method: str, settings: MethodConfig, plan: _Plan, reference: Reference | None
 ) -> AdaptationResult:
     """Train one method from ``model``'s weights and say everything about what came out."""
-    inputs, config = plan.inputs, plan.config
+    inputs, config, evaluation = plan.inputs, plan.config, plan.evaluation
     rank, world = rank_and_world()
     loader = DomainLoader(
         _loader(inputs.source, plan.batch_size, config.seed), _loader(inputs.target, plan.batch_size, config.seed)
@@ -179,46 +183,46 @@ def _train(
     domains = Domains(Loader(inputs.source, 512), _whole(inputs.target, rank, world), len(inputs.classes), steps)
     torch.manual_seed(config.seed)
     task: DomainTask = METHODS[method](copy.deepcopy(model), domains, settings)
-    names = {"entropy", "infomax"} | ({plan.validator} if plan.validator is not None else set())
-    examiner = Examiner(
+    names = {"entropy", "infomax"} | ({evaluation.validator} if evaluation.validator is not None else set())
+    evaluator = Evaluator(
         target=Loader(inputs.target, 512),
         source_training=Loader(inputs.source, 512),
         validators=tuple(sorted(names)),
-        chosen=plan.validator,
+        chosen=evaluation.validator,
         reference=reference,
-        collapse=collapse,
-        target_labels=inputs.target_labels if plan.oracle else None,
+        collapse=evaluation.collapse,
+        target_labels=inputs.target_labels if evaluation.use_target_labels else None,
     )
     track = _WeightTrack(task)
-    task.examine = track.wrap(examiner)
+    task.evaluator = track.wrap(evaluator)
     held_out = Loader(inputs.validation, 512)
-    restore = "best" if plan.validator is not None else "last"
+    restore = "best" if evaluation.validator is not None else "last"
     began = time.perf_counter()
     fitted: FitResult = fit(
         task,
         loader,
         replace(config, restore=restore),
         validation=held_out,
-        out=out,
-        resume=resume and out is not None and bool(saved_steps(out)),
-        progress=progress,
+        out=plan.out,
+        resume=plan.resume and plan.out is not None and bool(saved_steps(plan.out)),
+        progress=_named(plan.progress, method),
     )
     source, target = extract_features(task.model, held_out), extract_features(task.model, Loader(inputs.target, 512))
-    found = examiner.judge(task.model, source, target)
+    found = evaluator.compute_metrics(task.model, source, target)
     selected = fitted.steps
-    if plan.validator is not None and fitted.best_step is not None and not fitted.interrupted:
+    if evaluation.validator is not None and fitted.best_step is not None and not fitted.interrupted:
         selected = fitted.best_step
     weights = task.class_weights()
-    alarms = examiner.alarms(target.logits.softmax(1), found)
+    alarms = evaluator.alarms(target.logits.softmax(1), found)
     return AdaptationResult(
         model=task.model.eval(),
         method=method,
         settings=settings,
-        class_weights=None if weights is None else weights.detach().cpu().float().clone(),
+        class_weights=None if weights is None else weights.detach().cpu().clone(),
         history=fitted.history,
         selected_step=selected,
         steps=fitted.steps,
-        validator=plan.validator,
+        validator=evaluation.validator,
         measurements=found,
         predictions=calibrated(task.model, inputs, source, target),
         alarms=alarms,
@@ -236,33 +240,33 @@ class _WeightTrack:
 
     def __init__(self, task: DomainTask) -> None:
         self.task = task
-        self.kept: list[Tensor] = []
+        self.measured: list[Tensor] = []
 
-    def wrap(self, examiner: Examiner) -> Callable[[nn.Module, Any], dict[str, float]]:
-        """Return the examiner with ``weight_k`` entries for every class."""
+    def wrap(self, evaluator: Evaluator) -> Callable[[nn.Module, Any], dict[str, float]]:
+        """Return the evaluator with ``weight_k`` entries for every class."""
 
-        def examine(model: nn.Module, batches: Any) -> dict[str, float]:
-            found = examiner(model, batches)
+        def evaluate(model: nn.Module, batches: Any) -> dict[str, float]:
+            found = evaluator(model, batches)
             weights = self.task.class_weights()
             if weights is not None:
-                self.kept.append(weights.detach().cpu().float().clone())
+                self.measured.append(weights.detach().cpu().clone())
                 found.update({f"weight_{k}": float(w) for k, w in enumerate(weights)})
             return found
 
-        return examine
+        return evaluate
 
     def rows(self) -> Tensor:
         """Return the weights at every evaluation of this call, [evaluations, K]."""
-        return torch.stack(self.kept) if self.kept else torch.zeros(0, 0)
+        return torch.stack(self.measured) if self.measured else torch.zeros(0, 0)
 
 
 def _warnings(plan: _Plan, alarms: tuple[Alarm, ...], fitted: FitResult) -> tuple[str, ...]:
-    warnings = []
-    if plan.validator is not None and fitted.best_value is not None and fitted.best_value <= EXCLUDED:
+    warnings = list(plan.notes)
+    if plan.evaluation.validator is not None and fitted.best_value is not None and fitted.best_value <= EXCLUDED:
         warnings.append(
             "no step passed the guard (source accuracy below 0.9 of source-only's); the first step measured was kept"
         )
-    if plan.validator == "oracle":
+    if plan.evaluation.validator == "oracle":
         warnings.append("the step was chosen with target labels (oracle)")
     return (*warnings, *(f"{alarm.kind}: {alarm.message}" for alarm in alarms))
 
@@ -286,11 +290,11 @@ def _whole(split: ImageSplit, rank: int, world: int) -> Loader:
     return Loader(split, size).sharded(rank, world)
 
 
-def _evaluating(config: TrainConfig, batch_size: int, inputs: Inputs, evaluations: int) -> TrainConfig:
+def _evaluating(config: TrainConfig, batch_size: int, inputs: Inputs, num_evals: int) -> TrainConfig:
     if config.evaluate_every is not None:
         return config
     batches = max(1, max(len(inputs.source), len(inputs.target)) // batch_size)
-    return replace(config, evaluate_every=max(1, config.total_steps(batches) // evaluations))
+    return replace(config, evaluate_every=max(1, config.total_steps(batches) // num_evals))
 
 
 def _named(progress: Progress | None, name: str) -> Progress | None:

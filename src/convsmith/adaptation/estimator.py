@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from convsmith.adaptation.adapt import adapt
-from convsmith.data import from_arrays
+from convsmith.data import Loader, from_arrays
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.features import extract_features
 
 
 class PartialAdapter(ClassifierMixin, BaseEstimator):
     """Fit on labelled source and unlabelled target images given together, predict images of the target.
 
     ``fit(X, y, sample_domain=d)``: ``d > 0`` marks source images and ``d < 0`` target images, as in skada; without it,
-    ``y = -1`` marks the target. Labels of target images are never read.
+    ``y = -1`` marks the target. Labels of target images are never read. Images are [N, C, H, W], or rows of pixels
+    [N, C H W] with ``image_shape``, as pipelines of scikit-learn hand them on; floats outside [0, 1] at ``fit`` (behind
+    a StandardScaler) are taken as they are. With metadata routing enabled, ``sample_domain`` is requested by default.
 
     Args:
-        model: a classifier module with one logit per class, or a timm name.
+        model: a classifier module, or a timm name.
         method: see `convsmith.adaptation.available`.
         validator: see `convsmith.adaptation.adapt`.
         steps: updates.
@@ -30,14 +34,21 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
         reference: ``"train"`` for guard and alarms, None to save their time.
         seed: of everything random.
         device: where to train.
+        image_shape: (C, H, W) of rows of pixels.
         settings: of the method.
 
     Attributes set by fit: ``classes_``, ``result_`` (the `AdaptationResult`), ``class_weights_``.
     """
 
+    __metadata_request__fit: ClassVar = {"sample_domain": True}
+    __metadata_request__predict: ClassVar = {"sample_domain": True}
+    __metadata_request__predict_proba: ClassVar = {"sample_domain": True}
+    __metadata_request__score: ClassVar = {"sample_domain": True}
+
     def __init__(
         self,
         model: nn.Module | str = "cs_lenet",
+        *,
         method: str = "san",
         validator: str | None = None,
         steps: int = 1000,
@@ -46,6 +57,7 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
         reference: str | None = "train",
         seed: int = 0,
         device: str = "auto",
+        image_shape: tuple[int, int, int] | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
         self.model = model
@@ -57,15 +69,16 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
         self.reference = reference
         self.seed = seed
         self.device = device
+        self.image_shape = image_shape
         self.settings = settings
 
     def fit(self, X: Any, y: Any, sample_domain: Any = None) -> PartialAdapter:
-        """Adapt from the source rows of ``X`` [N, C, H, W] with labels ``y`` [N] to its target rows."""
-        X, y = np.asarray(X), np.asarray(y)
-        if len(X) != len(y):
-            raise InvalidArgument("one label per image", given=f"{len(X)} images, {len(y)} labels")
-        target = (y == -1) if sample_domain is None else (np.asarray(sample_domain) < 0)
-        if len(target) != len(X) or not target.any() or target.all():
+        """Adapt from the source rows of ``X`` with labels ``y`` [N] to its target rows."""
+        X, y = self._images(X), np.asarray(y)
+        if y.shape != (len(X),):
+            raise InvalidArgument("one label per image", argument="y", given=f"{len(X)} images, labels {y.shape}")
+        target = (y == -1) if sample_domain is None else _domains(sample_domain, len(X)) < 0
+        if not target.any() or target.all():
             raise InvalidArgument(
                 "fit needs source and target images",
                 argument="sample_domain > 0 for the source, < 0 for the target, or y = -1 for the target",
@@ -73,13 +86,14 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
             )
         self.classes_, numbers = np.unique(y[~target], return_inverse=True)
         names = [str(c) for c in self.classes_]
-        source = from_arrays(X[~target], numbers, name="source", classes=names)
+        self.normalised_ = X.dtype.kind == "f" and bool((X.min() < 0) | (X.max() > 1))
+        source = from_arrays(X[~target], numbers, name="source", classes=names, normalised=self.normalised_)
         description = source.description
         self.mean_, self.std_ = np.asarray(description.mean), np.asarray(description.std)
         self.result_ = adapt(
             self.model,
             source,
-            from_arrays(X[target], name="target"),
+            from_arrays(X[target], name="target", normalised=self.normalised_),
             method=self.method,
             validator=self.validator,
             steps=self.steps,
@@ -95,22 +109,60 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: Any, sample_domain: Any = None) -> np.ndarray:
-        """Return calibrated probabilities [N, K] of images ``X``, columns in the order of ``classes_``."""
-        from sklearn.utils.validation import check_is_fitted
+        """Return calibrated probabilities [N, K] of images ``X``, columns in the order of ``classes_``.
 
+        Images of both domains are predicted alike; ``sample_domain`` is checked and taken for pipelines' sake.
+        """
         check_is_fitted(self, "result_")
-        images = from_arrays(X, name="images").with_normalisation(self.mean_.tolist(), self.std_.tolist())
-        model = self.result_.model
-        device = next(model.parameters()).device
-        parts = []
-        with torch.no_grad():
-            for first in range(0, len(images), 512):
-                batch = images.fetch(range(first, min(first + 512, len(images))))
-                logits = model(batch.images.to(device)).float() / self.result_.predictions.temperature
-                parts.append(logits.softmax(1).cpu())
-        return torch.cat(parts).numpy()
+        X = self._images(X)
+        if sample_domain is not None:
+            _domains(sample_domain, len(X))
+        images = from_arrays(X, name="images", normalised=self.normalised_)
+        images = images.with_normalisation(self.mean_.tolist(), self.std_.tolist())
+        logits = extract_features(self.result_.model, Loader(images, 512)).logits
+        return (logits / self.result_.predictions.temperature).softmax(1).numpy()
 
     def predict(self, X: Any, sample_domain: Any = None) -> np.ndarray:
         """Return the class [N] of images ``X``, in the labels that ``fit`` was given."""
-        p = self.predict_proba(X)
+        p = self.predict_proba(X, sample_domain)
         return self.classes_[p.argmax(1)]
+
+    def score(self, X: Any, y: Any, sample_domain: Any = None, sample_weight: Any = None) -> float:
+        """Return the accuracy on ``X`` with labels ``y``; with ``sample_domain``, on its target images alone."""
+        X, y = self._images(X), np.asarray(y)
+        rows = np.ones(len(X), dtype=bool) if sample_domain is None else _domains(sample_domain, len(X)) < 0
+        if not rows.any():
+            raise InvalidArgument(
+                "the score is of target images",
+                argument="sample_domain",
+                given="none below 0",
+                hint="leave sample_domain out to score all images",
+            )
+        weights = None if sample_weight is None else np.asarray(sample_weight)[rows]
+        return float(accuracy_score(y[rows], self.predict(X[rows]), sample_weight=weights))
+
+    def _images(self, X: Any) -> np.ndarray:
+        images = np.asarray(X)
+        if images.ndim == 2:
+            shape = self.image_shape
+            if shape is None or int(np.prod(shape)) != images.shape[1]:
+                raise InvalidArgument(
+                    "rows of pixels need the shape of an image",
+                    argument="image_shape",
+                    given=f"{shape} for rows of {images.shape[1]}",
+                    hint="image_shape=(channels, height, width)",
+                )
+            images = images.reshape(len(images), *shape)
+        return images
+
+
+def _domains(sample_domain: Any, count: int) -> np.ndarray:
+    """Return the domains [N] as numbers: above 0 for the source, below 0 for the target."""
+    domains = np.asarray(sample_domain)
+    if domains.shape != (count,) or domains.dtype.kind not in "iuf" or bool((domains == 0).any()):
+        raise InvalidArgument(
+            "one number per image, above 0 for the source and below 0 for the target",
+            argument="sample_domain",
+            given=f"{domains.dtype} {domains.shape} for {count} images",
+        )
+    return domains

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convsmith import data
+from convsmith import arguments, data
+from convsmith.adaptation.options import InputOptions
 from convsmith.data import ImageData, ImageSplit
 from convsmith.errors import InvalidArgument
 
@@ -35,12 +36,9 @@ class Inputs:
 def resolve(
     source: Any,
     target: Any,
+    options: InputOptions | None = None,
     *,
-    target_classes: Any = None,
-    size: int | tuple[int, int] | None = None,
-    channels: int | None = None,
     seed: int = 0,
-    crop: tuple[int | None, int | None] = (None, None),
     validation_share: float = 0.2,
 ) -> Inputs:
     """Return source and target in one form.
@@ -49,29 +47,29 @@ def resolve(
         source: a data spec, a folder of class folders, a list file, `ImageData`, a labelled `ImageSplit`, a labelled
             torch dataset of (image, label), or ``(X, y)``.
         target: the same, labels unused; or ``X`` alone.
-        target_classes: keep only these classes of the target; needs a target with labels (see `convsmith.data.pair`).
-        size: side of the images, for specs and folders.
-        channels: 1 or 3, for specs and folders.
+        options: see `InputOptions`.
         seed: of the divisions.
-        crop: see `convsmith.data.pair`.
         validation_share: held out from a source that comes without a division.
 
     Raises:
         InvalidArgument: unlabelled or one-class source, empty target, unequal size or channels, unknown target class.
     """
+    o = options or InputOptions()
     left, right = _opened(source, "source"), _opened(target, "target")
     if isinstance(left, (str, ImageData)) and isinstance(right, (str, ImageData)):
-        pair = data.pair(left, right, target_classes=target_classes, size=size, channels=channels, seed=seed, crop=crop)
+        pair = data.pair(
+            left, right, target_classes=o.target_classes, size=o.size, channels=o.channels, seed=seed, crop=o.crop
+        )
         train, validation, whole = pair.source.train, pair.source.validation, _merged(pair.target)
         shared = pair.shared
     else:
         if isinstance(left, str):
-            left = data.load(left, size=size, channels=channels, seed=seed)
+            left = data.load(left, size=o.size, channels=o.channels, seed=seed)
         if isinstance(right, str):
-            right = data.load(right, size=size, channels=channels, seed=seed)
+            right = data.load(right, size=o.size, channels=o.channels, seed=seed)
         train, validation = (left.train, left.validation) if isinstance(left, ImageData) else (left, left.subset([]))
         whole = _merged(right) if isinstance(right, ImageData) else right
-        whole, shared = _restricted(whole, train.classes, target_classes)
+        whole, shared = _restricted(whole, train.classes, o.target_classes)
     if len(validation) < 2:
         train, validation = _divided(train, validation_share, seed)
     _check(train, whole)
@@ -88,6 +86,10 @@ def _opened(value: Any, role: str) -> str | ImageData | ImageSplit:
         return _spec(value)
     if isinstance(value, torch.utils.data.Dataset):
         return _from_dataset(value, role)
+    parts = value if isinstance(value, (tuple, list)) else (value,)
+    for part in parts:
+        if isinstance(part, torch.Tensor):
+            arguments.tensor(role, part, floating=False, what="images and labels with values")
     if isinstance(value, (tuple, list)) and len(value) == 2 and _is_array(value[0]):
         return data.from_arrays(value[0], value[1], name=role)
     if _is_array(value) and role == "target":

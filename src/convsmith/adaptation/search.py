@@ -5,7 +5,6 @@ Jamieson & Talwalkar, Non-stochastic Best Arm Identification and Hyperparameter 
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import math
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from convsmith.adaptation.adapt import adapt
-from convsmith.adaptation.evaluation.examine import EXCLUDED
+from convsmith.adaptation.evaluation.evaluator import EXCLUDED
 from convsmith.adaptation.evaluation.validators import VALIDATORS
 from convsmith.adaptation.methods.method import METHODS, method_settings
 from convsmith.adaptation.result import AdaptationResult
 from convsmith.errors import InvalidArgument
+from convsmith.registry import setting_types
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def search(
         target: see `adapt`.
         method: see `adapt`.
         values: candidates by setting name.
-        validator: judges the last step of every run; `oracle` needs ``evaluate=True``.
+        validator: judges the last step of every run; `oracle` needs ``use_target_labels=True``.
         seeds: a candidate's score is the mean over these.
         steps: of the last rung.
         keep: share of candidates that goes on to the next rung.
@@ -111,7 +111,8 @@ def search(
     plan = rungs(len(candidates), steps, keep)
     total = sum(n * len(seeds) for n, _ in plan)
     # source-only takes what adapt itself takes, not the settings of the method
-    own = {name: value for name, value in common.items() if name in inspect.signature(adapt).parameters}
+    names = setting_types(method_settings(method, {}))
+    own = {name: value for name, value in common.items() if name not in names}
     memory = _Memory(out, {"method": method, "validator": validator, "common": {k: str(v) for k, v in common.items()}})
     trials: list[Trial] = []
     done = 0

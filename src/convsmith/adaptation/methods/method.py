@@ -58,7 +58,7 @@ class Domains:
 class DomainTask(Task):
     """A method: the model, the layers it trains beside it, and the loss of a `DomainBatch`.
 
-    ``examine`` is set by `adapt`: it measures the model on held-out source and unlabelled target images.
+    ``evaluator`` is set by `adapt`: it measures the model on held-out source and unlabelled target images.
     """
 
     primary = "selection"
@@ -67,7 +67,7 @@ class DomainTask(Task):
         super().__init__()
         self.model, self.domains, self.config = model, domains, settings
         self.classes, self.features = domains.classes, classifier_of(model).in_features
-        self.examine: Callable[[nn.Module, Iterable[Batch]], dict[str, float]] | None = None
+        self.evaluator: Callable[[nn.Module, Iterable[Batch]], dict[str, float]] | None = None
 
     @abstractmethod
     def forward(self, batch: DomainBatch, step: int) -> Losses:
@@ -87,8 +87,8 @@ class DomainTask(Task):
 
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Return accuracy on held-out source ``batches``, and all that `adapt` wants to know."""
-        if self.examine is not None:
-            return self.examine(self.model, batches)
+        if self.evaluator is not None:
+            return self.evaluator(self.model, batches)
         right = total = 0
         with torch.no_grad():
             for batch in batches:
@@ -122,17 +122,24 @@ def available() -> list[str]:
     return METHODS.names()
 
 
-def method_settings(method: str, overrides: Mapping[str, Any]) -> MethodConfig:
-    """Return the settings of ``method`` with ``overrides``; a field of a nested group is named without its group.
+def method_settings(method: str, overrides: Mapping[str, Any], whole: MethodConfig | None = None) -> MethodConfig:
+    """Return the settings of ``method`` (``whole``, or its defaults) with ``overrides``.
 
-    A group may also be given whole, or by a name where it has names (``variant="caffe"`` of SAN); single fields are
-    changed after that.
+    A field of a nested group is named without its group. A group may also be given whole, or by a name where it has
+    names (``variant="caffe"`` of SAN); single fields are changed after that.
 
     Raises:
         InvalidArgument: unknown method, setting or choice, with close matches; a value of a wrong kind.
     """
     entry = METHODS.entry(method)
     settings: MethodConfig = entry.traits["settings"]()
+    if whole is not None:
+        if type(whole) is not type(settings):
+            kind = type(settings).__name__
+            raise InvalidArgument(
+                f"the settings of {method!r} are {kind}", argument="settings", given=type(whole).__name__
+            )
+        settings = whole
     groups: dict[str, Any] = {f.name: v for f in fields(settings) if is_dataclass(v := getattr(settings, f.name))}
     check_settings(f"the method {method!r}", overrides, [*setting_types(settings), *groups])
     for name in groups.keys() & overrides.keys():

@@ -19,6 +19,7 @@ from convsmith.adaptation.losses.operands import matrix, wide
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import evaluating
+from convsmith.inspection.outputs import class_scores
 
 Scale = Literal["mean-one", "sum-one", "max-one"]
 Estimate = Literal["target", "running-sum", "batch"]
@@ -147,7 +148,7 @@ def total_probabilities(model: nn.Module, batches: Iterable[Batch], weights: Cla
     total, count = torch.zeros_like(weights.mass), 0
     with evaluating(model), torch.no_grad():
         for batch in batches:
-            logits = model(batch.images.to(total.device))
+            logits = class_scores(model(batch.images.to(total.device)))
             total += weights.probabilities(logits).double().sum(0)
             count += len(batch)
     return total, count

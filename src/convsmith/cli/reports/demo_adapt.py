@@ -22,7 +22,8 @@ def run(context: Context) -> None:
     from convsmith.adaptation.inputs import resolve
     from convsmith.cli.reports.adaptation_report import sections
 
-    inputs = resolve(SOURCE, TARGET, target_classes=CLASSES, size=16, channels=1, seed=context.seed, crop=(20, None))
+    options = adaptation.InputOptions(target_classes=CLASSES, size=16, channels=1, crop=(20, None))
+    inputs = resolve(SOURCE, TARGET, options, seed=context.seed)
     found: dict[str, AdaptationResult] = {}
     for method in METHODS:
         settings: dict[str, Any] = {} if method == "source-only" else {"hidden": (64,)}
@@ -36,7 +37,7 @@ def run(context: Context) -> None:
                 seed=context.seed,
                 device=context.device,
                 reference=found.get("source-only"),
-                evaluate=True,
+                use_target_labels=True,
                 progress=callback,
                 **settings,
             )

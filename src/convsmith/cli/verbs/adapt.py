@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from convsmith.adaptation.inputs import Inputs
 
 EXAMPLES = (
-    "adapt --source mnist-5k --target digits --target-classes 0-4 --size 16 --model cs_lenet --method san --evaluate",
+    "adapt --source mnist-5k --target digits --target-classes 0-4 --size 16 --model cs_lenet --use-target-labels",
     "adapt --source imagefolder:catalogue --target images:photos --model resnet50 --pretrained --size 224 --lr 0.001",
     "adapt --source list:train.txt --target imagefolder:shop --model runs/first --method pada --set grl_max=0.5",
     "adapt --out runs/adapt-1 --resume",
@@ -41,9 +41,11 @@ class Arguments(classifier.ModelOptions, Work):
     )
     variant: str | None = option(None, "of SAN: paper, caffe or pytorch", metavar="NAME")
     set: tuple[str, ...] = option((), "settings of the method, like entropy=0.2", metavar="NAME=VALUE")
-    evaluate: bool = option(False, "measure accuracy on the target's labels, if it has any; they select nothing")
+    use_target_labels: bool = option(
+        False, "measure accuracy on the target's labels, if it has any; they select nothing"
+    )
     reference: bool = option(True, "train source-only too, for the guard and the alarms")
-    evaluations: int = option(10, "how often source and target are measured in a run", metavar="N")
+    num_evals: int = option(10, "how often source and target are measured in a run", metavar="N")
     steps: int = option(1000, "updates", metavar="N")
     lr: float = option(0.03, "base learning rate", metavar="X")
     batch_size: int = option(64, "images of each domain in a step (and process)", metavar="N")
@@ -65,8 +67,15 @@ def run(arguments: Arguments) -> dict[str, Any]:
     from convsmith.adaptation.inputs import resolve
 
     adaptation.method_settings(arguments.method, settings)
-    if arguments.validator is not None:
-        adaptation.validators.VALIDATORS.entry(arguments.validator)
+    evaluation = adaptation.EvaluationOptions(
+        validator=arguments.validator, num_evals=arguments.num_evals, use_target_labels=arguments.use_target_labels
+    )
+    options = adaptation.InputOptions(
+        target_classes=arguments.target_classes,
+        size=arguments.size,
+        channels=arguments.channels,
+        crop=(arguments.crop[0] or None, arguments.crop[1] or None),
+    )
     training.resolve_device(arguments.device)
     config = training.TrainConfig(
         steps=arguments.steps,
@@ -77,15 +86,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         seed=arguments.seed,
         device=arguments.device,
     )
-    inputs = resolve(
-        arguments.source,
-        arguments.target,
-        target_classes=arguments.target_classes,
-        size=arguments.size,
-        channels=arguments.channels,
-        seed=arguments.seed,
-        crop=(arguments.crop[0] or None, arguments.crop[1] or None),
-    )
+    inputs = resolve(arguments.source, arguments.target, options, seed=arguments.seed)
     model, recipe = classifier.create(arguments, inputs.source.description)
     classifier.check_takes(model, inputs.source)
     folder = run_folder.open_run("adapt", arguments)
@@ -94,12 +95,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
             model,
             inputs,
             method=arguments.method,
-            validator=arguments.validator,
             batch_size=arguments.batch_size,
             config=config,
+            evaluation=evaluation,
             reference="train" if arguments.reference else None,
-            evaluate=arguments.evaluate,
-            evaluations=arguments.evaluations,
             out=folder,
             resume=arguments.resume,
             progress=callback,

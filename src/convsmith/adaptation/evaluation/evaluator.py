@@ -27,7 +27,7 @@ EXCLUDED = -1e9
 
 
 @dataclass(frozen=True)
-class Examiner:
+class Evaluator:
     """Called by the loop at every evaluation; ``selection`` in its result is what the best step is chosen by.
 
     Args:
@@ -51,9 +51,9 @@ class Examiner:
     def __call__(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return all measurements of ``model``; ``batches`` are held-out source images."""
         source, target = extract_features(model, batches), extract_features(model, self.target)
-        return self.judge(model, source, target)
+        return self.compute_metrics(model, source, target)
 
-    def judge(self, model: nn.Module, source: Features, target: Features) -> dict[str, float]:
+    def compute_metrics(self, model: nn.Module, source: Features, target: Features) -> dict[str, float]:
         """Return all measurements from finished passes."""
         p = target.logits.softmax(1)
         training = None

@@ -1,0 +1,84 @@
+"""The two groups of `adapt`'s options beside training and method: what is read, and how a run is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from convsmith import arguments
+from convsmith.adaptation.evaluation.alarms import CollapseRule
+from convsmith.adaptation.evaluation.validators import VALIDATORS
+from convsmith.errors import InvalidArgument
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """How specs and folders become images.
+
+    Args:
+        target_classes: cut a labelled target to these classes (for experiments).
+        size: side of the images, for specs and folders.
+        channels: 1 or 3, for specs and folders.
+        crop: see `convsmith.data.pair`.
+    """
+
+    target_classes: Any = None
+    size: int | tuple[int, int] | None = None
+    channels: int | None = None
+    crop: tuple[int | None, int | None] = (None, None)
+
+    def __post_init__(self) -> None:
+        if self.channels is not None:
+            arguments.one_of("channels", self.channels, (1, 3))
+        sides = self.size if isinstance(self.size, (tuple, list)) else (self.size,)
+        for side in sides:
+            if self.size is not None:
+                arguments.integer("size", side, least=1)
+        if not isinstance(self.crop, (tuple, list)) or len(self.crop) != 2:
+            raise InvalidArgument("crop is one side for each domain", argument="crop", given=repr(self.crop))
+        for side in self.crop:
+            if side is not None:
+                arguments.integer("crop", side, least=1)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a run is judged while it trains.
+
+    Args:
+        validator: choose the step by this score, computed at every evaluation; None keeps the last step. ``"oracle"``
+            uses target labels and needs ``use_target_labels``.
+        num_evals: passes over held-out source and whole target images in a run, for selection, alarms in the log and
+            history; a ``config`` with ``evaluate_every`` decides instead.
+        use_target_labels: also measure accuracy on the target's labels, as ``oracle_accuracy``; it selects nothing.
+        collapse: thresholds of the collapse alarm.
+    """
+
+    validator: str | None = None
+    num_evals: int = 10
+    use_target_labels: bool = False
+    collapse: CollapseRule = field(default_factory=CollapseRule)
+
+    def __post_init__(self) -> None:
+        arguments.integer("num_evals", self.num_evals, least=1)
+        arguments.one_of("use_target_labels", self.use_target_labels, (True, False))
+        if not isinstance(self.collapse, CollapseRule):
+            raise InvalidArgument(
+                "collapse is a CollapseRule", argument="collapse", given=arguments.spelled(self.collapse)
+            )
+        if self.validator is None:
+            return
+        if VALIDATORS.entry(self.validator).traits["uses_target_labels"] and not self.use_target_labels:
+            raise InvalidArgument(
+                f"the validator {self.validator!r} uses target labels",
+                argument="validator",
+                hint="say use_target_labels=True as well",
+            )
+
+
+def filled(name: str, kind: Any, whole: Any, given: dict[str, Any]) -> Any:
+    """Return the group ``whole`` (the default one if None) with those of ``given`` that are its fields, taken out."""
+    if whole is not None and not isinstance(whole, kind):
+        raise InvalidArgument(f"{name} is {kind.__name__}", argument=name, given=arguments.spelled(whole))
+    own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
+    return replace(whole, **own) if whole is not None else kind(**own)
