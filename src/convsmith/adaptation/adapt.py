@@ -51,6 +51,7 @@ def adapt(
     *,
     method: str = "san",
     settings: MethodConfig | None = None,
+    validator: str | None = None,
     steps: int | None = None,
     lr: float | None = None,
     seed: int | None = None,
@@ -74,6 +75,7 @@ def adapt(
         target: images whose labels, if they have any, are not looked at.
         method: one of `available()`.
         settings: of the method, as a whole; single ones are keywords (``entropy=0.2``, ``inverse_temperature=10``).
+        validator: choose the step by this score (see `EvaluationOptions`).
         steps: updates, 1000 if not given; the same for source-only, which is trained too.
         lr: base learning rate, 0.03 if not given; the schedule is ``(1 + 10 t / steps) ** -0.75`` as in this line of
             papers.
@@ -83,7 +85,7 @@ def adapt(
         config: a whole training configuration in place of the four above.
         data: how specs and folders are read, as a whole; single fields of `InputOptions` are keywords (``size=224``).
         evaluation: how the run is judged, as a whole; single fields of `EvaluationOptions` are keywords
-            (``validator="infomax"``).
+            (``num_evals=4``).
         reference: ``"train"`` trains source-only first; an earlier source-only result saves that; None does without
             the guard and without both alarms that need it.
         out: run folder for checkpoints and history (source-only's under ``reference/``).
@@ -94,7 +96,7 @@ def adapt(
     Raises:
         InvalidArgument: for every name, number or data set that cannot work, before training.
     """
-    given = dict(options)
+    given = dict(options) if validator is None else {**options, "validator": validator}
     data = filled("data", InputOptions, data, given)
     evaluation = filled("evaluation", EvaluationOptions, evaluation, given)
     chosen = method_settings(method, given, settings)
