@@ -58,7 +58,7 @@ def test_without_evaluate_no_target_label_is_measured(tmp_path, capsys):
         (["--set", "entropi=1"], "did you mean 'entropy'"),
         (["--variant", "cafe"], "did you mean 'caffe'"),
         (["--variant", "caffe", "--method", "dann"], "only SAN has variants"),
-        (["--batch-size", "1"], "two or more"),
+        (["--batch-size", "1"], "at least 2"),
         (["--steps", "0"], "must be 1 or more"),
         (["--source", "digitz"], "did you mean 'digits'"),
     ],
