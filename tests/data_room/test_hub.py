@@ -119,9 +119,9 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_broken_and_missing_images_are_refused_or_skipped(tmp_path, monkeypatch, checked):
     import io
 
-    from convsmith.data import survey
+    from convsmith.data import checking
 
-    monkeypatch.setattr(survey, "CHECKED_FILES", checked)
+    monkeypatch.setattr(checking, "CHECKED", checked)
     stored = []
     for image in rows(20):
         stream = io.BytesIO()
@@ -141,15 +141,15 @@ def test_broken_and_missing_images_are_refused_or_skipped(tmp_path, monkeypatch,
 
 
 def test_a_set_too_large_to_look_at_says_so_and_names_a_broken_image_when_it_is_reached(tmp_path, monkeypatch):
-    from convsmith.data import hub, survey
+    from convsmith.data import checking, hub
     from convsmith.errors import RunFailed
 
     root = saved(tmp_path / "s")
     whole = load(f"hf:{root}")
-    monkeypatch.setattr(survey, "CHECKED_FILES", 5)
+    monkeypatch.setattr(checking, "CHECKED", 5)
     monkeypatch.setattr(hub, "_LOOKED_ROWS", 10)
     data = load(f"hf:{root}")
-    assert "26 pictures are not looked at" in data.notes[0]
+    assert "1 of 26 files were looked at" in data.notes[0]
     assert torch.equal(data.test.fetch(range(6)).images, whole.test.fetch(range(6)).images)
     held = datasets.load_from_disk(root)
     stored = (

@@ -113,6 +113,7 @@ def test_available():
         "images:PATH",
         "list:FILE",
         "mnist-5k",
+        "timm:NAME",
         "torchvision:NAME",
     ]
 

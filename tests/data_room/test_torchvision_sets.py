@@ -76,7 +76,7 @@ def test_unknown_and_absent_torchvision_sets(tmp_path, monkeypatch):
 
 
 def test_pictures_of_two_sizes_are_found_when_small_and_named_when_large(tmp_path, monkeypatch):
-    from convsmith.data import survey
+    from convsmith.data import checking
     from convsmith.errors import RunFailed
     from tests.data_room.pictures_on_disk import picture
 
@@ -84,9 +84,9 @@ def test_pictures_of_two_sizes_are_found_when_small_and_named_when_large(tmp_pat
     picture(root / "River" / "zz.jpg", size=(9, 20))
     with pytest.raises(InvalidArgument, match="differ in size"):
         load("torchvision:EuroSAT", root=tmp_path)
-    monkeypatch.setattr(survey, "CHECKED_FILES", 5)
+    monkeypatch.setattr(checking, "CHECKED", 5)
     with pytest.raises(RunFailed, match=r"EuroSAT image 20, 9 x 20[\s\S]*size="):
         [split.pixels(slice(None)) for split in load("torchvision:EuroSAT", root=tmp_path).splits.values()]
     data = load("torchvision:EuroSAT", root=tmp_path, size=6)
     assert sum(len(split.pixels(slice(None))) for split in data.splits.values()) == 21
-    assert "not looked at" in data.notes[0]
+    assert "1 of 21 files were looked at" in data.notes[0]

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from convsmith.data.description import DataDescription
 from convsmith.data.split import ImageSplit
-from convsmith.data.statistics import mean_and_std
 from convsmith.data.store import MemoryStore
 from convsmith.errors import InvalidArgument
 
@@ -39,46 +38,50 @@ def from_arrays(
     """
     images = _images(X, normalised)
     labels, names = _labels(y, classes, len(images))
-    store = MemoryStore(images)
-    rows = torch.arange(len(images))
-    mean, std = ((0.0,) * store.channels, (1.0,) * store.channels) if normalised else mean_and_std(store, rows)
-    description = DataDescription(
-        name, names, store.channels, store.size, mean, std, {"train": len(images)}, "arrays given by the caller"
-    )
-    return ImageSplit(store, rows, labels, rows, description)
+    rows, (channels, *size) = torch.arange(len(images)), images.shape[1:]
+    mean, std = ((0.0,) * channels, (1.0,) * channels) if normalised else mean_and_std(images, rows)
+    counts, source = {"train": len(images)}, "arrays given by the caller"
+    description = DataDescription(name, names, channels, (size[0], size[1]), mean, std, counts, source)
+    return ImageSplit(MemoryStore(images), rows, labels, rows, description)
+
+
+def mean_and_std(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return (mean, std) by channel over images ``rows`` of [N, C, H, W] and all their pixels, in float64.
+
+    A channel that never changes gets std 1, so that normalising it gives 0 and not infinity.
+    """
+    total = squares = torch.zeros(images.shape[1], dtype=torch.float64)
+    # two passes would read twice; in float64 the one-pass form loses nothing for values in [0, 1]
+    for part in rows.split(1024):
+        pixels = MemoryStore(images).pixels(part).double()
+        total, squares = total + pixels.sum((0, 2, 3)), squares + pixels.square().sum((0, 2, 3))
+    count = max(1, len(rows) * images[0, 0].numel())
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=0).sqrt()
+    return tuple(mean.tolist()), tuple(torch.where(std < 1e-6, torch.ones_like(std), std).tolist())
 
 
 def _images(X: Any, normalised: bool) -> Tensor:
     images = _tensor(X, "X")
-    if images.ndim == 3:
-        images = images[:, None]
+    images = images[:, None] if images.ndim == 3 else images
+    given, hint = f"{images.dtype} {tuple(images.shape)}", None
     if images.ndim != 4 or min(images.shape) == 0:
-        raise InvalidArgument(
-            "images are [N, H, W] or [N, C, H, W], none of them 0", argument="X", given=f"shape {tuple(images.shape)}"
-        )
-    if images.shape[1] > 4 and images.shape[3] in (1, 3, 4):
-        raise InvalidArgument(
-            "channels come before height and width",
-            argument="X [N, C, H, W]",
-            given=f"shape {tuple(images.shape)}",
-            hint="X.transpose(0, 3, 1, 2) for an array, X.permute(0, 3, 1, 2) for a tensor",
-        )
-    if images.dtype == torch.uint8 and not normalised:
+        rule = "images are [N, H, W] or [N, C, H, W], none of them 0"
+    elif images.shape[1] > 4 and images.shape[3] in (1, 3, 4):
+        rule = "channels come before height and width"
+        hint = "X.transpose(0, 3, 1, 2) for an array, X.permute(0, 3, 1, 2) for a tensor"
+    elif images.dtype == torch.uint8 and not normalised:
         return images.contiguous()
-    if not images.is_floating_point():
-        raise InvalidArgument("pixels are uint8 or floats", argument="X", given=images.dtype, hint="X.astype('uint8')")
-    images = images.float().contiguous()
-    if not bool(images.isfinite().all()):
-        raise InvalidArgument("pixels are finite", argument="X", given="NaN or infinity")
-    low, high = float(images.min()), float(images.max())
-    if not normalised and (low < 0 or high > 1):
-        raise InvalidArgument(
-            "float pixels lie in [0, 1]",
-            argument="X",
-            given=f"values from {low:.4g} to {high:.4g}",
-            hint="divide by the largest possible value, or pass normalised=True to take them as they are",
-        )
-    return images
+    elif not images.is_floating_point():
+        rule, hint = "pixels are uint8 or floats", "X.astype('uint8')"
+    else:
+        images = images.float().contiguous()
+        low, high = images.aminmax()
+        if bool(images.isfinite().all()) and (normalised or (low >= 0 and high <= 1)):
+            return images
+        rule, given = "float pixels are finite and lie in [0, 1]", f"values from {float(low):.4g} to {float(high):.4g}"
+        hint = "divide by the largest possible value, or pass normalised=True to take finite ones as they are"
+    raise InvalidArgument(rule, argument="X", given=given, hint=hint)
 
 
 def _labels(y: Any, classes: Sequence[str] | None, count: int) -> tuple[Tensor, tuple[str, ...]]:
@@ -86,20 +89,15 @@ def _labels(y: Any, classes: Sequence[str] | None, count: int) -> tuple[Tensor, 
     if y is None:
         return torch.full((count,), -1, dtype=torch.int64), names or ()
     labels = _tensor(y, "y")
+    given = f"{labels.dtype} {tuple(labels.shape)}"
     if labels.shape != (count,) or labels.is_floating_point() or labels.dtype == torch.bool:
-        raise InvalidArgument(
-            "one whole number per image",
-            argument=f"y [{count}]",
-            given=f"{labels.dtype} {tuple(labels.shape)}",
-        )
+        raise InvalidArgument("one whole number per image", argument=f"y [{count}]", given=given)
     labels = labels.long()
-    top = int(labels.max())
-    names = names if names is not None else tuple(str(n) for n in range(top + 1))
-    if int(labels.min()) < 0 or top >= len(names):
-        raise InvalidArgument(
-            f"labels run from 0 to {len(names) - 1}", argument="y", given=f"values from {int(labels.min())} to {top}"
-        )
-    return labels, names
+    low, top = int(labels.min()), int(labels.max())
+    if low < 0 or top >= (len(names) if names is not None else 10 * max(count, 10_000)):
+        rule = f"labels run from 0 to {len(names) - 1}" if names else "labels count classes from 0"
+        raise InvalidArgument(rule, argument="y", given=f"values from {low} to {top}")
+    return labels, names if names is not None else tuple(str(n) for n in range(top + 1))
 
 
 def _tensor(value: Any, what: str) -> Tensor:

@@ -1,98 +1,80 @@
-"""Random changes of training images, each a pure function of pixels and of numbers drawn from a key.
-
-``AUGMENTATIONS`` maps a name to ``f(images [B, C, H, W] in [0, 1], draws [B, k] in [0, 1), size) -> [B, C, *size]``.
-Its traits say how many numbers an image needs (``draws``) and whether it must see the picture at its original size
-(``original``). No global random state is touched: equal keys give equal images, whatever the batch around them.
-"""
+"""Random changes of training pictures: transforms of timm and torchvision, made functions of a key by one wrapper."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
-from convsmith.data.keyed import uniform
-from convsmith.data.resize import Size, fit, resize
+from convsmith.data.keyed import hash64
+from convsmith.data.preprocessing import Pipeline, Preprocessing
+from convsmith.errors import InvalidArgument
 from convsmith.registry import Registry
 
-AUGMENTATIONS: Registry[Callable[[Tensor, Tensor, Size], Tensor]] = Registry("augmentation", "convsmith.data")
+#: name to ``f(preprocessing, **settings) -> Pipeline``
+AUGMENTATIONS: Registry[Callable[..., Pipeline]] = Registry("augmentation", "convsmith.data")
 
 
-def draw(name: str, seed: int, epoch: int, index: Tensor) -> Tensor:
-    """Return the numbers [B, k] that augmentation ``name`` uses for these image numbers at this epoch."""
-    return uniform(seed, epoch, index, AUGMENTATIONS.entry(name).traits["draws"])
+@contextmanager
+def kept_random_states() -> Iterator[None]:
+    """Put back the global generators of Python, numpy and torch (CPU) that libraries' transforms draw from."""
+    python, numpy, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(torch_state)
 
 
-@AUGMENTATIONS.register("none", draws=0, original=False)
-def none(images: Tensor, _draws: Tensor, _size: Size) -> Tensor:
+def keyed(transform: Pipeline, image: Image.Image | Tensor, seed: int, epoch: int, index: int) -> Tensor:
+    """Apply a library's random transform as a function of (seed, epoch, image number); see `kept_random_states`."""
+    word = int(hash64(seed, epoch, index)[0])
+    random.seed(word)
+    np.random.seed(word % 2**32)  # noqa: NPY002  (timm draws from the global generators)
+    torch.default_generator.manual_seed(word)  # torch.manual_seed would reach for the devices too
+    return transform(image)
+
+
+def _after_resize(preprocessing: Preprocessing, name: str, steps: list[Any], settings: dict[str, Any]) -> Pipeline:
+    if settings:
+        hint = "augment imagenet takes timm's settings"
+        raise InvalidArgument(f"augmentation {name} has no settings", given=", ".join(settings), hint=hint)
+    plain = preprocessing.transform()
+    return Pipeline([*plain.steps[: plain.tensor_at], *steps, *plain.steps[plain.tensor_at :]], plain.channels)
+
+
+@AUGMENTATIONS.register("none")
+def none(preprocessing: Preprocessing, **settings: Any) -> Pipeline:
     """No change."""
-    return images
+    return _after_resize(preprocessing, "none", [], settings)
 
 
-@AUGMENTATIONS.register("digits", draws=4, original=False)
-def digits(images: Tensor, draws: Tensor, _size: Size) -> Tensor:
+@AUGMENTATIONS.register("digits")
+def digits(preprocessing: Preprocessing, **settings: Any) -> Pipeline:
     """Shift by up to 6 % of the side, rotate by up to 10 degrees, scale by 0.9 to 1.1; black outside."""
-    signed = (2 * draws - 1).float()
-    shift_x, shift_y = 0.12 * signed[:, 0], 0.12 * signed[:, 1]  # in grid units, where the side is 2
-    angle = math.radians(10) * signed[:, 2]
-    scale = 1 / (1 + 0.1 * signed[:, 3])
-    height, width = images.shape[-2:]
-    y = ((2 * torch.arange(height) + 1) / height - 1)[None, :, None]
-    x = ((2 * torch.arange(width) + 1) / width - 1)[None, None, :]
-    cosine, sine = (torch.cos(angle) * scale)[:, None, None], (torch.sin(angle) * scale)[:, None, None]
-    # written out, not as a matrix product: a sample must not depend on the batch it is in, to the last bit
-    grid = torch.stack(
-        [
-            cosine * x - sine * (height / width) * y + shift_x[:, None, None],
-            sine * (width / height) * x + cosine * y + shift_y[:, None, None],
-        ],
-        dim=-1,
-    )
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    from torchvision.transforms import InterpolationMode, RandomAffine
+
+    affine = RandomAffine(10, (0.06, 0.06), (0.9, 1.1), None, InterpolationMode.BILINEAR)
+    return _after_resize(preprocessing, "digits", [affine], settings)
 
 
-@AUGMENTATIONS.register("flip-crop", draws=3, original=False)
-def flip_crop(images: Tensor, draws: Tensor, _size: Size) -> Tensor:
+@AUGMENTATIONS.register("flip-crop")
+def flip_crop(preprocessing: Preprocessing, **settings: Any) -> Pipeline:
     """Pad by 4 black pixels, cut back to the size at a random place, mirror half of the images (the CIFAR recipe)."""
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (4, 4, 4, 4))
-    top, left = (draws[:, 0] * 9).long(), (draws[:, 1] * 9).long()
-    rows = top[:, None] + torch.arange(height)
-    columns = left[:, None] + torch.arange(width)
-    columns = torch.where((draws[:, 2] < 0.5)[:, None], columns.flip(1), columns)
-    number = torch.arange(len(images))[:, None, None, None]
-    channel = torch.arange(images.shape[1])[None, :, None, None]
-    return padded[number, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    from torchvision.transforms import RandomCrop, RandomHorizontalFlip
+
+    steps = [RandomCrop(preprocessing.input_size[1:], padding=4), RandomHorizontalFlip()]
+    return _after_resize(preprocessing, "flip-crop", steps, settings)
 
 
-_TRIES = 10
-
-
-@AUGMENTATIONS.register("imagenet", draws=2 * _TRIES + 3, original=True)
-def imagenet(images: Tensor, draws: Tensor, size: Size) -> Tensor:
-    """Random resized crop (8 to 100 % of the area, aspect 3:4 to 4:3) and mirror (the ImageNet recipe)."""
-    results = []
-    for image, drawn in zip(images, draws.tolist(), strict=True):
-        box = crop_box((image.shape[-2], image.shape[-1]), drawn)
-        if box is None:
-            result = fit(image, size)
-        else:
-            top, left, height, width = box
-            result = resize(image[:, top : top + height, left : left + width], size)
-        results.append(result.flip(-1) if drawn[-1] < 0.5 else result)
-    return torch.stack(results) if results else images.new_zeros(0, images.shape[1], *size)
-
-
-def crop_box(size: Size, drawn: list[float]) -> tuple[int, int, int, int] | None:
-    """Return (top, left, height, width) of a random crop inside ``size``, or None if ten tries did not fit."""
-    height, width = size
-    for n in range(_TRIES):
-        area = height * width * (0.08 + 0.92 * drawn[2 * n])
-        ratio = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * drawn[2 * n + 1])
-        h, w = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
-        if 1 <= h <= height and 1 <= w <= width:
-            return int(drawn[-3] * (height - h + 1)), int(drawn[-2] * (width - w + 1)), h, w
-    return None
+@AUGMENTATIONS.register("imagenet")
+def imagenet(preprocessing: Preprocessing, **settings: Any) -> Pipeline:
+    """Timm's training transform: random resized crop and mirror, and what ``settings`` add by timm's names."""
+    return preprocessing.train_transform(**{"color_jitter": None, **settings})

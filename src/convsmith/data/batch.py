@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,23 +14,29 @@ class Batch:
     """Images of one data set.
 
     Shapes: ``images`` [B, C, H, W] float32, normalised with the description's mean and std; ``labels`` [B] int64
-    (-1 where unknown); ``index`` [B] int64, the image's number in the whole data set, unique over all splits.
+    (-1 where unknown); ``index`` [B] int64, the image's number in the whole data set, unique over all splits;
+    ``targets`` [B, K] class probabilities where images were mixed, else None.
     """
 
     images: Tensor
     labels: Tensor
     index: Tensor
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on ``device``."""
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.index.to(device, non_blocking=True),
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory (what a loader calls where there is a GPU)."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        targets = None if self.targets is None else change(self.targets)
+        return Batch(change(self.images), change(self.labels), change(self.index), targets)
 
 
 @dataclass(frozen=True)

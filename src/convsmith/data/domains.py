@@ -11,8 +11,8 @@ import torch
 
 from convsmith.data.classes import ClassSpec, chosen_classes
 from convsmith.data.image_data import ImageData
-from convsmith.data.loading import load
-from convsmith.data.resize import Size, checked_size
+from convsmith.data.loading import checked_size, load
+from convsmith.data.store import Size
 from convsmith.errors import InvalidArgument, close_matches
 
 

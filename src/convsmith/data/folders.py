@@ -3,69 +3,85 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from convsmith.data.partition import TRAIN, official_parts
-from convsmith.data.pictures import EXTENSIONS, files
-from convsmith.data.places import existing
-from convsmith.data.source import SOURCES, Material, Request
-from convsmith.data.survey import survey
+from convsmith.data.pictures import EXTENSIONS, Files, printable, shortened
+from convsmith.data.source import SOURCES, Material, Request, existing, numbered
 from convsmith.errors import InvalidArgument
 
 
 @dataclass
 class Listing:
-    """Files found in a folder, in order, with the class name of each and the split it lies in."""
+    """Files found in folders, in order, with the class number of each and the split it lies in.
 
-    paths: list[Path] = field(default_factory=list)
-    classes: list[str] = field(default_factory=list)
+    Every folder is visited once, whatever links lead to it; what is no regular file (a pipe, a device) is no picture.
+    """
+
+    paths: list[bytes] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
     official: list[int] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    visited: set[tuple[int, int]] = field(default_factory=set)
 
-    def add_folder(self, folder: Path, name: str, part: int) -> int:
-        """Add every picture under ``folder``, at any depth, as class ``name``; return how many there are."""
+    def add_folder(self, folder: Path, label: int, part: int) -> int:
+        """Add every picture under ``folder``, at any depth, with this label; return how many there are."""
         before = len(self.paths)
-        for place, inner, names in os.walk(folder, followlinks=True):
-            inner[:] = sorted(n for n in inner if not n.startswith("."))
-            for file in sorted(names):
-                if file.startswith("."):
+        self.visited.add(_identity(folder))
+        self.paths.extend(os.fsencode(path) for path in self._walk(str(folder)))
+        count = len(self.paths) - before
+        self.labels += [label] * count
+        self.official += [part] * count
+        return count
+
+    def _walk(self, folder: str) -> Iterator[str]:
+        inner = []
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                suffix = Path(entry.name).suffix
+                if entry.name.startswith("."):
                     continue
-                path = Path(place) / file
-                if path.suffix.lower() in EXTENSIONS:
-                    self.paths.append(path)
-                    self.classes.append(name)
-                    self.official.append(part)
+                if entry.is_dir():
+                    inner.append(entry.path)
+                elif entry.is_file() and suffix.lower() in EXTENSIONS:
+                    yield entry.path
                 else:
-                    self.others.append(path)
-        return len(self.paths) - before
+                    self.others[suffix or "(none)"] += 1
+        for path in inner:
+            if _identity(path) not in self.visited:
+                self.visited.add(_identity(path))
+                yield from self._walk(path)
 
-    def notes(self) -> tuple[str, ...]:
-        """Return one line on the files that are not pictures by their names."""
-        if not self.others:
-            return ()
-        kinds = Counter(path.suffix or "(none)" for path in self.others)
-        told = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        return (f"{len(self.others)} files without an image extension are not read: {told}",)
+    def material(self, request: Request, classes: tuple[str, ...], source: str) -> Material:
+        """Return the data set."""
+        notes: tuple[str, ...] = ()
+        if self.others:
+            told = ", ".join(f"{count} {kind}" for kind, count in sorted(self.others.items()))
+            notes = (f"{self.others.total()} files are not read, for no picture or no image extension: {told}",)
+        labels, official = torch.tensor(self.labels), torch.tensor(self.official)
+        return Material(request.spec, classes, Files(self.paths), labels, source, official, notes)
 
 
-def shortened(names: Sequence[str], most: int = 10) -> str:
-    """Return the names with commas between, cut after ``most``."""
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+def _identity(folder: str | Path) -> tuple[int, int]:
+    about = Path(folder).stat()
+    return about.st_dev, about.st_ino
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """Return the folders directly in ``folder``, sorted by name, without hidden ones."""
-    return sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=lambda p: p.name)
+def subfolders(folder: Path) -> dict[str, Path]:
+    """Return the folders directly in ``folder`` by name (in one form of Unicode), sorted, without hidden ones."""
+    found = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return dict(sorted((unicodedata.normalize("NFC", printable(p.name)), p) for p in found))
 
 
 def divided(folder: Path) -> dict[int, Path]:
     """Return the train, validation and test sub-folders if ``folder`` has ``train`` and one of the others, else {}."""
-    names = {path.name: path for path in subfolders(folder)}
+    names = subfolders(folder)
     parts = {part: names[name] for part, name in official_parts(names).items()}
     return parts if len(parts) > 1 else {}
 
@@ -74,35 +90,26 @@ def divided(folder: Path) -> dict[int, Path]:
 def imagefolder(request: Request) -> Material:
     """Pictures in one folder per class, or such folders inside train, val and test."""
     folder = existing(request.argument, request.spec, folder=True)
-    listing, parts = Listing(), divided(folder) or {TRAIN: folder}
-    classes = [path.name for path in subfolders(parts[TRAIN])]
+    parts = divided(folder) or {TRAIN: folder}
+    classes = list(subfolders(parts[TRAIN]))
+    listing = Listing()
+    listing.visited.update(
+        _identity(p) for place in (folder, *parts.values()) for p in (place, *subfolders(place).values())
+    )
     for part, place in parts.items():
-        unknown = [path.name for path in subfolders(place) if path.name not in classes]
+        unknown = [name for name in subfolders(place) if name not in classes]
         if unknown:
             raise InvalidArgument(
                 "every class needs training images",
                 argument=f"the classes of {parts[TRAIN]}",
                 given=f"{place} has also {shortened(unknown)}",
             )
-        found = {path.name: listing.add_folder(path, path.name, part) for path in subfolders(place)}
+        found = {n: listing.add_folder(path, classes.index(n), part) for n, path in subfolders(place).items()}
         empty = [name for name, count in found.items() if count == 0]
         if part == TRAIN and empty and any(found.values()):
             raise InvalidArgument("a class folder holds no picture", argument=request.spec, given=shortened(empty))
-    _check_found(request, folder, listing, classes)
-    return _material(request, listing, tuple(classes), f"pictures in {folder}")
-
-
-def _check_found(request: Request, folder: Path, listing: Listing, classes: Sequence[str]) -> None:
     if not listing.paths:
-        loose = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
-        pictures = sum(p.suffix.lower() in EXTENSIONS for p in loose)
-        kinds = sorted({p.suffix or "(none)" for p in [*listing.others, *loose]})
-        raise InvalidArgument(
-            "the folder holds no picture in a class folder",
-            argument=f"{request.spec}: files ending in {' '.join(sorted(EXTENSIONS))} in one sub-folder per class",
-            given=f"{folder}: {len(classes)} sub-folders, {len(loose)} files, endings {', '.join(kinds) or 'none'}",
-            hint=f"images:{folder} reads {pictures} pictures without classes" if pictures else None,
-        )
+        raise _no_pictures(request, folder, listing, len(classes))
     if len(classes) < 2:
         raise InvalidArgument(
             "a data set with classes has two or more",
@@ -110,6 +117,19 @@ def _check_found(request: Request, folder: Path, listing: Listing, classes: Sequ
             given=f"{folder}: the one class folder {classes[0]!r}",
             hint=f"add class folders, or images:{folder} for pictures without classes",
         )
+    return listing.material(request, tuple(classes), f"pictures in {folder}")
+
+
+def _no_pictures(request: Request, folder: Path, listing: Listing, classes: int) -> InvalidArgument:
+    loose = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+    pictures = sum(p.suffix.lower() in EXTENSIONS for p in loose)
+    kinds = sorted({*listing.others, *(p.suffix or "(none)" for p in loose)})
+    return InvalidArgument(
+        "the folder holds no picture in a class folder",
+        argument=f"{request.spec}: files ending in {' '.join(sorted(EXTENSIONS))} in one sub-folder per class",
+        given=f"{folder}: {classes} sub-folders, {len(loose)} files, endings {', '.join(kinds) or 'none'}",
+        hint=f"images:{folder} reads {pictures} pictures without classes" if pictures else None,
+    )
 
 
 @SOURCES.register("images", takes="PATH", extra=None)
@@ -117,14 +137,13 @@ def images(request: Request) -> Material:
     """Pictures in a folder, at any depth, without classes: the unlabelled side of an adaptation."""
     folder = existing(request.argument, request.spec, folder=True)
     listing = Listing()
-    if not listing.add_folder(folder, "", TRAIN):
-        kinds = sorted({p.suffix or "(none)" for p in listing.others})
+    if not listing.add_folder(folder, -1, TRAIN):
         raise InvalidArgument(
             "the folder holds no picture",
             argument=f"{request.spec}: files ending in {' '.join(sorted(EXTENSIONS))}",
-            given=f"{folder}: {len(listing.others)} files, endings {', '.join(kinds) or 'none'}",
+            given=f"{folder}: {listing.others.total()} files, endings {', '.join(sorted(listing.others)) or 'none'}",
         )
-    return _material(request, listing, (), f"unlabelled pictures in {folder}")
+    return listing.material(request, (), f"unlabelled pictures in {folder}")
 
 
 @SOURCES.register("list", takes="FILE", extra=None)
@@ -132,74 +151,29 @@ def listed(request: Request) -> Material:
     """Pictures named in a text file, a path and a label on each line."""
     file = existing(request.argument, request.spec, folder=False)
     base = request.root or file.parent
-    listing, labels = Listing(), []
+    paths, words = [], []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InvalidArgument("a list is a text file", argument=request.spec, given=f"{file}: {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
-        words = line.rsplit(maxsplit=1)
-        if len(words) != 2:
-            raise InvalidArgument(
-                "each line is a path, a space and a label",
-                argument=request.spec,
-                given=f"{file}, line {number}: {line!r}",
-            )
-        listing.paths.append(base / words[0].strip())
-        listing.official.append(TRAIN)
-        labels.append(words[1])
-    if not labels:
+        parts = line.rsplit(maxsplit=1)
+        if len(parts) != 2:
+            given = f"{file}, line {number}: {line!r}"
+            raise InvalidArgument("each line is a path, a space and a label", argument=request.spec, given=given)
+        paths.append(_found(base / parts[0].strip()))
+        words.append(unicodedata.normalize("NFC", parts[1]))
+    if not words:
         raise InvalidArgument("the list is empty", argument=request.spec, given=str(file))
-    classes = _list_classes(labels, request, file)
-    listing.classes = [str(int(label)) for label in labels] if classes[0] == "0" and _whole(labels) else labels
-    if len(set(listing.classes)) < 2:
-        raise InvalidArgument("a data set with classes has two or more", argument=request.spec, given=set(labels))
-    return _material(request, listing, classes, f"pictures listed in {file}")
+    classes, labels = numbered(words, request)
+    if len(set(words)) < 2:
+        raise InvalidArgument("a data set with classes has two or more", argument=request.spec, given=set(words))
+    return Material(request.spec, classes, Files(paths), labels, f"pictures listed in {file}")
 
 
-def _whole(labels: Sequence[str]) -> bool:
-    return all(label.lstrip("-").isascii() and label.lstrip("-").isdigit() for label in labels)
-
-
-def _list_classes(labels: Sequence[str], request: Request, file: Path) -> tuple[str, ...]:
-    """Whole numbers keep their meaning: label 3 is class 3, also if the file has no 2. Names are sorted."""
-    if not _whole(labels):
-        return tuple(sorted(set(labels)))
-    numbers = [int(label) for label in labels]
-    if min(numbers) < 0:
-        raise InvalidArgument("labels count from 0", argument=request.spec, given=f"{file}: label {min(numbers)}")
-    return tuple(str(n) for n in range(max(numbers) + 1))
-
-
-def _material(request: Request, listing: Listing, classes: tuple[str, ...], source: str) -> Material:
-    found = survey(files(listing.paths), request)
-    number = {name: n for n, name in enumerate(classes)}
-    good = list(found.good)
-    labels = torch.tensor([number.get(listing.classes[n], -1) for n in good])
-    official = torch.tensor([listing.official[n] for n in good])
-    if classes:
-        training = {listing.classes[n] for n in good if listing.official[n] == TRAIN}
-        lost = sorted(
-            {c for c, part in zip(listing.classes, listing.official, strict=True) if part == TRAIN} - training
-        )
-        if lost:
-            raise InvalidArgument(
-                "every picture of a class is broken",
-                argument=request.spec,
-                given=", ".join(lost),
-                hint="hint the files",
-            )
-    return Material(
-        request.spec,
-        classes,
-        found.pictures,
-        labels,
-        found.copies,
-        source,
-        official,
-        torch.tensor(good),
-        found.skipped,
-        found.notes + listing.notes(),
-    )
+def _found(path: Path) -> Path:
+    """Return the path in the form of Unicode that exists, if one does."""
+    spellings: Sequence[Path] = [Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD")]
+    return next((spelling for spelling in (path, *spellings) if spelling.exists()), path)

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from convsmith.data.partition import TRAIN, official_parts
-from convsmith.data.pictures import Originals
-from convsmith.data.source import SOURCES, Material, Request
-from convsmith.data.survey import survey
+from convsmith.data.source import SOURCES, Material, Request, numbered, quietly
+from convsmith.data.torchvision_sets import Items
 from convsmith.errors import InvalidArgument, close_matches, require
 
 #: beyond so many stored rows or bytes pictures are not looked at before they are needed
 _LOOKED_ROWS, _LOOKED_BYTES = 200_000, 4 * 2**30
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """The official parts of a set, and notes on parts that are not used."""
-
-    held: dict[int, Any]
-    notes: tuple[str, ...] = ()
 
 
 @SOURCES.register("hf", takes="NAME", extra="hub")
@@ -44,8 +31,8 @@ def hugging_face(request: Request) -> Material:
     options = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := sorted(set(options) - {"config", "image", "label"}):
         raise InvalidArgument("after ? stand config, image and label", argument=request.spec, given=", ".join(unknown))
-    parts = _parts(request, name, options.get("config"))
-    features = next(iter(parts.held.values())).features
+    parts, notes = _parts(request, name, options.get("config"))
+    features = next(iter(parts.values())).features
     of_kind = {
         kind: [column for column, feature in features.items() if isinstance(feature, kind)]
         for kind in (datasets.Image, datasets.ClassLabel)
@@ -53,52 +40,66 @@ def hugging_face(request: Request) -> Material:
     image = _column(request, "image", options, of_kind[datasets.Image], list(features))
     named = [column for column in ("label", "labels") if column in features]
     label = _column(request, "label", options, of_kind[datasets.ClassLabel] or named, list(features))
-    parts, values = _labelled(parts, label)
-    classes, labels = _classes(request, getattr(features[label], "names", None), values)
+    values = {part: list(held[label]) for part, held in parts.items()}
+    for part in [part for part, column in values.items() if part != TRAIN and set(column) <= {-1, None}]:
+        notes += (f"the {len(values.pop(part))} images of an official part without labels are not read",)
+    every = [value for column in values.values() for value in column]
+    if any(value is None or value == -1 for value in every):
+        rule = "every image of a part that is used has a label"
+        raise InvalidArgument(rule, argument=request.spec, given="None or -1")
+    names = getattr(features[label], "names", None)
+    classes, labels = numbered(every, request) if names is None else (tuple(names), torch.tensor(every))
     official = torch.cat([torch.full((len(column),), part) for part, column in values.items()])
-    found = survey(_originals(name, list(parts.held.values()), image), request)
-    good = torch.tensor(found.good)
-    return Material(
-        request.spec,
-        classes,
-        found.pictures,
-        labels[good],
-        found.copies,
-        f"Hugging Face data set {name}",
-        official[good],
-        good,
-        found.skipped,
-        found.notes + parts.notes,
-    )
+    pictures = Rows(name, [parts[part] for part in values], image)
+    return Material(request.spec, classes, pictures, labels, f"Hugging Face data set {name}", official, notes)
 
 
-def _parts(request: Request, name: str, config: str | None) -> _Parts:
-    """Load the set, from the hub, its cache or a folder, without printing."""
+class Rows(Items):
+    """Pictures in a column of several parts, opened from their stored bytes or files."""
+
+    def __init__(self, title: str, parts: Sequence[Any], column: str) -> None:
+        super().__init__(title, parts)
+        kind = require("datasets", "hub").Image(decode=False)
+        self.column = column
+        self.rows = [held.select_columns([column]).cast_column(column, kind) for held in parts]
+        looked = sum(held.data.nbytes for held in self.rows) <= _LOOKED_BYTES
+        self.headers = looked and len(self) <= _LOOKED_ROWS
+
+    def stored(self, position: int) -> bytes | None:
+        """See `Pictures.stored`."""
+        part, row = self.place(position)
+        entry = self.rows[part][row][self.column]
+        if entry is None:
+            raise ValueError("there is no image in this row")
+        path = Path(entry.get("path") or "")
+        return entry.get("bytes") or (path.read_bytes() if path.is_file() else None)
+
+    def open(self, position: int) -> Image.Image:
+        """See `Pictures.open`."""
+        held = self.stored(position)
+        if held is not None:
+            return Image.open(io.BytesIO(held))
+        part, row = self.place(position)  # inside an archive, which only the library can reach into
+        return self.parts[part][row][self.column]
+
+
+def _parts(request: Request, name: str, config: str | None) -> tuple[dict[int, Any], tuple[str, ...]]:
+    """Load the set, from the hub, its cache or a folder; return its official parts and a note on the others."""
     datasets = require("datasets", "hub")
     folder = Path(name).expanduser()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
-                held = datasets.load_from_disk(str(folder))
-            else:
-                held = datasets.load_dataset(str(folder) if folder.is_dir() else name, config)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InvalidArgument(
-            "the Hugging Face data set cannot be loaded",
-            argument=request.spec,
-            given=f"{type(error).__name__}: {error}",
-            hint="check the name, connect to the network, or name a local folder",
-        ) from error
+    hint = "check the name, connect to the network, or name a local folder"
+    if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
+        held = quietly(request.spec, hint, datasets.load_from_disk, str(folder))
+    else:
+        held = quietly(request.spec, hint, datasets.load_dataset, str(folder) if folder.is_dir() else name, config)
     if not isinstance(held, dict):
-        return _Parts({TRAIN: held})
-    chosen = official_parts(held)
-    if not chosen and len(held) == 1:
-        chosen = {TRAIN: next(iter(held))}
+        return {TRAIN: held}, ()
+    chosen = official_parts(held) or ({TRAIN: next(iter(held))} if len(held) == 1 else {})
     if not chosen:
         raise InvalidArgument("one part must be called train", argument=request.spec, given=", ".join(map(str, held)))
     unused = [str(part) for part in held if part not in chosen.values()]
     notes = (f"parts not read: {', '.join(unused)}",) if unused else ()
-    return _Parts({part: held[key] for part, key in chosen.items()}, notes)
+    return {part: held[key] for part, key in chosen.items()}, notes
 
 
 def _column(
@@ -119,66 +120,3 @@ def _column(
             hint=f"{request.spec}{'&' if '?' in request.spec else '?'}{kind}=COLUMN",
         )
     return candidates[0]
-
-
-def _labelled(parts: _Parts, label: str) -> tuple[_Parts, dict[int, list[Any]]]:
-    """Return the parts that have labels, and the labels by part."""
-    values = {part: list(held[label]) for part, held in parts.held.items()}
-    hidden = [part for part, column in values.items() if part != TRAIN and set(column) <= {-1, None}]
-    told = tuple(f"the {len(values[part])} images of an official part without labels are not read" for part in hidden)
-    kept = {part: held for part, held in parts.held.items() if part not in hidden}
-    return _Parts(kept, parts.notes + told), {part: values[part] for part in kept}
-
-
-def _classes(
-    request: Request, names: Sequence[str] | None, by_part: dict[int, list[Any]]
-) -> tuple[tuple[str, ...], Tensor]:
-    """Return class names and labels [N]; numbers keep their meaning, words are sorted."""
-    values = [value for column in by_part.values() for value in column]
-    if any(value is None or value == -1 for value in values):
-        raise InvalidArgument(
-            "every image of a part that is used has a label", argument=request.spec, given="None or -1"
-        )
-    if names is not None:
-        return tuple(names), torch.tensor(values, dtype=torch.int64)
-    if all(isinstance(value, int) for value in values):
-        return tuple(str(n) for n in range(max(values) + 1)), torch.tensor(values, dtype=torch.int64)
-    found = sorted({str(value) for value in values})
-    number = {name: n for n, name in enumerate(found)}
-    return tuple(found), torch.tensor([number[str(value)] for value in values], dtype=torch.int64)
-
-
-def _originals(name: str, parts: Sequence[Any], image: str) -> Originals:
-    """Return the pictures of several parts, opened from their stored bytes or files."""
-    datasets = require("datasets", "hub")
-    stored = [held.select_columns([image]).cast_column(image, datasets.Image(decode=False)) for held in parts]
-    starts = np.cumsum([0] + [len(held) for held in parts])
-
-    def place(position: int) -> tuple[int, int]:
-        part = int(np.searchsorted(starts, position, side="right")) - 1
-        return part, position - int(starts[part])
-
-    def raw(position: int) -> bytes | None:
-        part, row = place(position)
-        entry = stored[part][row][image]
-        if entry is None:
-            raise ValueError("there is no image in this row")
-        if entry.get("bytes"):
-            return entry["bytes"]
-        path = Path(entry.get("path") or "")
-        return path.read_bytes() if path.is_file() else None
-
-    def opened(position: int) -> Image.Image:
-        held = raw(position)
-        if held is not None:
-            return Image.open(io.BytesIO(held))
-        part, row = place(position)  # inside an archive, which only the library can reach into
-        return parts[part][row][image]
-
-    def tail(position: int, count: int | None) -> bytes | None:
-        held = raw(position)
-        return held if held is None or count is None else held[-count:]
-
-    rows = int(starts[-1])
-    looked = rows <= _LOOKED_ROWS and sum(held.data.nbytes for held in stored) <= _LOOKED_BYTES
-    return Originals(tuple(f"{name} image {n}" for n in range(rows)), opened, tail, headers=looked)

@@ -12,27 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convsmith.data.embedded import fingerprints
-from convsmith.data.partition import TEST, TRAIN, copies
-from convsmith.data.places import data_home, downloaded
-from convsmith.data.source import SOURCES, Material, Request
+from convsmith.data.partition import TEST, TRAIN
+from convsmith.data.source import SOURCES, Material, Request, data_home
+from convsmith.data.torchvision_sets import downloaded
 from convsmith.errors import InvalidArgument
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _BYTE = np.dtype(np.uint8)
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-_FASHION = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+_FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 #: where packages of operating systems put the files
 SYSTEM_PLACES = (Path("/usr/share/datasets/fashion-mnist"), Path("/usr/share/dataset-fashion-mnist"))
 
@@ -100,12 +88,12 @@ def fashion_mnist(request: Request) -> Material:
         home = request.root or data_home()
         downloaded("FashionMNIST", home, "fashion-mnist")
         folder = home / "FashionMNIST" / "raw"
-    images, labels, official, marks = _read_four(folder)
-    return Material("fashion-mnist", _FASHION, images, labels, marks, f"Fashion-MNIST, IDX files in {folder}", official)
+    images, labels, official = _read_four(folder)
+    return Material("fashion-mnist", _FASHION, images, labels, f"Fashion-MNIST, IDX files in {folder}", official)
 
 
 @lru_cache(maxsize=2)
-def _read_four(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _read_four(folder: Path) -> tuple[Tensor, Tensor, Tensor]:
     paths = find_idx(folder)
     if paths is None:
         raise InvalidArgument("the four IDX files must be there", argument=", ".join(_FILES), given=str(folder))
@@ -124,4 +112,4 @@ def _read_four(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     images = torch.from_numpy(np.concatenate([arrays[0], arrays[2]]))[:, None]
     official = torch.full((len(labels),), TRAIN)
     official[len(arrays[1]) :] = TEST
-    return images, labels, official, copies(fingerprints(images))
+    return images, labels, official

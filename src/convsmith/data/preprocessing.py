@@ -1,12 +1,13 @@
 """What happens to a picture on its way into a network: one plain configuration, in timm's own words.
 
-The configuration belongs to the network and is stored beside its weights. The transform is timm's evaluation path.
+The configuration belongs to the network and is stored beside its weights. The transforms are timm's.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from numbers import Real
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 from PIL import Image
 from torch import Tensor, nn
 
-from convsmith.errors import InvalidArgument
+from convsmith.arguments import one_of
+from convsmith.data.pictures import upright
+from convsmith.errors import InvalidArgument, close_matches
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming", "random")
 CROP_MODES = ("center", "squash", "border")
 _LARGEST_SIDE = 65536
-_CONVERTED = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 @dataclass(frozen=True)
@@ -53,38 +55,56 @@ class Preprocessing:
         object.__setattr__(self, "input_size", tuple(int(s) for s in size))
         for name in ("mean", "std"):
             values = _numbers(name, getattr(self, name))
-            if len(values) == 1:
-                values *= int(size[0])
+            values = values * int(size[0]) if len(values) == 1 else values
             if len(values) != size[0] or (name == "std" and not all(v > 0 for v in values)):
                 raise InvalidArgument(
-                    f"one {'positive ' if name == 'std' else ''}number per channel",
-                    argument=name,
-                    given=getattr(self, name),
-                    hint=f"the input has {int(size[0])} channels",
+                    f"one mean and one positive std per channel: {int(size[0])}", argument=name, given=values
                 )
             object.__setattr__(self, name, values)
         if not isinstance(self.crop_pct, Real) or isinstance(self.crop_pct, bool) or not 0.05 <= self.crop_pct <= 4:
             raise InvalidArgument("a share of the side from 0.05 to 4", argument="crop_pct", given=repr(self.crop_pct))
-        for name, known in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
-            if getattr(self, name) not in known:
-                raise InvalidArgument(
-                    "not one of the known choices",
-                    argument=name,
-                    given=repr(getattr(self, name)),
-                    hint=f"one of {', '.join(known)}",
-                )
+        one_of("interpolation", self.interpolation, INTERPOLATIONS)
+        one_of("crop_mode", self.crop_mode, CROP_MODES)
 
     @property
     def channels(self) -> int:
         """Channels of the input."""
         return self.input_size[0]
 
-    def transform(self) -> Callable[[Image.Image], Tensor]:
+    def transform(self) -> Pipeline:
         """Return the evaluation path: PIL picture -> normalised float tensor [C, H, W], bit-equal to timm's.
 
-        A picture of another kind (palette, CMYK, grey for a colour network) is converted first.
+        A picture of another kind (palette, CMYK, alpha, 16 bit, grey for a colour network) is converted first by
+        `convsmith.data.pictures.upright`.
         """
-        return _Evaluation(self)
+        from timm.data import create_transform
+
+        return Pipeline(create_transform(**asdict(self), is_training=False).transforms, self.channels)
+
+    def train_transform(self, **settings: Any) -> Pipeline:
+        """Return ``timm.data.create_transform(**config, is_training=True)``.
+
+        Args:
+            settings: by timm's names: ``auto_augment`` ("rand-m9-mstd0.5-inc1", "augmix-m5-w3", "original"),
+                ``color_jitter``, ``hflip``, ``vflip``, ``scale``, ``ratio``, ``re_prob``, ``train_crop_mode``, ...
+
+        Raises:
+            InvalidArgument: a name or value that timm does not take.
+        """
+        from timm.data import create_transform
+
+        known = [name for name in inspect.signature(create_transform).parameters if name != "is_training"]
+        for name in settings:
+            if name not in known:
+                hint = close_matches(name, known)
+                raise InvalidArgument("no training transform has this setting", given=repr(name), hint=hint)
+        try:
+            steps = create_transform(**{**asdict(self), **settings}, is_training=True).transforms
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+            rule = f"timm makes no training transform of this ({type(error).__name__} {error})"
+            raise InvalidArgument(rule, argument="training transform", given=given) from error
+        return Pipeline(steps, self.channels)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold and that timm's ``create_transform`` takes; `from_json` reads it."""
@@ -96,8 +116,7 @@ class Preprocessing:
         if not isinstance(value, Mapping):
             raise InvalidArgument("a mapping is needed", argument="preprocessing", given=type(value).__name__)
         names = [f.name for f in fields(cls)]
-        unknown = sorted(str(k) for k in value if k not in names)
-        if unknown:
+        if unknown := sorted(str(k) for k in value if k not in names):
             raise InvalidArgument(
                 "no such field", argument="preprocessing", given=", ".join(unknown), hint=f"known: {', '.join(names)}"
             )
@@ -127,30 +146,37 @@ class Preprocessing:
         share = crop / resized
         while math.floor(crop / share) < resized:  # timm rounds down; crop / (crop / resized) may fall below
             share = math.nextafter(share, 0.0)
-        return cls(
-            (len(transforms.mean), crop, crop),
-            transforms.interpolation.value,
-            tuple(transforms.mean),
-            tuple(transforms.std),
-            share,
-        )
+        mean, std = tuple(transforms.mean), tuple(transforms.std)
+        return cls((len(mean), crop, crop), transforms.interpolation.value, mean, std, share)
 
 
-class _Evaluation:
-    """A picture to a tensor; a class, so that it goes to worker processes."""
+class Pipeline:
+    """A PIL picture to a tensor by a library's steps; a class, so that it goes to worker processes.
 
-    def __init__(self, configuration: Preprocessing) -> None:
-        from timm.data import create_transform
+    Whatever stands before the conversion to a tensor works on the picture; 16-bit grey goes through it as floats.
+    """
 
-        self.configuration = configuration
-        self.steps = create_transform(**asdict(configuration), is_training=False)
+    def __init__(self, steps: Sequence[Any], channels: int) -> None:
+        from torchvision.transforms import ToTensor
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        wanted = _CONVERTED.get(self.configuration.channels)
-        return self.steps(image if wanted is None or image.mode == wanted else image.convert(wanted))
+        self.channels = channels
+        self.tensor_at = next(n for n, step in enumerate(steps) if isinstance(step, ToTensor))
+        self.steps = list(steps)
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        if isinstance(image, Image.Image):
+            image = upright(image, self.channels)
+        for step in self.steps[: self.tensor_at]:
+            image = step(image)
+        tensor: Tensor = self.steps[self.tensor_at](image)
+        if len(tensor) != self.channels:  # 16-bit grey for a colour network
+            tensor = tensor.clamp(0, 1).expand(self.channels, -1, -1).contiguous()
+        for step in self.steps[self.tensor_at + 1 :]:
+            tensor = step(tensor)
+        return tensor
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.configuration})"
+        return f"{type(self).__name__}({', '.join(map(str, self.steps))})"
 
 
 def _numbers(name: str, value: object) -> tuple[float, ...]:

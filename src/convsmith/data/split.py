@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from convsmith.data.augment import AUGMENTATIONS, draw
+from convsmith.data.augment import AUGMENTATIONS, kept_random_states, keyed
 from convsmith.data.batch import Batch
 from convsmith.data.description import DataDescription
+from convsmith.data.preprocessing import Pipeline
 from convsmith.data.store import Store
 from convsmith.errors import InvalidArgument
 
@@ -22,7 +25,7 @@ class ImageSplit:
     """Images ``rows`` of a store with their labels.
 
     Shapes: ``rows``, ``labels``, ``index`` [N] int64. ``index`` is the image's number in the whole data set, ``labels``
-    are -1 where unknown. Positions given to the methods count within this split.
+    are -1 where unknown. Positions given to the methods count within this split. ``settings`` are the augmentation's.
     """
 
     store: Store
@@ -31,6 +34,7 @@ class ImageSplit:
     index: Tensor
     description: DataDescription
     augment: str = "none"
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,19 +47,33 @@ class ImageSplit:
         """Names of all classes of the data set, also of those that this split has no image of."""
         return self.description.classes
 
+    @cached_property
+    def _augmentation(self) -> Pipeline:
+        return AUGMENTATIONS[self.augment](self.description.preprocessing, **self.settings)
+
     def pixels(self, positions: Positions) -> Tensor:
-        """Return [B, C, H, W] float32 in [0, 1], as they are on disk but for size and channels."""
+        """Return [B, C, H, W] float32 in [0, 1], at their final size, as the evaluation path shows them."""
         return self.store.pixels(self.rows[self._checked(positions)])
 
     def fetch(self, positions: Positions, *, key: tuple[int, int] | None = None) -> Batch:
         """Return normalised images with labels and numbers; ``key=(seed, epoch)`` switches the augmentation on."""
         chosen = self._checked(positions)
         rows, index = self.rows[chosen], self.index[chosen]
-        if key is None or self.augment == "none":
-            images = self.store.pixels(rows)
-        else:
-            images = self.store.augmented(rows, self.augment, draw(self.augment, key[0], key[1], index))
-        return Batch(self.normalise(images), self.labels[chosen], index)
+        if key is None or self.augment == "none" or not len(rows):
+            return Batch(self.normalise(self.store.pixels(rows)), self.labels[chosen], index)
+        with kept_random_states():
+            images = [
+                keyed(self._augmentation, self._picture(row), *key, number)
+                for row, number in zip(rows.tolist(), index.tolist(), strict=True)
+            ]
+        return Batch(torch.stack(images), self.labels[chosen], index)
+
+    def name(self, position: int) -> str:
+        """Return what messages and tables call an image: its path, where it has one."""
+        return self.store.pictures.name(int(self.rows[position]))
+
+    def _picture(self, row: int) -> Any:
+        return self.store.pictures.picture(row, self.description.channels)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return ``(pixels - mean) / std`` by channel, for pixels [B, C, H, W]."""
@@ -83,10 +101,12 @@ class ImageSplit:
             )
         return self.subset(torch.isin(self.labels, wanted).nonzero()[:, 0])
 
-    def with_augment(self, name: str) -> ImageSplit:
-        """Return the same images with another augmentation."""
-        AUGMENTATIONS.entry(name)
-        return replace(self, augment=name)
+    def with_augment(self, name: str, **settings: Any) -> ImageSplit:
+        """Return the same images with another augmentation; ``settings`` are those of its function."""
+        changed = replace(self, augment=name, settings=settings)
+        if name != "none" or settings:
+            _ = changed._augmentation  # refuses bad names and settings now, not in a worker
+        return changed
 
     def with_labels(self, labels: Tensor, classes: tuple[str, ...]) -> ImageSplit:
         """Return the same images under other labels [N] and class names."""
@@ -100,13 +120,7 @@ class ImageSplit:
 
     def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> ImageSplit:
         """Return the same images normalised by other statistics, one number per channel (of ImageNet, for one)."""
-        if len(mean) != self.description.channels or len(std) != self.description.channels or min(std) <= 0:
-            raise InvalidArgument(
-                "normalisation needs one mean and one positive std per channel",
-                argument=f"{self.description.channels} channels",
-                given=f"mean={tuple(mean)}, std={tuple(std)}",
-            )
-        return replace(self, description=replace(self.description, mean=tuple(mean), std=tuple(std)))
+        return replace(self, description=self.description.with_normalisation(mean, std))
 
     def _checked(self, positions: Positions) -> Tensor:
         if isinstance(positions, slice):

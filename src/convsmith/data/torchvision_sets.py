@@ -1,8 +1,10 @@
-"""Classification sets of torchvision by name, from files under a root or downloaded there."""
+"""Classification sets by torchvision's names, and any data set of timm's ``create_dataset``."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from convsmith.data.embedded import fingerprints
-from convsmith.data.partition import TEST, TRAIN, VALIDATION, copies
-from convsmith.data.pictures import Originals
-from convsmith.data.places import data_home, downloaded
-from convsmith.data.source import SOURCES, Material, Request
-from convsmith.data.survey import survey
+from convsmith.data.partition import TEST, TRAIN, VALIDATION
+from convsmith.data.pictures import Pictures
+from convsmith.data.source import SOURCES, Material, Request, data_home, quietly
 from convsmith.errors import InvalidArgument, close_matches
 
 Part = dict[str, Any]
@@ -35,6 +34,33 @@ TORCHVISION: dict[str, dict[int, Part]] = {
 }
 
 
+class Items(Pictures):
+    """Pictures of map-style data sets that give (picture, label), one after another."""
+
+    headers = False
+
+    def __init__(self, title: str, parts: Sequence[Any]) -> None:
+        self.title, self.parts = title, parts
+        self.starts = np.cumsum([0] + [len(held) for held in parts])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def place(self, position: int) -> tuple[int, int]:
+        """Return the part and the row in it."""
+        part = int(np.searchsorted(self.starts, position, side="right")) - 1
+        return part, position - int(self.starts[part])
+
+    def name(self, position: int) -> str:
+        """See `Pictures.name`."""
+        return f"{self.title} image {position}"
+
+    def open(self, position: int) -> Image.Image:
+        """See `Pictures.open`."""
+        part, row = self.place(position)
+        return self.parts[part][row][0]
+
+
 @SOURCES.register("torchvision", takes="NAME", extra=None)
 def torchvision_set(request: Request) -> Material:
     """Any classification set of torchvision, from files under the root or downloaded there."""
@@ -48,42 +74,47 @@ def torchvision_set(request: Request) -> Material:
         )
     home = request.root or data_home()
     parts = {part: downloaded(name, home, request.spec, **chosen) for part, chosen in TORCHVISION[name].items()}
+    return _material(request, parts, f"torchvision.datasets.{name}, files in {home}")
+
+
+@SOURCES.register("timm", takes="NAME", extra=None)
+def timm_set(request: Request) -> Material:
+    """Any data set of timm's `create_dataset` by its name (folder, torch/cifar10, hfds/..., wds/..., tfds/...)."""
+    from timm.data import create_dataset
+
+    name, home = request.argument, request.root or data_home()
+    parts = {}
+    for part, split in ((TRAIN, "train"), (TEST, "validation")):
+        hint = f"root= (--data-root) names the folder, now {home}"
+        held = quietly(request.spec, hint, create_dataset, name, root=str(home), split=split, download=True)
+        if not hasattr(held, "__getitem__"):
+            rule = "a stream is not divided, shuffled as a whole or resumed"
+            raise InvalidArgument(rule, argument=request.spec, hint="wds:SHARDS reads tar shards by an index")
+        parts[part] = held
+    return _material(request, parts, f"timm.data.create_dataset({name!r}), files in {home}")
+
+
+def downloaded(name: str, home: Path, spec: str, **arguments: Any) -> Any:
+    """Return ``torchvision.datasets.NAME``, from files under ``home`` or else downloaded there, without printing."""
+    import torchvision
+
+    kind = getattr(torchvision.datasets, name)
+    with contextlib.suppress(RuntimeError):
+        return kind(str(home), download=False, **arguments)
+    hint = f"connect to the network, or put its files under {home} (root= or CONVSMITH_DATA name another folder)"
+    home.mkdir(parents=True, exist_ok=True)
+    return quietly(spec, hint, kind, str(home), download=True, **arguments)
+
+
+def _material(request: Request, parts: dict[int, Any], source: str) -> Material:
     by_part = {part: labels_of(held) for part, held in parts.items()}
     official = torch.cat([torch.full((len(labels),), part) for part, labels in by_part.items()])
     labels = torch.cat(list(by_part.values()))
     classes = _classes(next(iter(parts.values())), labels)
-    source = f"torchvision.datasets.{name}, files in {home}"
-    arrays = [images_of(held) for held in parts.values()]
-    stacked = [array for array in arrays if array is not None]
-    if len(stacked) == len(arrays):
-        images = torch.cat(stacked)
-        return Material(request.spec, classes, images, labels, copies(fingerprints(images)), source, official)
-    found = survey(_originals(name, list(parts.values())), request)
-    good = torch.tensor(found.good)
-    return Material(
-        request.spec,
-        classes,
-        found.pictures,
-        labels[good],
-        found.copies,
-        source,
-        official[good],
-        good,
-        found.skipped,
-        found.notes,
-    )
-
-
-def _originals(name: str, parts: Sequence[Any]) -> Originals:
-    """Return the pictures of several parts, which only torchvision can open, and only by decoding."""
-    starts = np.cumsum([0] + [len(held) for held in parts])
-
-    def opened(position: int) -> Image.Image:
-        part = int(np.searchsorted(starts, position, side="right")) - 1
-        return parts[part][position - int(starts[part])][0]
-
-    names = tuple(f"{name} image {n}" for n in range(int(starts[-1])))
-    return Originals(names, opened, lambda _position, _count: None, headers=False)
+    stacked = [array for array in map(images_of, parts.values()) if array is not None]
+    whole = len(stacked) == len(parts)
+    images = torch.cat(stacked) if whole else Items(request.argument, list(parts.values()))
+    return Material(request.spec, classes, images, labels, source, official)
 
 
 def labels_of(held: Any) -> Tensor:
@@ -93,14 +124,16 @@ def labels_of(held: Any) -> Tensor:
             values = np.asarray(getattr(held, attribute)).astype(np.int64)
             # QMNIST keeps eight numbers per image, the first being the class
             return torch.from_numpy(values if values.ndim == 1 else values[:, 0].copy())
-    if hasattr(held, "_samples"):
-        return torch.tensor([int(sample[1]) for sample in held._samples])
+    samples = getattr(held, "_samples", None) or getattr(getattr(held, "reader", None), "samples", None)
+    if samples is not None:
+        return torch.tensor([int(sample[1]) for sample in samples])
     return torch.tensor([int(held[n][1]) for n in range(len(held))])
 
 
 def _classes(held: Any, labels: Tensor) -> tuple[str, ...]:
     count = int(labels.max()) + 1
-    names = tuple(str(n) for n in getattr(held, "classes", ()))
+    known: Any = getattr(getattr(held, "reader", None), "class_to_idx", None) or getattr(held, "classes", ())
+    names = tuple(map(str, known))
     if len(names) < count:
         return tuple(str(n) for n in range(count))
     # MNIST calls its classes "0 - zero"; the digit alone is what pairs with other digits
@@ -110,10 +143,8 @@ def _classes(held: Any, labels: Tensor) -> tuple[str, ...]:
 def images_of(held: Any) -> Tensor | None:
     """Return all images of a set that holds them in one array, as uint8 [N, C, H, W], else None."""
     data = getattr(held, "data", None)
-    if not isinstance(data, Tensor | np.ndarray):
-        return None
-    images = torch.as_tensor(data)
-    if images.dtype != torch.uint8 or images.ndim not in (3, 4):
+    images = torch.as_tensor(data) if isinstance(data, Tensor | np.ndarray) else None
+    if images is None or images.dtype != torch.uint8 or images.ndim not in (3, 4):
         return None
     if images.ndim == 3:
         return images[:, None]
