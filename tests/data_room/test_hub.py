@@ -101,7 +101,7 @@ def test_copies_leave_training_here_too(tmp_path):
 
 def test_an_unknown_set_offline(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InvalidArgument, match="cannot be loaded"):
+    with pytest.raises(InvalidArgument, match="cannot be downloaded or read"):
         load("hf:nobody/nothing-at-all")
 
 

@@ -1,6 +1,8 @@
 """Order and augmentation are functions of (seed, epoch): resume, processes and threads change nothing."""
 
+import gc
 import itertools
+import multiprocessing
 
 import pytest
 import torch
@@ -100,7 +102,7 @@ def test_drop_last_and_lengths():
         ({"batch_size": 0}, "one image or more"),
         ({"batch_size": -1}, "one image or more"),
         ({"batch_size": 4, "rank": 2, "world": 2}, "rank < world"),
-        ({"batch_size": 4, "workers": -1}, "threads"),
+        ({"batch_size": 4, "workers": -1}, "processes"),
         ({"batch_size": 11, "drop_last": True}, "no batch"),
         ({"batch_size": 3, "world": 3}, "too few for 3 processes"),
     ],
@@ -118,10 +120,11 @@ def test_an_empty_split_and_a_bad_epoch_are_refused():
             Loader(split_of(4), 2).epoch(epoch, start)
 
 
-def test_an_error_in_a_thread_reaches_the_caller():
-    class Broken(Exception):
-        pass
+class Broken(Exception):
+    pass
 
+
+def test_an_error_in_a_worker_reaches_the_caller():
     split = split_of(8)
 
     def fail(positions):
@@ -132,15 +135,37 @@ def test_an_error_in_a_thread_reaches_the_caller():
         list(Loader(split, 2, workers=2))
 
 
-def test_leaving_an_epoch_early_stops_its_threads(digits):
-    import threading
-
-    for _ in Loader(digits.train, 8, workers=2).epoch(0):
+def test_leaving_an_epoch_early_hinders_no_later_one_and_workers_end_with_their_loader(digits):
+    loader = Loader(digits.train, 64, shuffle=True, workers=2)
+    for _ in loader.epoch(0):
         break
-    import gc
-
+    both = zip(loader.epoch(1), loader.epoch(1), strict=True)  # two at once
+    same(Loader(digits.train, 64, shuffle=True).epoch(1), [left for left, _ in both])
+    ours = {p.pid for p in multiprocessing.active_children()}
+    assert ours
+    del loader, both, _
     gc.collect()
-    assert not [t for t in threading.enumerate() if t.name.startswith("convsmith-loader")]
+    assert not ours & {p.pid for p in multiprocessing.active_children()}
+
+
+@pytest.mark.parametrize("mixup", [{"mixup_alpha": 0.8}, {"cutmix_alpha": 1.0, "label_smoothing": 0.1}])
+def test_mixed_images_are_a_function_of_the_key_and_the_same_on_two_processes(digits, mixup):
+    split = digits.train.subset(range(100))
+    settings = {"seed": 1, "shuffle": True, "augment": True, "drop_last": True, "mixup": mixup}
+    whole = list(Loader(split, 16, **settings).epoch(2))
+    same(whole[2:], Loader(split, 16, workers=2, **settings).epoch(2, start=2))
+    parts = [list(Loader(split, 8, rank=r, world=2, **settings).epoch(2)) for r in (0, 1)]
+    for one, left, right in zip(whole, *parts, strict=True):
+        index = torch.cat([left.index, right.index])
+        order = torch.stack([(one.index == n).nonzero()[0, 0] for n in index])
+        assert torch.equal(one.images[order], torch.cat([left.images, right.images]))
+        assert torch.equal(one.targets[order], torch.cat([left.targets, right.targets]))
+    plain = next(Loader(split, 16, **{**settings, "mixup": None}).epoch(2))
+    assert plain.targets is None
+    assert not torch.equal(plain.images, whole[0].images)
+    assert_close(whole[0].targets.sum(1), torch.ones(16))
+    with pytest.raises(InvalidArgument, match="in pairs"):
+        Loader(split, 15, mixup=mixup)
 
 
 def test_domains_hide_target_labels_and_go_on_with_the_shorter_one():

@@ -95,7 +95,7 @@ def _labels(y: Any, classes: Sequence[str] | None, count: int) -> tuple[Tensor, 
     labels = labels.long()
     low, top = int(labels.min()), int(labels.max())
     if low < 0 or top >= (len(names) if names is not None else 10 * max(count, 10_000)):
-        rule = f"labels run from 0 to {len(names) - 1}" if names else "labels count classes from 0"
+        rule = f"labels run from 0 to {len(names) - 1}" if names else "labels run from 0 and count classes"
         raise InvalidArgument(rule, argument="y", given=f"values from {low} to {top}")
     return labels, names if names is not None else tuple(str(n) for n in range(top + 1))
 

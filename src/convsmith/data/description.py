@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from convsmith.data.preprocessing import Preprocessing
+from convsmith.errors import InvalidArgument
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class DataDescription:
 
     def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> DataDescription:
         """Return the description with other statistics, one number per channel, checked."""
+        if {len(mean), len(std)} != {self.channels}:
+            rule = "normalisation needs one mean and one positive std per channel"
+            raise InvalidArgument(rule, argument=f"{self.channels} channels", given=(tuple(mean), tuple(std)))
         return self.seen_through(replace(self.preprocessing, mean=tuple(mean), std=tuple(std)))
 
     def to_json(self) -> dict[str, Any]:

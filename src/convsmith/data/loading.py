@@ -105,7 +105,7 @@ def checked_size(size: int | Size | None) -> Size | None:
 def parsed(spec: str) -> tuple[str, str]:
     """Return the name and what follows the colon; a folder is class folders or loose pictures by what is in it."""
     name, colon, argument = spec.partition(":")
-    if name not in SOURCES and Path(spec).expanduser().is_dir():
+    if spec and name not in SOURCES and Path(spec).expanduser().is_dir():
         inside = any(child.is_dir() and not child.name.startswith(".") for child in Path(spec).expanduser().iterdir())
         return ("imagefolder" if inside else "images"), spec
     if name not in SOURCES:

@@ -171,7 +171,6 @@ def pictures_of(
     import torch
 
     from convsmith.data import read_picture
-    from convsmith.data.resize import fit, to_channels
 
     files = list(dict.fromkeys(_files(names)))[:limit]
     if about is None:
