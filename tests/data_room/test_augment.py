@@ -1,14 +1,24 @@
-"""Each augmentation against what it says it does."""
+# ruff: noqa: NPY002
+"""Random transforms of libraries, as functions of (seed, epoch, image number)."""
 
+import random
+
+import numpy as np
 import pytest
+import timm.data
 import torch
-from torch.testing import assert_close
+from PIL import Image
 
-from convsmith.data.augment import AUGMENTATIONS, crop_box, draw
-from convsmith.data.resize import resize
+from convsmith.data import AUGMENTATIONS, Loader, Preprocessing, from_arrays, load
+from convsmith.data.augment import kept_random_states, keyed
 from convsmith.errors import InvalidArgument
+from tests.data_room.pictures_on_disk import folder
 
-STILL = 0.5  # the middle of every draw: no shift, no turn, no scale
+FULL = {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.5, "color_jitter": 0.4, "vflip": 0.5}
+
+
+def picture(size=(20, 24), seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 
 def test_names():
@@ -17,94 +27,94 @@ def test_names():
         AUGMENTATIONS["flipcrop"]
 
 
-@pytest.mark.parametrize("name", ["digits", "flip-crop", "imagenet", "none"])
-@pytest.mark.parametrize("shape", [(5, 3, 9, 7), (0, 1, 8, 8), (1, 1, 1, 1)])
-def test_shape_range_and_independence_of_the_batch(name, shape):
-    images = torch.rand(shape)
-    drawn = draw(name, 0, 3, torch.arange(shape[0]))
-    got = AUGMENTATIONS[name](images, drawn, shape[2:])
-    assert got.shape == images.shape
-    assert bool(((got >= 0) & (got <= 1 + 1e-6)).all())
-    one = [AUGMENTATIONS[name](images[n : n + 1], drawn[n : n + 1], shape[2:])[0] for n in range(shape[0])]
-    assert not one or torch.equal(torch.stack(one), got)
+def test_imagenet_is_timms_transform_under_the_same_seeds():
+    plain = Preprocessing((3, 16, 16))
+    ours = AUGMENTATIONS["imagenet"](plain, **FULL)
+    theirs = timm.data.create_transform(**plain.to_json(), is_training=True, **FULL)
+    image = picture()
+    for seed in range(5):
+        found = []
+        for transform in (ours, theirs):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            found.append(transform(image))
+        assert torch.equal(*found)
 
 
-def test_none_returns_the_images_themselves():
-    images = torch.rand(2, 1, 4, 4)
-    assert torch.equal(AUGMENTATIONS["none"](images, torch.zeros(2, 0), (4, 4)), images)
+@pytest.mark.parametrize("settings", [FULL, {"auto_augment": "augmix-m5-w3"}, {"auto_augment": "original"}, {}])
+def test_a_picture_changes_with_the_key_alone(settings):
+    transform = Preprocessing((3, 16, 16)).train_transform(**settings)
+    image = picture()
+    first = keyed(transform, image, 1, 2, 3)
+    random.seed(5), np.random.seed(6), torch.manual_seed(7)
+    assert torch.equal(keyed(transform, image, 1, 2, 3), first)
+    others = [keyed(transform, image, *key) for key in ((2, 2, 3), (1, 3, 3), (1, 2, 4))]
+    assert not any(torch.equal(other, first) for other in others)
 
 
-def test_digits_at_rest_changes_nothing():
-    images = torch.rand(3, 1, 8, 6)
-    got = AUGMENTATIONS["digits"](images, torch.full((3, 4), STILL, dtype=torch.float64), (8, 6))
-    assert_close(got, images, atol=1e-5, rtol=0)
+def test_the_global_random_states_are_put_back():
+    draw = lambda: (random.random(), float(np.random.rand()), float(torch.rand(())))  # noqa: E731
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = draw()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    with kept_random_states():
+        keyed(Preprocessing((3, 8, 8)).train_transform(**FULL), picture(), 0, 0, 0)
+    assert draw() == expected
 
 
-def test_digits_shifts_by_what_is_drawn():
-    images = torch.rand(1, 1, 25, 25)
-    drawn = torch.tensor([[1.0, STILL, STILL, STILL]], dtype=torch.float64)
-    # the furthest shift is 6 % of 25 pixels = 1.5 pixels: the result lies halfway between two columns
-    got = AUGMENTATIONS["digits"](images, drawn, (25, 25))
-    expected = (images[..., 1:-1] + images[..., 2:]) / 2
-    assert_close(got[..., :-2], expected, atol=1e-5, rtol=0)
-    assert_close(got[..., -1], torch.zeros(1, 1, 25), atol=1e-5, rtol=0)
+def test_any_number_of_workers_and_batches_sees_the_same(tmp_path):
+    data = load(f"imagefolder:{folder(tmp_path)}", size=8, augment="imagenet", **FULL)
+    seen = []
+    for workers, batch in ((0, 7), (2, 7), (1, 2)):
+        batches = list(Loader(data.train, batch, seed=3, shuffle=True, augment=True, workers=workers).epoch(4))
+        seen.append(torch.cat([b.images for b in batches]))
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
 
 
-def test_digits_turns_without_distortion_on_a_picture_that_is_not_square():
-    h, w = 24, 40
-    y, x = torch.meshgrid(torch.arange(h) - (h - 1) / 2, torch.arange(w) - (w - 1) / 2, indexing="ij")
-    disc = (torch.hypot(x, y) < 8).float()[None, None]
-    drawn = torch.tensor([[STILL, STILL, 1.0, STILL]], dtype=torch.float64)
-    got = AUGMENTATIONS["digits"](disc, drawn, (h, w))
-    far = (torch.hypot(x, y) - 8).abs() > 1.5
-    assert_close(got[0, 0][far], disc[0, 0][far], atol=1e-4, rtol=0)
-
-
-def test_digits_scales_up_and_down_by_a_tenth():
-    square = torch.zeros(1, 1, 40, 40)
-    square[..., 10:30, 10:30] = 1
-    for value, side in ((1.0, 22.0), (0.0, 18.0)):
-        drawn = torch.tensor([[STILL, STILL, STILL, value]], dtype=torch.float64)
-        area = float(AUGMENTATIONS["digits"](square, drawn, (40, 40)).sum())
-        assert area == pytest.approx(side**2, rel=0.02)
+@pytest.mark.parametrize("name", ["digits", "flip-crop", "imagenet"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_in_memory_are_changed_too(name, channels):
+    images = torch.rand(6, channels, 9, 7)
+    for values in (images, (images * 255).byte()):
+        split = from_arrays(values, [0, 1] * 3).with_augment(name)
+        got = split.fetch(range(6), key=(0, 1)).images
+        assert got.shape == images.shape
+        assert not torch.equal(got, split.fetch(range(6)).images)
 
 
 def test_flip_crop_is_a_window_of_the_padded_image():
-    image = torch.rand(1, 2, 6, 5)
-    padded = torch.nn.functional.pad(image, (4, 4, 4, 4))
-    for top in range(9):
-        drawn = torch.tensor([[(top + 0.5) / 9, 0.99, 0.9]], dtype=torch.float64)
-        got = AUGMENTATIONS["flip-crop"](image, drawn, (6, 5))
-        assert torch.equal(got, padded[..., top : top + 6, 8:13])
-    middle = torch.tensor([[0.5, 0.5, 0.1]], dtype=torch.float64)
-    assert torch.equal(AUGMENTATIONS["flip-crop"](image, middle, (6, 5)), image.flip(-1))
+    image = torch.rand(1, 1, 6, 5)
+    split = from_arrays(image, normalised=True).with_augment("flip-crop")
+    padded = torch.nn.functional.pad(image[0], (4, 4, 4, 4))
+    windows = [padded[:, t : t + 6, left : left + 5] for t in range(9) for left in range(9)]
+    for epoch in range(20):
+        got = split.fetch([0], key=(0, epoch)).images[0]
+        assert any(torch.equal(got, w) or torch.equal(got, w.flip(-1)) for w in windows)
 
 
-def test_imagenet_is_the_box_it_drew():
-    image = torch.rand(1, 3, 30, 50)
-    drawn = draw("imagenet", 0, 0, torch.tensor([4]))
-    top, left, height, width = crop_box((30, 50), drawn[0].tolist())
-    expected = resize(image[..., top : top + height, left : left + width], (12, 12))
-    expected = expected.flip(-1) if drawn[0, -1] < 0.5 else expected
-    assert torch.equal(AUGMENTATIONS["imagenet"](image, drawn, (12, 12)), expected)
+def test_digits_moves_a_disc_by_no_more_than_it_says():
+    y, x = torch.meshgrid(torch.arange(25) - 12, torch.arange(25) - 12, indexing="ij")
+    split = from_arrays((torch.hypot(x.float(), y.float()) < 6).float()[None], normalised=True).with_augment("digits")
+    areas = []
+    for epoch in range(40):
+        got = split.fetch([0], key=(0, epoch)).images[0, 0]
+        areas.append(float(got.sum()))
+        centre = [float((got * axis).sum() / got.sum()) for axis in (x, y)]
+        assert max(map(abs, centre)) <= 0.06 * 25 + 0.6
+    whole = float(split.pixels([0]).sum())
+    assert 0.75 * whole < min(areas) < 0.95 * whole
+    assert 1.05 * whole < max(areas) < 1.27 * whole
 
 
-def test_crop_boxes_lie_inside_and_keep_to_area_and_aspect():
-    drawn = draw("imagenet", 0, 0, torch.arange(2000))
-    boxes = [crop_box((300, 400), row) for row in drawn.tolist()]
-    assert None not in boxes
-    for top, left, height, width in boxes:
-        assert 0 <= top <= 300 - height
-        assert 0 <= left <= 400 - width
-        assert 0.08 * 0.97 <= height * width / 120000 <= 1.03
-        assert 0.75 * 0.97 <= width / height <= 4 / 3 * 1.03
-    assert max(h * w for _, _, h, w in boxes) > 0.9 * 120000
-
-
-def test_a_picture_too_narrow_for_any_box_is_cut_at_its_centre():
-    image = torch.rand(1, 1, 2, 400)
-    drawn = draw("imagenet", 0, 0, torch.tensor([0]))
-    assert crop_box((2, 400), drawn[0].tolist()) is None
-    got = AUGMENTATIONS["imagenet"](image, drawn, (2, 2))
-    centre = image[..., 199:201]
-    assert torch.equal(got, centre) or torch.equal(got, centre.flip(-1))
+def test_settings_that_do_not_fit_are_refused_when_they_are_given():
+    split = from_arrays(torch.rand(2, 3, 8, 8), [0, 1])
+    for name, settings, rule in (
+        ("digits", {"re_prob": 0.5}, "has no settings"),
+        ("imagenet", {"reprob": 0.5}, "re_prob"),
+        ("imagenet", {"auto_augment": "bogus"}, "timm makes no training transform"),
+        ("none", {"hflip": 0.5}, "has no settings"),
+    ):
+        with pytest.raises(InvalidArgument, match=rule):
+            split.with_augment(name, **settings)

@@ -6,6 +6,7 @@ from convsmith.data.batch import Batch, DomainBatch
 from convsmith.data.classes import chosen_classes
 from convsmith.data.description import DataDescription
 from convsmith.data.domains import DomainPair, pair
+from convsmith.data.folders import picture_files
 from convsmith.data.idx import read_idx
 from convsmith.data.image_data import ImageData
 from convsmith.data.listing import DataSummary, summaries, summary
@@ -35,6 +36,7 @@ __all__ = [
     "from_arrays",
     "load",
     "pair",
+    "picture_files",
     "read_idx",
     "read_picture",
     "summaries",

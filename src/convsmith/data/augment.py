@@ -76,5 +76,9 @@ def flip_crop(preprocessing: Preprocessing, **settings: Any) -> Pipeline:
 
 @AUGMENTATIONS.register("imagenet")
 def imagenet(preprocessing: Preprocessing, **settings: Any) -> Pipeline:
-    """Timm's training transform: random resized crop and mirror, and what ``settings`` add by timm's names."""
-    return preprocessing.train_transform(**{"color_jitter": None, **settings})
+    """Random resized crop and mirror of timm's training transform, and what ``settings`` add by timm's names.
+
+    An area average ("box", images in memory) is no way to enlarge a crop: it becomes "bilinear" here.
+    """
+    way = "bilinear" if preprocessing.interpolation == "box" else preprocessing.interpolation
+    return preprocessing.train_transform(**{"color_jitter": None, "interpolation": way, **settings})

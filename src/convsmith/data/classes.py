@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -45,6 +47,44 @@ def chosen_classes(spec: ClassSpec | None, names: Sequence[str]) -> tuple[int, .
     return tuple(sorted(chosen))
 
 
+def matched_classes(names: Sequence[str], known: Sequence[str], file: str | Path | None = None) -> tuple[int, ...]:
+    """Return for every class of a data set its number in a network that may know more.
+
+    Names are compared without case, "_" and "-" being spaces; where the network has ImageNet's 1,000 classes, synsets
+    ("n01440764") and single names ("tench") mean them too. Each line of ``file`` is ``name=class of the network``.
+
+    Raises:
+        InvalidArgument: a class that the network does not know, or two classes that are one there.
+    """
+    meaning = {_plain(name): number for number, name in enumerate(known)}
+    if len(known) == 1000:
+        from timm.data import ImageNetInfo
+
+        info = ImageNetInfo("imagenet-1k")
+        for number, synset in enumerate(info.label_names()):
+            for word in (synset, *str(info.index_to_description(number)).split(",")):
+                meaning.setdefault(_plain(word), number)
+    said = {}
+    for line in [] if file is None else Path(file).read_text(encoding="utf-8-sig").splitlines():
+        left, equals, right = line.partition("=")
+        if equals:
+            said[_plain(left)] = _plain(right)
+    found = [meaning.get(said.get(_plain(name), _plain(name))) for name in names]
+    unknown = [name for name, number in zip(names, found, strict=True) if number is None]
+    if unknown or len(set(found)) < len(names):
+        raise InvalidArgument(
+            "the data set has other classes than the model was trained on",
+            argument=f"{len(names)} classes for a model of {len(known)}",
+            given=f"unknown to it: {', '.join(unknown[:5])}" if unknown else "two classes that are one to the model",
+            hint="--class-map FILE with lines name=class; or take other data, or convsmith adapt",
+        )
+    return tuple(number for number in found if number is not None)
+
+
+def _plain(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").replace("-", " ").split())
+
+
 def _counted(spec: str, names: Sequence[str]) -> tuple[int, ...] | None:
     """Return what ``first-n`` or ``random-n@seed`` means, or None for another kind of spec."""
     found = re.fullmatch(r"(first|random)-(\d+)(?:@(\d+))?", spec)
@@ -69,6 +109,10 @@ def _word(word: str | int, names: Sequence[str], spec: ClassSpec) -> list[int]:
         raise InvalidArgument(f"classes count from 0 to {len(names) - 1}", argument=f"classes {spec!r}", given=text)
     for place in (n for n, letter in enumerate(text) if letter == "-" and 0 < n < len(text) - 1):
         ends = (text[:place].strip(), text[place + 1 :].strip())
+        if all(end.isascii() and end.isdigit() and end in names for end in ends):  # names that are numbers: the numbers
+            between = {str(n) for n in range(int(ends[0]), int(ends[1]) + 1)}
+            if between:
+                return [n for n, name in enumerate(names) if name in between]
         if all(end in names or (end.isascii() and end.isdigit()) for end in ends):
             low, high = (_word(end, names, spec)[0] for end in ends)
             if low > high:

@@ -146,6 +146,26 @@ def images(request: Request) -> Material:
     return listing.material(request, (), f"unlabelled pictures in {folder}")
 
 
+def picture_files(names: Sequence[str | Path]) -> list[Path]:
+    """Return image files as they are named; of a folder all pictures in it, at any depth.
+
+    Raises:
+        InvalidArgument: a name that is no regular file and no folder, a folder without pictures.
+    """
+    found: list[Path] = []
+    for name in names:
+        path, listing = Path(name).expanduser(), Listing()
+        if path.is_dir() and listing.add_folder(path, -1, TRAIN):
+            found += [Path(os.fsdecode(inside)) for inside in listing.paths]
+        elif path.is_file():
+            found.append(path)
+        else:
+            given = f"{printable(str(name))}: {'no picture in it' if path.is_dir() else 'no such image'}"
+            rule = f"an image is a file, or a folder of files ending in {' '.join(sorted(EXTENSIONS))}"
+            raise InvalidArgument(rule, argument="IMAGE", given=given)
+    return found
+
+
 @SOURCES.register("list", takes="FILE", extra=None)
 def listed(request: Request) -> Material:
     """Pictures named in a text file, a path and a label on each line."""

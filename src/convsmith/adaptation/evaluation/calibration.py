@@ -59,11 +59,10 @@ def calibrated(model: nn.Module, inputs: Inputs, source: Features, target: Featu
         # a few source images must not decide alone
         weights = weights.clamp_max(10 * float(weights.median().clamp_min(1e-6)))
     temperature = fit_temperature(source.logits, source.labels, weights)
-    names = getattr(inputs.target.store, "names", None)
     return Predictions(
         index=inputs.target.index,
         probabilities=(target.logits / temperature).softmax(1),
         temperature=temperature,
         classes=inputs.classes,
-        names=() if names is None else tuple(str(names[int(r)]) for r in inputs.target.rows),
+        names=tuple(inputs.target.name(n) for n in range(len(inputs.target))),
     )

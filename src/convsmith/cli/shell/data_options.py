@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import terminal
 from convsmith.cli.shell.options import Computation, option
@@ -11,7 +11,7 @@ from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from convsmith.data import DataDescription, ImageData
+    from convsmith.data import DataDescription, ImageData, Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,16 +19,22 @@ class DataOptions(Computation):
     """Which images, and how they are read."""
 
     data: str = option(
-        help="digits, mnist-5k, fashion-mnist, imagefolder:PATH, torchvision:NAME or hf:NAME", metavar="DATA"
+        help="a folder, digits, mnist-5k, fashion-mnist, list:FILE, torchvision:NAME, timm:NAME, hf:NAME, wds:SHARDS",
+        metavar="DATA",
     )
     size: int | None = option(
-        None, "side of the images in pixels (default: their own)", group="images", metavar="PIXELS"
+        None, "side of the images in pixels (default: the network's, or their own)", group="images", metavar="PIXELS"
     )
     channels: int | None = option(None, "1 or 3 (default: what the images have)", group="images", metavar="1|3")
     broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read", group="images")
+    check_files: bool = option(False, "decode every file before work, in sets of any size", group="images")
+    class_map: str | None = option(
+        None, "lines of CLASS=CLASS: the data's name, the network's", group="images", metavar="FILE"
+    )
     data_root: str | None = option(None, "folder of downloaded data sets", group="images", metavar="DIR")
     limit: int | None = option(None, "use at most so many images of each split", group="images", metavar="N")
     batch_size: int = option(64, "images per batch (and process)", group="images", metavar="N")
+    num_workers: int = option(0, "processes that read and change images ahead", group="images", metavar="N")
 
 
 def check(arguments: DataOptions) -> None:
@@ -37,35 +43,48 @@ def check(arguments: DataOptions) -> None:
         ("--batch-size", arguments.batch_size),
         ("--limit", arguments.limit),
         ("--size", arguments.size),
+        ("--num-workers", arguments.num_workers + 1),
     ):
         if value is not None and value < 1:
             raise InvalidArgument("must be 1 or more", argument=name, given=value)
 
 
-def load(arguments: DataOptions, *, augment: str = "none", like: DataDescription | None = None) -> ImageData:
-    """Load the images; ``like`` gives size, channels and normalisation of the data a model was trained on."""
+def load(
+    arguments: DataOptions,
+    *,
+    augment: str = "none",
+    like: DataDescription | None = None,
+    preprocessing: Preprocessing | None = None,
+    **settings: Any,
+) -> ImageData:
+    """Load the images.
+
+    ``like`` describes the data a network was trained on: its preprocessing is used and its classes count the labels.
+    ``preprocessing`` alone is that of a network whose head is made anew; ``settings`` are the augmentation's.
+    """
     from convsmith import data
 
     check(arguments)
-    size, channels = arguments.size, arguments.channels
     with progress("read images") as callback:
         loaded = data.load(
             arguments.data,
-            size=size if size is not None or like is None else like.size,
-            channels=channels if channels is not None or like is None else like.channels,
+            size=arguments.size,
+            channels=arguments.channels,
             seed=arguments.seed,
             augment=augment,
             broken=arguments.broken,
             root=arguments.data_root,
+            preprocessing=preprocessing if like is None else like.preprocessing,
+            check=arguments.check_files,
             progress=callback,
+            **settings,
         )
     for file in loaded.skipped:
         terminal.complain("warning", f"skipped a broken image: {file.path}: {file.reason}")
     for note in loaded.notes:
         terminal.complain("note", note)
-    if like is not None:
-        _check_classes(loaded, like)
-        loaded = loaded.with_normalisation(like.mean, like.std)
+    if like is not None and like.classes:
+        loaded = _counted_as(loaded, like, arguments.class_map)
     return loaded if arguments.limit is None else limited(loaded, arguments.limit, arguments.seed)
 
 
@@ -81,13 +100,14 @@ def limited(loaded: ImageData, most: int, seed: int) -> ImageData:
     return loaded.map(**kept)
 
 
-def _check_classes(loaded: ImageData, like: DataDescription) -> None:
-    if like.classes and loaded.classes != like.classes:
-        missing = [name for name in loaded.classes if name not in like.classes][:5]
-        raise InvalidArgument(
-            "the data set has other classes than the model was trained on",
-            argument=f"{loaded.description.name}: {len(loaded.classes)} classes",
-            given=f"a model of {len(like.classes)} classes of {like.name}"
-            + (f"; unknown to it: {', '.join(missing)}" if missing else ""),
-            hint="take the data set the model was trained on, or convsmith adapt",
-        )
+def _counted_as(loaded: ImageData, like: DataDescription, class_map: str | None) -> ImageData:
+    """Return the data with labels that count the network's classes, which may be more than the data's."""
+    import torch
+
+    from convsmith.data.classes import matched_classes
+
+    numbers = [-1] if not loaded.classes else matched_classes(loaded.classes, like.classes, class_map)
+    number = torch.tensor([*numbers, -1])  # the last for images without label
+    return loaded.map(
+        **{name: split.with_labels(number[split.labels], like.classes) for name, split in loaded.splits.items()}
+    )

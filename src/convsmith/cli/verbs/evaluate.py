@@ -77,12 +77,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 def trained_on(loaded: LoadedModel) -> DataDescription | None:
     """Return what is known of the images the model was trained on; timm tells size and normalisation, not classes."""
-    from convsmith.data import DataDescription
+    from convsmith.data import DataDescription, Preprocessing
 
     if loaded.description is not None:
         return DataDescription.from_json(loaded.description)
-    published = getattr(loaded.model, "pretrained_cfg", None)
-    if not published:
+    if not getattr(loaded.model, "pretrained_cfg", None):
         return None
-    channels, *size = published["input_size"]
-    return DataDescription(loaded.recipe.name, (), channels, tuple(size), published["mean"], published["std"])
+    found = Preprocessing.from_model(loaded.model)
+    return DataDescription(loaded.recipe.name, (), 1, (1, 1), (), ()).seen_through(found)

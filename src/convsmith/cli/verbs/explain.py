@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
@@ -170,9 +169,9 @@ def pictures_of(
     """Read image files (folders are searched) as the model takes them."""
     import torch
 
-    from convsmith.data import read_picture
+    from convsmith.data import picture_files, read_picture
 
-    files = list(dict.fromkeys(_files(names)))[:limit]
+    files = list(dict.fromkeys(picture_files(names)))[:limit]
     if about is None:
         raise InvalidArgument(
             "nothing is known about the images this model takes (size, mean, std)",
@@ -180,36 +179,19 @@ def pictures_of(
             hint="name the run folder of a training, or a timm model with published weights",
         )
     sides = about.size if size is None else (size, size)
-    made = []
+    count = about.channels
+    shown = replace(about.preprocessing, input_size=(count, *sides), mean=(0.0,) * count, std=(1.0,) * count)
+    transform, made = shown.transform(), []
     for file in files:
         try:
-            made.append(fit(to_channels(read_picture(file).float() / 255, about.channels), sides))
+            made.append(transform(read_picture(file, count)))
         except RunFailed as error:
             reason = "not a picture, or a damaged one; leave the file out or replace it"
-            raise InvalidArgument("an image file cannot be read", given=str(file), hint=reason) from error
+            raise InvalidArgument("an image file cannot be read", given=error.given, hint=reason) from error
     pixels = torch.stack(made)
     mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (about.mean, about.std))
     labels = torch.full((len(files),), -1)
     return Explained((pixels - mean) / std, pixels, tuple(f.name for f in files), labels, tuple(about.classes))
-
-
-def _files(names: tuple[str, ...]) -> list[Path]:
-    from convsmith.data.pictures import EXTENSIONS
-
-    files: list[Path] = []
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
-            if not inside:
-                asked = f"files ending in {' '.join(sorted(EXTENSIONS))}"
-                raise InvalidArgument("the folder holds no picture", argument=asked, given=name)
-            files += inside
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise InvalidArgument("there is no such image", argument="IMAGE", given=name)
-    return files
 
 
 def _from_data(arguments: Arguments, data: ImageData | None) -> Explained:
