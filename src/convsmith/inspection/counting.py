@@ -53,7 +53,7 @@ def count_operations(model: nn.Module, size: tuple[int, ...], *, fake: bool = Tr
     tensors = [*model.parameters(), *model.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
-    with evaluating(model), torch.no_grad(), eager(model), _plain_attention():
+    with evaluating(model), torch.no_grad(), eager(), _plain_attention():
         if device.type == "meta":
             return _counted(model, torch.empty(size, dtype=dtype, device=device))
         if fake:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from convsmith.errors import InvalidArgument
 
@@ -35,7 +37,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the plain module inside DataParallel, DistributedDataParallel and `torch.compile` wrappers.
+    """Return the plain module inside DataParallel, DistributedDataParallel, AveragedModel and `torch.compile` wrappers.
 
     The inner module holds the same parameters; hooks need neither gradient exchange nor replicas.
 
@@ -58,22 +60,19 @@ def unwrap(model: nn.Module) -> nn.Module:
                 given=kind,
                 hint="gather the state dict into an unsharded copy and pass that",
             )
-        compiled = getattr(model, "_orig_mod", None)
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
             model = model.module
-        elif isinstance(compiled, nn.Module):
-            model = compiled
+        elif kind == "OptimizedModule":  # torch.compile's wrapper: one child
+            model = next(model.children())
         else:
             return model
 
 
 @contextmanager
-def eager(model: nn.Module) -> Iterator[None]:
+def eager() -> Iterator[None]:
     """Run modules that were compiled in place (``module.compile()``) eagerly, so that hooks are called."""
-    if any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules()):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
+    # nothing can have been compiled before dynamo is imported, and setting the stance would import it (seconds)
+    with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
         yield
 
 

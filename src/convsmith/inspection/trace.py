@@ -63,7 +63,7 @@ def trace_layers(model: nn.Module, example: Tensor, *, real: bool = True) -> Lay
     """
     owners = _owners(model)
     watch = _Watch(type(model).__name__, owners)
-    with evaluating(model), torch.no_grad(), eager(model), watch.following(model), watch:
+    with evaluating(model), torch.no_grad(), eager(), watch.following(model), watch:
         output = model(example)
     by_module: dict[nn.Module, list[Call]] = {}
     for call in watch.done:

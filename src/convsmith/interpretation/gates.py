@@ -80,7 +80,7 @@ class GatedNetwork:
 
     def __enter__(self) -> GatedNetwork:
         try:
-            self._stack.enter_context(eager(self.model))
+            self._stack.enter_context(eager())
             self._freeze()
             self._hook()
             if self.cache:
@@ -179,9 +179,13 @@ class GatedNetwork:
         try:
             for name in self.plan.prefix:
                 module = modules[name]
-                hooked = len(module._forward_hooks) > (name in gated) or module._forward_pre_hooks
-                if not hooked and "forward" not in module.__dict__:  # somebody else's hook must see every call
-                    handles.append(module.register_forward_hook(record(name)))
+                own = module.register_forward_hook(record(name))
+                handles.append(own)
+                before = module.register_forward_pre_hook(lambda *_: None)
+                hooked = len(own.hooks_dict_ref()) > 1 + (name in gated) or len(before.hooks_dict_ref()) > 1
+                before.remove()
+                if hooked or "forward" in module.__dict__:  # somebody else's hook must see every call
+                    own.remove()
             with torch.no_grad():
                 self.logits()
         finally:

@@ -14,26 +14,15 @@ from torch import nn
 from convsmith.arguments import integer
 from convsmith.data.preprocessing import Preprocessing
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.modes import unwrap
 from convsmith.models import sources
 from convsmith.models.loaded import LoadedModel, classes_of
 from convsmith.models.recipes import FORMAT, ModelRecipe, build
 from convsmith.models.weights import class_count, fit, head_names, load_into, new_head, read_weights
 
-__all__ = ["LoadedModel", "ModelRecipe", "build", "load", "load_model", "save_model", "unwrapped"]
+__all__ = ["LoadedModel", "ModelRecipe", "build", "load", "load_model", "save_model"]
 
 STEM = sources.STEM
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside DataParallel, DistributedDataParallel, averaged and compiled wrappers."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)  # torch.compile's name for what it wraps; it has no public one
-        parallel = nn.DataParallel | nn.parallel.DistributedDataParallel | torch.optim.swa_utils.AveragedModel
-        if inner is None and isinstance(model, parallel):
-            inner = model.module
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 def save_model(folder: Path | str, model: nn.Module, recipe: ModelRecipe | None = None) -> Path:
@@ -46,7 +35,7 @@ def save_model(folder: Path | str, model: nn.Module, recipe: ModelRecipe | None 
     Raises:
         InvalidArgument: no recipe for a network that no name builds.
     """
-    model = unwrapped(model)
+    model = unwrap(model)
     recipe = sources.recipe_of(model) if recipe is None else recipe
     if recipe.preprocessing is None:
         recipe = replace(recipe, preprocessing=_preprocessing(model, recipe).to_json())

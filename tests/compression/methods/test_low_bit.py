@@ -100,3 +100,22 @@ def test_the_remembered_weight_follows_every_change():
         torch.testing.assert_close(made(x) - made.bias, 2 * (first - made.bias))
         made.load_state_dict({"weight": torch.ones(4, 6), "bias": torch.zeros(4)})
         torch.testing.assert_close(made(x), x.sum(1, keepdim=True).expand(2, 4))
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
+@pytest.mark.parametrize(("padding", "kernel"), [("same", (3, 2)), ("valid", (3, 3)), ((1, 2), (3, 5)), (0, 1)])
+def test_padding_is_that_of_the_plain_layer(mode, padding, kernel):
+    plain = nn.Conv2d(4, 6, kernel, padding=padding, padding_mode=mode, groups=2)
+    layer, x = lowbit(plain, "int8"), torch.randn(2, 4, 9, 8)
+    plain.weight.data = layer.quantised().detach()
+    torch.testing.assert_close(layer(x), plain(x), rtol=0, atol=0)
+
+
+def test_a_transposed_layer_takes_an_output_size():
+    plain = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, dilation=2)
+    layer, x = lowbit(plain, "int8"), torch.randn(2, 4, 5, 5)
+    plain.weight.data = layer.quantised().detach()
+    for size in (None, (12, 11), (2, 6, 12, 12)):
+        torch.testing.assert_close(layer(x, size), plain(x, size), rtol=0, atol=0)
+    with pytest.raises(RuntimeError):
+        layer(x, (20, 20))

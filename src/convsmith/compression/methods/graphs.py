@@ -97,14 +97,14 @@ def _find(module: nn.Module, path: str) -> Any:
 def _holder(root: nn.Module, path: str) -> tuple[nn.Module, str]:
     *parents, key = path.split(".")
     for part in parents:
-        if part not in root._modules:
+        if part not in dict(root.named_children()):
             root.add_module(part, nn.Module())
-        root = root._modules[part]  # type: ignore[assignment]  # just put there
+        root = root.get_submodule(part)
     return root, key
 
 
 def _name_of(target: Any) -> str:
-    if isinstance(target, torch._ops.OpOverload) and target.namespace in NAMESPACES:
+    if getattr(target, "namespace", None) in NAMESPACES:
         return str(target)
     for name, function in _OPERATORS.items():
         if target is function:

@@ -133,7 +133,13 @@ class LowBitConv2d(_LowBit, nn.Conv2d):
     """A convolution with quantised weights; see the module."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.quantised(), self.bias)
+        padding: Any = self.padding
+        if self.padding_mode != "zeros" and padding != "valid":
+            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            sides = [(t // 2, t - t // 2) for t in totals] if padding == "same" else [(p, p) for p in padding]
+            x = nn.functional.pad(x, [side for pair in reversed(sides) for side in pair], mode=self.padding_mode)
+            padding = 0
+        return nn.functional.conv2d(x, self.quantised(), self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 class LowBitLinear(_LowBit, nn.Linear):
@@ -150,9 +156,15 @@ class LowBitConvTranspose2d(_LowBit, nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         padding: Any = self.padding
-        extra: Any = self._output_padding(
-            x, output_size, list(self.stride), list(padding), list(self.kernel_size), 2, list(self.dilation)
-        )
+        extra: Any = self.output_padding
+        if output_size is not None:
+            least = [
+                (n - 1) * s - 2 * p + d * (k - 1) + 1
+                for n, s, p, d, k in zip(
+                    x.shape[-2:], self.stride, padding, self.dilation, self.kernel_size, strict=True
+                )
+            ]
+            extra = [size - n for size, n in zip(output_size[-2:], least, strict=True)]
         return nn.functional.conv_transpose2d(
             x, self.quantised(), self.bias, self.stride, padding, extra, self.groups, self.dilation
         )

@@ -1,0 +1,49 @@
+"""Features are what enters the classifier, of a tensor or of any kind of batches, and the model keeps its modes."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from convsmith.errors import InvalidArgument
+from convsmith.inspection.features import extract_features
+from convsmith.inspection.outputs import class_scores, main_output, output_tensors
+
+
+def classifier():
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(), nn.Linear(3, 2)).train()
+
+
+def test_a_tensor_and_all_kinds_of_batches_give_the_same():
+    model, x, y = classifier(), torch.rand(5, 1, 2, 2), torch.arange(5)
+    batches = [SimpleNamespace(images=x[:2], labels=y[:2]), (x[2:4], y[2:4]), [x[4:], y[4:]]]
+    whole, parts = extract_features(model, x), extract_features(model, batches)
+    assert model[3].training
+    assert_close(whole.features, parts.features)
+    assert_close(model[4](whole.features), whole.logits)
+    assert (whole.labels.tolist(), parts.labels.tolist(), len(parts)) == ([-1] * 5, list(range(5)), 5)
+    assert not whole.features.requires_grad
+    assert not model[4]._forward_pre_hooks
+
+
+@pytest.mark.parametrize(("images", "said"), [([], "no image"), ([3], "a batch is an image tensor")])
+def test_no_images_are_refused(images, said):
+    with pytest.raises(InvalidArgument, match=said):
+        extract_features(classifier(), images)
+
+
+def test_class_scores_of_every_structure():
+    z = torch.rand(2, 3)
+    for output in (z, (z, torch.rand(2)), {"aux": torch.rand(1), "logits": z}, SimpleNamespace(logits=z), [z]):
+        assert class_scores(output) is z
+    for output in (torch.rand(2, 3, 4), "text", {}, torch.rand(2, 1)):
+        with pytest.raises(InvalidArgument):
+            class_scores(output, classes=2)
+
+
+def test_tensors_of_nested_outputs_come_in_order():
+    a, b, c = torch.rand(1), torch.rand(2), torch.rand(3)
+    assert [len(t) for t in output_tensors({"x": [a, (b, None)], "y": {"z": c}})] == [1, 2, 3]
+    assert main_output({"x": [a, b]}) is a
