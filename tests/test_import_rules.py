@@ -15,6 +15,7 @@ ALLOWED = {
     **{pillar: ROOT | {"inspection", "data", "training"} for pillar in PILLARS},
     "models": ROOT | PILLARS | {"inspection", "data"},
     "report": ROOT | PILLARS | {"inspection", "data", "training", "models"},
+    "testing": ROOT | PILLARS | {"inspection", "data", "training", "models", "report"},
     "cli": ROOT | PILLARS | {"inspection", "data", "training", "models", "report"},
 }
 

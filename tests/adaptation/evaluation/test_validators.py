@@ -92,7 +92,7 @@ def test_dev_does_not_ask_in_what_order_the_rows_are():
 
     g = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
-    means = 2 * draw(6, 12)
+    means = draw(6, 12)
     source = means.repeat_interleave(20, 0) + draw(120, 12)
     target = means[:3].repeat_interleave(20, 0) + draw(12) + draw(60, 12)
     ratio = density_ratio(source, target, source)

@@ -114,9 +114,9 @@ def test_everything_it_knows_is_in_the_state_dict():
     ("call", "rule"),
     [
         (lambda: class_weights(torch.zeros(0, 3)), "at least one image"),
-        (lambda: scale_weights(torch.ones(3), "sum"), "no scale"),
-        (lambda: WeightSettings(estimate="epoch"), "no estimate"),
-        (lambda: WeightSettings(every=0), "at least one step"),
+        (lambda: scale_weights(torch.ones(3), "sum"), "argument: scale"),
+        (lambda: WeightSettings(estimate="epoch"), "argument: estimate"),
+        (lambda: WeightSettings(every=0), "argument: every"),
         (lambda: WeightSettings(average=1.0), r"\[0, 1\)"),
         (lambda: WeightSettings(inverse_temperature=0.0), "positive"),
     ],

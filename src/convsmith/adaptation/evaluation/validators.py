@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -134,7 +135,7 @@ def _register(name: str, *needs: str, higher: bool = True, labels: bool = False)
 
 def _given(value: Tensor | None) -> Tensor:
     assert value is not None  # measure() has checked the needs
-    return value.double() if value.is_floating_point() else value
+    return value.detach().double() if value.is_floating_point() else value
 
 
 @_register("entropy", "target_probabilities", higher=False)
@@ -221,13 +222,13 @@ def density_ratio(
 
     At most ``limit`` images a side are used (evenly spaced ones). The ``inverse_penalty`` (scikit-learn's C) is chosen
     from 10^-2 .. 10^2 by three-fold cross-validation if it is not given, as Salvador et al. choose theirs; the folds
-    are shuffled, since rows sorted by class would leave whole classes out of a fold.
+    are shuffled, since rows sorted by class would leave whole classes out of a fold. Rows are sorted by their values
+    first, so that the order they come in decides nothing.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
-    source = source_training[:: max(1, math.ceil(len(source_training) / limit))]
-    other = target[:: max(1, math.ceil(len(target) / limit))]
+    source, other = (_sorted(side)[:: max(1, math.ceil(len(side) / limit))] for side in (source_training, target))
     both = torch.cat([source, other])
     mean, std = both.mean(0), both.std(0).clamp_min(1e-8)
     labels = torch.cat([torch.zeros(len(source)), torch.ones(len(other))])
@@ -244,6 +245,12 @@ def density_ratio(
     model.fit(((both - mean) / std).cpu().numpy(), labels.numpy())
     p = torch.from_numpy(model.predict_proba(((at - mean) / std).cpu().numpy()))
     return len(source) / len(other) * p[:, 1] / p[:, 0].clamp_min(1e-12)
+
+
+def _sorted(rows: Tensor) -> Tensor:
+    """Return ``rows`` [n, d] in the order of their values, the first column first."""
+    order = np.lexsort(rows.detach().cpu().numpy().T[::-1])
+    return rows[torch.from_numpy(order).to(rows.device)]
 
 
 @_register("oracle", "target_probabilities", "target_labels", labels=True)

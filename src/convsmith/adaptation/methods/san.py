@@ -72,6 +72,8 @@ class SANVariant:
             ("source_is", (0, 1)),
         ):
             arguments.one_of(name, getattr(self, name), known)
+        if self.weight_decay is not None:
+            arguments.number("weight_decay", self.weight_decay, least=0)
 
 
 #: the two public codes (Office-31 settings) and the paper's formula

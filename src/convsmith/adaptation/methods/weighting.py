@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convsmith import arguments
 from convsmith.adaptation.losses.gather import sum_over_ranks, world_size
 from convsmith.adaptation.losses.operands import matrix, wide
 from convsmith.data.batch import Batch
@@ -42,13 +43,12 @@ def class_weights(target_probabilities: Tensor, *, scale: Scale = "mean-one") ->
 
 def scale_weights(mass: Tensor, scale: Scale) -> Tensor:
     """Return non-negative ``mass`` [K] scaled to mean 1, sum 1 or maximum 1."""
+    arguments.one_of("scale", scale, get_args(Scale))
     if scale == "mean-one":
         return mass * (len(mass) / mass.sum())
     if scale == "sum-one":
         return mass / mass.sum()
-    if scale == "max-one":
-        return mass / mass.max()
-    raise InvalidArgument("no scale has this name", argument="scale", given=scale, hint="mean-one, sum-one or max-one")
+    return mass / mass.max()
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,16 @@ class WeightSettings:
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.estimate not in ("target", "running-sum", "batch"):
-            raise InvalidArgument("no estimate has this name", given=self.estimate, hint="target, running-sum or batch")
-        if self.every < 1:
-            raise InvalidArgument("there is at least one step between estimates", argument="every", given=self.every)
-        if not 0 <= self.warmup < 1:
+        arguments.one_of("estimate", self.estimate, get_args(Estimate))
+        arguments.one_of("scale", self.scale, get_args(Scale))
+        arguments.integer("every", self.every, least=1)
+        for name in ("warmup", "average"):
+            if not 0 <= arguments.number(name, getattr(self, name)) < 1:
+                raise InvalidArgument(f"{name} is a share in [0, 1)", argument=name, given=getattr(self, name))
+        if not arguments.number("inverse_temperature", self.inverse_temperature) > 0:
             raise InvalidArgument(
-                "the warm-up is a share of all steps, in [0, 1)", argument="warmup", given=self.warmup
+                "the inverse temperature is positive", argument="inverse_temperature", given=self.inverse_temperature
             )
-        if not 0 <= self.average < 1:
-            raise InvalidArgument("the kept share lies in [0, 1)", argument="average", given=self.average)
-        if not self.inverse_temperature > 0:
-            raise InvalidArgument("the inverse temperature is positive", given=self.inverse_temperature)
 
 
 class ClassWeights(nn.Module):

@@ -1,0 +1,174 @@
+"""The suite of validators: scores of an adapted model made from `Evidence`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convsmith.adaptation.evaluation.validators import VALIDATORS, Evidence, measure, score
+from convsmith.testing.suite import (
+    Conformance,
+    require_refusal,
+    require_that,
+    run_checks,
+    untouched,
+    wrong_tensors,
+)
+
+CLASSES, WIDTH, SOURCE, TARGET, TRAINING = 4, 6, 30, 36, 40
+
+
+def evidence(dtype: torch.dtype = torch.float64, seed: int = 0) -> dict[str, Tensor]:
+    """Return every field of `Evidence`, of images in four clusters that a classifier knows more or less."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    means = 2 * draw(CLASSES, WIDTH)
+    readout = draw(WIDTH, CLASSES)
+
+    def images(count: int, shift: float) -> tuple[Tensor, Tensor, Tensor]:
+        labels = torch.arange(count) % CLASSES
+        features = means[labels] + draw(count, WIDTH) + shift
+        return features.to(dtype), (features @ readout).softmax(1).to(dtype), labels
+
+    source, p_source, source_labels = images(SOURCE, 0.0)
+    target, p_target, target_labels = images(TARGET, 0.5)
+    return {
+        "target_probabilities": p_target,
+        "target_features": target,
+        "source_probabilities": p_source,
+        "source_features": source,
+        "source_labels": source_labels,
+        "source_training_features": images(TRAINING, 0.0)[0],
+        "target_labels": target_labels,
+    }
+
+
+def check_validator(name: str, *, exceptions: Mapping[str, str] | None = None) -> Conformance:
+    """Check the registered validator ``name``.
+
+    It answers in a finite number, alike in float32 and float64, for non-contiguous tensors, for images in any order and
+    for classes in any order; it changes nothing, draws no global random number, answers the same twice; it reads target
+    labels only if it says so; and it refuses missing, empty, wrong or unequal evidence by name.
+
+    Args:
+        name: see `convsmith.adaptation.validators.available`.
+        exceptions: reasons by check for rules that it cannot follow.
+
+    Raises:
+        Nonconforming: names every broken rule.
+    """
+    entry = VALIDATORS.entry(name)
+    needs: tuple[str, ...] = tuple(entry.traits["needs"])
+    everything = evidence()
+    needed = {key: everything[key] for key in needs}
+    value = partial(score, name)
+    tensors = [key for key in needs if not key.endswith("labels")]
+
+    def traits() -> None:
+        known = {f.name for f in fields(Evidence)}
+        require_that(set(needs) <= known, "needs are fields of Evidence", needs)
+        for trait in ("higher_is_better", "uses_target_labels"):
+            require_that(isinstance(entry.traits[trait], bool), f"{trait} is declared", entry.traits[trait])
+        require_that(bool(entry.summary), "the first line of the docstring says what it is")
+
+    def number() -> None:
+        found = value(**needed)
+        require_that(type(found) is float and math.isfinite(found), "the answer is a finite float", found)
+        require_that(value(**everything) == found, "evidence beside the needs changes nothing")
+        require_that(measure(name, Evidence(**needed)) == found, "measure and score agree")
+
+    def dtypes() -> None:
+        exact = value(**needed)
+        half = evidence(torch.float32)
+        found = value(**{key: half[key] for key in needs})
+        require_that(math.isclose(found, exact, rel_tol=1e-3, abs_tol=1e-4), "float32 is float64 to rounding", found)
+        rough = {k: v.to(torch.bfloat16) if v.is_floating_point() else v for k, v in needed.items()}
+        require_that(math.isfinite(value(**rough)), "half precision gives a finite number")
+
+    def layout() -> None:
+        strided = {k: v.T.contiguous().T if v.dim() == 2 else v for k, v in needed.items()}
+        require_that(_close(value(**strided), value(**needed)), "the memory's layout changes nothing")
+
+    def repeatable() -> None:
+        with untouched(*needed.values()):
+            first = value(**needed)
+        require_that(value(**needed) == first, "the same evidence gives the same number")
+
+    def gradient() -> None:
+        grown = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in needed.items()}
+        require_that(value(**grown) == value(**needed), "tensors with gradient are read like others")
+
+    def order_of_images() -> None:
+        generator = torch.Generator().manual_seed(1)
+        orders = {n: torch.randperm(n, generator=generator) for n in (SOURCE, TARGET, TRAINING)}
+        mixed = {k: v[orders[len(v)]] for k, v in needed.items()}
+        require_that(_close(value(**mixed), value(**needed), 1e-6), "the order of the images changes nothing")
+
+    def order_of_classes() -> None:
+        order = torch.tensor([2, 0, 3, 1])
+        place = order.argsort()
+        named = {}
+        for key, tensor in needed.items():
+            named[key] = tensor[:, order] if key.endswith("probabilities") else tensor
+            named[key] = place[tensor] if key.endswith("labels") else named[key]
+        require_that(_close(value(**named), value(**needed)), "the order of the classes changes nothing")
+
+    def target_labels() -> None:
+        used = entry.traits["uses_target_labels"]
+        require_that(("target_labels" in needs) == used, "target labels are needed exactly if that is declared")
+
+    def missing() -> None:
+        for key in needs:
+            require_refusal(lambda key=key: value(**{**needed, key: None}), key)  # type: ignore[misc]
+            require_refusal(lambda key=key: value(**{**needed, key: needed[key][:0]}), key)  # type: ignore[misc]
+
+    def wrong_kinds() -> None:
+        for key in tensors:
+            for wrong in wrong_tensors(needed[key]).values():
+                require_refusal(lambda key=key, wrong=wrong: value(**{**needed, key: wrong}), key)  # type: ignore[misc]
+        for key in set(needs) - set(tensors):
+            for wrong in (None, "labels", needed[key].tolist(), needed[key].double(), needed[key][:, None]):
+                require_refusal(lambda key=key, wrong=wrong: value(**{**needed, key: wrong}), key)  # type: ignore[misc]
+
+    def not_finite() -> None:
+        for key in tensors:
+            bad = needed[key].clone()
+            bad[3, 1] = math.nan
+            require_refusal(lambda key=key, bad=bad: value(**{**needed, key: bad}), key)  # type: ignore[misc]
+
+    def unequal() -> None:
+        for side in ("source", "target"):
+            same = [k for k in needs if k.startswith(side) and "training" not in k]
+            for key in same[1:]:
+                cut: dict[str, Any] = {**needed, key: needed[key][:-1]}
+                require_refusal(lambda cut=cut: value(**cut))  # type: ignore[misc]
+
+    return run_checks(
+        f"the validator {name!r}",
+        {
+            "traits are declared": traits,
+            "a finite number": number,
+            "dtypes": dtypes,
+            "layout": layout,
+            "repeatable, arguments untouched": repeatable,
+            "tensors with gradient": gradient,
+            "order of images": order_of_images,
+            "order of classes": order_of_classes,
+            "target labels": target_labels,
+            "missing or empty evidence": missing,
+            "wrong kinds": wrong_kinds,
+            "values that are not finite": not_finite,
+            "unequal numbers of images": unequal,
+        },
+        exceptions,
+    )
+
+
+def _close(a: float, b: float, relative: float = 1e-9) -> bool:
+    return math.isclose(a, b, rel_tol=relative, abs_tol=relative)
