@@ -11,13 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.methods.method import METHODS, Method
+from convsmith.compression.planning.agreement import WARN_BELOW, agreement, is_scores, predicted_agreement
 from convsmith.compression.planning.budget import Progress
 from convsmith.compression.planning.latency import plan_for_latency
 from convsmith.compression.planning.plan import WHOLE, Budget, Plan
+from convsmith.compression.planning.reconstruct import FEWEST
+from convsmith.compression.planning.reconstruct import reconstruct as solve
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import LayerInventory
+from convsmith.inspection.modes import unwrap
+from convsmith.inspection.outputs import main_output
 from convsmith.inspection.trace import trace_layers
 
+#: one of so many example images is left out of a reconstruction and checks it
+HELD_OUT = 8
 _HISTORY = "_convsmith_compression"
 #: square sizes tried when no example is given and the model names no input size
 _SIZES = (32, 64, 224, 28, 96, 128, 8)
@@ -37,13 +44,14 @@ def compress(
     keep_params: float | None = None,
     keep_latency: float | None = None,
     plan: Plan | None = None,
+    reconstruct: bool | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> nn.Module:
     """Return a compressed copy of ``model``; the input model is not changed.
 
     Args:
-        model: any network that maps one image tensor to one tensor.
+        model: any network that takes one image tensor; DataParallel and compiled wrappers are taken off.
         method: a name of `available`, or several joined by commas, applied from left to right.
         example: images [B, C, H, W] as the network expects them. They give the shapes and, if they are real images,
             calibrate what needs calibration. Without one, noise of the model's own input size gives the shapes.
@@ -52,6 +60,9 @@ def compress(
         keep_params: the share of parameters to keep.
         keep_latency: the share of the measured time to keep.
         plan: a `Plan` (edited or not) to carry out instead of making one.
+        reconstruct: re-solve the weights of low rank, pruning and interleaving on the example images, layer by layer,
+            without labels (`convsmith.compression.planning.reconstruct`); by default where 64 or more are given. Every
+            eighth image is left out and tells how often the result agrees with the original.
         progress: called with (done, total, note).
         settings: the method's own (``METHODS[name]`` documents them); in a chain each goes to the methods that know it.
 
@@ -70,6 +81,10 @@ def compress(
     if plan is not None and plan.method != methods[0][0]:
         raise InvalidArgument("the plan was made for another method", argument=methods[0][0], given=plan.method)
     obeying = _who_obeys(methods, budget)
+    if reconstruct and not any(chosen.reconstructs for _, chosen in methods):
+        able = ", ".join(entry.name for entry in METHODS if entry.value.reconstructs)
+        raise InvalidArgument(f"{method} has no weights to re-solve", argument="reconstruct", hint=f"methods: {able}")
+    model = unwrap(model)
     history = compression_history(model)
     result = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
@@ -83,17 +98,29 @@ def compress(
             seen = look(result, example, calibrates=chosen.calibrates, name=name)
             made = plan if plan is not None else _plan(result, seen, chosen, budget if i == obeying else None, progress)
             _check(made, seen)
+            wanted = _reconstructs(chosen, seen, reconstruct)
+            before = copy.deepcopy(result) if wanted else result
             applied = chosen.apply(result, seen, made)
             result = applied.model
-            history.append(
-                {
-                    "method": name,
-                    "settings": _json(chosen),
-                    "layers": applied.layers,
-                    "skipped": {**made.skipped, **applied.skipped},
-                    "notes": list(applied.notes),
-                }
-            )
+            entry: dict[str, Any] = {
+                "method": name,
+                "settings": _json(chosen),
+                "layers": applied.layers,
+                "skipped": {**made.skipped, **applied.skipped},
+                "notes": list(applied.notes),
+            }
+            if wanted:
+                held = torch.arange(len(seen.example)) % HELD_OUT == HELD_OUT - 1
+                solve(before, result, seen, seen.example[~held], rows=applied.rows, progress=progress)
+                found = agreement(model, result, seen.example[held])
+                entry["reconstructed"] = int((~held).sum())
+                entry["agreement"] = found
+                if found is not None and found < WARN_BELOW:
+                    entry["notes"].append(
+                        f"only {found:.0%} of {int(held.sum())} images left out get the original's answer: keep more, "
+                        "give more images, or fine-tune (no labels are needed with distill=1)"
+                    )
+            history.append(entry)
     setattr(result, _HISTORY, history)
     return result.train(model.training)
 
@@ -116,6 +143,7 @@ def plan_compression(
     budget = _budget(keep_macs, keep_params, keep_latency)
     _who_obeys(methods, budget)
     name, chosen = methods[0]
+    model = unwrap(model)
     with torch.random.fork_rng(devices=[]):
         work = copy.deepcopy(model)
         seen = look(work, example, calibrates=chosen.calibrates, name=name)
@@ -241,8 +269,24 @@ def _plan(
     model: nn.Module, seen: LayerInventory, method: Method, budget: Budget | None, progress: Progress | None
 ) -> Plan:
     if budget is not None and budget.kind == "latency":
-        return plan_for_latency(model, seen, method, budget, progress)
-    return method.plan(model, seen, budget, progress)
+        made = plan_for_latency(model, seen, method, budget, progress)
+    else:
+        made = method.plan(model, seen, budget, progress)
+    scores, known = main_output(seen.output), [c.sensitivity for c in made.choices if c.sensitivity is not None]
+    if not (seen.real and known and is_scores(scores)):
+        return made
+    return dataclasses.replace(made, agreement=predicted_agreement(scores, sum(known)))
+
+
+def _reconstructs(method: Method, seen: LayerInventory, asked: bool | None) -> bool:
+    """Return whether the weights are re-solved."""
+    if asked is None:
+        return method.reconstructs and seen.real and len(seen.example) >= FEWEST
+    if asked and (not seen.real or len(seen.example) < HELD_OUT):
+        raise InvalidArgument(
+            "a reconstruction needs real images", argument="reconstruct", given=seen.rows, hint="pass 64 or more"
+        )
+    return asked and method.reconstructs
 
 
 def _check(plan: Plan, seen: LayerInventory) -> None:

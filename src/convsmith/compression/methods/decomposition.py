@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.compression.planning.moments import Moments, reduced_rank
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Weighted
 
@@ -26,6 +27,31 @@ DECOMPOSITIONS = ("svd", "spatial", "tucker")
 
 class LowRank(nn.Sequential):
     """A chain of linear layers that stands for one; only the last has a bias."""
+
+    decomposition = "svd"
+
+    def refit(self, weight: Tensor, moments: Moments, bias: Tensor | None) -> None:
+        """Take over dense weights [g, o, d]; see `convsmith.compression.planning.reconstruct`.
+
+        ``svd``: with the least error on inputs of these ``moments``; the others: in the norm of the weights.
+        """
+        layers: list[Weighted] = list(self)
+        groups = weight.shape[0]
+        if self.decomposition == "svd":
+            rank = layers[0].weight.shape[0] // groups
+            parts = list(reduced_rank(weight, moments, rank))
+        else:
+            kh, kw = (max(layer.kernel_size[i] for layer in layers) for i in (0, 1))
+            kernel = weight.reshape(weight.shape[0] * weight.shape[1], -1, kh, kw)
+            if self.decomposition == "spatial":
+                parts = _spatial(kernel, layers[0].out_channels // groups, groups, None)
+            else:
+                parts = _tucker(kernel, layers[0].out_channels, layers[1].out_channels)
+        with torch.no_grad():
+            for layer, part in zip(layers, parts, strict=True):
+                layer.weight.copy_(part.reshape(layer.weight.shape))
+            if bias is not None:
+                layers[-1].bias.copy_(bias)
 
 
 @dataclass(frozen=True)
@@ -58,7 +84,16 @@ def tucker_ranks(module: Weighted, rank: int) -> tuple[int, int]:
 
 
 def skeleton(module: Weighted, decomposition: str, rank: int) -> LowRank:
-    """Return the chain for ``module`` with fresh weights."""
+    """Return the chain for ``module`` with fresh weights, frozen where the layer is."""
+    chain = _skeleton(module, decomposition, rank)
+    chain.decomposition = decomposition
+    chain.requires_grad_(module.weight.requires_grad)
+    if module.bias is not None:
+        chain[-1].bias.requires_grad_(module.bias.requires_grad)
+    return chain
+
+
+def _skeleton(module: Weighted, decomposition: str, rank: int) -> LowRank:
     like = {"device": module.weight.device, "dtype": module.weight.dtype}
     bias = module.bias is not None
     if isinstance(module, nn.Linear):

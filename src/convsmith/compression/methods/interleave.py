@@ -22,6 +22,7 @@ from convsmith.compression.operators.backends import BACKENDS
 from convsmith.compression.operators.interleaved import InterleavedGroupConv2d
 from convsmith.compression.operators.projection import from_dense, project
 from convsmith.compression.planning.budget import Option, Progress, assemble, plan_layers
+from convsmith.compression.planning.moments import Moments
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.replacement import replace
 from convsmith.errors import InvalidArgument, close_matches
@@ -29,7 +30,9 @@ from convsmith.inspection.layers import Layer, LayerInventory, Weighted
 from convsmith.inspection.modes import evaluating
 
 #: largest input patch (channels x taps) for which the data-aware projection is used: its cost grows with the cube
-AWARE_PATCH = 640
+AWARE_PATCH = 1152
+#: rounds of refinement when weights are re-solved
+SWEEPS = 12
 
 
 class ChannelBias(nn.Module):
@@ -46,6 +49,20 @@ class ChannelBias(nn.Module):
 class Interleaved(nn.Sequential):
     """An interleaved chain, and the bias of the convolution it stands for if there was one."""
 
+    def refit(self, weight: Tensor, moments: Moments, bias: Tensor | None) -> None:
+        """Take over dense weights [1, o, d] with the least error on inputs of these ``moments``."""
+        chain: Any = self[0]
+        kernel = weight[0].reshape(chain.out_channels, chain.in_channels, *chain.weights[0].shape[2:])
+        members = chain.weights[0].shape[0] // chain.primary
+        entering, leaving = (chain.members, chain.primary), (members, chain.out_channels // members)
+        moment = moments.damped()[0] if kernel[0].numel() <= AWARE_PATCH else None
+        found = project(kernel, entering, leaving, second_moment=moment, sweeps=SWEEPS)
+        with torch.no_grad():
+            for parameter, part in zip(chain.weights, found.weights, strict=True):
+                parameter.copy_(part)
+            if bias is not None:
+                self[1].bias.copy_(bias)
+
 
 class PartlyInterleaved(nn.Module):
     """The first output channels by a dense convolution, the others by an interleaved chain, [B, C, H, W]."""
@@ -58,6 +75,16 @@ class PartlyInterleaved(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.dense(x), self.chain(x)], 1)
 
+    def refit(self, weight: Tensor, moments: Moments, bias: Tensor | None) -> None:
+        """Take over dense weights [1, o, d]: the first rows as they are, the others by the chain."""
+        rows = self.dense.out_channels
+        with torch.no_grad():
+            self.dense.weight.copy_(weight[0, :rows].reshape(self.dense.weight.shape))
+            if bias is not None and self.dense.bias is not None:
+                self.dense.bias.copy_(bias[:rows])
+        chain: Any = self.chain
+        chain.refit(weight[:, rows:], moments, None if bias is None else bias[rows:])
+
 
 @METHODS.register("interleave")
 @dataclass(frozen=True)
@@ -69,7 +96,7 @@ class Interleave(Method):
             MACs) chooses per layer.
         energy: instead, take per layer the cheapest chain that keeps this share of the kernel's energy, (0, 1].
         data_aware: project for the smallest error of the outputs on the example images, where the layer's input
-            patch has at most 640 numbers.
+            patch has at most 1152 numbers.
         backend: of the new layers, see `convsmith.compression.operators.backends`.
         skip: names of layers to leave alone.
     """
@@ -81,6 +108,7 @@ class Interleave(Method):
     skip: tuple[str, ...] = ()
 
     budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
+    reconstructs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.members is not None and (not isinstance(self.members, int) or self.members < 1):

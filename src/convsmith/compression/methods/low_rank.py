@@ -57,6 +57,7 @@ class LowRankMethod(Method):
     skip: tuple[str, ...] = ()
 
     budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
+    reconstructs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.decomposition not in (*DECOMPOSITIONS, "auto"):

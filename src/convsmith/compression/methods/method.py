@@ -16,12 +16,16 @@ from convsmith.registry import Registry
 
 @dataclass(frozen=True)
 class Applied:
-    """What a method did: the new model, what `restore_structure` needs per layer, and what the user should hear."""
+    """What a method did: the new model, what `restore_structure` needs per layer, and what the user should hear.
+
+    ``rows``: which output channels are left, by layer, where a method removed some.
+    """
 
     model: nn.Module
     layers: dict[str, Any]
     notes: tuple[str, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Method(ABC):
@@ -36,6 +40,10 @@ class Method(ABC):
     calibrates: ClassVar[bool] = False
     #: whether other methods can run on its result
     chains: ClassVar[bool] = True
+    #: whether its result is ordinary layers whose weights `reconstruct` may re-solve
+    reconstructs: ClassVar[bool] = False
+    #: whether fine-tuning must keep the zeros of its layers
+    keeps_zeros: ClassVar[bool] = False
 
     @abstractmethod
     def plan(

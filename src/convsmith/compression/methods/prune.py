@@ -58,6 +58,7 @@ class _Prune(Method):
     skip: tuple[str, ...] = ()
 
     budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
+    reconstructs: ClassVar[bool] = True
     label: ClassVar[str] = ""
     side: ClassVar[str] = ""
 
@@ -144,7 +145,7 @@ class _Prune(Method):
         kept = {r: sorted(set(range(known[r].size)) - set(c.tolist())) for r, c in going.items()}
         for root, numbers in kept.items():
             layers[root]["kept"] = numbers
-        return Applied(model, layers)
+        return Applied(model, layers, rows=_rows_left(known, going, before))
 
     @classmethod
     def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
@@ -305,6 +306,21 @@ def _curve(model: nn.Module, seen: LayerInventory, group: Group, order: Tensor) 
     xs.append(float(group.size))
     ys.append(2 * ys[-1] if ys[-1] > 0 else 1.0)
     return xs, ys
+
+
+def _rows_left(
+    groups: Mapping[str, Group], going: Mapping[str, Tensor], before: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Return the output channels that are left of every layer that loses some."""
+    gone: dict[str, set[int]] = {}
+    for root, channels in going.items():
+        for part in groups[root].producers:
+            gone.setdefault(part.name, set()).update(part.own[torch.isin(part.root, channels)].tolist())
+    widths = {name: before[name]["attributes"] for name in gone}
+    return {
+        name: torch.tensor(sorted(set(range(widths[name].get("out_channels") or widths[name]["out_features"])) - lost))
+        for name, lost in gone.items()
+    }
 
 
 def _provable(model: nn.Module, seen: LayerInventory, group: Group, skipped: dict[str, str]) -> bool:

@@ -78,6 +78,7 @@ class _Sparsity(Method):
     """What both methods share: options are densities, the layer class does not change."""
 
     budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
+    keeps_zeros: ClassVar[bool] = True
     label: ClassVar[str] = ""
 
     @abstractmethod

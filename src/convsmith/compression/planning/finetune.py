@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from convsmith.compression.convert import compression_history
 from convsmith.compression.methods.int8 import Int8Model, finish
+from convsmith.compression.methods.method import METHODS
 from convsmith.compression.methods.sparse import mask
+from convsmith.compression.planning.agreement import is_scores
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.inspection.modes import BATCH_NORMS, evaluating
-from convsmith.training import ClassificationTask, Losses, TrainConfig, fit
+from convsmith.inspection.outputs import joined_output
+from convsmith.training import ClassificationTask, Losses, TrainConfig, distillation_loss, fit
 
 #: share of the steps over which gradual sparsity grows; the rest trains at the final sparsity
 GROWTH = 0.7
@@ -112,8 +115,18 @@ class FinetuneTask(ClassificationTask):
                 self._weight(name).mul_(getattr(self, f"kept_{number}"))
 
     def forward(self, batch: Batch, step: int) -> Losses:
-        """Return `ClassificationTask`'s losses."""
-        return super().forward(batch, step)
+        """Return `ClassificationTask`'s losses; with ``distill`` 1 no label is read and any output may be taught."""
+        if self.distill < 1 or self.teacher is None:
+            return super().forward(batch, step)
+        got = joined_output(self.model(batch.images))
+        with torch.no_grad():
+            taught = joined_output(self.teacher(batch.images))
+        scale = (taught - taught.mean(0)).square().mean().clamp_min(1e-12)
+        error = (got - taught).square().mean() / scale
+        if not is_scores(taught):
+            return Losses(error, {"error": error})
+        kd = distillation_loss(got, taught, self.temperature)
+        return Losses(error + kd / self.temperature**2, {"error": error, "distillation": kd})
 
 
 def _grown(setting: Mapping[str, Any], share: float) -> dict[str, Any]:
@@ -201,7 +214,7 @@ def _sparse_layers(model: nn.Module, history: list[dict[str, Any]]) -> dict[str,
     there = dict(model.named_modules())
     found: dict[str, Mapping[str, Any]] = {}
     for recipe in history:
-        if recipe["method"] in ("sparse", "structured-sparse"):
+        if METHODS[recipe["method"]].keeps_zeros:
             found.update(
                 {n: s for n, s in recipe["layers"].items() if isinstance(getattr(there.get(n), "weight", None), Tensor)}
             )

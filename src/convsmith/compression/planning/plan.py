@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from convsmith.compression.planning.agreement import WARN_BELOW
 from convsmith.errors import InvalidArgument, close_matches
 
 #: the layer name of a choice that concerns the network as a whole
@@ -57,7 +58,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """A method's choices for one network. ``macs`` and ``params`` are those of the whole network, (before, after)."""
+    """A method's choices for one network. ``macs`` and ``params`` are those of the whole network, (before, after).
+
+    ``agreement``: the share of images expected to get the answer they got before, if sensitivities add and weights are
+    not re-solved; None where nothing was scanned or the network gives no class scores.
+    """
 
     method: str
     choices: tuple[Choice, ...]
@@ -65,6 +70,7 @@ class Plan:
     params: tuple[int, int]
     budget: Budget | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    agreement: float | None = None
 
     def kept(self, kind: str) -> float:
         """Return the share of ``"macs"`` or ``"params"`` that the plan keeps."""
@@ -80,6 +86,10 @@ class Plan:
         head = f"{self.method}: keeps {self.kept('macs'):.1%} of MACs, {self.kept('params'):.1%} of parameters"
         if self.budget is not None:
             head += f" (asked: {self.budget.keep:.1%} of {self.budget.kind})"
+        if self.agreement is not None:
+            head += f"\nexpected agreement with the original: {self.agreement:.0%}"
+            if self.agreement < WARN_BELOW:
+                head += " (below 90 %: reconstruct on 64 or more images, fine-tune, or keep more)"
         width = max([len(c.layer) for c in self.choices] + [len(n) for n in self.skipped] + [5])
         lines = [head, f"{'layer':{width}}  {'MACs':>6}  {'params':>6}  {'sensitivity':>8}  setting"]
         for c in self.choices:
@@ -127,6 +137,7 @@ class Plan:
                 params=tuple(value["params"]),
                 budget=Budget(**value["budget"]) if value.get("budget") else None,
                 skipped=dict(value.get("skipped") or {}),
+                agreement=value.get("agreement"),
             )
         except InvalidArgument:
             raise

@@ -1,0 +1,209 @@
+"""Re-solve a compressed network's weights layer by layer on unlabelled images, so that it answers as the original.
+
+One pass through the original keeps samples of every layer's outputs. One pass through the compressed network then
+stops at every layer: its inputs are what the layers before it, already re-solved, make of the images; its weights
+become those that come nearest to the original's outputs (`moments`); the pass goes on with what it now computes. No
+labels, no steps, no learning rate. A layer class of a method (a low-rank chain, an interleaved one) knows how to take
+over the best dense weights in the metric of its inputs: its ``refit``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression.planning.moments import (
+    SAMPLES,
+    Moments,
+    by_group,
+    chosen_positions,
+    sampled_inputs,
+    sampled_outputs,
+)
+from convsmith.inspection.layers import LayerInventory, Weighted
+from convsmith.inspection.modes import evaluating
+
+#: images used at most: activations of all of them are in memory at once
+IMAGES = 256
+#: fewest images with which `compress` reconstructs unless told to
+FEWEST = 64
+#: inputs of a group above which a layer only gets a gain and a bias per output: the moments grow with the square
+WIDEST = 2304
+#: images of one batch through the original
+BATCH = 32
+
+
+@runtime_checkable
+class Refittable(Protocol):
+    """A module in a dense layer's place that can take over dense weights."""
+
+    def refit(self, weight: Tensor, moments: Moments, bias: Tensor | None) -> None:
+        """Come as near as possible to ``weight`` [g, o, d] on inputs of these moments; ``bias`` [g o]."""
+
+
+def reconstruct(
+    original: nn.Module,
+    compressed: nn.Module,
+    inventory: LayerInventory,
+    images: Tensor,
+    *,
+    rows: Mapping[str, Tensor] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> dict[str, float]:
+    """Re-solve the weights of ``compressed``, in place, and return the relative squared error left by layer.
+
+    Args:
+        original: the network before the compression; not changed.
+        compressed: what a method made of it, with its layers under the same names.
+        inventory: `trace_layers` of the original.
+        images: [B, C, H, W], unlabelled, at most `IMAGES` are used.
+        rows: which output channels of a layer are left, by name, where some were removed.
+        progress: called with (done, total, note).
+
+    Layers before the first change, layers that run several times and parameters that are frozen stay as they are.
+    """
+    images, rows = images[:IMAGES], rows or {}
+    able = [x.name for x in inventory.layers if x.problem is None and x.kind in ("conv", "linear") and x.calls == 1]
+    names = [name for name in able if _there(compressed, name)]
+    old = {name: original.get_submodule(name) for name in names}
+    targets = _targets(original, names, images)
+    state = _Pass(old, targets, rows, len(names), progress)
+    handles = [
+        compressed.get_submodule(name).register_forward_hook(state.hook(seed, name)) for seed, name in enumerate(names)
+    ]
+    try:
+        with evaluating(compressed), torch.no_grad():
+            compressed(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return state.errors
+
+
+class _Pass:
+    """What the hooks of one pass through the compressed network share."""
+
+    def __init__(
+        self,
+        old: Mapping[str, Weighted],
+        targets: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
+        total: int,
+        progress: Callable[[int, int, str], None] | None,
+    ) -> None:
+        self.old, self.targets, self.rows, self.total, self.progress = old, targets, rows, total, progress
+        self.changed = False
+        self.done = 0
+        self.errors: dict[str, float] = {}
+
+    def hook(self, seed: int, name: str) -> Callable[..., Tensor | None]:
+        """Return the forward hook of one layer; what it returns takes the place of the layer's output."""
+
+        def solve(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+            if self.progress is not None:
+                self.progress(self.done, self.total, f"reconstruct {name}")
+            self.done += 1
+            before = self.old[name]
+            self.changed = self.changed or type(module) is not type(before) or not _same(module, before)
+            if not self.changed or not all(p.requires_grad for p in module.parameters()):
+                return None
+            wanted = self.targets[name]
+            if name in self.rows:
+                wanted = wanted[:, self.rows[name]]
+            positions = chosen_positions(before, tuple(output.shape), -(-SAMPLES // len(output)), seed)
+            layer = before if isinstance(module, Refittable) else module
+            inputs = sampled_inputs(layer, args[0], positions, output.shape[-1])
+            _solve(module, before, inputs, wanted, sampled_outputs(before, output, positions))
+            result = module.forward(args[0])
+            got = sampled_outputs(before, result, positions)
+            spread = float((wanted - wanted.mean(0)).square().sum())
+            self.errors[name] = float((got - wanted).square().sum()) / max(spread, 1e-30)
+            return result
+
+        return solve
+
+
+def _solve(module: Any, before: Weighted, inputs: Tensor, wanted: Tensor, given: Tensor) -> None:
+    """Give ``module`` new weights; ``given`` are its present outputs where ``wanted`` should be."""
+    refits = isinstance(module, Refittable)
+    base = by_group(before if refits else module)
+    groups, outputs, width = base.shape
+    biased = before.bias is not None
+    if width > WIDEST:
+        _gain(module, wanted, given)
+        return
+    moments = Moments.of(inputs, wanted.reshape(-1, groups, outputs), centred=biased)
+    if not moments.enough:
+        _gain(module, wanted, given)
+        return
+    best = moments.best(base)
+    bias = moments.bias(best) if biased else None
+    if refits:
+        module.refit(best, moments, bias)
+        return
+    module.weight.copy_(best.reshape(module.weight.shape))
+    if bias is not None:
+        module.bias.copy_(bias)
+
+
+def _gain(module: Any, wanted: Tensor, given: Tensor) -> None:
+    """Scale every output (and shift it if there is a bias) to the least squares fit of what is wanted."""
+    last = module if isinstance(getattr(module, "weight", None), Tensor) else None
+    if last is None and isinstance(module, nn.Sequential) and isinstance(getattr(module[-1], "weight", None), Tensor):
+        last = module[-1]
+    if last is None:
+        return
+    biased = last.bias is not None
+    x, y = given.double(), wanted.double()
+    mean_x, mean_y = (x.mean(0), y.mean(0)) if biased else (x.new_zeros(()), y.new_zeros(()))
+    x, y = x - mean_x, y - mean_y
+    square = x.square().mean(0)
+    ridge = 0.1 * square.mean().clamp_min(1e-12)
+    gain = ((x * y).mean(0) + ridge) / (square + ridge)
+    last.weight.mul_(gain.view(-1, *[1] * (last.weight.dim() - 1)))
+    if biased:
+        last.bias.copy_(last.bias * gain + mean_y - gain * mean_x)
+
+
+def _targets(original: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, Tensor]:
+    """Return samples of every layer's outputs in the original, [images x positions, C'] by name."""
+    found: dict[str, list[Tensor]] = {}
+    size = 0
+
+    def hook(seed: int, name: str) -> Callable[..., None]:
+        def keep(module: nn.Module, _args: Any, output: Tensor) -> None:
+            # a layer may run on windows of images: as many rows an image in both passes
+            rows = len(output) // size * len(images)
+            positions = chosen_positions(module, tuple(output.shape), -(-SAMPLES // rows), seed)
+            found.setdefault(name, []).append(sampled_outputs(module, output, positions).clone())
+
+        return keep
+
+    handles = [original.get_submodule(name).register_forward_hook(hook(i, name)) for i, name in enumerate(names)]
+    try:
+        with evaluating(original), torch.no_grad():
+            for batch in images.split(BATCH):
+                size = len(batch)
+                original(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _there(model: nn.Module, name: str) -> bool:
+    try:
+        model.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _same(module: nn.Module, before: nn.Module) -> bool:
+    """Return whether two modules hold the same numbers."""
+    pairs = itertools.zip_longest(module.parameters(), before.parameters())
+    return all(a is not None and b is not None and a.shape == b.shape and torch.equal(a, b) for a, b in pairs)

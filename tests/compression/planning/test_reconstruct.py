@@ -1,0 +1,110 @@
+"""Re-solved weights: nearer to the original without labels, in every method's layers; what is frozen stays."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from convsmith.compression import compress, compression_history, plan_compression
+from convsmith.compression.planning.agreement import agreement, predicted_agreement
+from convsmith.compression.planning.reconstruct import reconstruct
+from convsmith.errors import InvalidArgument
+from convsmith.inspection.trace import trace_layers
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 16, 3, padding=1)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.conv3 = nn.Conv2d(16, 16, 1)
+        self.head = nn.Linear(16, 6)
+
+    def forward(self, x):
+        x = torch.relu(self.norm1(self.conv1(x)))
+        x = x + torch.relu(self.conv2(x))
+        x = torch.relu(self.conv3(torch.relu(self.depthwise(x))))
+        return self.head(x.mean((2, 3)))
+
+
+def images(count, seed):
+    """Smooth images: their patches have few directions, as those of photographs."""
+    noise = torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(noise, size=(12, 12), mode="bilinear")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    made = Plain()
+    for seed in range(4):
+        made(images(32, seed))
+    return made.eval()
+
+
+@pytest.mark.parametrize("method", ["low-rank", "prune-filters", "prune-channels", "interleave"])
+def test_less_is_lost_on_new_images(model, method):
+    before = copy.deepcopy(model.state_dict())
+    fit, new = images(96, 10), images(64, 11)
+    plain = compress(model, method, example=fit, keep_macs=0.6, reconstruct=False)
+    solved = compress(model, method, example=fit, keep_macs=0.6)
+
+    def error(other):
+        with torch.no_grad():
+            return float((other(new) - model(new)).norm() / (model(new) - model(new).mean(0)).norm())
+
+    assert error(solved) < 0.9 * error(plain)
+    (entry,) = compression_history(solved)
+    assert entry["reconstructed"] == 84
+    assert 0 <= entry["agreement"] <= 1
+    assert "agreement" not in compression_history(plain)[0]
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert {n: p.shape for n, p in plain.named_parameters()} == {n: p.shape for n, p in solved.named_parameters()}
+
+
+def test_an_unchanged_network_is_left_alone_bit_for_bit(model):
+    twin = copy.deepcopy(model)
+    assert reconstruct(model, twin, trace_layers(model, images(4, 0)), images(16, 0)) == {}
+    assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), model.parameters(), strict=True))
+
+
+def test_frozen_parameters_stay_as_they_are(model):
+    frozen = copy.deepcopy(model)
+    frozen.conv3.requires_grad_(False)
+    frozen.head.requires_grad_(False)
+    made = compress(frozen, "low-rank", example=images(96, 3), keep_macs=0.6, skip=("conv3", "head"))
+    assert torch.equal(made.conv3.weight, model.conv3.weight)
+    assert torch.equal(made.head.weight, model.head.weight)
+    assert not made.conv3.weight.requires_grad
+    chained = compress(frozen, "low-rank", example=images(96, 3), rank=2)
+    assert not any(p.requires_grad for p in chained.conv3.parameters())
+
+
+def test_the_plan_says_what_to_expect(model):
+    plan = plan_compression(model, "low-rank", example=images(96, 4), keep_macs=0.12)
+    mild = plan_compression(model, "low-rank", example=images(96, 4), keep_macs=0.95)
+    assert plan.agreement < mild.agreement <= 1
+    assert "below 90 %" in dataclasses.replace(plan, agreement=0.89).text()
+    assert "below 90 %" not in mild.text()
+    assert "expected agreement" in mild.text()
+
+
+def test_prediction_and_measure():
+    scores = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    assert predicted_agreement(scores, 0.0) == 1
+    expected = predicted_agreement(scores, 0.1)
+    noisy = scores + scores.std(0) * 0.1**0.5 * torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+    assert float((noisy.argmax(1) == scores.argmax(1)).float().mean()) == pytest.approx(expected, abs=0.08)
+    assert agreement(nn.Identity(), nn.Identity(), scores) == 1
+    assert agreement(nn.Flatten(), nn.Identity(), torch.randn(4, 2, 2, 2)) is None
+
+
+def test_what_has_no_weights_to_solve_says_so(model):
+    with pytest.raises(InvalidArgument, match="no weights to re-solve"):
+        compress(model, "binary", example=images(64, 0), reconstruct=True)
+    with pytest.raises(InvalidArgument, match="real images"):
+        compress(model, "low-rank", rank=2, reconstruct=True)
