@@ -61,7 +61,8 @@ class Interleaved(nn.Sequential):
             for parameter, part in zip(chain.weights, found.weights, strict=True):
                 parameter.copy_(part)
             if bias is not None:
-                self[1].bias.copy_(bias)
+                last: Any = self[1]
+                last.bias.copy_(bias)
 
 
 class PartlyInterleaved(nn.Module):
