@@ -92,7 +92,6 @@ def run(bench: Bench) -> None:
                 ("newton-schulz", 5),
                 ("newton-schulz", 10),
                 ("polar-express", 7),
-                ("pade", 5),
                 ("eigh", 1),
             )
         },

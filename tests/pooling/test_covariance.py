@@ -125,7 +125,7 @@ BAD = [
     (lambda: covariance(torch.randint(5, (2, 3, 4))), "floating point"),
     (lambda: covariance(torch.randn(2, 3, 0)), "at least one channel and one position"),
     (lambda: covariance(torch.full((2, 3, 4), math.nan)), "must be finite"),
-    (lambda: covariance([1, 2]), "given: list"),
+    (lambda: covariance([1, 2]), "given: +list"),
     (lambda: covariance(torch.randn(2, 3, 4), weights=torch.ones(2, 5)), "one per position"),
     (lambda: triu_vector(torch.randn(2, 3, 4)), "square matrices"),
     (lambda: triu_vector(torch.ones(2, 3, 3, dtype=torch.int32)), "floating point"),

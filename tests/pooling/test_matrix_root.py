@@ -7,9 +7,7 @@ from torch.testing import assert_close
 
 from convsmith.errors import InvalidArgument
 from convsmith.pooling import matrix_log, matrix_power, matrix_sqrt
-from convsmith.pooling.lyapunov import lyapunov_iterative
 from convsmith.pooling.matrix_root import BACKWARDS
-from convsmith.pooling.pade import pade_coefficients, pade_root, taylor_root
 
 D = torch.float64
 CHOICES = [(m, b) for m, bs in BACKWARDS.items() for b in bs]
@@ -54,7 +52,7 @@ def test_logarithm_and_its_gradient():
     assert_close(ours[0], u @ (table * (u.mT @ ((g[0] + g[0].mT) / 2) @ u)) @ u.mT, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize(("method", "backward"), [c for c in CHOICES if c[1] != "lyapunov"])
+@pytest.mark.parametrize(("method", "backward"), CHOICES)
 @pytest.mark.parametrize("normalization", ["trace", "frobenius", None])
 @pytest.mark.parametrize("compensate", [True, False])
 def test_gradcheck_and_gradgradcheck(method, backward, normalization, compensate):
@@ -113,46 +111,6 @@ def test_agrees_with_torchs_own_root_where_there_is_one():
     assert_close(matrix_sqrt(a, method="eigh"), own(a), rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize(("method", "n"), [("newton-schulz", 16), ("polar-express", 8), ("pade", 12)])
-def test_at_convergence_the_lyapunov_backward_equals_the_exact_one(method, n):
-    a = (spd(2, 6) + 0.5 * torch.eye(6, dtype=D)).requires_grad_()
-    g = torch.randn(2, 6, 6, dtype=D)
-    g = g + g.mT
-    (exact,) = torch.autograd.grad(matrix_sqrt(a, method="eigh"), a, g)
-    out = matrix_sqrt(a, method=method, iterations=n, backward="lyapunov", normalization="frobenius")
-    (ours,) = torch.autograd.grad(out, a, g)
-    assert_close(ours, exact, rtol=0, atol=1e-6 * float(exact.abs().max()))
-
-
-def test_lyapunov_solves_its_equation_and_batch_mates_do_not_matter():
-    """The published solver takes one norm for the whole batch."""
-    b = spd(3, 5) + 0.3 * torch.eye(5, dtype=D)
-    b[1] *= 1e6
-    g = torch.randn(3, 5, 5, dtype=D)
-    x = lyapunov_iterative(b, g, iterations=20)
-    assert_close(b @ x + x @ b, g, rtol=1e-9, atol=1e-9)
-    for i in range(3):
-        assert_close(lyapunov_iterative(b, g)[i], lyapunov_iterative(b[i : i + 1], g[i : i + 1])[0], rtol=1e-12, atol=0)
-    assert lyapunov_iterative(b * 0, g).abs().max() == 0
-
-
-def test_taylor_and_pade_lift_zero_to_their_floors():
-    zero = torch.zeros(1, 3, 3, dtype=D)
-    assert_close(
-        taylor_root(zero, 10)[0].diagonal(), torch.full((3,), 0.17619705200195312, dtype=D), rtol=1e-13, atol=0
-    )
-    assert_close(pade_root(zero, 5)[0].diagonal(), torch.full((3,), 1 / 11, dtype=D), rtol=1e-12, atol=0)
-    assert math.comb(20, 10) / 4**10 == 0.17619705200195312
-
-
-def test_the_pade_quotient_matches_the_series_to_order_ten():
-    p, q = pade_coefficients(5)
-    z = 1e-2
-    value = sum(c * z**i for i, c in enumerate(p)) / sum(c * z**i for i, c in enumerate(q))
-    assert math.isclose(value, math.sqrt(1 - z), rel_tol=1e-15)
-    assert p == (1.0, -2.75, 2.75, -1.203125, 0.21484375, -0.0107421875)
-
-
 @pytest.mark.parametrize(("method", "backward"), CHOICES)
 def test_inputs_are_not_changed_and_zero_matrices_are_zero(method, backward):
     a = spd(2, 5)
@@ -184,6 +142,8 @@ def test_vmap_and_jacrev(method):
     assert_close(jacobian, expected, rtol=1e-10, atol=1e-11)
 
 
+#: every diagonal entry and every 2 x 2 minor is positive
+INDEFINITE = torch.tensor([[1.0, 0.9, -0.9], [0.9, 1.0, 0.9], [-0.9, 0.9, 1.0]])
 BAD = [
     (lambda: matrix_sqrt(torch.randn(2, 3, 4)), "square matrices"),
     (lambda: matrix_sqrt(torch.ones(2, 3, 3, dtype=torch.long)), "floating point"),
@@ -195,6 +155,11 @@ BAD = [
     (lambda: matrix_power(torch.eye(3), "half"), "exponent is a number"),
     (lambda: matrix_power(torch.eye(3), 0.3, method="newton-schulz"), "square root only"),
     (lambda: matrix_log(torch.eye(3), ridge=0.0), "positive ridge"),
+    (lambda: matrix_sqrt(torch.diag(torch.tensor([1.0, -0.5]))), "positive semi-definite"),
+    (lambda: matrix_sqrt(torch.tensor([[1.0, 2.0], [2.0, 1.0]]), method="eigh"), "positive semi-definite"),
+    (lambda: matrix_sqrt(INDEFINITE, method="polar-express"), "1 of 1 have eigenvalues below zero, down to -0.8"),
+    (lambda: matrix_power(-torch.eye(3), 0.3), "positive semi-definite"),
+    (lambda: matrix_log(-torch.eye(3)), "positive semi-definite"),
 ]
 
 

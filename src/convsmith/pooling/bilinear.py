@@ -6,14 +6,25 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.pooling.covariance import covariance
-from convsmith.pooling.inputs import float32_island, one_of, positive
+from convsmith.pooling.inputs import columns, float32_island, one_of, positive, power_of_two
 from convsmith.pooling.layers import POOLINGS, Pooling
 from convsmith.pooling.matrix_root import matrix_sqrt
 
 
-def signed_sqrt(x: Tensor, *, ridge: float = 1e-8) -> Tensor:
+def signed_sqrt(x: Tensor, *, ridge: float | Tensor = 1e-8) -> Tensor:
     """Return sign(x) sqrt(|x| + ridge), element-wise; zero stays zero and the slope is at most 1 / (2 sqrt(ridge))."""
     return x.sign() * (x.abs() + ridge).sqrt()
+
+
+def _unit_length(values: Tensor, moment: Tensor, size: Tensor) -> Tensor:
+    """Return the signed square root of ``size`` times the values [B, F], at unit length.
+
+    A value below the rounding of the moment's mean eigenvalue is zero: the ridge would make 1e-4 of it.
+    """
+    level = 8 * torch.finfo(values.dtype).eps * moment.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+    values = torch.where(values.abs() > level, values, 0.0)
+    ridge = (1e-8 / size).clamp(min=torch.finfo(values.dtype).tiny)
+    return nn.functional.normalize(signed_sqrt(values, ridge=ridge), dim=1)
 
 
 @float32_island
@@ -26,10 +37,12 @@ def bilinear(x: Tensor, *, root: str | None = None, iterations: int = 5) -> Tens
     Papers: Lin, RoyChowdhury, Maji, "Bilinear CNN Models for Fine-grained Visual Recognition" (ICCV 2015); with a root,
     Lin and Maji, "Improved Bilinear Pooling with CNNs" (BMVC 2017).
     """
-    moment = covariance(x, center=False)
+    x = columns(x, "bilinear")
+    size = power_of_two(x).clamp(min=1.0)
+    moment = covariance(x / size, center=False)
     if root is not None:
         moment = matrix_sqrt(moment, method=root, iterations=iterations)
-    return nn.functional.normalize(signed_sqrt(moment.flatten(1)), dim=1)
+    return _unit_length(moment.flatten(1), moment, size[..., 0] if root is not None else size[..., 0].square())
 
 
 @POOLINGS.register("bilinear", order=2, paper="Lin et al., ICCV 2015")
@@ -40,7 +53,7 @@ class BilinearPooling(Pooling):
         self, in_channels: int, dim: int | None = None, *, root: str | None = None, iterations: int = 5
     ) -> None:
         super().__init__(in_channels, dim)
-        one_of("root", root, (None, "newton-schulz", "polar-express", "eigh", "pade", "taylor"))
+        one_of("root", root, (None, "newton-schulz", "polar-express", "eigh"))
         self.root, self.iterations = root, positive("iterations", iterations)
         self.out_features = self.dim * self.dim
 
@@ -71,9 +84,21 @@ def count_sketch_bilinear(x: Tensor, target: Tensor, sign: Tensor, size: int) ->
     Paper: Gao, Beijbom, Zhang, Darrell, "Compact Bilinear Pooling" (CVPR 2016), algorithm 2.
     Differs from the paper: divided by M.
     """
-    moment = covariance(x, center=False) * sign.to(x.dtype)
-    out = torch.zeros(x.shape[0], size, dtype=x.dtype, device=x.device)
-    return out.index_add(1, target.flatten(), moment.flatten(1))
+    return _sketched(covariance(x, center=False), target, sign, size)
+
+
+def _sketched(moment: Tensor, target: Tensor, sign: Tensor, size: int) -> Tensor:
+    out = torch.zeros(moment.shape[0], size, dtype=moment.dtype, device=moment.device)
+    return out.index_add(1, target.flatten(), (moment * sign.to(moment.dtype)).flatten(1))
+
+
+@float32_island
+def compact_bilinear(x: Tensor, target: Tensor, sign: Tensor, size: int) -> Tensor:
+    """Return `count_sketch_bilinear` after signed square root, at unit length; a zero map gives zeros."""
+    x = columns(x, "compact_bilinear")
+    scale = power_of_two(x).clamp(min=1.0)
+    moment = covariance(x / scale, center=False)
+    return _unit_length(_sketched(moment, target, sign, size), moment, scale[..., 0].square())
 
 
 @POOLINGS.register("compact-bilinear", order=2, paper="Gao et al., CVPR 2016")
@@ -97,5 +122,4 @@ class CompactBilinear(Pooling):
 
     def pool(self, x: Tensor) -> Tensor:
         """Return the descriptor."""
-        sketch = count_sketch_bilinear(x, self.target, self.sign, self.out_features)
-        return nn.functional.normalize(signed_sqrt(sketch), dim=1)
+        return compact_bilinear(x, self.target, self.sign, self.out_features)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convsmith.errors import InvalidArgument
-from convsmith.pooling.inputs import columns, float32_island, square
+from convsmith.pooling.inputs import columns, float32_island, power_of_two, refuse_overflow, square
 
 
 @float32_island
@@ -27,15 +27,17 @@ def covariance(x: Tensor, *, center: bool = True, weights: Tensor | None = None)
     x = columns(x, "covariance")
     if weights is not None:
         return _weighted(x, weights, center)
-    x = (centred(x) if center else x) * (1.0 / math.sqrt(x.shape[2]))
-    return x @ x.mT
+    y = (centred(x) if center else x) * (1.0 / math.sqrt(x.shape[2]))
+    return refuse_overflow(y @ y.mT, x, "covariance")
 
 
 def centred(x: Tensor) -> Tensor:
     """Subtract the mean over positions, [B, C, M]; a sample that is constant up to rounding becomes exactly zero."""
-    mean = x.mean(2, keepdim=True)
-    x = x - mean
-    return torch.where(is_signal(x.square().sum((1, 2), keepdim=True), mean, x.shape[2]), x, 0.0)
+    size = power_of_two(x)  # squares of features near 1e30 would make an infinite energy of them
+    scaled = x / size
+    mean = scaled.mean(2, keepdim=True)
+    scaled = scaled - mean
+    return torch.where(is_signal(scaled.square().sum((1, 2), keepdim=True), mean, x.shape[2]), scaled, 0.0) * size
 
 
 def is_signal(energy: Tensor, mean: Tensor, positions: int) -> Tensor:

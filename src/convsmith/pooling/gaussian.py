@@ -7,10 +7,11 @@ from torch import Tensor
 
 from convsmith.errors import InvalidArgument
 from convsmith.pooling.covariance import centred, covariance, triu_size, triu_vector
-from convsmith.pooling.inputs import columns, float32_island, one_of, positive, square
+from convsmith.pooling.inputs import columns, float32_island, float64_island, one_of, positive, square
 from convsmith.pooling.layers import POOLINGS, Pooling
-from convsmith.pooling.matrix_root import matrix_log, matrix_sqrt
+from convsmith.pooling.matrix_root import matrix_log, matrix_sqrt, refuse_indefinite
 from convsmith.pooling.power import power_covariance
+from convsmith.pooling.spectral import ShiftedRoot, spectral_map
 from convsmith.pooling.triangular import triangular_log
 
 
@@ -36,7 +37,7 @@ def _with_ridge(matrix: Tensor, ridge: float) -> Tensor:
     return matrix + ridge * torch.diag(where.to(matrix.dtype))
 
 
-@float32_island
+@float64_island
 def von_neumann_estimate(s: Tensor, theta: float = 0.75) -> Tensor:
     """Return the covariance regularised by its von Neumann divergence from the identity, [B, d, d] -> the same.
 
@@ -49,10 +50,8 @@ def von_neumann_estimate(s: Tensor, theta: float = 0.75) -> Tensor:
     """
     if not theta > 0:
         raise InvalidArgument("the weight of the divergence must be positive", argument="theta", given=theta)
-    s = square(s, "von_neumann_estimate")
-    c = (1.0 - theta) / (2.0 * theta)
-    eye = torch.eye(s.shape[-1], dtype=s.dtype, device=s.device)
-    return torch.sub(matrix_sqrt(torch.add(s / theta, eye, alpha=c * c), method="eigh", normalization=None), c * eye)
+    s = refuse_indefinite(square(s, "von_neumann_estimate"), "von_neumann_estimate")
+    return spectral_map(s, ShiftedRoot((1.0 - theta) / (2.0 * theta), float(theta)))
 
 
 @POOLINGS.register("g2denet", order=2, paper="Wang et al., CVPR 2017")
@@ -65,7 +64,7 @@ class G2DeNet(Pooling):
 
     def __init__(self, in_channels: int, dim: int | None = None, *, method: str = "eigh", iterations: int = 5) -> None:
         super().__init__(in_channels, dim)
-        one_of("method", method, ("eigh", "newton-schulz", "polar-express", "pade", "taylor"))
+        one_of("method", method, ("eigh", "newton-schulz", "polar-express"))
         self.method, self.iterations = method, positive("iterations", iterations)
         self.out_features = triu_size(self.dim + 1)
 
@@ -97,15 +96,16 @@ class RAIDG(Pooling):
 
     def pool(self, x: Tensor) -> Tensor:
         """Return the upper triangle of the root."""
-        dtype = x.dtype
-        x = (x.float() if dtype in (torch.float16, torch.bfloat16) else x).flatten(2)
-        with torch.autocast(x.device.type, enabled=False):
-            estimate = von_neumann_estimate(covariance(x), self.theta)
-            mean = x.mean(2, keepdim=True) * self.mean_weight
-            one = torch.ones_like(mean[:, :1])
-            top = torch.cat([estimate + mean @ mean.mT, mean], 2)
-            matrix = torch.cat([top, torch.cat([mean.mT, one], 2)], 1)
-            return triu_vector(matrix_sqrt(matrix, method="eigh", normalization=None)).to(dtype)
+        return _robust_gaussian(x.flatten(2), self.theta, self.mean_weight)
+
+
+@float64_island
+def _robust_gaussian(x: Tensor, theta: float, mean_weight: float) -> Tensor:
+    estimate = von_neumann_estimate(covariance(x), theta)
+    mean = x.mean(2, keepdim=True) * mean_weight
+    top = torch.cat([estimate + mean @ mean.mT, mean], 2)
+    matrix = torch.cat([top, torch.cat([mean.mT, torch.ones_like(mean[:, :1])], 2)], 1)
+    return triu_vector(matrix_sqrt(matrix, method="eigh", normalization=None))
 
 
 @POOLINGS.register("l2emg", order=2, paper="Li et al., TPAMI 2017")
@@ -130,25 +130,25 @@ class L2EMG(Pooling):
 
     def pool(self, x: Tensor) -> Tensor:
         """Return the upper triangle of the logarithm."""
-        dtype = x.dtype
-        x = (x.float() if dtype in (torch.float16, torch.bfloat16) else x).flatten(2)
-        with torch.autocast(x.device.type, enabled=False):
-            log = self._inner(x) if self.mode == "ie" else self._direct(x)
-        return triu_vector(log).to(dtype)
+        return _inner_log(x.flatten(2), self.ridge) if self.mode == "ie" else _direct_log(x.flatten(2), self.ridge)
 
-    def _inner(self, x: Tensor) -> Tensor:
-        # the block matrix is positive definite; a tiny ridge inside the logarithm only guards its rounding
-        tiny = 4 * torch.finfo(x.dtype).eps
-        return 0.5 * matrix_log(gaussian_embedding(x, ridge=self.ridge), ridge=tiny)
 
-    def _direct(self, x: Tensor) -> Tensor:
-        sigma = covariance(x)
-        eye = torch.eye(self.dim, dtype=x.dtype, device=x.device)
-        # L upper triangular: the lower Cholesky factor of the matrix with rows and columns in reverse order
-        factor = torch.linalg.cholesky(torch.add(sigma, eye, alpha=self.ridge).flip(-1, -2)).flip(-1, -2)
-        mean = x.mean(2, keepdim=True)
-        bottom = torch.cat([torch.zeros_like(mean), torch.ones_like(mean[:, :1])], 1).mT
-        return triangular_log(torch.cat([torch.cat([factor, mean], 2), bottom], 1))
+@float64_island
+def _inner_log(x: Tensor, ridge: float) -> Tensor:
+    # the block matrix is positive definite; the ridge inside the logarithm only guards its rounding
+    tiny = torch.finfo(x.dtype).tiny
+    return triu_vector(0.5 * matrix_log(gaussian_embedding(x, ridge=ridge), ridge=tiny))
+
+
+@float64_island
+def _direct_log(x: Tensor, ridge: float) -> Tensor:
+    sigma = covariance(x)
+    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    # L upper triangular: the lower Cholesky factor of the matrix with rows and columns in reverse order
+    factor = torch.linalg.cholesky(torch.add(sigma, eye, alpha=ridge).flip(-1, -2)).flip(-1, -2)
+    mean = x.mean(2, keepdim=True)
+    bottom = torch.cat([torch.zeros_like(mean), torch.ones_like(mean[:, :1])], 1).mT
+    return triu_vector(triangular_log(torch.cat([torch.cat([factor, mean], 2), bottom], 1)))
 
 
 def is_constant(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from convsmith.pooling import product_form
 from convsmith.pooling.covariance import is_signal
-from convsmith.pooling.inputs import columns, float32_island, is_plain, one_of
+from convsmith.pooling.inputs import columns, float32_island, is_plain, moves_forward, one_of, power_of_two
 from convsmith.pooling.minimax import minimax_root
 from convsmith.pooling.newton_schulz import newton_schulz_steps, warn_if_unsafe
 from convsmith.pooling.product_form import Step, symmetric_product
@@ -59,12 +59,17 @@ def covariance_root(x: Tensor, steps: tuple[Step, ...], *, side: str = "auto", k
     multiplying rounding; ``keep`` means nothing there, as only the features are stored.
     """
     x = columns(x, "isqrt_covariance")
+    size = power_of_two(x)
+    return _unscaled_root(x / size, steps, side, keep) * size
+
+
+def _unscaled_root(x: Tensor, steps: tuple[Step, ...], side: str, keep: bool | None) -> Tensor:
     d, m = x.shape[1], x.shape[2]
     if any(step.squarings == 1 for step in steps):
         unit, _, _, root_trace = _unit(x)
         return minimax_root(unit, steps, side == "positions" or (side == "auto" and m < d)) * root_trace
     positions = side == "positions" or (side == "auto" and prefers_positions(d, m, len(steps)))
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or moves_forward(x):
         return _forward(x, steps, positions).out
     if keep is None:
         keep = _worth_keeping(d, m, steps, positions)

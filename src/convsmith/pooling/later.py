@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.pooling.covariance import covariance, triu_size, triu_vector
-from convsmith.pooling.inputs import columns, float32_island
+from convsmith.pooling.inputs import HALVES, columns, float64_island
 from convsmith.pooling.layers import POOLINGS, Pooling
 
 
-@float32_island
+@float64_island
 def brownian_covariance(x: Tensor, log_scale: Tensor | None = None, *, ridge: float = 1e-5) -> Tensor:
     """Return the Brownian distance covariance matrix between channels, ``[B, C, H, W]`` -> ``[B, C, C]``.
 
@@ -25,6 +25,7 @@ def brownian_covariance(x: Tensor, log_scale: Tensor | None = None, *, ridge: fl
     number at the start for any map size.
     """
     x = columns(x, "brownian_covariance")
+    x = x - x.mean(1, keepdim=True)  # distances between channels do not see what all channels share
     gram = x @ x.mT
     energy = gram.diagonal(dim1=1, dim2=2)
     squared = (energy[:, :, None] + energy[:, None, :] - 2.0 * gram).clamp(min=0) / (2.0 * x.shape[2])
@@ -81,7 +82,7 @@ class DropCov(Pooling):
         x = x.flatten(2)
         if self.training:
             with torch.no_grad():
-                rate = drop_rate(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).to(x.dtype)
+                rate = drop_rate(x.float() if x.dtype in HALVES else x).to(x.dtype)
                 keep = torch.rand(x.shape[0], x.shape[1], 1, dtype=x.dtype, device=x.device) >= rate
                 scale = torch.where(rate < 1, 1.0 / (1.0 - rate).clamp(min=1e-6), 0.0)
             x = x * keep * scale

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument
 from convsmith.pooling.covariance import covariance, triu_size, triu_vector
-from convsmith.pooling.inputs import columns, one_of, positive
+from convsmith.pooling.inputs import HALVES, columns, float64_island, one_of, positive
 from convsmith.pooling.isqrt import SIDES, covariance_root
 from convsmith.pooling.matrix_root import matrix_log, matrix_sqrt
 from convsmith.pooling.newton_schulz import newton_schulz_steps, warn_if_unsafe
@@ -22,7 +22,7 @@ from convsmith.pooling.power import power_covariance
 from convsmith.pooling.remez import polar_express_steps
 from convsmith.registry import Registry
 
-#: every pooling by name; traits: ``order`` (1 or 2) and ``paper``
+#: every pooling by name; traits: ``order`` (1 or 2), ``paper``, and ``reduces`` (False: never a smaller ``dim``)
 POOLINGS: Registry[type[Pooling]] = Registry("pooling", "convsmith.pooling")
 
 
@@ -78,7 +78,7 @@ class Pooling(nn.Module, ABC):
         return f"{self.in_channels} -> {self.dim} channels -> {self.out_features} features"
 
 
-@POOLINGS.register("average", order=1, paper="")
+@POOLINGS.register("average", order=1, paper="", reduces=False)
 class GlobalAverage(Pooling):
     """The mean over positions: the baseline that every other pooling replaces."""
 
@@ -182,7 +182,7 @@ class MPNCOV(Pooling):
         """Return the upper triangle of the power."""
         dtype, power = x.dtype, power_covariance(x, exponent=self.exponent, side=self.side)
         if self.normalization is not None:
-            power = power.float() if dtype in (torch.float16, torch.bfloat16) else power
+            power = power.float() if dtype in HALVES else power
             squares = power.square().sum((1, 2), keepdim=True)
             alive = squares > 0
             if self.normalization == "frobenius":
@@ -214,6 +214,9 @@ class DeepO2P(Pooling):
 
     def pool(self, x: Tensor) -> Tensor:
         """Return the upper triangle of the logarithm."""
-        dtype = x.dtype
-        x = x.float() if dtype in (torch.float16, torch.bfloat16) else x
-        return triu_vector(matrix_log(covariance(x, center=self.center), ridge=self.ridge)).to(dtype)
+        return _log_moment(x, self.center, self.ridge)
+
+
+@float64_island
+def _log_moment(x: Tensor, center: bool, ridge: float) -> Tensor:
+    return triu_vector(matrix_log(covariance(x, center=center), ridge=ridge))

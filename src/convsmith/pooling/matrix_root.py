@@ -1,14 +1,16 @@
 """Square roots, powers and the logarithm of symmetric positive semi-definite matrices, in batches.
 
-================  ===========================================  ========================  =============
+================  ===========================================  ========================  ===================
 method            what it computes                             zero eigenvalue goes to   backward
-================  ===========================================  ========================  =============
-newton-schulz     N steps of the published iteration           0                         frechet, unrolled, lyapunov
-polar-express     N minimax quintic steps: the true root       0                         frechet, unrolled, lyapunov
-taylor            Taylor polynomial, degree 2 N                floor C(4N, 2N)/4^(2N)    unrolled, lyapunov
-pade              Pade [N, N] quotient                         floor 1 / (2 N + 1)       unrolled, lyapunov
+================  ===========================================  ========================  ===================
+newton-schulz     N steps of the published iteration           0                         frechet, unrolled
+polar-express     N minimax quintic steps: the true root       0                         frechet, unrolled
 eigh              the exact root                               0                         exact
-================  ===========================================  ========================  =============
+================  ===========================================  ========================  ===================
+
+A matrix in single precision is known to a rounding of its largest eigenvalue, and its null space is not null: tiny
+eigenvalues of either sign are there. So what depends on small eigenvalues (the exact root and power, the logarithm, the
+minimax steps) is computed in double precision, and a matrix that has a larger negative eigenvalue is refused.
 """
 
 from __future__ import annotations
@@ -20,8 +22,7 @@ from torch import Tensor
 
 from convsmith.errors import InvalidArgument
 from convsmith.pooling import product_form
-from convsmith.pooling.inputs import float32_island, one_of, positive, square
-from convsmith.pooling.lyapunov import lyapunov_iterative
+from convsmith.pooling.inputs import float32_island, float64_island, is_plain, moves_forward, one_of, positive, square
 from convsmith.pooling.newton_schulz import (
     coupled,
     newton_schulz_steps,
@@ -29,21 +30,15 @@ from convsmith.pooling.newton_schulz import (
     warn_if_diverged,
     warn_if_unsafe,
 )
-from convsmith.pooling.pade import pade_root, taylor_root
 from convsmith.pooling.product_form import Step
 from convsmith.pooling.remez import polar_express_steps
 from convsmith.pooling.spectral import Logarithm, Power, spectral_map
 
-BACKWARDS = {
-    "newton-schulz": ("frechet", "unrolled", "lyapunov"),
-    "polar-express": ("frechet", "unrolled", "lyapunov"),
-    "taylor": ("unrolled", "lyapunov"),
-    "pade": ("unrolled", "lyapunov"),
-    "eigh": ("exact",),
-}
+BACKWARDS = {"newton-schulz": ("frechet", "unrolled"), "polar-express": ("frechet", "unrolled"), "eigh": ("exact",)}
+#: minimax steps see the matrix lifted by so many roundings of its trace
+LIFT = 8.0
 
 
-@float32_island
 def matrix_sqrt(
     a: Tensor,
     *,
@@ -63,13 +58,12 @@ def matrix_sqrt(
             in (0, 1]); None leaves the matrix, and warns when the iteration diverges.
         compensate: multiply the result by the root of what was divided out, so that ``sqrt(c a) = sqrt(c) sqrt(a)``.
         backward: ``"frechet"`` runs the derivative of the same polynomial without a stored chain, ``"unrolled"`` leaves
-            the published recurrence to autograd, ``"lyapunov"`` solves B X + X B = G for the returned root B as if it
-            were exact. None: the first of the table's entry.
+            the published recurrence to autograd. None: the first of the table's entry.
 
     A zero matrix gives zero with a zero gradient. Gradients are exact for cotangents that are not symmetric (the
     iterations are polynomials of any square matrix; ``"eigh"`` takes the symmetric part of ``a``). All are
     double-differentiable. Raises `InvalidArgument` on a wrong shape or type, a value that is not finite, an unknown
-    name.
+    name, and (in eager mode on a CPU) a matrix with an eigenvalue below zero by more than rounding.
 
     Paper: Li et al. (CVPR 2018), sections 3.2 and 3.3.
     """
@@ -77,25 +71,66 @@ def matrix_sqrt(
     backward = backward or BACKWARDS[method][0]
     one_of(f"backward of method {method!r}", backward, BACKWARDS[method])
     positive("iterations", iterations)
-    a = square(a, "matrix_sqrt")
+    a = refuse_indefinite(square(a, "matrix_sqrt"), "matrix_sqrt")
+    settings = (method, iterations, normalization, compensate, backward)
+    if method == "newton-schulz":
+        return _single(a, *settings, 0.0)
+    return _double(a, *settings, LIFT * torch.finfo(a.dtype).eps if method == "polar-express" else 0.0)
+
+
+def _scaled_root(
+    a: Tensor, method: str, iterations: int, normalization: str | None, compensate: bool, backward: str, lift: float
+) -> Tensor:
     batch = a.shape[:-2]
     a = a.reshape(-1, *a.shape[-2:])
     size = normalizer(a, normalization)
     if size is None:
-        root = _root(a, method, iterations, backward)
+        root = _root(a, method, iterations, backward, lift)
         if method in ("newton-schulz", "polar-express"):
             warn_if_diverged(a, root, overshoot=1.0 if method == "newton-schulz" else 2.0)
         return root.reshape(*batch, *root.shape[-2:])
     alive = size > 0
     safe = torch.where(alive, size, 1.0)
     normal = torch.where(alive[:, None, None], a / safe[:, None, None], 0.0)
-    root = _root(normal, method, iterations, backward)
+    root = _root(normal, method, iterations, backward, lift)
     if compensate:
         root = root * torch.where(alive, safe.sqrt(), 0.0)[:, None, None]
     return root.reshape(*batch, *root.shape[-2:])
 
 
-@float32_island
+_single, _double = float32_island(_scaled_root), float64_island(_scaled_root)
+
+
+def refuse_indefinite(a: Tensor, asked: str) -> Tensor:
+    """Return ``a``, or raise `InvalidArgument` if it has an eigenvalue below zero by more than rounding.
+
+    One Cholesky factorisation of the matrix lifted by its rounding; only on a CPU in eager mode, where looking is free.
+    A matrix that is not symmetric has no such sign and passes: the iterations are polynomials of any matrix.
+    """
+    if not is_plain(a) or a.numel() == 0:
+        return a
+    with torch.no_grad():
+        wide = a.detach().double()
+        trace = wide.diagonal(dim1=-2, dim2=-1).sum(-1)
+        size = wide.abs().amax((-2, -1)).clamp(min=torch.finfo(torch.float64).tiny)
+        # also of a matrix in double precision, which often comes from features in single precision
+        eps = max(torch.finfo(a.dtype).eps, torch.finfo(torch.float32).eps)
+        lift = 16 * a.shape[-1] * eps * torch.maximum(size, trace.abs())
+        symmetric = (wide - wide.mT).abs().amax((-2, -1)) <= lift
+        eye = torch.eye(a.shape[-1], dtype=torch.float64)
+        bad = symmetric & (torch.linalg.cholesky_ex(wide + lift[..., None, None] * eye).info != 0)
+        if not bool(bad.any()):
+            return a
+        least = float(torch.linalg.eigvalsh(wide[bad]).amin())
+    raise InvalidArgument(
+        "the matrices must be positive semi-definite",
+        argument=asked,
+        given=f"{int(bad.sum())} of {bad.numel()} have eigenvalues below zero, down to {least:.3g}",
+        hint="covariances and Gram matrices are; add a ridge to others",
+    )
+
+
+@float64_island
 def matrix_power(a: Tensor, exponent: float, *, method: str = "eigh") -> Tensor:
     """Return ``U diag(lambda^exponent) U^T`` for symmetric positive semi-definite ``a``, ``[B, d, d]`` -> the same.
 
@@ -113,10 +148,10 @@ def matrix_power(a: Tensor, exponent: float, *, method: str = "eigh") -> Tensor:
                 "the iterations compute the square root only", argument=f"exponent {exponent}", hint='method="eigh"'
             )
         return matrix_sqrt(a, method=method, iterations=7)
-    return spectral_map(square(a, "matrix_power"), Power(float(exponent)))
+    return spectral_map(refuse_indefinite(square(a, "matrix_power"), "matrix_power"), Power(float(exponent)))
 
 
-@float32_island
+@float64_island
 def matrix_log(a: Tensor, *, ridge: float = 1e-3) -> Tensor:
     """Return ``log(A + ridge I)`` for symmetric positive semi-definite ``a``, ``[B, d, d]`` -> the same.
 
@@ -126,70 +161,59 @@ def matrix_log(a: Tensor, *, ridge: float = 1e-3) -> Tensor:
         raise InvalidArgument(
             "the logarithm of a singular matrix needs a positive ridge", argument="ridge", given=ridge
         )
-    return spectral_map(square(a, "matrix_log"), Logarithm(float(ridge)))
+    return spectral_map(refuse_indefinite(square(a, "matrix_log"), "matrix_log"), Logarithm(float(ridge)))
 
 
-def _root(a: Tensor, method: str, iterations: int, backward: str) -> Tensor:
+def _root(a: Tensor, method: str, iterations: int, backward: str, lift: float) -> Tensor:
     if method == "eigh":
         return spectral_map(a, Power(0.5))
-    if method in ("newton-schulz", "polar-express"):
+    if method == "newton-schulz":
         warn_if_unsafe(iterations, a.dtype)
-        steps = newton_schulz_steps(iterations) if method == "newton-schulz" else polar_express_steps(iterations)
         if backward == "unrolled":
-            return coupled(a, iterations)[0] if method == "newton-schulz" else product_form.run(a, steps, True)[0]
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return product_form.run(a, steps, True)[0]
-        return _PolynomialRoot.apply(a, steps) if backward == "frechet" else _WithLyapunov.apply(a, method, iterations)
-    if backward == "lyapunov":
-        return _WithLyapunov.apply(a, method, iterations)
-    return _forward_only(a, method, iterations)
+            return coupled(a, iterations)[0]
+        steps = newton_schulz_steps(iterations)
+    else:
+        steps = polar_express_steps(iterations)
+    plain = backward == "unrolled" or torch.compiler.is_compiling() or torch.jit.is_tracing() or moves_forward(a)
+    return polynomial_root(a, steps, lift) if plain else _PolynomialRoot.apply(a, steps, lift)
 
 
-def _forward_only(a: Tensor, method: str, iterations: int) -> Tensor:
-    if method == "taylor":
-        return taylor_root(a, 2 * iterations)
-    if method == "pade":
-        return pade_root(a, iterations)
-    steps = newton_schulz_steps(iterations) if method == "newton-schulz" else polar_express_steps(iterations)
-    return product_form.run(a, steps, True)[0]
+def polynomial_root(a: Tensor, steps: tuple[Step, ...], lift: float) -> Tensor:
+    """Return ``A prod u_k(A + lift I)``, [B, d, d].
+
+    The steps multiply what is in the null space by ``prod u_k(0)^2``, up to 10^7: a negative eigenvalue of rounding's
+    size would run away. Lifted, it cannot, and as A itself is the first factor zero still goes to zero; an eigenvalue l
+    is off by lift / (2 l) of its root.
+    """
+    if lift == 0.0:
+        return product_form.run(a, steps, True)[0]
+    return a @ product_form.run(_lifted(a, lift), steps, False)[0]
+
+
+def _lifted(a: Tensor, lift: float) -> Tensor:
+    return torch.add(a, torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), alpha=lift)
 
 
 class _PolynomialRoot(torch.autograd.Function):
-    """A -> A prod u_k; the gradient of <G, .> is the Frechet derivative at A^T in direction G. Only A is kept."""
+    """A -> `polynomial_root`; the gradient of <G, .> is the Frechet derivative at A^T along G; only A is kept."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(a: Tensor, steps: tuple[Step, ...]) -> Tensor:
-        return product_form.run(a, steps, root=True)[0]
+    def forward(a: Tensor, steps: tuple[Step, ...], lift: float) -> Tensor:
+        return polynomial_root(a, steps, lift)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        a, ctx.steps = inputs
+        a, ctx.steps, ctx.lift = inputs
         ctx.save_for_backward(a)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
         (a,) = ctx.saved_tensors
         with torch.autocast(a.device.type, enabled=False):
-            return product_form.frechet(a.mT, g, ctx.steps, root=True), None
-
-
-class _WithLyapunov(torch.autograd.Function):
-    """Any approximate root B, whose gradient solves B X + X B = G."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor, method: str, iterations: int) -> Tensor:
-        return _forward_only(a, method, iterations)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        ctx.save_for_backward(output)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        (root,) = ctx.saved_tensors
-        with torch.autocast(root.device.type, enabled=False):
-            return lyapunov_iterative(root.mT, g), None, None
+            if ctx.lift == 0.0:
+                return product_form.frechet(a.mT, g, ctx.steps, root=True), None, None
+            lifted = _lifted(a.mT, ctx.lift)
+            inverse_root = product_form.run(lifted, ctx.steps, False)[0]
+            return g @ inverse_root + product_form.frechet(lifted, a.mT @ g, ctx.steps, root=False), None, None

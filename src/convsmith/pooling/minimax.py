@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convsmith.pooling.inputs import moves_forward
 from convsmith.pooling.product_form import Step, symmetric_product
 
 
@@ -34,7 +35,7 @@ def minimax_root(x: Tensor, steps: tuple[Step, ...], positions: bool) -> Tensor:
 
     ``steps`` are quadratics u_k; ``positions`` picks M x M products. Differentiable to any order.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or moves_forward(x):
         return _symmetric(x @ _run(x, steps, positions).mT)
     return _MinimaxRoot.apply(x, steps, positions)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from convsmith.errors import InvalidArgument
-from convsmith.pooling.inputs import positive
+from convsmith.pooling.inputs import has_values, positive
 from convsmith.pooling.product_form import Step
 
 #: (3 - p) / 2, one Newton-Schulz step
@@ -74,7 +74,7 @@ def warn_if_diverged(a: Tensor, y: Tensor, overshoot: float = 1.0) -> None:
     Inside the region ``Y <= overshoot A^(1/2)`` (one for Newton-Schulz, two for the minimax steps), so
     ``|Y|_F^2 <= overshoot^2 tr A`` and ``tr Y >= 0``. Costs one synchronisation.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or not has_values(a):
         return
     with torch.no_grad():
         energy = y.square().sum((-2, -1))

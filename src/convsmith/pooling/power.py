@@ -15,12 +15,13 @@ from torch import Tensor
 
 from convsmith.errors import InvalidArgument
 from convsmith.pooling.covariance import centred
-from convsmith.pooling.inputs import columns, float32_island, one_of
+from convsmith.pooling.inputs import columns, float32_island, one_of, power_of_two
 from convsmith.pooling.isqrt import SIDES
 from convsmith.pooling.singular import singular
-from convsmith.pooling.spectral import Power, refuse_tracing, spectral_map, spectral_pull_back
+from convsmith.pooling.spectral import Power, refuse_export, spectral_map, spectral_pull_back
 
 
+@torch.compiler.disable  # as spectral_map: compiled code breaks its graph here
 @float32_island
 def power_covariance(x: Tensor, *, exponent: float = 0.5, center: bool = True, side: str = "auto") -> Tensor:
     """Return ``Sigma^exponent`` of the covariance (or, with ``center=False``, the second moment) of features.
@@ -35,12 +36,13 @@ def power_covariance(x: Tensor, *, exponent: float = 0.5, center: bool = True, s
     one_of("side", side, SIDES)
     if not exponent > 0:
         raise InvalidArgument("the exponent of a covariance must be positive", argument="exponent", given=exponent)
-    refuse_tracing()
+    refuse_export()
     x = columns(x, "power_covariance")
     d, m = x.shape[1], x.shape[2]
-    x = (centred(x) if center else x) * (1.0 / math.sqrt(m))
+    size = power_of_two(x)
+    x = (centred(x / size) if center else x / size) * (1.0 / math.sqrt(m))
     out: Tensor = _CovariancePower.apply(x, float(exponent), side == "positions" or (side == "auto" and m < d))[0]
-    return out
+    return out * size ** (2.0 * exponent)
 
 
 class _CovariancePower(torch.autograd.Function):
@@ -63,6 +65,22 @@ class _CovariancePower(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *output[1:])
+        ctx.save_for_forward(x, *output[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, squares, vectors, images = ctx.saved_tensors
+        # X X^T moves by dX X^T + X dX^T, seen from the eigenvectors on the side that was taken
+        if ctx.positions:
+            function = Power(ctx.exponent - 1.0)
+            move = vectors.mT @ (dx.mT @ x + x.mT @ dx) @ vectors
+            slopes = function.slope(squares[..., :, None], squares[..., None, :])
+            half = dx @ (vectors * function.value(squares)[..., None, :]) @ images.mT
+            out = half + half.mT + images @ (slopes * move) @ images.mT
+        else:
+            slopes = Power(ctx.exponent).slope(squares[..., :, None], squares[..., None, :])
+            out = vectors @ (slopes * (vectors.mT @ (dx @ x.mT + x @ dx.mT) @ vectors)) @ vectors.mT
+        return out, None, None, None
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None]:

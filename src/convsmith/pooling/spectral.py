@@ -5,6 +5,7 @@ For ``f(A) = U f(lambda) U^T`` the derivative in direction E is ``U [L o (U^T E 
 MPN-COV and DeepO2P go through the eigenvectors and divide by l_i - l_j; here every divided difference has a closed
 form without that difference, so repeated eigenvalues are exact. Over the null space a root is not differentiable;
 that block is zero, which is what the chain rule through a covariance sees anyway (X^T times a null vector is zero).
+The derivative of the square root B solves the Lyapunov equation B X + X B = G.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor
 
 from convsmith.errors import InvalidArgument
-from convsmith.pooling.lyapunov import LyapunovExact
 
 
 class SpectralFunction(ABC):
@@ -69,6 +69,27 @@ class Logarithm(SpectralFunction):
         return _ratio(lower, larger, None) / larger
 
 
+@dataclass(frozen=True)
+class ShiftedRoot(SpectralFunction):
+    """sqrt(shift^2 + x / scale) - shift, without cancellation; never negative for a shift of zero or more."""
+
+    shift: float
+    scale: float
+
+    def _root(self, x: Tensor) -> Tensor:
+        return (self.shift * self.shift + x / self.scale).sqrt()
+
+    def value(self, x: Tensor) -> Tensor:
+        root = self._root(x)
+        if self.shift <= 0:
+            return root - self.shift
+        return (x / self.scale) / (root + self.shift)
+
+    def slope(self, x: Tensor, y: Tensor) -> Tensor:
+        total = self.scale * (self._root(x) + self._root(y))
+        return torch.where(total > 0, 1.0 / torch.where(total > 0, total, 1.0), 0.0)
+
+
 def _ratio(lower: Tensor, larger: Tensor, exponent: float | None) -> Tensor:
     """(t^e - 1) / (t - 1) for t = lower / larger in (0, 1], e where t is 1; without exponent log(t) / (t - 1)."""
     equal = lower == larger
@@ -89,24 +110,25 @@ def eigenvalues(a: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(values > floor, values, 0.0), vectors
 
 
+@torch.compiler.disable  # eigenvectors have no traced gradient: compiled code breaks here and runs this in eager mode
 def spectral_map(a: Tensor, function: SpectralFunction) -> Tensor:
     """Return f(A) for symmetric positive semi-definite A, [B, d, d] -> [B, d, d].
 
     Only the symmetric part of A counts. Twice differentiable where eigenvalues are distinct; the square root, through
     Lyapunov equations, everywhere and to any order.
     """
-    refuse_tracing()
+    refuse_export()
     if function == Power(0.5):
         return _SquareRoot.apply(a)[0]
     return _Spectral.apply(a, function)[0]
 
 
-def refuse_tracing() -> None:
-    """Raise `InvalidArgument` inside torch.compile, torch.export and the ONNX exporter."""
-    if torch.compiler.is_compiling():
+def refuse_export() -> None:
+    """Raise `InvalidArgument` inside torch.export and the ONNX exporter."""
+    if torch.compiler.is_exporting():
         raise InvalidArgument(
-            "a root by eigenvalues has no traced form",
-            argument="torch.compile, torch.export or ONNX",
+            "a root by eigenvalues has no exported form",
+            argument="torch.export or ONNX",
             hint='a pooling by Newton-Schulz: "isqrt-cov", or method="newton-schulz" where the pooling takes a method',
         )
 
@@ -126,6 +148,49 @@ def _daleckii_krein(values: Tensor, vectors: Tensor, g: Tensor, function: Spectr
     return vectors @ (slopes * inner) @ vectors.mT
 
 
+class LyapunovExact(torch.autograd.Function):
+    """(B, G, eigenvalues of B, its eigenvectors) -> X with B X + X B = G, the block over the null space set to zero.
+
+    Its own gradient is again a Lyapunov equation, so every order of derivative exists and none divides by the gap of
+    two eigenvalues: for a cotangent H of X, with S solving B S + S B = H, G gets S and B gets -(S X + X S).
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        b: Tensor,  # noqa: ARG004
+        g: Tensor,
+        values: Tensor,
+        vectors: Tensor,
+    ) -> Tensor:
+        total = values[..., :, None] + values[..., None, :]
+        factor = torch.where(total > 0, 1.0 / torch.where(total > 0, total, 1.0), 0.0)
+        return vectors @ (factor * (vectors.mT @ g @ vectors)) @ vectors.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        b, _, values, vectors = inputs
+        ctx.save_for_backward(b, values, vectors, output)
+        ctx.save_for_forward(b, values, vectors, output)
+
+    @staticmethod
+    def jvp(ctx: Any, db: Tensor | None, dg: Tensor | None, *_: Any) -> Tensor:
+        b, values, vectors, x = ctx.saved_tensors
+        right = torch.zeros_like(x) if dg is None else dg
+        if db is not None:
+            right = right - (db @ x + x @ db)
+        solution: Tensor = LyapunovExact.apply(b, right, values, vectors)
+        return solution
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        b, values, vectors, x = ctx.saved_tensors
+        s = LyapunovExact.apply(b, h, values, vectors)
+        # B and X are symmetric wherever this is used; the transposes keep the formula right for any G
+        return -(s @ x.mT + x.mT @ s), s, None, None
+
+
 class _Spectral(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -140,6 +205,13 @@ class _Spectral(torch.autograd.Function):
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(a, output[1], output[2])
+        ctx.save_for_forward(output[1], output[2])
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor, _: Any) -> tuple[Tensor, None, None]:
+        # the derivative of a function of a symmetric matrix is its own adjoint
+        values, vectors = ctx.saved_tensors
+        return _daleckii_krein(values, vectors, da, ctx.function), None, None
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
@@ -166,6 +238,12 @@ class _SquareRoot(torch.autograd.Function):
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor) -> tuple[Tensor, None, None]:
+        root, roots, vectors = ctx.saved_tensors
+        return LyapunovExact.apply(root, (da + da.mT) * 0.5, roots, vectors), None, None
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Tensor | None:
