@@ -49,7 +49,7 @@ def build(arm: str, seed: int) -> nn.Module:
     if arm == "plain":
         return timm.create_model("cs_resnet20", num_classes=10, in_chans=1)
     net = timm.create_model("igcv3_cifar_small", num_classes=10, in_chans=1)
-    return attach(net, "isqrt-cov", dim=32, num_classes=10, input_size=(SIZE, SIZE))
+    return attach(net, "isqrt-cov", dim=32, num_classes=10, input_size=(1, SIZE, SIZE))
 
 
 def travel(arm: str, seed: int, road: Road) -> dict[str, float]:

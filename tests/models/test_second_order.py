@@ -99,5 +99,11 @@ def test_bad_input():
         load_fast_mpncov(timm.create_model("cs_resnet20"), {})
     with pytest.raises(InvalidArgument, match="pretrained_backbone=True"):
         timm.create_model("resnet18_isqrt", pretrained=True)
-    with pytest.raises(InvalidArgument, match="intermediate feature"):
-        timm.create_model("resnet18_isqrt", features_only=True)
+    with pytest.raises(InvalidArgument, match="covariance's root"):
+        timm.create_model("resnet18_isqrt", global_pool="avg")
+
+
+def test_features_only_gives_the_backbones_maps():
+    model = timm.create_model("resnet18_isqrt", features_only=True, out_indices=(2, 4)).eval()
+    maps = model(torch.randn(1, 3, 64, 64))
+    assert [tuple(m.shape[1:]) for m in maps] == [(128, 8, 8), (512, 4, 4)]

@@ -30,7 +30,7 @@ def test_any_timm_classifier(name, kwargs):
         timm.create_model(name, **kwargs),
         dim=8,
         num_classes=5,
-        input_size=(64, 64) if "vit" not in name and "deit" not in name else None,
+        input_size=(3, 64, 64) if "vit" not in name and "deit" not in name else None,
     ).eval()
     size = 32 if "vit" in name or "deit" in name else 64
     x = torch.randn(2, 3, size, size)
@@ -50,7 +50,7 @@ def test_any_timm_classifier(name, kwargs):
 
 @pytest.mark.parametrize("name", VISION)
 def test_any_torchvision_classifier(name):
-    model = attach(torchvision.models.get_model(name), dim=8, num_classes=5, input_size=(64, 64)).train()
+    model = attach(torchvision.models.get_model(name), dim=8, num_classes=5, input_size=(3, 64, 64)).train()
     out = model(torch.randn(2, 3, 64, 64))
     assert out.shape == (2, 5)
     out.sum().backward()
@@ -81,7 +81,7 @@ def test_the_larger_torchvision_classifiers(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg16_bn", "vgg11"])
 def test_vgg_as_in_the_fine_tuning_recipe(name):
-    model = attach(timm.create_model(name), "isqrt-cov", dim=256, num_classes=200, last_stride=1, head_factor=20)
+    model = attach(timm.create_model(name), "isqrt-cov", dim=256, num_classes=200, last_stride=1, head_lr_mult=20)
     seen = []
     model.pooling.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     model.train()
@@ -132,7 +132,7 @@ def test_average_pooling_attached_is_the_network_itself():
 
 
 def test_options_last_stride_hidden_layers_and_dropout_are_all_used():
-    model = attach(tiny(), "isqrt-cov", dim=6, last_stride=1, hidden=(9, 7), drop_rate=0.25, options={"iterations": 3})
+    model = attach(tiny(), "isqrt-cov", dim=6, last_stride=1, hidden=(9, 7), drop_rate=0.25, iterations=3)
     assert isinstance(model.pooling, ISQRTCOV)
     assert model.pooling.iterations == 3
     shapes = [tuple(m.weight.shape) for m in model.classifier if isinstance(m, nn.Linear)]
@@ -156,7 +156,7 @@ def test_the_classifier_can_be_reset_and_another_pooling_attached():
 
 def test_parameter_groups_cover_everything_once_with_the_heads_factor():
     model = attach(tiny(), dim=6)
-    backbone, head = model.parameter_groups(0.01, head_factor=5.0)
+    backbone, head = model.parameter_groups(0.01, head_lr_mult=5.0)
     assert (backbone["lr"], head["lr"]) == (0.01, 0.05)
     ids = [id(p) for group in (backbone, head) for p in group["params"]]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
@@ -168,13 +168,13 @@ def test_parameter_groups_cover_everything_once_with_the_heads_factor():
 def test_the_training_task_uses_the_heads_learning_rate():
     from convsmith.training import ClassificationTask
 
-    model = attach(tiny(), dim=6, head_factor=5.0)
-    assert model.pooling_recipe["head_factor"] == 5.0
+    model = attach(tiny(), dim=6, head_lr_mult=5.0)
+    assert model.pooling_recipe["head_lr_mult"] == 5.0
     groups = ClassificationTask(model, 4).parameter_groups(0.01)
     assert [group["lr"] for group in groups] == [0.01, 0.05]
     assert len(ClassificationTask(tiny(), 4).parameter_groups(0.01)) == 1
     with pytest.raises(InvalidArgument, match="factor above 0"):
-        attach(tiny(), head_factor=0.0)
+        attach(tiny(), head_lr_mult=0.0)
 
 
 def test_copies_and_modes():
@@ -207,8 +207,8 @@ class NoFeatures(nn.Module):
 BAD = [
     (lambda: attach(tiny(), "isqrt"), "did you mean 'isqrt-cov'"),
     (lambda: attach(tiny(), "average", dim=12), "keeps all channels"),
-    (lambda: attach(tiny(), options={"iteration": 3}), "did you mean 'iterations'"),
-    (lambda: attach(tiny(), options={"iterations": 0}), "at least 1"),
+    (lambda: attach(tiny(), iteration=3), "did you mean 'iterations'"),
+    (lambda: attach(tiny(), iterations=0), "at least 1"),
     (lambda: attach(NoFeatures(), num_classes=3), "forward_features"),
     (lambda: attach(tiny(), drop_rate=1.0), "from 0 to below 1"),
     (lambda: attach(tiny(), num_classes=-2), "number of classes is needed"),
@@ -223,3 +223,36 @@ BAD = [
 def test_bad_input_is_one_clear_error(call, words):
     with pytest.raises(InvalidArgument, match=words):
         call()
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_the_argument_stays_as_it_was(library):
+    model = timm.create_model("resnet18", num_classes=7) if library == "timm" else torchvision.models.resnet18()
+    model.layer1.eval()
+    calls = []
+    model.layer2.register_forward_hook(lambda *_: calls.append("layer2"))
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    modules = [(name, id(m), m.training, len(m._forward_hooks)) for name, m in model.named_modules()]
+    attributes = set(vars(model))
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        model.eval()
+        before = model(x)
+        model.train()
+        model.layer1.eval()
+    calls.clear()
+    attached = attach(model, dim=8, last_stride=1)
+    assert [(name, id(m), m.training, len(m._forward_hooks)) for name, m in model.named_modules()] == modules
+    assert set(vars(model)) == attributes
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items() if "running" not in k)
+    shared = {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in attached.parameters()}
+    assert not shared
+    with torch.no_grad():
+        model.eval()
+        assert_same = model(x)
+    torch.testing.assert_close(assert_same, before, rtol=0, atol=0)
+
+
+def test_an_input_size_has_channels():
+    with pytest.raises(InvalidArgument, match=r"input_size=\(1, 64, 64\)"):
+        attach(tiny(), dim=6, input_size=(64, 64))

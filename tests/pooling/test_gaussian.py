@@ -15,7 +15,7 @@ from convsmith.pooling import (
     matrix_sqrt,
     von_neumann_estimate,
 )
-from convsmith.pooling.triangular import triangular_log, triangular_root
+from convsmith.pooling.gaussian import triangular_log, triangular_root
 
 D = torch.float64
 

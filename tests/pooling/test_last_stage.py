@@ -26,7 +26,8 @@ def build(library, name):
 def test_the_map_doubles_and_no_weight_changes(library, name):
     x = torch.randn(1, 3, 96, 96)
     plain, wide = (
-        attach(build(library, name), "average", last_stride=stride, input_size=(96, 96)).eval() for stride in (None, 1)
+        attach(build(library, name), "average", last_stride=stride, input_size=(3, 96, 96)).eval()
+        for stride in (None, 1)
     )
     wide.load_state_dict(plain.state_dict(), strict=True)
     small, large = plain.forward_features(x).shape, wide.forward_features(x).shape

@@ -9,8 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from convsmith.errors import InvalidArgument
 from convsmith.pooling import matrix_sqrt
 from convsmith.pooling.newton_schulz import SAFE_STEPS, coupled, newton_schulz_steps
-from convsmith.pooling.product_form import frechet, kept_matrices, matmuls, run
-from convsmith.pooling.pull_back import product_of, pull_back
+from convsmith.pooling.product_form import frechet, kept_matrices, matmuls, product_of, pull_back, run
 
 D = torch.float64
 N = (1, 2, 3, 5, 7)

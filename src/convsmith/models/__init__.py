@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from convsmith.models import attached as attached
 from convsmith.models import igcv1 as igcv1
 from convsmith.models import igcv2 as igcv2
 from convsmith.models import igcv3 as igcv3

@@ -13,6 +13,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument
+from convsmith.models.intermediates import intermediates
+from convsmith.models.published import check_published
 
 __all__ = ["LeNet"]
 
@@ -24,36 +26,77 @@ class LeNet(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int = 10, in_chans: int = 1, widths: tuple[int, int] = (8, 16), hidden: int = 64
+        self,
+        num_classes: int = 10,
+        in_chans: int = 1,
+        widths: tuple[int, int] = (8, 16),
+        hidden: int = 64,
+        global_pool: str = "grid",
+        drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.num_classes, self.num_features, self.head_hidden_size = num_classes, hidden, hidden
+        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
+        self.num_features, self.head_hidden_size = widths[1], hidden
         self.conv1 = nn.Conv2d(in_chans, widths[0], 3, padding=1)
         self.conv2 = nn.Conv2d(widths[0], widths[1], 3, padding=1)
         self.pool = nn.MaxPool2d(2)
         self.grid = nn.AdaptiveAvgPool2d(4)
         self.hidden = nn.Linear(widths[1] * 16, hidden)
-        self.fc = nn.Linear(hidden, num_classes) if num_classes else nn.Identity()
+        self.feature_info = [
+            {"num_chs": widths[0], "reduction": 1, "module": "conv1"},
+            {"num_chs": widths[1], "reduction": 2, "module": "conv2"},
+        ]
+        self.set_pool(num_classes, global_pool)
 
-    def get_classifier(self) -> nn.Module:
-        """Return the classifier."""
-        return self.fc
+    def set_pool(self, num_classes: int, global_pool: str) -> None:
+        """Set the classifier; "grid" is the only pooling, "" with 0 classes leaves the maps."""
+        if global_pool not in ("grid", "") or (global_pool == "" and num_classes):
+            raise InvalidArgument(
+                "this network averages to a grid of 4 x 4 in front of its hidden layer",
+                argument="global_pool",
+                given=repr(global_pool),
+            )
+        self.num_classes, self.pooled = num_classes, global_pool == "grid"
+        self.fc = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
+
+    @torch.jit.ignore
+    def get_classifier(self, name_only: bool = False) -> nn.Module | str:
+        """Return the classifier, or its name."""
+        return "fc" if name_only else self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put in a new classifier; there is no global pooling to change."""
-        self.num_classes = num_classes
-        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        """Put in a new classifier; 0 classes with ``global_pool=""`` leave the maps."""
+        like = self.conv1.weight
+        self.set_pool(num_classes, "grid" if global_pool is None else global_pool)
+        self.fc = self.fc.to(device=like.device, dtype=like.dtype)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return timm's patterns for layer-wise parameter groups."""
+        return {"stem": r"^conv1", "blocks": r"^conv(\d+)"}
+
+    @torch.jit.ignore
+    def forward_intermediates(self, x: Tensor, **wanted: Any) -> Any:
+        """Return the maps after each convolution; timm's arguments."""
+        return intermediates(self, x, [("conv1", self._first), ("conv2", self._second)], **wanted)
+
+    def _first(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv1(x))
+
+    def _second(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv2(self.pool(x)))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the maps [B, widths[1], H/4, W/4]."""
-        x = self.pool(torch.relu(self.conv1(x)))
-        return self.pool(torch.relu(self.conv2(x)))
+        return self.pool(self._second(self._first(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return the logits, or the hidden layer's output [B, hidden]."""
-        if x.shape[-2:] != (4, 4):
-            x = self.grid(x)
-        x = torch.relu(self.hidden(x.flatten(1)))
+        if not self.pooled:
+            return x
+        x = torch.relu(self.hidden(self.grid(x).flatten(1)))
+        if self.drop_rate > 0.0:
+            x = nn.functional.dropout(x, p=self.drop_rate, training=self.training)
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,6 +128,5 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def cs_lenet(pretrained: bool = False, **kwargs: Any) -> LeNet:
     """Two convolutions and a hidden layer: 18,346 parameters for 10 classes and grey input."""
-    if pretrained:
-        raise InvalidArgument("this network has no published weights", argument="pretrained=True", given="cs_lenet")
-    return build_model_with_cfg(LeNet, "cs_lenet", False, **kwargs)
+    check_published("cs_lenet", pretrained, kwargs)
+    return build_model_with_cfg(LeNet, "cs_lenet", pretrained, **kwargs)

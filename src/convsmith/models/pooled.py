@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from timm.layers import create_classifier
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint_sequential
+
+from convsmith.models.intermediates import intermediates, wanted_maps
 
 
 class PooledClassifier(nn.Module):
@@ -18,6 +21,7 @@ class PooledClassifier(nn.Module):
     num_classes: int
     num_features: int
     drop_rate: float
+    feature_info: list[dict[str, Any]]
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,6 +59,33 @@ class PooledClassifier(nn.Module):
             else:
                 x = stage(x)
         return x
+
+    @abstractmethod
+    def stages(self) -> list[tuple[str, nn.Module]]:
+        """Return what `forward_features` runs, in order, by the names of ``feature_info``."""
+
+    @torch.jit.ignore
+    def forward_intermediates(self, x: Tensor, *args: Any, **wanted: Any) -> Any:
+        """Return the maps after the stages, and the last one unless ``intermediates_only``; timm's arguments."""
+        names = ("indices", "norm", "stop_early", "output_fmt", "intermediates_only")
+        return intermediates(self, x, self.stages(), **dict(zip(names, args, strict=False)), **wanted)
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Replace the stages after the last map that is wanted by identities; return the maps' numbers."""
+        infos = self.feature_info
+        taken = wanted_maps(len(infos), indices)
+        names = [name for name, _ in self.stages()]
+        for name in names[names.index(infos[max(taken)]["module"]) + 1 :]:
+            self.set_submodule(name, nn.Identity())
+        if prune_head:
+            self.reset_classifier(0, "")
+        return taken
 
     @abstractmethod
     def forward_features(self, x: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.models.pooled import PooledClassifier
+from convsmith.models.published import check_published
 
 __all__ = ["CifarResNet"]
 
@@ -151,6 +152,11 @@ class CifarResNet(PooledClassifier):
         """Return timm's patterns for layer-wise parameter groups."""
         return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
+    @torch.jit.ignore
+    def stages(self) -> list[tuple[str, nn.Module]]:
+        """Return the stem's modules and the three stages."""
+        return [(name, getattr(self, name)) for name in ("conv1", "bn1", "act1", "layer1", "layer2", "layer3")]
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map, ``[B, in_chans, H, W] -> [B, 4 * width, ceil(H/4), ceil(W/4)]``."""
         stages: tuple[Any, ...] = (self.layer1, self.layer2, self.layer3)
@@ -179,16 +185,14 @@ default_cfgs = generate_default_cfgs({f"cs_resnet{depth}.untrained": _cfg() for 
 
 
 def _create(name: str, published_depth: int, pretrained: bool, **kwargs: Any) -> CifarResNet:
-    if pretrained:
-        raise InvalidArgument(
-            "this network has no published weights",
-            argument="pretrained=True",
-            given=name,
-            hint="train it, pretrained=False",
-        )
+    check_published(name, pretrained, kwargs)
     arguments = {"depth": published_depth, **kwargs}
     return build_model_with_cfg(
-        CifarResNet, name, False, feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": False}, **arguments
+        CifarResNet,
+        name,
+        pretrained,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": False},
+        **arguments,
     )
 
 

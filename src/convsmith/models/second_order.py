@@ -12,14 +12,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
-from timm.models import generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument, differing_tensors
+from convsmith.models.published import check_published
 from convsmith.pooling import PooledClassifier, attach
 
 
-def _cfg(classifier: str) -> dict[str, Any]:
+def _cfg(first_conv: str, classifier: str) -> dict[str, Any]:
     return {
         "url": "",
         "num_classes": 1000,
@@ -29,84 +30,111 @@ def _cfg(classifier: str) -> dict[str, Any]:
         "interpolation": "bilinear",
         "mean": (0.485, 0.456, 0.406),
         "std": (0.229, 0.224, 0.225),
+        "first_conv": first_conv,
         "classifier": classifier,
+        "license": "apache-2.0",
     }
 
 
 default_cfgs = generate_default_cfgs(
     {
-        **{f"resnet{depth}_isqrt.untrained": _cfg("classifier") for depth in (18, 34, 50, 101)},
-        "vgg16_bn_isqrt.untrained": _cfg("classifier.6"),
+        **{f"resnet{depth}_isqrt.untrained": _cfg("backbone.conv1", "classifier") for depth in (18, 34, 50, 101)},
+        "vgg16_bn_isqrt.untrained": _cfg("backbone.features.0", "classifier.6"),
     }
 )
 
 
-def _create(
-    name: str, backbone: str, pretrained: bool, hidden: tuple[int, ...] = (), drop_rate: float = 0.0, **kwargs: Any
+def second_order_net(
+    backbone: str,
+    hidden: tuple[int, ...] = (),
+    num_classes: int = 1000,
+    dim: int | None = 256,
+    drop_rate: float = 0.0,
+    global_pool: str | None = None,
+    iterations: int = 5,
+    method: str = "newton-schulz",
+    normalization: str | None = "trace",
+    compensate: bool = True,
+    pretrained_backbone: bool = False,
+    **backbone_args: Any,
 ) -> PooledClassifier:
-    if pretrained:
+    """Build ``backbone`` with its last stage at stride 1 and iSQRT-COV pooling.
+
+    Args:
+        backbone: timm name of a ResNet or VGG.
+        hidden: sizes of hidden layers in front of the classifier.
+        num_classes: classes.
+        dim: channels after the 1 x 1 reduction.
+        drop_rate: dropout of the head.
+        global_pool: ``""`` with 0 classes gives the feature map; another pooling is an error.
+        iterations: Newton-Schulz steps.
+        method: as the next two, of `convsmith.pooling.ISQRTCOV`.
+        normalization: trace, Frobenius norm or None.
+        compensate: multiply the trace back.
+        pretrained_backbone: start from timm's published features.
+        **backbone_args: of the backbone (``in_chans``, ``act_layer``, ...).
+    """
+    if global_pool not in (None, "") or (global_pool == "" and num_classes):
         raise InvalidArgument(
-            "no weights come with this network",
-            argument=f"{name}(pretrained=True)",
-            hint="pretrained_backbone=True starts from timm's features; load_fast_mpncov reads the authors' files",
+            "the pooling of a second-order network is the covariance's root",
+            argument="global_pool",
+            given=repr(global_pool),
+            hint=f"timm.create_model({backbone!r}, global_pool=...), or convsmith.pooling.attach(...)",
         )
-    for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(unused, None)
-    if kwargs.pop("features_only", False):
-        raise InvalidArgument(
-            "a second-order network has no intermediate feature interface",
-            argument="features_only",
-            hint=f"timm.create_model({backbone!r}, features_only=True)",
-        )
-    classes = kwargs.pop("num_classes", 1000)
-    dim = kwargs.pop("dim", 256)
-    options: dict[str, Any] = {
-        k: kwargs.pop(k) for k in ("iterations", "method", "normalization", "compensate") if k in kwargs
-    }
-    drop_rate = kwargs.pop("head_drop_rate", drop_rate)
-    model = timm.create_model(backbone, pretrained=kwargs.pop("pretrained_backbone", False), **kwargs)
     attached = attach(
-        model,
+        timm.create_model(backbone, pretrained=pretrained_backbone, num_classes=0, **backbone_args),
         "isqrt-cov",
         dim=dim,
-        num_classes=classes,
+        num_classes=num_classes,
         last_stride=1,
         hidden=hidden,
         drop_rate=drop_rate,
-        options=options,
+        iterations=iterations,
+        method=method,
+        normalization=normalization,
+        compensate=compensate,
     )
-    attached.backbone.pretrained_cfg = attached.backbone.default_cfg = default_cfgs[name].default.to_dict()
+    if global_pool == "":
+        attached.reset_classifier(0, "")
     return attached
+
+
+def _create(name: str, pretrained: bool, **settings: Any) -> PooledClassifier:
+    hint = "pretrained_backbone=True starts from timm's features; load_fast_mpncov reads the authors' files"
+    check_published(name, pretrained, settings, hint=hint)
+    feature_cfg = {"feature_cls": "getter", "out_indices": (1, 2, 3, 4) if "resnet" in name else (1, 2, 3, 4, 5)}
+    arguments = {"backbone": name.removesuffix("_isqrt"), **settings}
+    return build_model_with_cfg(second_order_net, name, pretrained, feature_cfg=feature_cfg, **arguments)
 
 
 @register_model
 def resnet18_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
     """ResNet-18 with iSQRT-COV pooling: 44,205,096 parameters for 1000 classes."""
-    return _create("resnet18_isqrt", "resnet18", pretrained, **kwargs)
+    return _create("resnet18_isqrt", pretrained, **kwargs)
 
 
 @register_model
 def resnet34_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
     """ResNet-34 with iSQRT-COV pooling: 54,313,256 parameters for 1000 classes."""
-    return _create("resnet34_isqrt", "resnet34", pretrained, **kwargs)
+    return _create("resnet34_isqrt", pretrained, **kwargs)
 
 
 @register_model
 def resnet50_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
     """ResNet-50 with iSQRT-COV pooling: 56,929,832 parameters for 1000 classes."""
-    return _create("resnet50_isqrt", "resnet50", pretrained, **kwargs)
+    return _create("resnet50_isqrt", pretrained, **kwargs)
 
 
 @register_model
 def resnet101_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
     """ResNet-101 with iSQRT-COV pooling: 75,921,960 parameters for 1000 classes."""
-    return _create("resnet101_isqrt", "resnet101", pretrained, **kwargs)
+    return _create("resnet101_isqrt", pretrained, **kwargs)
 
 
 @register_model
 def vgg16_bn_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
     """VGG-16 with batch normalisation and iSQRT-COV pooling: 170,479,144 parameters for 1000 classes."""
-    return _create("vgg16_bn_isqrt", "vgg16_bn", pretrained, hidden=(4096, 4096), drop_rate=0.5, **kwargs)
+    return _create("vgg16_bn_isqrt", pretrained, **{"hidden": (4096, 4096), "drop_rate": 0.5, **kwargs})
 
 
 _RULES = (

@@ -16,6 +16,7 @@ from convsmith.data.preprocessing import Preprocessing
 from convsmith.errors import ConvsmithError, InvalidArgument
 from convsmith.models import recipes, weights
 from convsmith.models.recipes import BUILDING, ModelRecipe
+from convsmith.pooling.classifier import ATTACHED
 
 STEM = "model"
 _HUB = ("hf-hub:", "hf_hub:")
@@ -250,15 +251,18 @@ def recipe_of(model: nn.Module) -> ModelRecipe:
     Raises:
         InvalidArgument: timm does not know by which name and arguments it was made.
     """
-    pooling = getattr(model, "pooling_recipe", None)
-    plain = model.backbone if pooling is not None else model
     get_arguments = getattr(timm.models, "get_model_args", None)
-    name = (getattr(plain, "pretrained_cfg", None) or {}).get("architecture")
-    if name is None or get_arguments is None or not hasattr(plain, "_model_args"):
+    pooling: Any = None
+    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    if name == ATTACHED or (name is None and hasattr(model, "pooling_recipe")):
+        pooling, model = model.pooling_recipe, model.backbone  # type: ignore[assignment]  # of a PooledClassifier
+        name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    arguments = {} if get_arguments is None else get_arguments(model)
+    if name is None or get_arguments is None or not hasattr(model, "_model_args"):
         raise InvalidArgument(
             "no recipe builds this network again",
             argument="save_model",
-            given=type(plain).__name__,
+            given=type(model).__name__,
             hint="give recipe=ModelRecipe(NAME, ARGUMENTS), or make the network by timm.create_model",
         )
-    return ModelRecipe(name, get_arguments(plain), pooling=pooling)
+    return ModelRecipe(name, arguments, pooling=pooling)

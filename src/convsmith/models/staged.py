@@ -14,8 +14,8 @@ from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
 from convsmith.compression import LinearChain
-from convsmith.errors import InvalidArgument
 from convsmith.models.pooled import PooledClassifier
+from convsmith.models.published import check_published
 
 
 class StagedNet(PooledClassifier):
@@ -66,6 +66,12 @@ class StagedNet(PooledClassifier):
         """Return timm's patterns for layer-wise parameter groups."""
         return {"stem": r"^stem", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
+    @torch.jit.ignore
+    def stages(self) -> list[tuple[str, nn.Module]]:
+        """Return stem, stages and tail."""
+        layers = [f"layer{number}" for number in range(1, self.depth + 1)]
+        return [(name, getattr(self, name)) for name in ("stem", *layers, "tail")]
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map, ``[B, in_chans, H, W] -> [B, num_features, h, w]``."""
         stages: list[Any] = [getattr(self, f"layer{number}") for number in range(1, self.depth + 1)]
@@ -100,12 +106,6 @@ def configuration(size: int, least: int, classes: int) -> dict[str, Any]:
 
 def create(builder: Any, name: str, stages: int, pretrained: bool, **settings: Any) -> StagedNet:
     """Build through timm, so that ``features_only``, ``in_chans`` and ``num_classes`` work as everywhere."""
-    if pretrained:
-        raise InvalidArgument(
-            "this network has no published weights",
-            argument="pretrained=True",
-            given=name,
-            hint="train it, pretrained=False",
-        )
+    check_published(name, pretrained, settings)
     feature_cfg = {"out_indices": tuple(range(stages + 1)), "flatten_sequential": False}
-    return build_model_with_cfg(builder, name, False, feature_cfg=feature_cfg, **settings)
+    return build_model_with_cfg(builder, name, pretrained, feature_cfg=feature_cfg, **settings)

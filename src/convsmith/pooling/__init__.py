@@ -1,7 +1,8 @@
 """Second-order pooling: statistics of the features in place of their average, before the classifier."""
 
-from convsmith.pooling.attach import PooledClassifier, attach, pooling_options
+from convsmith.pooling.attach import attach, pooling_options
 from convsmith.pooling.bilinear import BilinearPooling, CompactBilinear, ImprovedBilinear
+from convsmith.pooling.classifier import PooledClassifier
 from convsmith.pooling.covariance import covariance, matrix_from_triu, triu_size, triu_vector
 from convsmith.pooling.gaussian import L2EMG, RAIDG, G2DeNet, gaussian_embedding, von_neumann_estimate
 from convsmith.pooling.isqrt import isqrt_covariance

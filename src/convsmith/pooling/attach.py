@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, get_type_hints
 
 from torch import Tensor, nn
 
+from convsmith.arguments import module
 from convsmith.errors import InvalidArgument, close_matches
-from convsmith.inspection.feature_maps import channels_first, feature_fn, infer_channels
+from convsmith.inspection.feature_maps import feature_fn, infer_channels, input_shape
+from convsmith.pooling.classifier import ATTACHED, PooledClassifier
 from convsmith.pooling.inputs import positive
 from convsmith.pooling.last_stage import set_last_stride
-from convsmith.pooling.layers import POOLINGS, Pooling
-
-KEEPS_CHANNELS = ("average",)
+from convsmith.pooling.layers import POOLINGS
 
 #: top-level modules that belong to a head when the feature pass does not call them
 HEAD_NAMES = (
@@ -36,106 +37,6 @@ HEAD_NAMES = (
 )
 
 
-class PooledClassifier(nn.Module):
-    """A backbone, a `Pooling` and a classifier; speaks timm's interface.
-
-    ``forward_features`` gives the map [B, C, H, W] that enters the pooling, ``forward_head(..., pre_logits=True)`` the
-    pooled vector, ``reset_classifier`` a new classifier on the same pooling. ``pooling_recipe`` is the JSON-able
-    dictionary with which ``attach(backbone, **pooling_recipe)`` builds the same structure again.
-    """
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        pooling: Pooling,
-        num_classes: int,
-        *,
-        hidden: Sequence[int] = (),
-        drop_rate: float = 0.0,
-        head_factor: float = 1.0,
-        recipe: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.backbone, self.pooling = backbone, pooling
-        self._read = feature_fn(backbone)
-        self.num_features = self.head_hidden_size = pooling.out_features
-        self.hidden, self.drop_rate = tuple(hidden), float(drop_rate)
-        self.head_factor = float(head_factor)
-        self.pooling_recipe = dict(recipe or {})
-        self.num_classes = num_classes
-        self.classifier = self._classifier(num_classes)
-
-    def _classifier(self, num_classes: int) -> nn.Module:
-        if num_classes == 0:
-            return nn.Identity()
-        sizes = (self.pooling.out_features, *self.hidden)
-        layers: list[nn.Module] = []
-        for size, following in zip(sizes, self.hidden, strict=False):
-            layers += [nn.Linear(size, following), nn.ReLU(inplace=True), nn.Dropout(self.drop_rate)]
-        if not self.hidden and self.drop_rate:
-            layers.append(nn.Dropout(self.drop_rate))
-        layers.append(nn.Linear(sizes[-1], num_classes))
-        for layer in layers:
-            if isinstance(layer, nn.Linear):
-                nn.init.zeros_(layer.bias)
-        return layers[0] if len(layers) == 1 else nn.Sequential(*layers)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the feature map, [B, C, H, W]; tokens as [B, C, N, 1]."""
-        return channels_first(self._read(self.backbone, x), self.pooling.in_channels, self.backbone)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool a feature map; return the vector or the logits."""
-        x = self.pooling(x)
-        return x if pre_logits else self.classifier(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits [B, num_classes]."""
-        return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        """Return the classifier."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one; 0 classes leave the pooled vector. The pooling stays."""
-        if global_pool is not None:
-            raise InvalidArgument(
-                "the pooling is changed by attaching another one",
-                argument=f"reset_classifier(global_pool={global_pool!r})",
-                hint='convsmith.pooling.attach(model, "average")',
-            )
-        weight = next(self.backbone.parameters())
-        self.num_classes = num_classes
-        self.classifier = self._classifier(num_classes).to(weight.device, weight.dtype)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Pass on to the backbone."""
-        self.backbone.set_grad_checkpointing(enable)  # type: ignore[operator]  # timm's interface
-
-    @property
-    def pretrained_cfg(self) -> Any:
-        """The backbone's data configuration (input size, mean, std)."""
-        return getattr(self.backbone, "pretrained_cfg", {})
-
-    @property
-    def default_cfg(self) -> Any:
-        """The same, under timm's older name."""
-        return self.pretrained_cfg
-
-    def parameter_groups(self, lr: float, *, head_factor: float | None = None) -> list[dict[str, Any]]:
-        """Return two optimizer groups: the backbone at ``lr``, pooling and classifier at ``lr * head_factor``.
-
-        None takes the factor given to `attach`. The fine-tuning recipes use 5 (ResNet-50) and 20 (VGG-16).
-        """
-        factor = self.head_factor if head_factor is None else head_factor
-        head = [*self.pooling.parameters(), *self.classifier.parameters()]
-        return [
-            {"params": [p for p in self.backbone.parameters() if p.requires_grad], "lr": lr},
-            {"params": [p for p in head if p.requires_grad], "lr": lr * factor},
-        ]
-
-
 def attach(
     model: nn.Module,
     pooling: str = "isqrt-cov",
@@ -145,11 +46,11 @@ def attach(
     last_stride: int | None = None,
     hidden: Sequence[int] = (),
     drop_rate: float = 0.0,
-    head_factor: float = 1.0,
-    options: Mapping[str, Any] | None = None,
-    input_size: tuple[int, int] | None = None,
+    head_lr_mult: float = 1.0,
+    input_size: tuple[int, int, int] | None = None,
+    **options: Any,
 ) -> PooledClassifier:
-    """Return ``model`` with its global pooling and classifier replaced; its feature layers are used as they are.
+    """Return a copy of ``model`` with its global pooling and classifier replaced; ``model`` stays as it was.
 
     Args:
         model: any timm or torchvision classifier, maps or tokens (class tokens are left out); or the result of an
@@ -161,38 +62,32 @@ def attach(
         last_stride: 1 sets the last stage to stride 1 where the family is known; None leaves it.
         hidden: sizes of fully connected layers before the last one, with ReLU (VGG-16: 4096, 4096).
         drop_rate: dropout after each hidden layer, or before the last layer without hidden ones.
-        head_factor: learning rate of pooling and classifier in multiples of the backbone's (`parameter_groups`).
-        options: more arguments of the pooling (``{"iterations": 3}``).
-        input_size: (height, width) for the one black image that finds the channels; None: the model's configuration.
+        head_lr_mult: learning rate of pooling and classifier in multiples of the backbone's (`parameter_groups`).
+        input_size: (channels, height, width) of the one black image that finds the channels; None: the model's own.
+        options: more arguments of the pooling (``iterations=3``); `pooling_options` lists them.
 
     Raises `InvalidArgument` for an unknown pooling or option, a network whose features cannot be found, no number of
     classes, or a family whose last stage is not known. The result's ``pooling_recipe`` repeats the call.
     """
     entry = POOLINGS.entry(pooling)
+    module("model", model)
     if isinstance(model, PooledClassifier):
         num_classes = model.num_classes if num_classes is None else num_classes
         model = model.backbone
     classes = getattr(model, "num_classes", None) if num_classes is None else num_classes
     if classes is None:
         classes = _last_linear(model)
-    if not isinstance(classes, int) or classes < 0:
+    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
         raise InvalidArgument("the number of classes is needed", argument="attach", given=classes, hint="num_classes=N")
-    if pooling in KEEPS_CHANNELS and dim not in (256, None):
+    keeps = not entry.traits.get("reduces", True)
+    if keeps and dim not in (256, None):
         raise InvalidArgument(f"{pooling} pooling keeps all channels", argument=f"dim={dim}", hint="leave dim out")
-    settings = dict(options or {})
-    _check_options(pooling, settings)
+    _check_options(pooling, options)
     hidden = tuple(positive("hidden", size) for size in hidden)
     if not 0.0 <= drop_rate < 1.0:
         raise InvalidArgument("a share from 0 to below 1", argument="drop_rate", given=drop_rate)
-    if not head_factor > 0:
-        raise InvalidArgument("a factor above 0", argument="head_factor", given=head_factor)
-
-    if last_stride is not None:
-        set_last_stride(model, last_stride)
-    channels, used = infer_channels(model, feature_fn(model), input_size)
-    remove_head(model, used)
-    head = entry.value(channels, dim=None if pooling in KEEPS_CHANNELS else dim, **settings)
-    weight = next(model.parameters())
+    if not head_lr_mult > 0:
+        raise InvalidArgument("a factor above 0", argument="head_lr_mult", given=head_lr_mult)
     recipe: dict[str, Any] = {
         "pooling": pooling,
         "dim": dim,
@@ -200,15 +95,72 @@ def attach(
         "last_stride": last_stride,
         "hidden": list(hidden),
         "drop_rate": drop_rate,
-        "head_factor": head_factor,
-        "options": settings,
+        "head_lr_mult": head_lr_mult,
         "input_size": None if input_size is None else list(input_size),
+        **options,
     }
+    read, training = feature_fn(model), model.training
+    model = copy.deepcopy(model)
+    if last_stride is not None:
+        set_last_stride(model, last_stride)
+    seen: list[Tensor] = []
+
+    def watched(network: nn.Module, images: Tensor) -> Tensor:
+        seen.append(read(network, images))
+        return seen[-1]
+
+    channels, used = infer_channels(model, watched, _spatial(model, input_size))
+    remove_head(model, used)
+    head = entry.value(channels, dim=None if keeps else dim, **options)
     attached = PooledClassifier(
-        model, head, classes, hidden=hidden, drop_rate=drop_rate, head_factor=head_factor, recipe=recipe
+        model,
+        head,
+        classes,
+        hidden=hidden,
+        drop_rate=drop_rate,
+        head_lr_mult=head_lr_mult,
+        layout=_layout(model, seen[-1], channels),
+        recipe=recipe,
     )
-    attached.train(model.training)
+    _record(attached)
+    attached.train(training)
+    weight = next(model.parameters())
     return attached.to(weight.device, weight.dtype)
+
+
+def _record(attached: PooledClassifier) -> None:
+    """Tell timm how to build this network again, if it built the backbone: its ``save_for_hf`` asks."""
+    import timm.models
+
+    name = attached.pretrained_cfg.get("architecture")
+    update = getattr(timm.models, "update_model_args", None)  # since timm 1.0.27
+    if name is None or update is None:
+        return
+    own = timm.models.get_model_args(attached.backbone)
+    recipe = {key: value for key, value in attached.pooling_recipe.items() if key != "num_classes"}
+    update(attached, backbone=name, backbone_args=own, pooling=recipe)
+    attached.pretrained_cfg["architecture"] = ATTACHED
+
+
+def _spatial(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[int, int] | None:
+    if input_size is None:
+        return None
+    channels = input_shape(model)[0]
+    if len(input_size) != 3 or input_size[0] != channels:
+        raise InvalidArgument(
+            "an input size has channels, height and width",
+            argument="input_size",
+            given=tuple(input_size),
+            hint=f"input_size=({channels}, {', '.join(str(side) for side in tuple(input_size)[-2:])})",
+        )
+    return (input_size[1], input_size[2])
+
+
+def _layout(model: nn.Module, features: Tensor, channels: int) -> str:
+    if features.dim() == 3:
+        return "tokens"
+    last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+    return "NHWC" if last or (features.shape[1] != channels and features.shape[3] == channels) else "NCHW"
 
 
 def pooling_options(name: str) -> dict[str, Any]:

@@ -114,9 +114,9 @@ class CompactBilinear(Pooling):
     def __init__(self, in_channels: int, out_features: int = 8192, dim: int | None = None, *, seed: int = 0) -> None:
         super().__init__(in_channels, dim)
         self.out_features = positive("out_features", out_features)
-        random = torch.Generator().manual_seed(seed)
-        h = torch.randint(out_features, (2, self.dim), generator=random)
-        s = torch.randint(2, (2, self.dim), generator=random) * 2 - 1
+        random = torch.Generator("cpu").manual_seed(seed)
+        h = torch.randint(out_features, (2, self.dim), generator=random, device="cpu")
+        s = torch.randint(2, (2, self.dim), generator=random, device="cpu") * 2 - 1
         self.register_buffer("target", (h[0][:, None] + h[1][None, :]) % out_features)
         self.register_buffer("sign", (s[0][:, None] * s[1][None, :]).to(torch.int8))
 

@@ -23,8 +23,7 @@ from convsmith.pooling.covariance import is_signal
 from convsmith.pooling.inputs import columns, float32_island, is_plain, moves_forward, one_of, power_of_two
 from convsmith.pooling.minimax import minimax_root
 from convsmith.pooling.newton_schulz import newton_schulz_steps, warn_if_unsafe
-from convsmith.pooling.product_form import Step, symmetric_product
-from convsmith.pooling.pull_back import product_of, pull_back
+from convsmith.pooling.product_form import Step, product_of, pull_back, symmetric_product
 
 #: large matrices go through in groups of so many samples on a CPU: what one product wrote is still in the cache when
 #: the next one reads it (measured at 196 x 196, batch 16, two threads: 58 ms instead of 68)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from convsmith.errors import InvalidArgument
 from convsmith.pooling.covariance import covariance, triu_size, triu_vector
@@ -58,6 +58,9 @@ class Pooling(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, out_features]."""
+        if isinstance(x, fx.Proxy):
+            # one node for the whole layer: its checks look at shapes, which symbolic tracing does not know
+            return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})  # type: ignore[return-value]
         name = type(self).__name__
         columns(x, name)
         if x.shape[1] != self.in_channels:

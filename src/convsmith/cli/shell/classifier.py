@@ -32,7 +32,7 @@ class ModelOptions(Computation):
     pooling_dim: int | None = option(None, "channels that enter the pooling (default: 256)", metavar="N")
     pooling_args: tuple[str, ...] = option((), "options of the pooling, like iterations=3", metavar="NAME=VALUE")
     last_stride: int | None = option(None, "1: last stage at full resolution, as second-order papers do", metavar="N")
-    head_lr: float | None = option(
+    head_lr_mult: float | None = option(
         None, "learning rate of pooling and classifier, times --lr (default: 1)", metavar="X"
     )
 
@@ -40,12 +40,12 @@ class ModelOptions(Computation):
 def check(arguments: ModelOptions) -> None:
     """Refuse names that do not exist and flags that contradict each other, before anything is read."""
     keyword_arguments(arguments.model_args)
-    for flag in ("pooling_dim", "pooling_args", "last_stride", "head_lr"):
+    for flag in ("pooling_dim", "pooling_args", "last_stride", "head_lr_mult"):
         if getattr(arguments, flag) not in (None, ()) and arguments.pooling is None:
             shown = f"--{flag.replace('_', '-')}"
             raise InvalidArgument(f"{shown} belongs to a pooling", argument=shown, hint="add --pooling NAME")
-    if arguments.head_lr is not None and not arguments.head_lr > 0:
-        raise InvalidArgument("must be above 0", argument="--head-lr", given=arguments.head_lr)
+    if arguments.head_lr_mult is not None and not arguments.head_lr_mult > 0:
+        raise InvalidArgument("must be above 0", argument="--head-lr-mult", given=arguments.head_lr_mult)
     if arguments.last_stride not in (None, 1):
         raise InvalidArgument("the last stage can be set to 1", argument="--last-stride", given=arguments.last_stride)
     if arguments.pooling_dim is not None and arguments.pooling_dim < 1:
@@ -145,10 +145,10 @@ def load(spec: str, *, weights: str | None = None, num_classes: int | None = Non
 def _pooling(arguments: ModelOptions) -> dict[str, Any] | None:
     if arguments.pooling is None:
         return None
-    asked = {"dim": arguments.pooling_dim, "last_stride": arguments.last_stride, "head_factor": arguments.head_lr}
+    asked = {"dim": arguments.pooling_dim, "last_stride": arguments.last_stride, "head_lr_mult": arguments.head_lr_mult}
     found = {"pooling": arguments.pooling, **{name: value for name, value in asked.items() if value is not None}}
     if arguments.pooling_args:
-        found["options"] = pooling_arguments(arguments.pooling, arguments.pooling_args)
+        found |= pooling_arguments(arguments.pooling, arguments.pooling_args)
     return found
 
 

@@ -1,0 +1,73 @@
+"""Any backbone of timm's with any pooling of ours as one registered name, so that timm itself saves and loads it.
+
+`convsmith.pooling.attach` makes such networks from a network at hand; this is the same by names and plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+
+from convsmith.errors import InvalidArgument
+from convsmith.models.published import check_published
+from convsmith.models.recipes import check_arguments, check_name
+from convsmith.models.staged import configuration
+from convsmith.pooling import PooledClassifier, attach
+
+
+def attached_net(
+    backbone: str = "cs_resnet20",
+    backbone_args: Mapping[str, Any] | None = None,
+    pooling: Mapping[str, Any] | None = None,
+    num_classes: int = 10,
+    in_chans: int | None = None,
+    global_pool: str | None = None,
+) -> PooledClassifier:
+    """Build ``backbone`` and attach a pooling to it.
+
+    Args:
+        backbone: a name of timm's registry.
+        backbone_args: the network's own arguments; none that open files.
+        pooling: arguments of `convsmith.pooling.attach`; None: iSQRT-COV of 32 channels.
+        num_classes: classes.
+        in_chans: channels of the images; None: the backbone's.
+        global_pool: ``""`` with 0 classes gives the feature map; another pooling is an error.
+    """
+    check_name(backbone)
+    arguments = dict(backbone_args or {})
+    if in_chans is not None:
+        arguments["in_chans"] = in_chans
+    check_arguments(backbone, arguments)
+    if global_pool not in (None, "") or (global_pool == "" and num_classes):
+        raise InvalidArgument("the pooling is the attached one", argument="global_pool", given=repr(global_pool))
+    attached = attach(
+        timm.create_model(backbone, **arguments),
+        **{**({"dim": 32} if pooling is None else pooling), "num_classes": num_classes},
+    )
+    if global_pool == "":
+        attached.reset_classifier(0, "")
+    return attached
+
+
+CONFIGURATION = configuration(32, 8, 10)
+
+default_cfgs = generate_default_cfgs(
+    {
+        "attached_pooling.untrained": {
+            **configuration(32, 8, 10),
+            "first_conv": "backbone.conv1",
+            "classifier": "classifier",
+        }
+    }
+)
+
+
+@register_model
+def attached_pooling(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
+    """Build ``backbone`` with an attached ``pooling``; CIFAR ResNet-20 with iSQRT-COV by default."""
+    check_published("attached_pooling", pretrained, kwargs)
+    feature_cfg = {"feature_cls": "getter", "out_indices": (0, 1, 2, 3)}
+    return build_model_with_cfg(attached_net, "attached_pooling", pretrained, feature_cfg=feature_cfg, **kwargs)
