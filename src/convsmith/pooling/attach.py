@@ -133,12 +133,12 @@ def _record(attached: PooledClassifier) -> None:
     import timm.models
 
     name = attached.pretrained_cfg.get("architecture")
-    update = getattr(timm.models, "update_model_args", None)  # since timm 1.0.27
-    if name is None or update is None:
+    arguments = getattr(timm.models, "get_model_args", None)  # since timm 1.0.27
+    if name is None or arguments is None:
         return
-    own = timm.models.get_model_args(attached.backbone)
     recipe = {key: value for key, value in attached.pooling_recipe.items() if key != "num_classes"}
-    update(attached, backbone=name, backbone_args=own, pooling=recipe)
+    # timm's factory keeps what it built a network from under this name; it has no function that others could call
+    attached._model_args = {"backbone": name, "backbone_args": arguments(attached.backbone), "pooling": recipe}
     attached.pretrained_cfg["architecture"] = ATTACHED
 
 

@@ -26,6 +26,7 @@ class PooledClassifier(nn.Module):
     """
 
     pretrained_cfg: dict[str, Any]
+    _model_args: dict[str, Any]
 
     def __init__(
         self,
