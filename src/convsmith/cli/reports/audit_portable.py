@@ -1,0 +1,171 @@
+"""Portable: how far DATA and TARGET lie apart, which classes the target holds, and whether plain alignment would harm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from convsmith.cli.reports.audit_subject import Chapter, PictureSet, Subject, percent, wilson
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from convsmith.report import Section
+
+TITLE = "Portable: another domain"
+#: a class with less than this share of the mean class weight is taken to be missing from the target
+MISSING = 0.3
+WAYS = ("as it is", "plain alignment", "class-weighted alignment")
+
+
+def run(subject: Subject) -> Chapter:
+    """Tell the domains apart, weigh the classes, and compare three heads by a score that needs no target label."""
+    source, target = subject.labelled or subject.pictures, subject.target
+    if target is None:
+        return Chapter(absent="there is no second domain; name one with --target DATA")
+    if min(len(source), len(target)) < 16:
+        return Chapter(absent="sixteen pictures of each domain are needed")
+    x, y = subject.maps(source).mean(2).double(), subject.maps(target).mean(2).double()
+    subject.progress(0, 2, "tell the domains apart")
+    apart = _told_apart(x, y, subject.seed)
+    text = [
+        f"A linear classifier tells a picture of {source.source} from one of {target.source} in {percent(apart)} of "
+        "cases, by the network's own features (50 % would be no difference).",
+    ]
+    if source.labels is None:
+        sentence = f"The domains are told apart in {percent(apart)} of cases; without source labels no more can be said."
+        return Chapter(sentence, percent(apart), facts={"told apart": apart[0]}, section=_section([sentence, *text]))
+    subject.progress(1, 2, "heads on the source")
+    return _with_labels(subject, source, target, x, y, apart, text)
+
+
+def _with_labels(
+    subject: Subject,
+    source: PictureSet,
+    target: PictureSet,
+    x: Tensor,
+    y: Tensor,
+    apart: tuple[float, float, float],
+    text: list[str],
+) -> Chapter:
+    import torch
+
+    from convsmith.adaptation import class_weights, validators
+
+    assert source.labels is not None
+    labels = torch.tensor(source.labels)
+    plain = _head(x, labels, y)
+    weights = class_weights(plain)
+    importance = weights[labels]
+    found = {
+        "as it is": plain,
+        "plain alignment": _head(_matched(x, y, torch.ones(len(x))), labels, y),
+        "class-weighted alignment": _head(_matched(x, y, importance), labels, y),
+    }
+    scores = {name: validators.score("infomax", p) for name, p in found.items()}
+    effective = float(weights.sum() ** 2 / (weights**2).sum())
+    held = [source.classes[k] for k in range(len(weights)) if float(weights[k]) >= MISSING]
+    partial = len(held) < len(weights)
+    base = found["as it is"].argmax(1)
+    rows: list[list[Any]] = []
+    truth = _truth(source, target)
+    for name, p in found.items():
+        moved = float((p.argmax(1) != base).double().mean())
+        accuracy = None if truth is None else 100 * float((p.argmax(1) == truth).double().mean())
+        rows.append([name, float(scores[name]), 100 * moved, accuracy])
+    best = max(WAYS, key=lambda name: scores[name] if validators.higher_is_better("infomax") else -scores[name])
+    recommended = "class-weighted alignment" if partial and best == "plain alignment" else best
+    method = {"as it is": "source-only", "plain alignment": "dann", "class-weighted alignment": "san"}[recommended]
+    sentence = (
+        f"The domains are told apart in {percent(apart)} of cases; the target seems to hold {len(held)} of "
+        f"{len(weights)} source classes, so plain alignment "
+        + ("would pull it towards classes it does not have" if partial else "has nothing against it")
+        + f". Label-free selection recommends {recommended}."
+    )
+    text += [
+        f"Classes the target seems to hold: {', '.join(held[:20]) or 'none'}{', ...' if len(held) > 20 else ''} "
+        f"(effective number {effective:.1f} of {len(weights)}, from the predictions of a head trained on the source).",
+        "Alignment here matches mean and spread of every feature to the target's, on frozen features; the score "
+        "(InfoMax) uses no target label. Training adapts more; this shows the direction in seconds."
+        + ("" if truth is None else " Accuracy uses the target's labels and is shown only."),
+    ]
+    command = (
+        f"convsmith adapt --source {subject.words['labelled']} --target {subject.words['target']} "
+        f"--model {subject.words['name']} --pretrained --method {method}"
+    )
+    facts = {
+        "told apart": apart[0],
+        "effective classes": effective,
+        "held": held,
+        "scores": {n: float(s) for n, s in scores.items()},
+        "recommended": recommended,
+        "accuracy": {row[0]: row[3] for row in rows},
+    }
+    section = _section([sentence, *text], rows, dict(zip(source.classes, weights.tolist(), strict=True)))
+    return Chapter(sentence, f"told apart: {percent(apart)}", command, facts=facts, section=section)
+
+
+def _section(text: list[str], rows: Any = (), weights: dict[str, float] | None = None) -> Section:
+    from convsmith.report import Figure, Section, Table
+    from convsmith.report.figures import bars
+
+    columns = ["head on the source", "InfoMax, nats", "target predictions that change, %", "target accuracy, %"]
+    tables = [Table(columns, list(rows))] if rows else []
+    figures = []
+    if weights and len(weights) <= 40:
+        svg = bars(weights, xlabel="class weight (1 is the mean)", reference=(MISSING, "taken to be missing below"))
+        figures.append(Figure(svg, "How much of each source class the target seems to hold.", "One bar a class."))
+    return Section(TITLE, text, tables, figures)
+
+
+def _truth(source: PictureSet, target: PictureSet) -> Tensor | None:
+    """Return the target's labels in the source's numbering, for the oracle column."""
+    import torch
+
+    if target.labels is None or not set(target.classes) <= set(source.classes):
+        return None
+    return torch.tensor([source.classes.index(target.classes[k]) for k in target.labels])
+
+
+def _told_apart(x: Tensor, y: Tensor, seed: int) -> tuple[float, float, float]:
+    """Return the cross-validated accuracy of a linear classifier between equally many rows of both, with interval."""
+    import numpy as np
+    import torch
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    count = min(len(x), len(y))
+    generator = torch.Generator().manual_seed(seed)
+    rows = [part[torch.randperm(len(part), generator=generator)[:count]] for part in (x, y)]
+    features, domain = torch.cat(rows).numpy(), np.repeat([0, 1], count)
+    head = make_pipeline(StandardScaler(), RidgeClassifier(100.0))
+    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+    right = cross_val_predict(head, features, domain, cv=folds) == domain
+    return wilson(float(right.sum()), len(domain))
+
+
+def _head(x: Tensor, labels: Tensor, y: Tensor) -> Tensor:
+    """Return probabilities [n, K] of a multinomial head, fitted on the source, for the target."""
+    import warnings
+
+    import torch
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    head = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        head.fit(x.numpy(), labels.numpy())
+    found = torch.zeros(len(y), int(labels.max()) + 1, dtype=torch.float64)
+    found[:, torch.as_tensor(head.classes_)] = torch.from_numpy(head.predict_proba(y.numpy())).double()
+    return found
+
+
+def _matched(x: Tensor, y: Tensor, importance: Tensor) -> Tensor:
+    """Shift and scale every source feature so that its weighted mean and spread are the target's."""
+    share = (importance / importance.sum()).double()[:, None]
+    mean = (share * x).sum(0)
+    spread = (share * (x - mean) ** 2).sum(0).sqrt().clamp(min=1e-6)
+    return (x - mean) / spread * y.std(0).clamp(min=1e-6) + y.mean(0)

@@ -1,0 +1,110 @@
+"""Sharper: does a head on second-order statistics of the same frozen features beat a head on their average?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from convsmith.cli.reports.audit_subject import Chapter, Subject, percent, wilson
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TITLE = "Sharper: second-order pooling"
+#: channels after the projection whose covariance is taken
+DIM = 64
+
+
+def run(subject: Subject) -> Chapter:
+    """Cross-validate two ridge heads on frozen features of the labelled pictures."""
+    import numpy as np
+    import torch
+
+    from convsmith.report import Figure, Section, Table
+    from convsmith.report.figures import bars
+
+    chosen = subject.labelled
+    if chosen is None or chosen.labels is None:
+        return Chapter(absent="DATA has no labels; put the pictures into one folder a class")
+    labels = np.asarray(chosen.labels)
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    if len(counts) < 2 or counts.min() < 3:
+        return Chapter(absent="every class needs three pictures or more, and there must be two classes")
+    maps = subject.maps(chosen)
+    if maps.shape[2] < 4:
+        return Chapter(absent=f"the last feature map has {maps.shape[2]} positions; second-order statistics need four")
+    subject.progress(0, 2, "head on the average")
+    right = {"average": _correct(maps.mean(2), labels, subject.seed)}
+    subject.progress(1, 2, "head on second-order statistics")
+    right["second order"] = _correct(_second_order(maps), labels, subject.seed)
+    difference = right["second order"].astype(float) - right["average"]
+    draws = np.random.default_rng(subject.seed).integers(0, len(labels), (2000, len(labels)))
+    low, high = np.percentile(difference[draws].mean(1), [2.5, 97.5])
+    gain = float(difference.mean())
+    shares = {name: wilson(float(values.sum()), len(labels)) for name, values in right.items()}
+    interval = f"{100 * gain:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+    if low > 0:
+        sentence = f"Second-order pooling reads more from the same features: {interval} of accuracy."
+    elif high < 0:
+        sentence = f"The average is better here: second-order pooling changes accuracy by {interval}."
+    else:
+        sentence = f"Second-order pooling is not better within the interval: {interval} of accuracy."
+    data = subject.words["labelled"]
+    command = f"convsmith train --model {subject.words['name']} --pretrained --data {data} --pooling isqrt-cov"
+    if low <= 0:
+        command = f"convsmith train --model {subject.words['name']} --pretrained --data {data}"
+    section = Section(
+        TITLE,
+        [
+            sentence,
+            f"Two ridge heads, cross-validated in five parts on {len(labels)} pictures of {len(counts)} classes of "
+            f"{chosen.source}: one on the average of the last feature map ({maps.shape[1]} channels, {maps.shape[2]} "
+            f"positions), one on the square root of the covariance of {min(DIM, maps.shape[1])} principal channels. "
+            "The network itself is not trained. The interval resamples pictures, in pairs.",
+        ],
+        [Table(["head", "accuracy, % (95 % interval)"], [[n, percent(s)] for n, s in shares.items()])],
+        [
+            Figure(
+                bars({n: tuple(100 * v for v in s) for n, s in shares.items()}, xlabel="accuracy, %"),  # type: ignore[misc]
+                "Accuracy of the two heads with 95 % intervals.",
+                "Two bars of accuracy with intervals.",
+            )
+        ],
+    )
+    facts: dict[str, Any] = {"gain": gain, "low": float(low), "high": float(high)}
+    facts |= {name: share[0] for name, share in shares.items()}
+    torch.manual_seed(subject.seed)
+    return Chapter(sentence, interval, command, facts=facts, section=section)
+
+
+def _second_order(maps: Tensor) -> Tensor:
+    """Return the half-vectorised root of the covariance of the principal channels, [N, d (d + 1) / 2]."""
+    import torch
+
+    from convsmith.pooling import isqrt_covariance, triu_vector
+
+    columns = maps.transpose(1, 2).flatten(0, 1)
+    centred = columns - columns.mean(0)
+    generator = torch.Generator().manual_seed(0)
+    some = centred[torch.randperm(len(centred), generator=generator)[:4096]]
+    basis = torch.linalg.svd(some, full_matrices=False).Vh[:DIM]
+    reduced = torch.einsum("dc,ncm->ndm", basis, maps)
+    scale = reduced.std().clamp(min=1e-12)
+    return triu_vector(isqrt_covariance((reduced / scale).unsqueeze(-1)))
+
+
+def _correct(features: Tensor, labels: Any, seed: int) -> Any:
+    """Return whether each picture is classified rightly by a head that has not seen it, [N] of bool."""
+    import warnings
+
+    import numpy as np
+    from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    head = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(-1, 5, 7)))
+    folds = StratifiedKFold(min(5, int(np.bincount(labels)[np.unique(labels)].min())), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cross_val_predict(head, features.double().numpy(), labels, cv=folds) == labels
