@@ -22,7 +22,7 @@ from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
 
 #: how ``--help`` sorts the verbs; a verb is any file of ``cli/verbs``, and one that is not named here comes last
 ORDER = (
-    "demo", "train", "evaluate", "compress", "structures", "explain", "detect", "adapt",
+    "audit", "demo", "train", "evaluate", "compress", "structures", "explain", "detect", "adapt",
     "export", "report", "models", "methods", "data", "init", "doctor",
 )  # fmt: skip
 

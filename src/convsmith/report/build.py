@@ -14,8 +14,12 @@ from convsmith.errors import InvalidArgument
 from convsmith.files import read_json, write_text
 from convsmith.report.figures import with_own_identifiers
 from convsmith.report.history import curves
+from convsmith.report.paired import Outcomes, compared, read_outcomes
 from convsmith.report.section import Section, Table
 from convsmith.training.history import read_history
+
+#: rows above which a table is folded
+LONG = 12
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,17 @@ def shown(value: Any) -> str:
     return str(value)
 
 
+def folds(table: Table) -> bool:
+    """Tell whether a table is shown only on a click."""
+    return len(table.rows) > LONG if table.folded is None else table.folded
+
+
+def numeric(table: Table, column: int) -> bool:
+    """Tell whether a column holds numbers, and so stands to the right."""
+    cells = [row[column] for row in table.rows if row[column] is not None]
+    return bool(cells) and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in cells)
+
+
 def render(title: str, lead: Sequence[str], facts: Sequence[tuple[str, Any]], sections: Sequence[Section]) -> str:
     """Return the page as HTML; nothing in it points outside the page."""
     import jinja2
@@ -58,7 +73,8 @@ def render(title: str, lead: Sequence[str], facts: Sequence[tuple[str, Any]], se
     ]
     folder = resources.files("convsmith.report")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["shown"] = shown
+    environment.filters |= {"shown": shown, "folds": folds, "numeric": numeric}
+    environment.filters["kind"] = lambda data: "jpeg" if data.startswith("/9j/") else "png"
     page = environment.from_string((folder / "page.html").read_text())
     return page.render(
         title=title,
@@ -80,6 +96,7 @@ class Run:
     config: str
     history: list[dict[str, Any]]
     sections: list[Section]
+    outcomes: Outcomes | None = None
 
     @property
     def name(self) -> str:
@@ -115,6 +132,7 @@ def read_run(folder: Path) -> Run:
         config.read_text(encoding="utf-8", errors="replace") if config.exists() else "",
         history,
         sections,
+        read_outcomes(folder),
     )
 
 
@@ -154,12 +172,16 @@ def _conditions(run: Run) -> list[Section]:
             Section(
                 "Configuration",
                 ["Every setting after flags, file and preset were merged."],
-                [Table(["config.yaml"], rows)],
+                [Table(["config.yaml"], rows, folded=True)],
             )
         )
     if run.environment:
         parts.append(
-            Section("Environment", [], [Table(["what", "value"], [list(row) for row in _flat(run.environment)])])
+            Section(
+                "Environment",
+                [],
+                [Table(["what", "value"], [list(row) for row in _flat(run.environment)], folded=True)],
+            )
         )
     return parts
 
@@ -200,7 +222,8 @@ def build_report(runs: Sequence[Path], out: Path | None = None, title: str | Non
 def _side_by_side(runs: Sequence[Run]) -> list[Section]:
     names = list(dict.fromkeys(name for run in runs for name, _ in _headline(run)))
     rows = [[run.name, *(dict(_headline(run)).get(name) for name in names)] for run in runs]
-    sections = [Section("Numbers", [], [Table(["run", *names], rows)])]
+    verdicts = [compared(runs[0].name, runs[0].outcomes, run.name, run.outcomes) for run in runs[1:]]
+    sections = [Section("Numbers", [text for text in verdicts if text], [Table(["run", *names], rows)])]
     joint = curves({run.name: run.history for run in runs})
     if joint:
         sections.append(joint)
@@ -211,7 +234,5 @@ def _side_by_side(runs: Sequence[Run]) -> list[Section]:
         rows = [[key.strip(), *(settings[run.name].get(key, "").strip() or None for run in runs)] for key in different]
         sections.append(Section("Settings that differ", [], [Table(["setting", *(run.name for run in runs)], rows)]))
     for run in runs:
-        sections += [
-            Section(f"{run.name}: {s.title}", s.text, s.tables, s.figures, s.pictures, s.notes) for s in run.sections
-        ]
+        sections += [replace(s, title=f"{run.name}: {s.title}") for s in run.sections]
     return sections

@@ -13,11 +13,16 @@ from convsmith.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Table:
-    """``rows`` hold strings, numbers or None, one per column; numbers are right-aligned and rounded for display."""
+    """``rows`` hold strings, numbers or None, one per column; numbers are right-aligned and rounded for display.
+
+    A unit stands in the column's name after a comma. ``folded`` tables open on a click; None folds those of more than
+    twelve rows.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     caption: str = ""
+    folded: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Picture:
-    """``png`` is base64 of a PNG file, shown at ``width`` CSS pixels with hard pixel edges if ``pixelated``."""
+    """``png`` is base64 of a PNG or JPEG file, shown at ``width`` CSS pixels with hard pixel edges if ``pixelated``."""
 
     png: str
     caption: str
@@ -42,7 +47,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """One chapter of a report. ``text`` paragraphs are plain text; ``notes`` are shown as warnings."""
+    """One chapter of a report: a title, then pictures, text, figures, tables and commands, in this order.
+
+    ``text`` paragraphs are plain text, the first one is the answer; ``notes`` are shown as warnings; ``commands`` are
+    what to type next.
+    """
 
     title: str
     text: Sequence[str] = ()
@@ -50,6 +59,7 @@ class Section:
     figures: Sequence[Figure] = ()
     pictures: Sequence[Picture] = ()
     notes: Sequence[str] = ()
+    commands: Sequence[str] = ()
 
     def save(self, run: Path, name: str) -> Path:
         """Write to ``run/sections/name.json``; ``name`` starts with two digits that give its place (``30-cost``)."""
@@ -60,8 +70,9 @@ class Section:
     @classmethod
     def load(cls, path: Path) -> Section:
         """Read what `save` wrote."""
-        lists = {"text": str, "tables": dict, "figures": dict, "pictures": dict, "notes": str}
-        value = read_json(path, "a report's section", {"title": str, **dict.fromkeys(lists, list)})
+        lists = {"text": str, "tables": dict, "figures": dict, "pictures": dict, "notes": str, "commands": str}
+        value = read_json(path, "a report's section", {"title": str, **dict.fromkeys([*lists][:-1], list)})
+        value.setdefault("commands", [])
         try:
             for name, kind in lists.items():
                 if not all(isinstance(item, kind) for item in value[name]):
@@ -73,6 +84,7 @@ class Section:
                 figures=[Figure(**_texts(f)) for f in value["figures"]],
                 pictures=[Picture(**_texts(p)) for p in value["pictures"]],
                 notes=value["notes"],
+                commands=value["commands"],
             )
         except TypeError as error:
             raise InvalidArgument(

@@ -1,4 +1,4 @@
-"""Portable: how far DATA and TARGET lie apart, which classes the target holds, and whether plain alignment would harm."""
+"""Portable: how far DATA and TARGET lie apart, which classes TARGET holds, whether plain alignment would harm."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(subject: Subject) -> Chapter:
         "cases, by the network's own features (50 % would be no difference).",
     ]
     if source.labels is None:
-        sentence = f"The domains are told apart in {percent(apart)} of cases; without source labels no more can be said."
+        sentence = f"The domains are told apart in {percent(apart)} of cases; no more without source labels."
         return Chapter(sentence, percent(apart), facts={"told apart": apart[0]}, section=_section([sentence, *text]))
     subject.progress(1, 2, "heads on the source")
     return _with_labels(subject, source, target, x, y, apart, text)
@@ -90,7 +90,7 @@ def _with_labels(
     ]
     command = (
         f"convsmith adapt --source {subject.words['labelled']} --target {subject.words['target']} "
-        f"--model {subject.words['name']} --pretrained --method {method}"
+        f"{subject.words['start']} --method {method}"
     )
     facts = {
         "told apart": apart[0],
@@ -154,7 +154,7 @@ def _head(x: Tensor, labels: Tensor, y: Tensor) -> Tensor:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    head = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200))
+    head = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=200))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         head.fit(x.numpy(), labels.numpy())

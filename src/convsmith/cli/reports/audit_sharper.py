@@ -17,7 +17,6 @@ DIM = 64
 def run(subject: Subject) -> Chapter:
     """Cross-validate two ridge heads on frozen features of the labelled pictures."""
     import numpy as np
-    import torch
 
     from convsmith.report import Figure, Section, Table
     from convsmith.report.figures import bars
@@ -50,9 +49,7 @@ def run(subject: Subject) -> Chapter:
     else:
         sentence = f"Second-order pooling is not better within the interval: {interval} of accuracy."
     data = subject.words["labelled"]
-    command = f"convsmith train --model {subject.words['name']} --pretrained --data {data} --pooling isqrt-cov"
-    if low <= 0:
-        command = f"convsmith train --model {subject.words['name']} --pretrained --data {data}"
+    command = f"convsmith train {subject.words['start']} --data {data}" + (" --pooling isqrt-cov" if low > 0 else "")
     section = Section(
         TITLE,
         [
@@ -73,7 +70,6 @@ def run(subject: Subject) -> Chapter:
     )
     facts: dict[str, Any] = {"gain": gain, "low": float(low), "high": float(high)}
     facts |= {name: share[0] for name, share in shares.items()}
-    torch.manual_seed(subject.seed)
     return Chapter(sentence, interval, command, facts=facts, section=section)
 
 

@@ -101,7 +101,8 @@ class Subject:
     runtime: str
     seed: int
     device: str
-    report: Progress
+    report: Progress | None = None
+    began: float = 0.0
     deadline: float = float("inf")
     cache: dict[Any, Any] = field(default_factory=dict)
 
@@ -109,7 +110,12 @@ class Subject:
         """Report work, and stop it when the chapter's time is over."""
         if time.monotonic() > self.deadline:
             raise OutOfTime("the budget was used up before this chapter had its answer", hint="a larger --minutes")
-        self.report(done, total, note)
+        if self.report is not None:
+            self.report(done, total, note)
+
+    def late(self, share: float = 1.0) -> bool:
+        """Tell whether this share of the chapter's time is over."""
+        return time.monotonic() > self.began + share * (self.deadline - self.began)
 
     @property
     def model(self) -> Any:
@@ -176,7 +182,7 @@ class Subject:
 
 
 def read_pictures(spec: str, *, most: int, seed: int) -> PictureSet:
-    """Read DATA for an audit: a folder of pictures (class folders are labels), or a named data set's held-out images."""
+    """Read DATA: a folder of pictures (class folders are labels), or the held-out images of a named data set."""
     prefix, colon, rest = spec.partition(":")
     folder = Path(rest) if colon and prefix in ("imagefolder", "images") else Path(spec)
     if folder.is_dir():

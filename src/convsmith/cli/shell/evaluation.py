@@ -73,8 +73,12 @@ def write_sections(found: Evaluation, folder: Path) -> None:
     """Write the report's chapters on this evaluation into a run folder."""
     from convsmith.report import Section, Table
     from convsmith.report import classification as chapters
+    from convsmith.report.paired import Outcomes, write_outcomes
 
     classes = found.split.classes
+    right = (found.probabilities.argmax(1) == found.labels).int().tolist()
+    index = [int(number) for number in found.split.index]
+    write_outcomes(folder, Outcomes(found.split.description.name, found.name, index, right))
     about = (
         f"Measured on {found.metrics.count} images of the {found.name} split of {found.split.description.name}. "
         f"Intervals are percentiles of {found.metrics.resamples} bootstrap resamples of the images; they do not cover "

@@ -1,0 +1,100 @@
+"""Explainable: the channels that carry a dozen predictions, and those that nothing needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from convsmith.cli.reports.audit_subject import Chapter, Subject
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TITLE = "Explainable: what carries a prediction"
+IMAGES, STEPS = 12, 60
+#: share of open channels above which the search has found no route
+ALL = 0.95
+
+
+def run(subject: Subject) -> Chapter:
+    """Find routes of a dozen pictures, one a group, and overlay what they look at."""
+    import torch
+
+    from convsmith.interpretation import find_routes, heat_map
+    from convsmith.report import Picture, Section, Table
+    from convsmith.report.images import photo
+
+    rows = _different(subject, IMAGES)
+    images = subject.tensor(subject.pictures)[rows]
+    found = []
+    for start in range(0, len(rows), 4):  # in fours: what the budget does not reach is left out, not lost
+        if start and subject.late(0.8):
+            break
+        subject.progress(start, len(rows), "routes")
+        batch = images[start : start + 4]
+        with torch.no_grad():
+            routes = find_routes(subject.model, batch, steps=STEPS, batch_size=4)
+        found.append((batch, routes, heat_map(subject.model, batch, routes).cpu()))
+    pictures, shares, table = [], [], []
+    needed = torch.zeros(found[0][1].total, dtype=torch.bool)
+    for start, (batch, routes, heat) in zip(range(0, len(rows), 4), found, strict=False):
+        critical = torch.cat([gate > 0 for gate in routes.gates.values()], 1).cpu()
+        pixels = subject.pixels(batch)
+        for k in range(len(batch)):
+            share = float(routes.sparsity()[k])
+            carried = bool(routes.kept[k]) and share < ALL
+            if carried:
+                shares.append(share)
+                needed |= critical[k]
+            first, second = subject.name(int(routes.prediction[k])), subject.name(int(routes.runner_up[k]))
+            name, sure = subject.pictures.names[rows[start + k]], float(routes.confidence[k])
+            told = f"{share:.0%} of channels carry it" if carried else "no smaller route found"
+            caption = f"{first}, {sure:.0%} (then {second}): {told}"
+            jpeg = photo(_overlay(pixels[k], heat[k]))
+            small = max(pixels.shape[-2:]) <= 64
+            pictures.append(Picture(jpeg, caption, f"{name} with overlay", width=200, pixelated=small))
+            table.append([name, first, 100 * sure, second, 100 * share if carried else None])
+    tried = len(table)
+    if not shares:
+        return Chapter(absent=f"no smaller route was found for any of {tried} pictures in {STEPS} steps")
+    middle = sorted(shares)[len(shares) // 2]
+    unused = float((~needed).double().mean())
+    number = f"{100 * middle:.0f} % ({100 * min(shares):.0f} to {100 * max(shares):.0f} over {len(shares)} pictures)"
+    sentence = (
+        f"{100 * middle:.0f} % of the channels carry the median prediction ({len(shares)} of {tried} pictures have a "
+        f"route); {100 * unused:.0f} % of {len(needed)} channels are needed by none of these."
+    )
+    section = Section(
+        TITLE,
+        [
+            sentence,
+            "Warm colours mark pixels that move the class score along the channels a prediction needs. A route is what "
+            f"a search of {STEPS} steps leaves open while the prediction stays.",
+        ],
+        [Table(["picture", "prediction", "confidence, %", "runner-up", "critical channels, %"], table, folded=True)],
+        pictures=pictures,
+    )
+    data = subject.words["data"]
+    command = f"convsmith explain {subject.words['model']} --data {data} --limit 50"
+    facts: dict[str, Any] = {"critical": middle, "unused": unused, "pictures": tried, "routes": len(shares)}
+    return Chapter(sentence, number, command, facts=facts, section=section)
+
+
+def _different(subject: Subject, most: int) -> list[int]:
+    """Return rows of the pictures, one of each group first."""
+    groups = subject.pictures.groups or tuple(range(len(subject.pictures)))
+    first = [groups.index(g) for g in dict.fromkeys(groups)]
+    rest = [i for i in range(len(groups)) if i not in first]
+    return (first + rest)[:most]
+
+
+def _overlay(pixels: Tensor, heat: Tensor) -> Any:
+    """Return the picture in grey under a smoothed heat map in warm colours, [3, H, W] in [0, 1]."""
+    from torch.nn import functional as F
+
+    side = max(3, heat.shape[-1] // 16 * 2 + 1)
+    smooth = F.avg_pool2d(F.pad(heat[None, None], [side // 2] * 4, mode="replicate"), side, 1)[0, 0]
+    smooth = (smooth / smooth.quantile(0.995).clamp(min=1e-20)).clamp(0, 1).sqrt()
+    colour = pixels if len(pixels) == 3 else pixels.expand(3, -1, -1)
+    grey = colour.mean(0, keepdim=True).expand(3, -1, -1)
+    warm = grey.new_tensor([1.0, 0.45, 0.0])[:, None, None]
+    return ((1 - 0.75 * smooth) * (0.35 * colour + 0.65 * grey) + 0.75 * smooth * warm).numpy()

@@ -1,0 +1,107 @@
+"""Guarded: how many predictions an invisible change flips, and what a detector catches of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from convsmith.cli.reports.audit_subject import Chapter, Subject, percent, wilson
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from convsmith.interpretation import DetectionReport
+
+TITLE = "Guarded: adversarial inputs"
+SIZES = (2, 8)
+IMAGES, STEPS = 32, 5
+
+
+def run(subject: Subject) -> Chapter:
+    """Attack, count flips, fit a small detector on half of the pictures and score it on the other half."""
+    import torch
+
+    from convsmith.interpretation import attack
+    from convsmith.report import Figure, Picture, Section, Table
+    from convsmith.report.figures import bars
+    from convsmith.report.images import photo
+
+    about, images = subject.loaded.preprocessing, subject.tensor(subject.pictures)[:IMAGES]
+    labels = subject.logits[: len(images)].argmax(1).to(images.device)
+    flips, moved = {}, {}
+    for size in SIZES:
+        parts = []
+        for start in range(0, len(images), 8):
+            subject.progress(start, len(images), f"attack of {size}/255")
+            rows = slice(start, start + 8)
+            parts.append(
+                attack(
+                    subject.model, images[rows], labels[rows], "pgd", size / 255,
+                    mean=about.mean, std=about.std, steps=STEPS, seed=subject.seed,
+                )
+            )  # fmt: skip
+        moved[size] = torch.cat(parts)
+        answers = subject.answers(subject.model, moved[size], "answers").argmax(1)
+        flips[size] = wilson(int((answers != labels.cpu()).sum()), len(labels))
+    found, reason = _detector(subject, images, moved[SIZES[-1]])
+    small, large = (percent(flips[size]) for size in SIZES)
+    sentence = f"A change of 2/255 a pixel, which nobody sees, flips {small} of predictions, 8/255 flips {large}. "
+    if found is None:
+        sentence += f"No detector was fitted: {reason}."
+    else:
+        hit = f"{100 * found.hit_rate:.0f} % ({100 * found.hit_low:.0f} to {100 * found.hit_high:.0f})"
+        good = found.auroc_low > 0.6
+        sentence += f"A detector on activations catches {hit} of them at 5 % false alarms"
+        sentence += "." if good else ": do not use this detector."
+    shown = subject.pixels(torch.cat([images[:1], moved[SIZES[-1]][:1]]))
+    after = subject.answers(subject.model, moved[SIZES[-1]][:1], "answers")
+    names = [subject.name(int(labels[0])), subject.name(int(after[0].argmax()))]
+    pictures = [
+        Picture(photo(one.numpy()), f"{kind}: {name}", f"{kind} picture", width=200, pixelated=shown.shape[-1] <= 64)
+        for one, kind, name in zip(shown, ("original", "changed by 8/255"), names, strict=True)
+    ]
+    section = Section(
+        TITLE,
+        [
+            sentence,
+            f"Projected gradient, {STEPS} steps, on {len(images)} pictures; intervals are over pictures. The detector "
+            "learns from clean and attacked pictures of one half and is scored on the other half. It is no defence "
+            "against somebody who knows it.",
+        ],
+        [Table(["largest change", "predictions flipped"], [[f"{s}/255", percent(v)] for s, v in flips.items()])],
+        [
+            Figure(
+                bars({f"{s}/255": tuple(100 * v for v in flips[s]) for s in SIZES}, xlabel="predictions flipped, %"),  # type: ignore[misc]
+                "Predictions flipped by size of the change.",
+                "Two bars with intervals.",
+            )
+        ],
+        pictures,
+    )
+    command = f"convsmith detect fit {subject.words['model']} --data {subject.words['data']}"
+    facts: dict[str, Any] = {f"flipped at {s}/255": v[0] for s, v in flips.items()}
+    if found is not None:
+        facts |= {"detector AUROC": found.auroc, "caught at 5 % false alarms": found.hit_rate}
+    return Chapter(sentence, f"flipped at 2/255: {small}", command, facts=facts, section=section)
+
+
+def _detector(subject: Subject, images: Tensor, moved: Tensor) -> tuple[DetectionReport | None, str]:
+    """Fit on the clean and changed pictures of one half of the groups, score the other; or the reason why not."""
+    import torch
+
+    from convsmith.errors import ConvsmithError
+    from convsmith.interpretation import RouteDetector, baseline_features, detection_report
+
+    groups = torch.tensor((subject.pictures.groups or tuple(range(len(subject.pictures))))[: len(images)])
+    known = groups.unique()
+    if len(known) < 8:
+        return None, "eight different pictures or more are needed"
+    half = torch.isin(groups, known[::2])
+    try:
+        subject.progress(0, 1, "detector")
+        clean, changed = (baseline_features(subject.model, x, "activations", index=groups) for x in (images, moved))
+        detector = RouteDetector(seed=subject.seed, trees=100).fit(clean[half], changed[half])
+        scores = [detector.score(routes[~half]) for routes in (clean, changed)]
+    except ConvsmithError as error:
+        return None, error.rule
+    names = groups[~half].tolist()
+    return detection_report(*scores, clean_index=names, adversarial_index=names, seed=subject.seed), ""

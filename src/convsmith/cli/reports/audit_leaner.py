@@ -1,0 +1,178 @@
+"""Leaner: what each way of compressing gives in the runtime asked for, from a fast scan without training."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convsmith.cli.reports.audit_subject import Chapter, OutOfTime, Subject, percent, wilson
+from convsmith.errors import ConvsmithError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from convsmith.report import Section
+
+TITLE = "Leaner: compression"
+#: what is tried: name, method, settings; cheap ones first, so that a small budget still has an answer
+WAYS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
+    ("int8", "int8", {}, ""),
+    ("low-rank, 99 % energy", "low-rank", {"energy": 0.99, "data_aware": False}, "--set energy=0.99 data_aware=false"),
+    ("low-rank, 95 % energy", "low-rank", {"energy": 0.95, "data_aware": False}, "--set energy=0.95 data_aware=false"),
+)
+#: agreement with the original below which nothing is recommended without training
+AGREES = 0.85
+#: share of the time below which a network counts as faster
+FASTER = 0.95
+#: seconds of timing a network
+SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way with what was measured, or the reason why it was not."""
+
+    name: str
+    command: str
+    ratio: tuple[float, float, float] | None = None
+    milliseconds: float | None = None
+    kilobytes: float | None = None
+    agreement: tuple[float, float, float] | None = None
+    reason: str = ""
+
+
+def run(subject: Subject) -> Chapter:
+    """Compress in every way, time each beside the original, and compare what they answer."""
+    from convsmith import compression
+    from convsmith.compression import runtimes
+
+    images = subject.tensor(subject.pictures)
+    if len(images) < 2:
+        return Chapter(absent="two pictures or more are needed")
+    if subject.device != "cpu":
+        return Chapter(absent="the scan times networks on the CPU; run it with --device cpu")
+    example, plain = images[:32], subject.logits.argmax(1)
+    base = runtimes.runnable(subject.model, images[:1].contiguous(), subject.runtime, threads=1)
+    size, ways = _kilobytes(subject.model), []
+    for done, (name, method, settings, flags) in enumerate(WAYS):
+        command = f"--method {method} {flags}".strip()
+        try:
+            subject.progress(done, len(WAYS), name)
+            smaller = compression.compress(
+                subject.model, method, example=example, progress=subject.progress, **settings
+            )
+            subject.progress(done, len(WAYS), f"{name} in {subject.runtime}")
+            call = runtimes.runnable(smaller, images[:1].contiguous(), subject.runtime, threads=1)
+            ratio, took = _timed(base, call, images[:1], subject.seed)
+            answers = subject.answers(smaller, images, f"{name}: answers").argmax(1)
+            agreement = wilson(int((answers == plain).sum()), len(plain))
+            ways.append(Way(name, command, ratio, took, _kilobytes(smaller), agreement))
+        except OutOfTime:
+            ways.append(Way(name, command, reason="the budget was used up; a larger --minutes"))
+            break
+        except ConvsmithError as error:
+            ways.append(Way(name, command, reason=error.rule))
+    milliseconds = _timed(base, base, images[:1], subject.seed)[1]
+    return _chapter(subject, ways, milliseconds, size)
+
+
+def _chapter(subject: Subject, ways: list[Way], milliseconds: float, size: float) -> Chapter:
+    measured = [way for way in ways if way.ratio is not None and way.agreement is not None]
+    if not measured:
+        return Chapter(absent="; ".join(f"{way.name}: {way.reason}" for way in ways))
+    good = [w for w in measured if w.ratio and w.agreement and w.ratio[2] < FASTER and w.agreement[0] >= AGREES]
+    model, data = subject.words["model"], subject.words["data"]
+    if good:
+        best = min(good, key=lambda way: way.ratio[1] if way.ratio else 1.0)
+        assert best.ratio is not None
+        assert best.agreement is not None
+        assert best.kilobytes is not None
+        speed = f"{1 / best.ratio[0]:.2f} times as fast ({1 / best.ratio[2]:.2f} to {1 / best.ratio[1]:.2f})"
+        sentence = (
+            f"{best.name} makes the network {speed} in {subject.runtime} on this machine, its file "
+            f"{size / best.kilobytes:.1f} times smaller; it answers like the original on {percent(best.agreement)} of "
+            "the pictures, without training."
+        )
+        command, number = f"convsmith compress {model} --data {data} {best.command}", speed
+    else:
+        fastest = min(measured, key=lambda way: way.ratio[0] if way.ratio else 9.0)
+        assert fastest.ratio is not None
+        assert fastest.agreement is not None
+        sentence = (
+            f"Nothing tried is clearly faster in {subject.runtime} on this machine and close to the original without "
+            f"training: the fastest, {fastest.name}, takes {fastest.ratio[0]:.2f} of the time and agrees on "
+            f"{percent(fastest.agreement)}. Fine-tuning after compression brings accuracy back."
+        )
+        command = f"convsmith compress {model} --data {data} --method low-rank --keep-macs 0.5 --finetune-epochs 5"
+        number = "not faster here"
+    facts = {
+        "runtime": subject.runtime,
+        "original, ms": milliseconds,
+        "ways": [
+            {"name": w.name, "time kept": w.ratio, "agreement": w.agreement, "kB": w.kilobytes, "reason": w.reason}
+            for w in ways
+        ],
+    }
+    return Chapter(
+        sentence, number, command, facts=facts, section=_section(subject, sentence, ways, milliseconds, size)
+    )
+
+
+def _section(subject: Subject, sentence: str, ways: list[Way], milliseconds: float, size: float) -> Section:
+    from convsmith.report import Figure, Section, Table
+    from convsmith.report.figures import scatter
+
+    rows: list[list[Any]] = [["original", milliseconds, None, size, None, ""]]
+    points = {"original": (100.0, 100.0)}
+    for way in ways:
+        shares = (None, None) if way.ratio is None or way.agreement is None else (way.ratio, way.agreement)
+        took = None if shares[0] is None else f"{shares[0][0]:.2f} ({shares[0][1]:.2f} to {shares[0][2]:.2f})"
+        agrees = None if shares[1] is None else percent(shares[1])
+        rows.append([way.name, way.milliseconds, took, way.kilobytes, agrees, way.reason])
+        if way.ratio is not None and way.agreement is not None:
+            points[way.name] = (100 * way.ratio[0], 100 * way.agreement[0])
+    front = [n for n, (x, y) in points.items() if not any(a < x and b >= y for m, (a, b) in points.items() if m != n)]
+    columns = ["network", "one picture, ms", "time kept (95 % interval)", "file, kB", "same answer, %", "why not"]
+    svg = scatter(points, xlabel="time of one picture, % of the original's", ylabel="same answer, %", front=front)
+    return Section(
+        TITLE,
+        [
+            sentence,
+            f"Timed call by call in turns with the original: one picture, one thread, {subject.runtime}, on this "
+            f"machine. Agreement is counted on {len(subject.pictures)} pictures. Nothing was trained.",
+        ],
+        [Table(columns, rows)],
+        [
+            Figure(
+                svg, "Left is faster, up is closer to the original; the dotted line joins the best.", "A scatter plot."
+            )
+        ],
+    )
+
+
+def _timed(base: Any, call: Any, image: Tensor, seed: int) -> tuple[tuple[float, float, float], float]:
+    """Return the median of the call-by-call time ratio with its bootstrap interval, and the median milliseconds."""
+    import numpy as np
+
+    from convsmith.compression.planning.latency import time_side_by_side
+    from convsmith.compression.planning.measure import pinned_threads
+
+    with pinned_threads(1):
+        first, second = time_side_by_side([base, call], image.contiguous(), seconds=SECONDS / 2)
+    ratios = np.asarray(second) / np.asarray(first)
+    draws = np.random.default_rng(seed).integers(0, len(ratios), (500, len(ratios)))
+    low, high = np.percentile(np.median(ratios[draws], 1), [2.5, 97.5])
+    return (float(np.median(ratios)), float(low), float(high)), 1e3 * float(np.median(second))
+
+
+def _kilobytes(model: Any) -> float:
+    """Return the size of the weights file."""
+    from safetensors.torch import save_file
+
+    from convsmith.compression import packed_state
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_file(packed_state(model), Path(folder) / "model.safetensors")
+        return (Path(folder) / "model.safetensors").stat().st_size / 1024

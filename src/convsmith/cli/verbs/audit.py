@@ -1,0 +1,216 @@
+"""``convsmith audit``: what the four pillars can do for a network of yours, on one page, in minutes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convsmith.cli.shell import classifier, run_folder, terminal
+from convsmith.cli.shell.options import Work, option
+from convsmith.cli.shell.progress import progress
+from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed
+from convsmith.files import read_json
+
+if TYPE_CHECKING:
+    from convsmith.cli.reports.audit_subject import Chapter, Subject
+    from convsmith.models.storage import LoadedModel
+
+EXAMPLES = (
+    "audit runs/first --data digits --target mnist-5k --out runs/audit",
+    "audit resnet50 --data photos/ --target phone/ --minutes 10",
+    "audit tf_efficientnet_lite0 --weights lite0.pth --data photos/ --runtime onnxruntime --json",
+    "audit --out runs/audit --resume",
+)
+#: the chapters in the order of the page
+CHAPTERS = ("explainable", "leaner", "sharper", "guarded", "portable")
+#: the order they run in, each with its weight: what the quick ones leave of the time goes to the others
+WEIGHTS = {"sharper": 1, "portable": 1, "guarded": 2, "leaner": 3, "explainable": 3}
+FIELDS = {"sentence": str, "number": str, "command": str, "absent": str, "facts": dict, "seconds": (int, float)}
+#: pictures that are looked at, of DATA and of TARGET
+PICTURES, LABELLED = 64, 240
+#: mean share of the largest possible entropy above which a network seems to know nothing
+UNTRAINED = 0.97
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Work):
+    """Say what convsmith can do for a network: leaner, sharper, explainable, guarded, portable, one page in minutes."""
+
+    model: str | None = option(
+        None, "timm name, run folder, weights file or package.module:factory", metavar="MODEL", positional=True
+    )
+    data: str | None = option(None, "pictures it works on: a folder (class folders are labels) or DATA", metavar="DATA")
+    target: str | None = option(None, "pictures of another domain, for the chapter on it", metavar="DATA")
+    weights: str | None = option(None, "file with the network's weights", metavar="FILE")
+    random: bool = option(False, "do not look for published weights: audit the untrained network")
+    runtime: str = option("onnxruntime", "runtime of the timing: onnxruntime, compile or torch", metavar="NAME")
+    minutes: float = option(5.0, "time to use; chapters look at less where it is short", metavar="N")
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Load network and pictures, write the chapters one by one, then the page."""
+    if arguments.model is None or arguments.data is None:
+        missing = "MODEL" if arguments.model is None else "--data"
+        raise InvalidArgument("an audit needs a network and pictures", argument="audit", hint=f"add {missing}")
+    check(arguments.minutes, arguments.runtime)
+    run_folder.check("audit", arguments)
+    from convsmith.cli.reports.audit_subject import Subject, read_pictures
+    from convsmith.training import resolve_device
+
+    device = str(resolve_device(arguments.device))
+    loaded = load(arguments, device)
+    data = read_pictures(arguments.data, most=LABELLED, seed=arguments.seed)
+    target = None if arguments.target is None else read_pictures(arguments.target, most=LABELLED, seed=arguments.seed)
+    weights = "" if arguments.weights is None else f" --weights {arguments.weights}"
+    bare = not (weights or arguments.random or classifier.is_saved(arguments.model) or ":" in arguments.model)
+    words = {
+        "model": arguments.model + weights,
+        "start": f"--model {arguments.model}" + (" --pretrained" if bare else weights),
+        "data": arguments.data,
+        "labelled": arguments.data,
+        "target": arguments.target or "TARGET",
+    }
+    labelled = data if data.labels is not None else None
+    subject = Subject(
+        loaded, data.limited(PICTURES, arguments.seed), labelled, target, words, arguments.runtime,
+        arguments.seed, device,
+    )  # fmt: skip
+    folder = run_folder.open_run("audit", arguments)
+    title = f"What convsmith can do for {arguments.model}"
+    return audit(subject, folder, title=title, minutes=arguments.minutes, resume=arguments.resume)
+
+
+def check(minutes: float, runtime: str) -> None:
+    """Refuse numbers and names that cannot be."""
+    from convsmith.compression import runtimes
+
+    if not 0 < minutes < 1e6:
+        raise InvalidArgument("must be above 0", argument="--minutes", given=minutes)
+    runtimes.check_runtime(runtime)
+
+
+def load(arguments: Arguments, device: str) -> LoadedModel:
+    """Load MODEL with its weights."""
+    from convsmith.models.storage import load_model
+
+    assert arguments.model is not None
+    if arguments.random:
+        if arguments.weights is not None:
+            raise InvalidArgument("--random and --weights contradict each other", argument="--random --weights")
+        return load_model(arguments.model, device=device)
+    if arguments.weights is not None or classifier.is_saved(arguments.model) or ":" in arguments.model:
+        return load_model(arguments.model, weights=arguments.weights, device=device)
+    try:
+        return classifier.load(arguments.model, device=device)
+    except InvalidArgument as error:
+        hint = "--weights FILE gives the weights; --random audits the untrained network"
+        raise InvalidArgument(error.rule, argument=error.argument, given=error.given, hint=hint) from None
+
+
+def audit(subject: Subject, folder: Path, *, title: str, minutes: float, resume: bool) -> dict[str, Any]:
+    """Write every chapter that is not there yet, then ``result.json`` and the page; return the summary.
+
+    Raises:
+        RunFailed: a chapter broke, after the page with all others is written.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    broken: list[str] = []
+    (folder / "audit").mkdir(exist_ok=True)
+    began, left = time.monotonic(), dict(WEIGHTS)
+    for name in WEIGHTS:
+        known = folder / "audit" / f"{name}.json"
+        seconds = (60 * minutes - (time.monotonic() - began)) * left[name] / sum(left.values())
+        del left[name]
+        if resume and known.is_file():
+            found[name] = read_json(known, "a chapter of the audit", FIELDS)
+        else:
+            found[name] = _one(subject, folder, name, max(5.0, seconds), broken)
+        terminal.say(f"{name:<12} {found[name]['sentence'] or 'not answered: ' + found[name]['absent']}", "")
+    return _conclude(subject, folder, title, {name: found[name] for name in CHAPTERS}, broken)
+
+
+def _one(subject: Subject, folder: Path, name: str, seconds: float, broken: list[str]) -> dict[str, Any]:
+    """Run one chapter within its time and write it."""
+    from convsmith.cli.reports.audit_subject import Chapter
+    from convsmith.report import Section
+
+    module = importlib.import_module(f"convsmith.cli.reports.audit_{name}")
+    subject.began = time.monotonic()
+    subject.deadline = subject.began + seconds
+    with progress(name) as callback:
+        subject.report = callback
+        try:
+            chapter: Chapter = module.run(subject)
+        except ConvsmithError as error:
+            chapter = Chapter(absent=" ".join(f"{error.rule} {error.given or ''}".split()))
+        except Exception as error:  # noqa: BLE001  (one chapter that breaks must not take the page with it)
+            broken.append(name)
+            chapter = Chapter(absent=f"it broke: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    took = round(time.monotonic() - subject.began, 1)
+    section = chapter.section or Section(module.TITLE, [f"Not answered: {chapter.absent}."])
+    section = replace(section, commands=[chapter.command] if chapter.command else [])
+    section.save(folder, f"{CHAPTERS.index(name) + 1}0-{name}")
+    values = {k: v for k, v in asdict(replace(chapter, section=None)).items() if k != "section"} | {"seconds": took}
+    values = json.loads(json.dumps(values, default=float).replace("NaN", "null"))
+    if name not in broken:
+        run_folder.write_json(folder / "audit" / f"{name}.json", values)
+    return values
+
+
+def _conclude(
+    subject: Subject, folder: Path, title: str, found: dict[str, dict[str, Any]], broken: list[str]
+) -> dict[str, Any]:
+    from convsmith.report import Section, Table, build_report
+
+    notes = list(subject.loaded.notes)[:1] if any("new" in n for n in subject.loaded.notes) else []
+    if untrained(subject):
+        notes.append("This network seems to be untrained: it is as unsure of every picture as it can be.")
+    seconds = sum(chapter["seconds"] for chapter in found.values())
+    table = [[name, c["number"] or "-", c["seconds"], c["absent"]] for name, c in found.items()]
+    first = Section.load(folder / "sections" / "10-explainable.json")
+    Section(
+        "In short",
+        [c["sentence"] for c in found.values() if c["sentence"]],
+        [Table(["chapter", "number (95 % interval)", "time, s", "why not"], table)],
+        pictures=list(first.pictures)[:6],
+        notes=notes,
+    ).save(folder, "00-in-short")
+    summary = {
+        "title": title,
+        "lead": [
+            f"{len(subject.pictures)} pictures of {subject.pictures.source}"
+            + (f", {len(subject.target)} of {subject.target.source}" if subject.target is not None else "")
+            + f"; {seconds:.0f} s on this machine. Every number was measured by the run that wrote this page."
+        ],
+        "headline": {},
+        "notes": notes,
+        "chapters": found,
+        "seconds": round(seconds, 1),
+    }
+    run_folder.write_json(folder / "result.json", summary)
+    report = build_report([folder])
+    for name, chapter in found.items():
+        if chapter["command"]:
+            terminal.say(f"next: {name:<12} {chapter['command']}")
+    terminal.say("", f"done in {seconds:.0f} s", f"report  {report.resolve()}")
+    if broken:
+        raise RunFailed(
+            f"{' and '.join(broken)} broke; the page holds the other chapters",
+            argument=str(folder),
+            given=found[broken[0]]["absent"],
+            hint="go on with --resume after the cause is gone",
+        )
+    return {"run": str(folder), "report": str(report), **summary}
+
+
+def untrained(subject: Subject) -> bool:
+    """Tell whether the answers are as unsure as they can be: mean entropy near the logarithm of the classes."""
+    import math
+
+    logits = subject.logits.double()
+    entropy = -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()
+    return float(entropy) > UNTRAINED * math.log(logits.shape[1])

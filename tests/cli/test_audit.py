@@ -1,0 +1,121 @@
+"""An audit: every chapter answers or says why not, within its time, and goes on where it was stopped."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from convsmith.cli import main
+from convsmith.cli.reports import audit_leaner, audit_sharper, audit_subject
+from convsmith.cli.verbs import audit
+from convsmith.errors import RunFailed
+from convsmith.models.storage import ModelRecipe, build, save_model
+
+CHAPTERS = ("explainable", "leaner", "sharper", "guarded", "portable")
+
+
+def network(folder, classes=3):
+    torch.manual_seed(0)
+    about = {"classes": classes, "size": (8, 8)}
+    recipe = ModelRecipe("cs_resnet20", {"width": 4, "depth": 8, "num_classes": classes, "in_chans": 3})
+    del about
+    save_model(folder, build(recipe).eval(), recipe)
+    return str(folder)
+
+
+def folder_of(root, classes=("a", "b", "c"), images=6):
+    for c, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for n in range(images):
+            values = np.random.default_rng(100 * c + n).integers(60 * c, 60 * c + 90, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(values).save(root / name / f"{n}.png")
+    return str(root)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(audit_leaner, "WAYS", audit_leaner.WAYS[2:])
+    monkeypatch.setattr(audit_leaner, "SECONDS", 0.05)
+
+
+def test_every_chapter_answers_or_says_why_and_goes_on_where_it_was_stopped(tmp_path, quick, capsys, monkeypatch):
+    model, data = network(tmp_path / "net"), folder_of(tmp_path / "data")
+    run = tmp_path / "run"
+    words = ["audit", model, "--data", data, "--out", str(run), "--runtime", "torch", "--json"]
+    monkeypatch.setattr(audit_sharper, "run", lambda subject: 1 / 0)
+    assert main.main(words) == 1
+    assert "sharper broke" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert not (run / "audit/sharper.json").exists()
+    before = (run / "audit/guarded.json").stat().st_mtime_ns
+    assert main.main(["audit", "--out", str(run), "--resume", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (run / "audit/guarded.json").stat().st_mtime_ns == before
+    assert list(said["chapters"]) == list(CHAPTERS)
+    for name, chapter in said["chapters"].items():
+        assert bool(chapter["sentence"]) != bool(chapter["absent"]), name
+    assert "--target" in said["chapters"]["portable"]["absent"]
+    assert "untrained" in said["notes"][-1]
+    page = (run / "report.html").read_text()
+    assert all(title in page for title in ("Leaner", "Sharper", "Explainable", "Guarded", "Portable"))
+    assert said["chapters"]["sharper"]["command"] in page
+
+
+def test_a_second_domain_is_told_apart_and_missing_classes_are_seen(tmp_path):
+    from convsmith.cli.reports import audit_portable
+    from convsmith.models.storage import load_model
+
+    model = network(tmp_path / "net")
+    source = audit_subject.read_pictures(folder_of(tmp_path / "source", images=8), most=100, seed=0)
+    target = audit_subject.read_pictures(folder_of(tmp_path / "target", ("a", "b"), images=10), most=100, seed=0)
+    words = {"model": model, "start": model, "data": "d", "labelled": "d", "target": "t"}
+    subject = audit_subject.Subject(load_model(model), source, source, target, words, "torch", 0, "cpu")
+    chapter = audit_portable.run(subject)
+    assert chapter.facts["held"] == ["a", "b"]
+    assert "does not have" in chapter.sentence
+
+
+def test_folders_give_labels_only_where_every_picture_has_one(tmp_path):
+    root = Path(folder_of(tmp_path / "x"))
+    known = audit_subject.read_pictures(str(root), most=9, seed=0)
+    assert (len(known), known.classes, sorted(known.labels)) == (9, ("a", "b", "c"), [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    assert audit_subject.read_pictures(f"images:{root}", most=9, seed=0).labels is None
+    Image.new("RGB", (4, 4)).save(root / "loose.png")
+    (root / "broken.png").write_text("no picture")
+    loose = audit_subject.read_pictures(str(root), most=100, seed=0)
+    assert (len(loose), loose.labels) == (19, None)
+
+
+def test_a_chapter_stops_when_its_time_is_over():
+    subject = audit_subject.Subject(None, None, None, None, {}, "torch", 0, "cpu", deadline=-1.0)
+    with pytest.raises(audit_subject.OutOfTime, match="budget"):
+        subject.progress(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["audit"], "add MODEL"),
+        (["audit", "cs_resnet20"], "add --data"),
+        (["audit", "cs_resnet20", "--data", "digits", "--minutes", "0"], "--minutes"),
+        (["audit", "cs_resnet20", "--data", "digits", "--runtime", "onxruntime"], "onnxruntime"),
+        (["audit", "cs_resnet20", "--data", "images:nowhere", "--random"], "no such folder"),
+        (["audit", "cs_resnet20", "--data", "digits", "--random", "--weights", "x"], "contradict"),
+    ],
+)
+def test_bad_input_is_refused_before_work(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(words) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interval_is_wilsons():
+    share, low, high = audit_subject.wilson(0, 10)
+    assert (share, low) == (0, 0)
+    assert high == pytest.approx(0.2775, abs=1e-3)
+    assert RunFailed("x").exit_code == 1
+    assert set(audit.WEIGHTS) == set(audit.CHAPTERS)
