@@ -9,6 +9,8 @@ from convsmith.cli.reports.audit_subject import Chapter, Subject
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from convsmith.interpretation import Routes
+
 TITLE = "Explainable: what carries a prediction"
 IMAGES, STEPS = 12, 60
 #: share of open channels above which the search has found no route
@@ -19,7 +21,7 @@ def run(subject: Subject) -> Chapter:
     """Find routes of a dozen pictures, one a group, and overlay what they look at."""
     import torch
 
-    from convsmith.interpretation import find_routes, heat_map
+    from convsmith.interpretation import find_routes
     from convsmith.report import Picture, Section, Table
     from convsmith.report.images import photo
 
@@ -33,7 +35,7 @@ def run(subject: Subject) -> Chapter:
         batch = images[start : start + 4]
         with torch.no_grad():
             routes = find_routes(subject.model, batch, steps=STEPS, batch_size=4)
-        found.append((batch, routes, heat_map(subject.model, batch, routes).cpu()))
+        found.append((batch, routes, _heat(subject, batch, routes)))
     pictures, shares, table = [], [], []
     needed = torch.zeros(found[0][1].total, dtype=torch.bool)
     for start, (batch, routes, heat) in zip(range(0, len(rows), 4), found, strict=False):
@@ -87,14 +89,34 @@ def _different(subject: Subject, most: int) -> list[int]:
     return (first + rest)[:most]
 
 
+def _heat(subject: Subject, images: Tensor, routes: Routes) -> Tensor:
+    """Return heat maps [B, H, W]: along the route; of the whole network where the route passes no gradient."""
+    from dataclasses import replace
+
+    import torch
+
+    from convsmith.interpretation import heat_map
+
+    heat = heat_map(subject.model, images, routes).cpu()
+    dark = heat.amax((1, 2)) <= 0
+    if bool(dark.any()):
+        everything = replace(routes, gates={name: torch.ones_like(gate) for name, gate in routes.gates.items()})
+        heat = torch.where(dark[:, None, None], heat_map(subject.model, images, everything).cpu(), heat)
+    return heat
+
+
 def _overlay(pixels: Tensor, heat: Tensor) -> Any:
     """Return the picture in grey under a smoothed heat map in warm colours, [3, H, W] in [0, 1]."""
     from torch.nn import functional as F
 
-    side = max(3, heat.shape[-1] // 16 * 2 + 1)
-    smooth = F.avg_pool2d(F.pad(heat[None, None], [side // 2] * 4, mode="replicate"), side, 1)[0, 0]
-    smooth = (smooth / smooth.quantile(0.995).clamp(min=1e-20)).clamp(0, 1).sqrt()
+    side = max(1, heat.shape[-1] // 12 // 2 * 2 + 1)
+    smooth = heat[None, None]
+    for _ in range(2):
+        smooth = F.avg_pool2d(F.pad(smooth, [side // 2] * 4, mode="replicate"), side, 1)
+    smooth = smooth[0, 0]
+    low, high = smooth.quantile(0.6), smooth.quantile(0.995)
+    strength = 0.7 * ((smooth - low) / (high - low).clamp(min=1e-20)).clamp(0, 1)
     colour = pixels if len(pixels) == 3 else pixels.expand(3, -1, -1)
-    grey = colour.mean(0, keepdim=True).expand(3, -1, -1)
-    warm = grey.new_tensor([1.0, 0.45, 0.0])[:, None, None]
-    return ((1 - 0.75 * smooth) * (0.35 * colour + 0.65 * grey) + 0.75 * smooth * warm).numpy()
+    grey = 0.3 * colour + 0.7 * colour.mean(0, keepdim=True)
+    warm = grey.new_tensor([1.0, 0.35, 0.0])[:, None, None]
+    return ((1 - strength) * grey + strength * warm).numpy()

@@ -29,7 +29,14 @@ EXAMPLES = (
 CHAPTERS = ("explainable", "leaner", "sharper", "guarded", "portable")
 #: the order they run in, each with its weight: what the quick ones leave of the time goes to the others
 WEIGHTS = {"sharper": 1, "portable": 1, "guarded": 2, "leaner": 3, "explainable": 3}
-FIELDS = {"sentence": str, "number": str, "command": str, "absent": str, "facts": dict, "seconds": (int, float)}
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "sentence": str,
+    "number": str,
+    "command": str,
+    "absent": str,
+    "facts": dict,
+    "seconds": (int, float),
+}
 #: pictures that are looked at, of DATA and of TARGET
 PICTURES, LABELLED = 64, 240
 #: mean share of the largest possible entropy above which a network seems to know nothing
