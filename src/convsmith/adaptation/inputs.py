@@ -56,6 +56,9 @@ def resolve(
     """
     o = options or InputOptions()
     left, right = _opened(source, "source"), _opened(target, "target")
+    if o.preprocessing is not None:
+        left, right = (_seen_through(side, o, crop, seed) for side, crop in zip((left, right), o.crop, strict=True))
+        o = replace(o, size=None, channels=None, crop=(None, None))
     if isinstance(left, (str, ImageData)) and isinstance(right, (str, ImageData)):
         pair = data.pair(
             left, right, target_classes=o.target_classes, size=o.size, channels=o.channels, seed=seed, crop=o.crop
@@ -100,6 +103,13 @@ def _opened(value: Any, role: str) -> str | ImageData | ImageSplit:
         argument=role,
         given=type(value).__name__,
     )
+
+
+def _seen_through(side: str | ImageData | ImageSplit, o: InputOptions, crop: int | None, seed: int) -> Any:
+    """Return what a network's own preprocessing makes of a spec; images already loaded stay as they are."""
+    if not isinstance(side, str):
+        return side
+    return data.load(side, size=o.size, channels=o.channels, seed=seed, crop=crop, preprocessing=o.preprocessing)
 
 
 def _spec(value: str | Path) -> str:

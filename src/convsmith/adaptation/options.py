@@ -8,6 +8,7 @@ from typing import Any
 from convsmith import arguments
 from convsmith.adaptation.evaluation.alarms import CollapseRule
 from convsmith.adaptation.evaluation.validators import VALIDATORS
+from convsmith.data import Preprocessing
 from convsmith.errors import InvalidArgument
 
 
@@ -20,12 +21,15 @@ class InputOptions:
         size: side of the images, for specs and folders.
         channels: 1 or 3, for specs and folders.
         crop: see `convsmith.data.pair`.
+        preprocessing: that of a pretrained network, `Preprocessing.from_model(model)`; ``size`` may only change its
+            size. Without it images are read plainly and normalised by the source's statistics.
     """
 
     target_classes: Any = None
     size: int | tuple[int, int] | None = None
     channels: int | None = None
     crop: tuple[int | None, int | None] = (None, None)
+    preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
         if self.channels is not None:
@@ -34,6 +38,11 @@ class InputOptions:
         for side in sides:
             if self.size is not None:
                 arguments.integer("size", side, least=1)
+        if self.preprocessing is not None and not isinstance(self.preprocessing, Preprocessing):
+            given = arguments.spelled(self.preprocessing)
+            raise InvalidArgument(
+                "preprocessing is a Preprocessing", argument="preprocessing", given=given, hint="from_model(model)"
+            )
         if not isinstance(self.crop, (tuple, list)) or len(self.crop) != 2:
             raise InvalidArgument("crop is one side for each domain", argument="crop", given=repr(self.crop))
         for side in self.crop:

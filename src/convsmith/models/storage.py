@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convsmith.arguments import integer
+from convsmith.data.description import DataDescription
 from convsmith.data.preprocessing import Preprocessing
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import unwrap
@@ -140,7 +141,6 @@ def _preprocessing(model: nn.Module, recipe: ModelRecipe, file: Path | None = No
         return Preprocessing.from_json(recipe.preprocessing)
     about = recipe.description
     if about is not None:
-        size = (about["channels"], *about["size"])
-        return Preprocessing(size, "box", tuple(about["mean"]), tuple(about["std"]), 1.0)
+        return DataDescription.from_json(about).preprocessing
     published = None if file is None else sources.torchvision_preprocessing(model, file)
     return published or Preprocessing.from_model(model)

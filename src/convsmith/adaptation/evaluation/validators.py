@@ -104,7 +104,8 @@ def _check(validator: str, name: str, value: Any) -> None:
     if len(value) == 0:
         raise InvalidArgument(f"the validator {validator!r} needs {name}", argument=name, given="0 images")
     if name.endswith("probabilities"):
-        off = max(float(-value.min()), float((value.double().sum(1) - 1).abs().max()))
+        p = value.detach()
+        off = max(float(-p.min()), float((p.double().sum(1) - 1).abs().max()))
         if off > 1e-4 + 2 * torch.finfo(value.dtype).eps:
             raise InvalidArgument(
                 f"{name} are probabilities: every row sums to 1",

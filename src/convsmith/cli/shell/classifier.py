@@ -15,7 +15,7 @@ from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
 if TYPE_CHECKING:
     from torch import nn
 
-    from convsmith.data import DataDescription, ImageSplit
+    from convsmith.data import DataDescription, ImageSplit, Preprocessing
     from convsmith.models.storage import LoadedModel, ModelRecipe
 
 
@@ -98,6 +98,22 @@ def is_saved(spec: str) -> bool:
     from convsmith.models import sources
 
     return not sources.is_name(spec)
+
+
+def preprocessing_of(arguments: ModelOptions) -> Preprocessing | None:
+    """Return how the weights to start from saw images; None for fresh ones."""
+    from convsmith.data import Preprocessing
+    from convsmith.models.storage import load_model
+
+    if is_saved(arguments.model):
+        return load_model(arguments.model).preprocessing
+    if not arguments.pretrained:
+        return None
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        return Preprocessing.from_model(timm.create_model(arguments.model))
 
 
 def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, ModelRecipe]:

@@ -50,7 +50,10 @@ class Arguments(classifier.ModelOptions, Work):
     lr: float = option(0.03, "base learning rate", metavar="X")
     batch_size: int = option(64, "images of each domain in a step (and process)", metavar="N")
     size: int | None = option(
-        None, "side of the images in pixels (default: the smaller of both)", group="images", metavar="PIXELS"
+        None,
+        "side of the images in pixels (default: the network's, or the smaller of both)",
+        group="images",
+        metavar="N",
     )
     channels: int | None = option(None, "1 or 3 (default: the source's)", group="images", metavar="1|3")
     crop: tuple[int, int] = option(
@@ -75,6 +78,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         size=arguments.size,
         channels=arguments.channels,
         crop=(arguments.crop[0] or None, arguments.crop[1] or None),
+        preprocessing=classifier.preprocessing_of(arguments),
     )
     training.resolve_device(arguments.device)
     config = training.TrainConfig(
