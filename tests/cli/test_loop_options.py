@@ -11,7 +11,7 @@ from convsmith.training import TrainConfig
 
 #: settings of the loop that only a settings file of a later version may need; left at their defaults
 NOT_FLAGS = {
-    "beta1", "beta2", "eps", "decay_all", "final_factor", "gamma", "power",
+    "beta1", "beta2", "eps", "decay_all", "gamma", "power", "warmup_lr",
     "sync_batchnorm", "find_unused",
 }  # fmt: skip
 
@@ -29,7 +29,7 @@ def test_every_loop_flag_reaches_the_configuration():
     given = {
         "epochs": 3, "lr": 0.5, "optimizer": "adamw", "momentum": 0.1, "nesterov": False, "weight_decay": 0.2,
         "schedule": "step", "warmup_steps": 4, "clip": 1.5, "accumulate": 2, "precision": "fp32", "ema": 0.9,
-        "patience": 3, "restore": "best", "evaluate_every": 5, "checkpoint_every": 6, "keep": 7, "log_every": 8,
+        "patience": 3, "restore": "best", "evaluate_every": 5, "checkpoint_every": 6, "keep_last": 7, "log_every": 8,
         "trackers": ("tensorboard",), "seed": 9, "device": "cpu", "milestones": (0.3, 0.6), "step_factor": 0.5,
     }  # fmt: skip
     config = loop_options.train_config(loop_options.LoopOptions(**given))

@@ -42,7 +42,7 @@ def train(norm, out, rank, world, resume=False, seconds=0.0, **changes):
     loader = runs.loader(GLOBAL_BATCH // world, rank, world, drop_last=True)
     if seconds:
         loader = runs.Slow(loader, seconds)
-    settings = {"steps": STEPS, "checkpoint_every": 4, "keep": 100, "accumulate": 1, "ema": None, **changes}
+    settings = {"steps": STEPS, "checkpoint_every": 4, "keep_last": 100, "accumulate": 1, "ema": None, **changes}
     result = fit(task, loader, runs.config(**settings), validation=validation, out=out, resume=resume)
     return task, result
 

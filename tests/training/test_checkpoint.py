@@ -26,7 +26,7 @@ def at(step, best=None):
 
 def test_round_trip(tmp_path):
     written = at(7, best=7)
-    checkpoint.save(tmp_path, written, keep=2)
+    checkpoint.save(tmp_path, written, keep_last=2)
     read = checkpoint.load(tmp_path)
     assert (read.position, read.config, read.facts) == (written.position, written.config, written.facts)
     torch.testing.assert_close(dict(read.weights), dict(written.weights), rtol=0, atol=0)
@@ -35,7 +35,7 @@ def test_round_trip(tmp_path):
 
 
 def test_files_are_safetensors_json_and_plain_tensors(tmp_path):
-    place = checkpoint.save(tmp_path, at(1), keep=2)
+    place = checkpoint.save(tmp_path, at(1), keep_last=2)
     assert sorted(p.name for p in place.iterdir()) == ["checkpoint.json", "state.pt", "weights.safetensors"]
     json.loads((place / "checkpoint.json").read_text())
     torch.load(place / "state.pt", weights_only=True)
@@ -43,10 +43,10 @@ def test_files_are_safetensors_json_and_plain_tensors(tmp_path):
 
 def test_keeps_the_last_and_the_best(tmp_path):
     for step in range(1, 8):
-        checkpoint.save(tmp_path, at(step, best=2 if step >= 2 else None), keep=2)
+        checkpoint.save(tmp_path, at(step, best=2 if step >= 2 else None), keep_last=2)
     assert checkpoint.saved_steps(tmp_path) == [2, 6, 7]
     assert checkpoint.best_step(tmp_path) == 2
-    checkpoint.save(tmp_path, at(8, best=8), keep=2)
+    checkpoint.save(tmp_path, at(8, best=8), keep_last=2)
     assert checkpoint.saved_steps(tmp_path) == [7, 8]
     assert checkpoint.load(tmp_path, 7).position.step == 7
 
@@ -71,7 +71,7 @@ from convsmith.training.checkpoint import Checkpoint, Position
 def at(step):
     return Checkpoint(Position(step, 0, step), {{}}, {{"w": torch.full((3,), float(step))}}, {{}}, {{}})
 run = Path(sys.argv[1])
-checkpoint.save(run, at(1), keep=2)
+checkpoint.save(run, at(1), keep_last=2)
 calls, real = 0, {target}
 def die(*args, **kwargs):
     global calls
@@ -80,7 +80,7 @@ def die(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args, **kwargs)
 {target} = die
-checkpoint.save(run, at(2), keep=1)
+checkpoint.save(run, at(2), keep_last=1)
 """
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path)],
@@ -94,7 +94,7 @@ checkpoint.save(run, at(2), keep=1)
     expected = 2 if moment in {"_prune", "rmtree"} else 1
     assert found.position.step == expected
     assert found.weights["w"].tolist() == [expected] * 3
-    checkpoint.save(tmp_path, at(3), keep=1)
+    checkpoint.save(tmp_path, at(3), keep_last=1)
     assert [p.name for p in checkpoint.folder(tmp_path).iterdir()] == ["step-00000003"]
 
 
@@ -116,10 +116,10 @@ def test_a_disk_that_refuses_is_reported(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    checkpoint.save(tmp_path, at(1), keep=2)
+    checkpoint.save(tmp_path, at(1), keep_last=2)
     monkeypatch.setattr(checkpoint, "_to_disk", full)
     with pytest.raises(RunFailed, match="No space left"):
-        checkpoint.save(tmp_path, at(2), keep=2)
+        checkpoint.save(tmp_path, at(2), keep_last=2)
     assert checkpoint.load(tmp_path).position.step == 1
 
 
@@ -127,7 +127,7 @@ def test_bad_folders(tmp_path):
     with pytest.raises(InvalidArgument, match="a folder without checkpoints"):
         checkpoint.load(tmp_path)
     assert checkpoint.best_step(tmp_path) is None
-    place = checkpoint.save(tmp_path, at(1), keep=2)
+    place = checkpoint.save(tmp_path, at(1), keep_last=2)
     with pytest.raises(InvalidArgument, match="at step 5"):
         checkpoint.load(tmp_path, 5)
     about = json.loads((place / "checkpoint.json").read_text())

@@ -232,8 +232,8 @@ def test_a_loader_that_lies_about_its_length_is_reported():
         fit(ClassificationTask(network(), 3), Short(batches()), config())
 
 
-def test_a_primary_metric_must_be_evaluated():
+def test_a_monitored_metric_must_be_evaluated():
     task = ClassificationTask(network(), 3)
-    task.primary = "sharpness"
-    with pytest.raises(InvalidArgument, match="primary metric"):
+    task.monitor = "sharpness"
+    with pytest.raises(InvalidArgument, match="monitored metric"):
         fit(task, batches(), config(), validation=batches())

@@ -28,7 +28,7 @@ def test_every_precision_learns(precision):
 
 
 def test_fp16_resumes_with_its_scaler(tmp_path):
-    settings = {"precision": "fp16", "checkpoint_every": 6, "keep": 100, "steps": 12}
+    settings = {"precision": "fp16", "checkpoint_every": 6, "keep_last": 100, "steps": 12}
     whole = ClassificationTask(runs.network(), 3)
     fit(whole, runs.loader(), config(**settings), out=tmp_path / "whole")
     place = checkpoint.path_of(tmp_path / "part", 6)

@@ -73,7 +73,7 @@ def test_killed_at_three_random_steps_and_resumed_is_bit_identical(tmp_path, uni
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_resumed_from_every_step(tmp_path, optimizer):
     whole = tmp_path / "whole"
-    runs.train(whole, resume=False, keep=100, optimizer=optimizer)
+    runs.train(whole, resume=False, keep_last=100, optimizer=optimizer)
     end = checkpoint.load(whole)
     for step in range(0, runs.STEPS, 1 if optimizer == "sgd" else 5):
         part = tmp_path / f"from-{step}"
@@ -81,7 +81,7 @@ def test_resumed_from_every_step(tmp_path, optimizer):
         place.parent.mkdir(parents=True)
         place.symlink_to(checkpoint.path_of(whole, step))
         (part / "history.jsonl").write_text((whole / "history.jsonl").read_text())
-        runs.train(part, resume=True, keep=100, optimizer=optimizer)
+        runs.train(part, resume=True, keep_last=100, optimizer=optimizer)
         assert_same_run(checkpoint.load(part), end)
         assert rows(part) == rows(whole)
 
@@ -111,14 +111,14 @@ def test_resuming_a_finished_run_does_nothing_more(tmp_path, uninterrupted):
 def test_patience_and_best_survive(tmp_path):
     settings = {"patience": 2, "evaluate_every": 2, "restore": "best", "lr": 1e-6, "ema": None}
     whole, part = tmp_path / "whole", tmp_path / "part"
-    task, done = runs.train(whole, resume=False, keep=100, **settings)
+    task, done = runs.train(whole, resume=False, keep_last=100, **settings)
     assert done.stopped_early
     stop = done.steps
     place = checkpoint.path_of(part, stop - 1)
     place.parent.mkdir(parents=True)
     place.symlink_to(checkpoint.path_of(whole, stop - 1))
     (checkpoint.folder(part) / f"step-{done.best_step:08d}").symlink_to(checkpoint.path_of(whole, done.best_step))
-    again, resumed = runs.train(part, resume=True, keep=100, **settings)
+    again, resumed = runs.train(part, resume=True, keep_last=100, **settings)
     assert (resumed.steps, resumed.best_step, resumed.stopped_early) == (stop, done.best_step, True)
     torch.testing.assert_close(again.state_dict(), task.state_dict(), rtol=0, atol=0)
 

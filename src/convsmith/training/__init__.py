@@ -11,6 +11,8 @@ from convsmith.training.evaluation import (
     expected_calibration_error,
     predict,
 )
+from convsmith.training.freezing import freeze, norms
+from convsmith.training.linear_probe import linear_probe
 from convsmith.training.loop import fit
 from convsmith.training.machine import rank_and_world, resolve_device
 from convsmith.training.result import FitResult
@@ -28,6 +30,9 @@ __all__ = [
     "distillation_loss",
     "expected_calibration_error",
     "fit",
+    "freeze",
+    "linear_probe",
+    "norms",
     "predict",
     "rank_and_world",
     "resolve_device",

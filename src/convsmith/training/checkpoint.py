@@ -82,8 +82,8 @@ def best_step(run: Path) -> int | None:
     return best if best in steps else None
 
 
-def save(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
-    """Write a checkpoint, then remove all but the last ``keep`` and the best.
+def save(run: Path, checkpoint: Checkpoint, *, keep_last: int) -> Path:
+    """Write a checkpoint, then remove all but the last ``keep_last`` and the best.
 
     Raises:
         RunFailed: the disk refuses; earlier checkpoints stay.
@@ -113,7 +113,7 @@ def save(run: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
         _to_disk(draft)
         draft.rename(final)
         _to_disk(place)
-        _prune(run, keep, checkpoint.position.best_step)
+        _prune(run, keep_last, checkpoint.position.best_step)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save and safetensors have errors of their own
         raise RunFailed(
             "the checkpoint could not be written; earlier ones are kept",
@@ -202,8 +202,8 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: st
     module.load_state_dict(dict(weights))
 
 
-def _prune(run: Path, keep: int, best: int | None) -> None:
-    for step in saved_steps(run)[:-keep]:
+def _prune(run: Path, keep_last: int, best: int | None) -> None:
+    for step in saved_steps(run)[:-keep_last]:
         if step != best:
             # renamed first: a kill in the middle of a removal must not leave half a folder under a good name
             doomed = folder(run) / f".removing-{step:08d}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class ClassificationTask(Task):
         teacher: a trained network with the same classes; kept frozen, in eval mode.
         distill: weight of the teacher's loss, in [0, 1]; above 0 exactly when there is a teacher.
         temperature: of the distillation, above 0.
+        still: modules of the model that stay in eval mode (frozen stages, batch norms whose statistics are kept).
 
     Raises:
         InvalidArgument: a value outside its rule, a teacher without weight or a weight without teacher.
@@ -49,6 +50,7 @@ class ClassificationTask(Task):
         teacher: nn.Module | None = None,
         distill: float = 0.0,
         temperature: float = 4.0,
+        still: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -75,13 +77,16 @@ class ClassificationTask(Task):
         self.teacher = teacher
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.distill, self.temperature = distill, temperature
+        self.still = tuple(still)  # a tuple: the modules are the model's, and registered there
         if teacher is not None:
             teacher.requires_grad_(False)
             teacher.eval()
 
     def train(self, mode: bool = True) -> ClassificationTask:
-        """Set the mode of all but the teacher, which never trains."""
+        """Set the mode of all but the teacher and what is kept still."""
         super().train(mode)
+        for module in self.still:
+            module.eval()
         if self.teacher is not None:
             self.teacher.eval()
         return self
@@ -100,7 +105,10 @@ class ClassificationTask(Task):
                 given=list(logits.shape),
                 hint=f"create the model with num_classes={self.num_classes}",
             )
-        cross = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        if batch.targets is not None:  # mixed images; their targets are smoothed already
+            cross = F.cross_entropy(logits, batch.targets)
+        else:
+            cross = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
         if self.teacher is None:
             return Losses(cross)
         with torch.no_grad():

@@ -10,14 +10,13 @@ from typing import Any
 from convsmith.errors import InvalidArgument, close_matches
 
 DEFAULT_EPOCHS = 20
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("cosine", "step", "inverse", "constant")
+SCHEDULES = ("cosine", "step", "inverse", "constant", "poly", "tanh", "wsd", "rsqrt")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 RESTORES = ("last", "best")
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 #: fields that may differ when a run is resumed: they do not change the weights that come out
-RESUME_FREE = frozenset({"device", "log_every", "checkpoint_every", "keep", "trackers"})
+RESUME_FREE = frozenset({"device", "log_every", "checkpoint_every", "keep_last", "trackers"})
 
 
 @dataclass(frozen=True)
@@ -30,25 +29,28 @@ class TrainConfig:
         steps: updates in all; or
         epochs: passes over the loader (20 if neither is given; both is an error).
         lr: base learning rate; a task may give its parameter groups multiples of it.
-        optimizer: ``"sgd"`` or ``"adamw"``.
+        optimizer: any name of timm's (``timm.optim.list_optimizers()``): ``"sgd"``, ``"adamw"``, ``"lamb"``, ...
         momentum, nesterov: of SGD (without momentum the two Nesterov forms are the same plain SGD).
-        beta1, beta2, eps: of AdamW.
+        beta1, beta2, eps: of the optimizers that have them.
+        layer_decay: factor of the rate from each layer to the one before it (timm's), None for one rate.
         weight_decay: L2 factor; biases and norm parameters (at most one dimension) are exempt unless
         decay_all: is set.
-        schedule: ``"cosine"`` to ``lr * final_factor``; ``"step"``: times ``step_factor`` at each of ``milestones``
-            (fractions of all steps); ``"inverse"``: ``lr * (1 + gamma * t) ** -power``; ``"constant"``.
-        warmup_steps: linear warm-up before the schedule begins.
+        schedule: timm's ``"cosine"``, ``"poly"``, ``"tanh"``, ``"wsd"``, ``"rsqrt"`` down to ``min_lr``; ``"step"``:
+            times ``step_factor`` at each of ``milestones`` (fractions of all steps); ``"inverse"``:
+            ``lr * (1 + gamma * t) ** -power``; ``"constant"``.
+        warmup_steps: linear warm-up from ``warmup_lr`` before the schedule begins.
         clip: largest gradient norm, None for no clipping.
         accumulate: batches per step.
         precision: ``"auto"`` is bf16 on a GPU that has it and fp32 elsewhere.
-        ema: decay of the weight average, None for none. With it, evaluation and the finished task use the average.
-        patience: evaluations without improvement of the task's ``primary`` metric before an early stop, None for never.
+        ema: decay of timm's ``ModelEmaV3`` (warmed up), None for none. With it, evaluation and the finished task use
+            the average.
+        patience: evaluations without improvement of the task's ``monitor`` metric before an early stop, None for never.
         restore: which weights the task holds after ``fit``: the ``"last"`` or the ``"best"`` evaluated ones.
         seed: of every random draw made during training.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         evaluate_every: steps between evaluations; None for the end of every epoch.
         checkpoint_every: steps between checkpoints; None for the end of every epoch.
-        keep: the last checkpoints kept (the best one is always kept too).
+        keep_last: the last checkpoints kept (the best one is always kept too).
         log_every: steps between rows of the log.
         sync_batchnorm: with several GPU processes, compute batch statistics over all of them.
         find_unused: with several processes, allow parameters that take no part in a step's loss.
@@ -69,13 +71,15 @@ class TrainConfig:
     eps: float = 1e-8
     weight_decay: float = 5e-4
     decay_all: bool = False
+    layer_decay: float | None = None
     schedule: str = "cosine"
-    final_factor: float = 0.0
+    min_lr: float = 0.0
     milestones: tuple[float, ...] = (0.5, 0.75)
     step_factor: float = 0.1
     gamma: float = 0.001
     power: float = 0.75
     warmup_steps: int = 0
+    warmup_lr: float = 1e-5
     clip: float | None = None
     accumulate: int = 1
     precision: str = "auto"
@@ -86,13 +90,15 @@ class TrainConfig:
     device: str = "auto"
     evaluate_every: int | None = None
     checkpoint_every: int | None = None
-    keep: int = 2
+    keep_last: int = 2
     log_every: int = 20
     sync_batchnorm: bool = False
     find_unused: bool = False
     trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        from timm.optim import list_optimizers
+
         object.__setattr__(self, "milestones", tuple(self.milestones))
         object.__setattr__(self, "trackers", tuple(self.trackers))
         if self.steps is not None and self.epochs is not None:
@@ -101,24 +107,24 @@ class TrainConfig:
                 argument="steps, epochs",
                 given=(self.steps, self.epochs),
             )
-        for name in ("steps", "epochs", "accumulate", "evaluate_every", "checkpoint_every", "keep", "log_every"):
+        for name in ("steps", "epochs", "accumulate", "evaluate_every", "checkpoint_every", "keep_last", "log_every"):
             _whole(name, getattr(self, name), at_least=1)
         for name in ("warmup_steps", "patience", "seed"):
             _whole(name, getattr(self, name), at_least=1 if name == "patience" else 0)
         for name in ("lr", "eps", "clip", "step_factor"):
             _number(name, getattr(self, name), low=0, open_low=True)
-        for name in ("weight_decay", "gamma", "power"):
+        for name in ("weight_decay", "gamma", "power", "min_lr", "warmup_lr"):
             _number(name, getattr(self, name), low=0)
         for name in ("momentum", "beta1", "beta2", "ema"):
             _number(name, getattr(self, name), low=0, high=1, open_high=True)
-        _number("final_factor", self.final_factor, low=0, high=1)
+        _number("layer_decay", self.layer_decay, low=0, high=1, open_low=True)
         for name, known in (
-            ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
             ("restore", RESTORES),
         ):
             _named(name, getattr(self, name), known)
+        _named("optimizer", str(self.optimizer).split("_")[-1], map(str, list_optimizers()))
         _named("device", str(self.device).split(":")[0], DEVICES)
         for tracker in self.trackers:
             _named("tracker", tracker, TRACKERS)

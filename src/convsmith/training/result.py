@@ -15,7 +15,7 @@ class FitResult:
     """What came out of `fit`.
 
     ``steps`` updates were done of ``total_steps``; ``best_step`` and ``best_value`` belong to the best evaluation of
-    the task's primary metric; ``seconds`` is training time, earlier parts of a resumed run included.
+    the task's monitored metric; ``seconds`` is training time, earlier parts of a resumed run included.
     """
 
     history: list[dict[str, Any]]

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,13 +26,11 @@ from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.training import checkpoint as checkpoints
 from convsmith.training import randomness
 from convsmith.training.config import RESUME_FREE, TrainConfig
-from convsmith.training.ema import WeightAverage
 from convsmith.training.history import History, read_history
 from convsmith.training.interruption import Interruption
 from convsmith.training.machine import Machine, OnDevice
-from convsmith.training.optimizers import create_optimizer, set_rates
+from convsmith.training.recipe import create_optimizer, create_schedule
 from convsmith.training.result import FitResult, Progress
-from convsmith.training.schedules import factor
 from convsmith.training.stream import endless
 from convsmith.training.task import Losses, Task
 
@@ -61,7 +60,8 @@ class Run:
         self.wrapped: nn.Module = self._place()
         self.optimizer = create_optimizer(task, config)
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
-        self.average = WeightAverage(task, config.ema) if config.ema is not None else None
+        self.schedule = create_schedule(self.optimizer, config, self.total)
+        self.average = ModelEmaV3(task, config.ema, use_warmup=True) if config.ema is not None else None
         self.position = checkpoints.Position(0, 0, 0)
         self.best_state: dict[str, Tensor] | None = None
         self.window: list[Tensor] = []
@@ -111,7 +111,7 @@ class Run:
         task.train()
         while step < self.total and not self.position.complete:
             task.before_step(step)
-            set_rates(self.optimizer, factor(config, step, self.total))
+            self.schedule.step_update(step)
             for i in range(accumulate):
                 batch = next(stream)
                 if not on_cpu:
@@ -136,7 +136,7 @@ class Run:
                 scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
             if self.average is not None:
-                self.average.update(step)
+                self.average.update(task, step + 2)  # its count begins at 1, and its first decay is 0
             step += 1
             self.position = replace(self.position, step=step)
 
@@ -167,7 +167,7 @@ class Run:
                 if self.machine.main:
                     self.task.load_state_dict(self._best_weights(best))
             elif self.average is not None:
-                self.average.write_back()
+                self.task.load_state_dict(self.average.module.state_dict())
             self.machine.copy_from_main(list(self.task.state_dict().values()))
         self.task.eval()
         return FitResult(
@@ -237,7 +237,7 @@ class Run:
         metrics: dict[str, float] | None = None
         if self.machine.main:
             self.task.eval()
-            with self.average.applied() if self.average is not None else nullcontext():
+            with self._averaged() if self.average is not None else nullcontext():
                 with self.machine.autocast():
                     metrics = dict(self.task.evaluate(OnDevice(self.validation, self.machine.device)))
                 if self._improves(metrics) and self.out is None and self.config.restore == "best":
@@ -247,22 +247,33 @@ class Run:
         assert metrics is not None
         if self._improves(metrics):
             self.position = replace(
-                self.position, best_step=self.position.step, best_value=metrics[self.task.primary], stale=0
+                self.position, best_step=self.position.step, best_value=metrics[self.task.monitor], stale=0
             )
         else:
             self.position = replace(self.position, stale=self.position.stale + 1)
         seconds = round(time.perf_counter() - self.began, 3)
         self._add({"kind": "evaluation", **self._where(), **metrics, "seconds": seconds})
-        self.note = f"{self.note.split(',')[0]}, {self.task.primary} {metrics[self.task.primary]:.4g}".lstrip(", ")
+        self.note = f"{self.note.split(',')[0]}, {self.task.monitor} {metrics[self.task.monitor]:.4g}".lstrip(", ")
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put the average into the task inside the ``with`` block, and its own weights back after it."""
+        assert self.average is not None
+        held = {name: tensor.clone() for name, tensor in self.task.state_dict().items()}
+        self.task.load_state_dict(self.average.module.state_dict())
+        try:
+            yield
+        finally:
+            self.task.load_state_dict(held)
 
     def _improves(self, metrics: dict[str, float]) -> bool:
-        if self.task.primary not in metrics:
+        if self.task.monitor not in metrics:
             raise InvalidArgument(
-                "the task's primary metric is not among those it evaluates",
-                argument=f"primary {self.task.primary!r} of {type(self.task).__name__}",
+                "the task's monitored metric is not among those it evaluates",
+                argument=f"monitor {self.task.monitor!r} of {type(self.task).__name__}",
                 given=", ".join(metrics),
             )
-        value, best = metrics[self.task.primary], self.position.best_value
+        value, best = metrics[self.task.monitor], self.position.best_value
         return math.isfinite(value) and (best is None or value > best)
 
     def _patience_is_over(self) -> bool:
@@ -284,7 +295,7 @@ class Run:
         scaler = self.machine.accelerator.scaler
         state = {
             "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict() if self.average is not None else None,
+            "average": self.average.module.state_dict() if self.average is not None else None,
             "scaler": scaler.state_dict() if scaler is not None else None,
             "random": random_states,
             "window": [w.cpu() for w in self.window],
@@ -293,7 +304,7 @@ class Run:
         checkpoints.save(
             self.out,
             checkpoints.Checkpoint(self.position, self.config.to_json(), self.task.state_dict(), state, self._facts()),
-            keep=self.config.keep,
+            keep_last=self.config.keep_last,
         )
 
     def _facts(self) -> dict[str, Any]:
@@ -309,7 +320,7 @@ class Run:
         state: Any = loaded.state
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            self.average.module.load_state_dict(state["average"])
         if self.machine.accelerator.scaler is not None and state["scaler"] is not None:
             self.machine.accelerator.scaler.load_state_dict(state["scaler"])
         device = self.machine.device

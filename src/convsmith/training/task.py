@@ -29,7 +29,7 @@ class Task(nn.Module, ABC):
 
     model: nn.Module
     #: the entry of `evaluate`'s result that early stopping and "best" use; higher is better
-    primary: str = "accuracy"
+    monitor: str = "accuracy"
 
     @abstractmethod
     def forward(self, batch: Any, step: int) -> Losses:

@@ -61,7 +61,7 @@ class DomainTask(Task):
     ``evaluator`` is set by `adapt`: it measures the model on held-out source and unlabelled target images.
     """
 
-    primary = "selection"
+    monitor = "selection"
 
     def __init__(self, model: nn.Module, domains: Domains, settings: MethodConfig) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from convsmith.files import write_json, write_text
 #: the file by which a folder is recognised as a run
 MARK = "config.yaml"
 #: settings that may differ when a run goes on: they change no number that comes out
-RESUME_FREE = frozenset({"out", "data_root", "device", "log_every", "checkpoint_every", "keep", "trackers"})
+RESUME_FREE = frozenset({"out", "data_root", "device", "log_every", "checkpoint_every", "keep_last", "trackers"})
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,0 +1,100 @@
+"""From a task and a configuration to timm's optimizer and learning-rate schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, get_optimizer_info, param_groups_layer_decay
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+
+from convsmith.errors import InvalidArgument
+from convsmith.training.config import TrainConfig
+from convsmith.training.task import Task
+
+
+def create_optimizer(task: Task, config: TrainConfig) -> torch.optim.Optimizer:
+    """Build the configured optimizer over ``task.parameter_groups(config.lr)``.
+
+    In each group tensors of one dimension (biases, norms) do not decay, unless the group sets ``weight_decay`` or
+    ``config.decay_all`` is on; with ``config.layer_decay`` the model's parameters get timm's ``lr_scale`` by depth.
+
+    Raises:
+        InvalidArgument: nothing to train, a parameter in two groups, an optimizer that timm does not know.
+    """
+    groups = [{**g, "params": list(g["params"])} for g in task.parameter_groups(config.lr)]
+    params = [p for g in groups for p in g["params"]]
+    if not params:
+        raise InvalidArgument(
+            "the task has no parameter to train", argument=type(task).__name__, hint="leave requires_grad on for some"
+        )
+    if len({id(p) for p in params}) != len(params):
+        raise InvalidArgument(
+            "a parameter stands in two groups", argument="parameter_groups", given=type(task).__name__
+        )
+    scales = {}
+    if config.layer_decay is not None:
+        layers = param_groups_layer_decay(task.model, config.weight_decay, layer_decay=config.layer_decay)
+        scales = {id(p): float(g["lr_scale"]) for g in layers for p in g["params"]}
+    split: dict[tuple[int, float, bool], dict[str, Any]] = {}
+    for number, group in enumerate(groups):
+        for p in group["params"]:
+            scale, exempt = scales.get(id(p), 1.0), p.ndim <= 1 and not config.decay_all
+            decay = group.get("weight_decay", 0.0 if exempt else config.weight_decay)
+            same = {**group, "params": [], "weight_decay": decay, **({"lr_scale": scale} if scales else {})}
+            split.setdefault((number, scale, bool(exempt)), same)["params"].append(p)
+    name = "momentum" if config.optimizer == "sgd" and not (config.nesterov and config.momentum) else config.optimizer
+    about = get_optimizer_info(name.split("_")[-1])
+    more: dict[str, Any] = {"betas": (config.beta1, config.beta2)} if about.has_betas and about.num_betas == 2 else {}
+    return create_optimizer_v2(
+        list(split.values()),
+        opt=name,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        **({**more, "eps": config.eps} if about.has_eps else more),
+    )
+
+
+def create_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, total: int) -> Scheduler:
+    """Return the schedule; ``step_update(t)`` sets the rates of update ``t`` (0-based), a pure function of ``t``.
+
+    The schedule proper begins after ``config.warmup_steps`` of linear warm-up from ``config.warmup_lr``.
+    """
+    length = max(1, total - config.warmup_steps)
+    if config.schedule == "inverse":
+        return InverseScheduler(optimizer, config)
+    found, _ = create_scheduler_v2(
+        optimizer,
+        sched="multistep" if config.schedule == "step" else config.schedule,
+        num_epochs=length,
+        warmup_epochs=config.warmup_steps,
+        warmup_lr=config.warmup_lr,
+        warmup_prefix=True,
+        min_lr=config.min_lr,
+        decay_rate=config.power if config.schedule == "poly" else config.step_factor,
+        # timm counts a milestone from the update before it on
+        decay_milestones=[-int(-m * length // 1) + 1 for m in config.milestones],
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    assert found is not None
+    return found
+
+
+class InverseScheduler(Scheduler):
+    """``lr * (1 + gamma t) ** -power``, Caffe's "inv" policy, which timm lacks.
+
+    Ganin and Lempitsky (2015) use gamma 10/total.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
+        super().__init__(optimizer, param_group_field="lr", t_in_epochs=False)
+        self.gamma, self.power = config.gamma, config.power
+        self.first, self.warmup = config.warmup_lr, config.warmup_steps
+
+    def _get_lr(self, t: int) -> list[float]:
+        if t < self.warmup:
+            return [self.first + t / self.warmup * (v - self.first) for v in self.base_values]
+        return [v * (1 + self.gamma * (t - self.warmup)) ** -self.power for v in self.base_values]
