@@ -11,7 +11,7 @@ from convsmith.data.idx import read_idx
 from convsmith.data.image_data import ImageData
 from convsmith.data.listing import DataSummary, summaries, summary
 from convsmith.data.loader import DomainLoader, Loader
-from convsmith.data.loading import available, load
+from convsmith.data.loading import available, from_files, load
 from convsmith.data.pictures import read_picture
 from convsmith.data.preprocessing import Preprocessing
 from convsmith.data.source import SOURCES, BrokenFile
@@ -34,6 +34,7 @@ __all__ = [
     "available",
     "chosen_classes",
     "from_arrays",
+    "from_files",
     "load",
     "pair",
     "picture_files",

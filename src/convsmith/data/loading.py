@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from convsmith.data.description import DataDescription
 from convsmith.data.image_data import ImageData
 from convsmith.data.ink import prepared
 from convsmith.data.partition import LEFT_OUT, NAMES, TRAIN, copies, fingerprints, partition
-from convsmith.data.pictures import Arrays, shortened
+from convsmith.data.pictures import Arrays, Files, shortened
 from convsmith.data.preprocessing import Preprocessing
 from convsmith.data.source import SOURCES, BrokenFile, Material, Progress, Request, existing
 from convsmith.data.split import ImageSplit
@@ -92,6 +93,18 @@ def load(
     request = Request(f"{name}:{argument}" if argument else name, argument, where, broken, channels, progress, check)
     data = build(SOURCES[name](request), request, size=wanted, seed=seed, crop=crop, preprocessing=preprocessing)
     return data if augment == "none" and not settings else data.map(train=data.train.with_augment(augment, **settings))
+
+
+def from_files(
+    files: Sequence[str | Path], preprocessing: Preprocessing, *, broken: str = "refuse"
+) -> tuple[ImageSplit, tuple[BrokenFile, ...]]:
+    """Return picture files as a split without labels, seen through a network, and the broken files left out."""
+    pictures = Files(files)
+    found = examine(pictures, Request("images", "", broken=broken, channels=preprocessing.channels))
+    pictures.levels = found.levels
+    about = DataDescription("images", (), 1, (1, 1), (), (), {"test": len(found.good)}, "files given by name")
+    store, labels = PictureStore(pictures, preprocessing), torch.full((len(found.good),), -1)
+    return ImageSplit(store, found.good, labels, found.good, about.seen_through(preprocessing)), found.skipped
 
 
 def checked_size(size: int | Size | None) -> Size | None:

@@ -28,13 +28,15 @@ class Evaluation:
     labels: Tensor
 
 
-def evaluate(model: nn.Module, split: ImageSplit, *, name: str, device: str, batch_size: int, seed: int) -> Evaluation:
+def evaluate(
+    model: nn.Module, split: ImageSplit, *, name: str, device: str, batch_size: int, seed: int, workers: int = 0
+) -> Evaluation:
     """Run the model over a split; intervals are 95 % bootstrap intervals over images, drawn by ``seed``."""
     from convsmith.data import Loader
     from convsmith.training import classification_metrics, predict
 
     with progress(f"evaluate {name}") as callback:
-        logits, labels, _ = predict(model, Loader(split, batch_size), device, progress=callback)
+        logits, labels, _ = predict(model, Loader(split, batch_size, workers=workers), device, progress=callback)
     if not bool(logits.isfinite().all()):
         raise RunFailed(
             "the network's output is not finite",

@@ -20,11 +20,15 @@ class LoopOptions(Work):
     epochs: int | None = option(None, "passes over the data (default: 20)", group=_LOOP, metavar="N")
     steps: int | None = option(None, "updates, instead of epochs", group=_LOOP, metavar="N")
     lr: float = option(0.1, "base learning rate", group=_LOOP, metavar="X")
-    optimizer: Literal["sgd", "adamw"] = option("sgd", "update rule", group=_LOOP)
+    optimizer: str = option("sgd", "update rule, by timm's name: sgd, adamw, lamb, ...", group=_LOOP, metavar="NAME")
     momentum: float = option(0.9, "of SGD", group=_LOOP, metavar="X")
     nesterov: bool = option(True, "Nesterov form of SGD", group=_LOOP)
     weight_decay: float = option(5e-4, "not applied to biases and norms", group=_LOOP, metavar="X")
-    schedule: Literal["cosine", "step", "inverse", "constant"] = option("cosine", "how lr falls", group=_LOOP)
+    layer_decay: float | None = option(None, "factor of lr from each layer to the one before", group=_LOOP, metavar="X")
+    schedule: Literal["cosine", "step", "inverse", "constant", "poly", "tanh", "wsd", "rsqrt"] = option(
+        "cosine", "how lr falls", group=_LOOP
+    )
+    min_lr: float = option(0.0, "where lr ends", group=_LOOP, metavar="X")
     milestones: tuple[float, ...] = option(
         (0.5, 0.75), "shares of all updates after which step falls", group=_LOOP, metavar="X"
     )
@@ -42,7 +46,7 @@ class LoopOptions(Work):
     checkpoint_every: int | None = option(
         None, "updates between checkpoints (default: an epoch)", group=_LOG, metavar="N"
     )
-    keep: int = option(2, "last checkpoints kept, beside the best", group=_LOG, metavar="N")
+    keep_last: int = option(2, "last checkpoints kept, beside the best", group=_LOG, metavar="N")
     log_every: int = option(20, "updates between log rows", group=_LOG, metavar="N")
     trackers: tuple[str, ...] = option((), "tensorboard, wandb, mlflow", group=_LOG, metavar="NAME")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, data_options, evaluation, run_folder, terminal
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from convsmith.models.storage import LoadedModel
 
 EXAMPLES = (
-    "evaluate --checkpoint runs/first --data digits",
-    "evaluate --checkpoint runs/first --data imagefolder:photos --split validation --out runs/check --json",
+    "evaluate runs/first --data digits",
+    "evaluate resnet50 --data photos --split validation --out runs/check --json",
     "evaluate --checkpoint runs/first/model.safetensors --data digits --device cuda",
 )
 
@@ -24,9 +24,11 @@ EXAMPLES = (
 class Arguments(data_options.DataOptions):
     """Measure a trained model: accuracy, accuracy of classes, calibration, each with a 95 % interval."""
 
-    checkpoint: str = option(
-        help="run folder or weights file; a timm name takes its published weights", metavar="RUN_OR_FILE"
+    model: str | None = option(
+        None, "run folder, weights file, timm name (its published weights), hf-hub:ID", metavar="MODEL", positional=True
     )
+    checkpoint: str | None = option(None, "the same as MODEL", metavar="RUN_OR_FILE")
+    weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     split: Literal["train", "validation", "test"] = option("test", "which images")
     out: str | None = option(None, "also write a run folder with result and report", metavar="DIR", group="common")
 
@@ -38,10 +40,13 @@ def run(arguments: Arguments) -> dict[str, Any]:
     elif arguments.overwrite:
         raise InvalidArgument("there is nothing to overwrite", argument="--overwrite", hint="add --out DIR")
     data_options.check(arguments)
+    model = arguments.model or arguments.checkpoint
+    if model is None or (arguments.model and arguments.checkpoint):
+        raise InvalidArgument("one model is evaluated", argument="MODEL", hint="evaluate MODEL --data DATA")
     from convsmith.training import resolve_device
 
     device = resolve_device(arguments.device)
-    loaded = classifier.load(arguments.checkpoint)
+    loaded = classifier.load(model, weights=arguments.weights)
     images = data_options.load(arguments, like=trained_on(loaded))
     split = images.splits[arguments.split]
     if not len(split) or bool((split.labels < 0).any()):
@@ -55,10 +60,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
         device=str(device),
         batch_size=arguments.batch_size,
         seed=arguments.seed,
+        workers=arguments.num_workers,
     )
     evaluation.show(found)
     summary = {
-        "title": f"{arguments.checkpoint} on {images.description.name}",
+        "title": f"{model} on {images.description.name}",
         "headline": evaluation.headline(found),
         "split": arguments.split,
         "metrics": found.metrics.to_json(),
@@ -75,13 +81,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
     return {"run": str(folder), "report": str(report), **summary}
 
 
-def trained_on(loaded: LoadedModel) -> DataDescription | None:
-    """Return what is known of the images the model was trained on; timm tells size and normalisation, not classes."""
-    from convsmith.data import DataDescription, Preprocessing
+def trained_on(loaded: LoadedModel) -> DataDescription:
+    """Return how the model sees images, and its classes (none where no names are known)."""
+    from convsmith.data import DataDescription
 
+    about = DataDescription(loaded.recipe.name, (), 1, (1, 1), (), ())
     if loaded.description is not None:
-        return DataDescription.from_json(loaded.description)
-    if not getattr(loaded.model, "pretrained_cfg", None):
-        return None
-    found = Preprocessing.from_model(loaded.model)
-    return DataDescription(loaded.recipe.name, (), 1, (1, 1), (), ()).seen_through(found)
+        about = DataDescription.from_json(loaded.description)
+    return replace(about.seen_through(loaded.preprocessing), classes=loaded.classes or ())

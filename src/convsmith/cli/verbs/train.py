@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convsmith.cli.shell import classifier, data_options, evaluation, loop_options, run_folder, terminal
+from convsmith.cli.shell import (
+    augment_options,
+    classifier,
+    data_options,
+    evaluation,
+    loop_options,
+    run_folder,
+    terminal,
+)
 from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
@@ -16,23 +24,33 @@ if TYPE_CHECKING:
 
     from convsmith.data import ImageData, ImageSplit, Loader
     from convsmith.models.storage import ModelRecipe
-    from convsmith.training import FitResult, Task
+    from convsmith.training import ClassificationTask, FitResult, Task
 
 EXAMPLES = (
     "train --model cs_resnet20 --data digits --augment digits --epochs 20 --out runs/first",
     "train --preset train-digits --seed 1",
     "train --preset train-second-order --dry-run",
-    "train --model resnet50 --pretrained --data imagefolder:photos --size 224 --pooling isqrt-cov --lr 0.01",
+    "train --model resnet50 --pretrained --data photos --preset finetune",
+    "train --model resnet50 --pretrained --data photos --preset linear-probe",
+    "train --model resnet50 --pretrained --data photos --pooling isqrt-cov --lr 0.01",
     "train --out runs/first --resume",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(classifier.ModelOptions, data_options.DataOptions, loop_options.LoopOptions):
+class Arguments(
+    classifier.ModelOptions, data_options.DataOptions, loop_options.LoopOptions, augment_options.AugmentOptions
+):
     """Train a classifier, measure it on held-out images and write a run folder with weights, numbers and a report."""
 
-    augment: str = option("none", "random changes of training images; see methods augmentation", metavar="NAME")
     label_smoothing: float = option(0.0, "share of probability spread over all classes", metavar="X")
+    freeze: tuple[str, ...] = option((), "submodules that do not train, or a number of stages", metavar="NAME")
+    freeze_norm: bool = option(False, "keep the statistics of batch normalisation")
+    grad_checkpointing: bool = option(False, "recompute activations in the backward pass, to save memory")
+    teacher: str | None = option(None, "trained network to learn from: run folder or timm name", metavar="MODEL")
+    distill: float | None = option(None, "weight of the teacher's loss (default: 0.5 with one)", metavar="X")
+    temperature: float = option(4.0, "of the distillation", metavar="X")
+    linear_probe: bool = option(False, "fit the classifier alone, on features computed once")
     dry_run: bool = option(False, "check everything, say what would be done, write nothing")
 
 
@@ -42,12 +60,20 @@ def run(arguments: Arguments) -> dict[str, Any]:
     data_options.check(arguments)
     loop_options.check(arguments)
     classifier.check(arguments)
-    from convsmith import data, training
+    settings, mixed = augment_options.transform_settings(arguments), augment_options.mixup_settings(arguments)
+    if arguments.linear_probe and (arguments.augment != "none" or mixed or arguments.freeze or arguments.teacher):
+        raise InvalidArgument(
+            "a linear probe sees every image once, as it is",
+            argument="--linear-probe",
+            hint="leave --augment, --mixup, --cutmix, --freeze and --teacher out",
+        )
+    from convsmith import data
 
     data.AUGMENTATIONS.entry(arguments.augment)
-    images = data_options.load(arguments, augment=arguments.augment)
+    shown = classifier.preprocessing_of(arguments)
+    images = data_options.load(arguments, augment=arguments.augment, preprocessing=shown, **settings)
     model, recipe = classifier.create(arguments, images.description)
-    task = training.ClassificationTask(model, len(images.classes), arguments.label_smoothing)
+    task = make_task(model, images, arguments)
     classifier.check_takes(model, images.train)
     counts = ", ".join(f"{count:,} {name}" for name, count in images.description.counts.items())
     parameters = sum(weight.numel() for weight in model.parameters())
@@ -56,6 +82,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.dry_run:
         return plan(len(loader), parameters, arguments)
     folder = run_folder.open_run("train", arguments)
+    if arguments.linear_probe:
+        return conclude(fitted_head(model, images, arguments), recipe, images, None, arguments, folder)
     with run_folder.beginning(folder, arguments):
         result = fit(task, loader, images, arguments, folder)
     if result.interrupted:
@@ -63,6 +91,40 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if not terminal.is_main_process():
         return {}
     return conclude(model, recipe, images, result, arguments, folder)
+
+
+def make_task(model: Any, images: ImageData, arguments: Arguments) -> ClassificationTask:
+    """Return the task: what is frozen, who teaches, how labels are smoothed."""
+    from convsmith import training
+
+    teacher = None
+    if arguments.teacher is not None:
+        loaded = classifier.load(arguments.teacher)
+        if loaded.classes is not None and loaded.classes != images.classes:
+            given = f"{len(loaded.classes)} classes for {len(images.classes)}"
+            raise InvalidArgument("a teacher has the classes of the data", argument="--teacher", given=given)
+        teacher = loaded.model
+    still = training.freeze(model, arguments.freeze) if arguments.freeze else []
+    if arguments.freeze_norm:
+        still += training.norms(model)
+    if arguments.grad_checkpointing:
+        if not hasattr(model, "set_grad_checkpointing"):
+            raise InvalidArgument("this network cannot recompute", argument="--grad-checkpointing")
+        model.set_grad_checkpointing()
+    weight = arguments.distill if arguments.distill is not None else 0.5 * (teacher is not None)
+    return training.ClassificationTask(
+        model, len(images.classes), arguments.label_smoothing, teacher, weight, arguments.temperature, still
+    )
+
+
+def fitted_head(model: nn.Module, images: ImageData, arguments: Arguments) -> nn.Module:
+    """Return the network with its classifier fitted to features computed once."""
+    from convsmith import data, training
+
+    loader = data.Loader(images.train, arguments.batch_size, workers=arguments.num_workers)
+    with progress("features") as callback:
+        model = model.to(training.resolve_device(arguments.device))
+        return training.linear_probe(model, loader, weight_decay=arguments.weight_decay, progress=callback)
 
 
 def plan(batches: int, parameters: int, arguments: Arguments) -> dict[str, Any]:
@@ -87,6 +149,8 @@ def training_loader(images: ImageData, arguments: Arguments) -> Loader:
         rank=rank,
         world=world,
         drop_last=len(images.train) >= arguments.batch_size * world,
+        workers=arguments.num_workers,
+        mixup=augment_options.mixup_settings(arguments, arguments.label_smoothing),
     )
 
 
@@ -95,7 +159,9 @@ def fit(task: Task, loader: Loader, images: ImageData, arguments: Arguments, fol
     from convsmith import data, training
     from convsmith.training.checkpoint import saved_steps
 
-    validation = data.Loader(images.validation, arguments.batch_size) if len(images.validation) else None
+    validation = None
+    if len(images.validation):
+        validation = data.Loader(images.validation, arguments.batch_size, workers=arguments.num_workers)
     with progress("train") as callback:
         return training.fit(
             task,
@@ -110,26 +176,39 @@ def fit(task: Task, loader: Loader, images: ImageData, arguments: Arguments, fol
 
 
 def conclude(
-    model: nn.Module, recipe: ModelRecipe, images: ImageData, result: FitResult, arguments: Arguments, folder: Path
+    model: nn.Module,
+    recipe: ModelRecipe,
+    images: ImageData,
+    result: FitResult | None,
+    arguments: Arguments,
+    folder: Path,
 ) -> dict[str, Any]:
     """Evaluate, and write the weights, ``result.json``, the report's sections and the report."""
     from convsmith.models.storage import save_model
 
     name, split = held_out(images)
     found = evaluation.evaluate(
-        model, split, name=name, device=result.device, batch_size=arguments.batch_size, seed=arguments.seed
+        model,
+        split,
+        name=name,
+        device=result.device if result is not None else str(next(model.parameters()).device),
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        workers=arguments.num_workers,
     )
     save_model(folder, model, recipe)
     parameters = sum(weight.numel() for weight in model.parameters())
     summary = {
         "title": f"{arguments.model} on {images.description.name}",
-        "lead": [
-            f"Trained for {result.steps} updates in {result.seconds:.0f} s on {result.device}, {result.precision}."
-        ],
+        "lead": ["Its classifier was fitted to features computed once."]
+        if result is None
+        else [f"Trained for {result.steps} updates in {result.seconds:.0f} s on {result.device}, {result.precision}."],
         "headline": {**evaluation.headline(found), "parameters": parameters},
         "split": name,
         "metrics": found.metrics.to_json(),
-        "training": {
+        "training": {}
+        if result is None
+        else {
             "steps": result.steps,
             "best_step": result.best_step,
             "best_validation_accuracy": result.best_value,

@@ -1,0 +1,102 @@
+"""``convsmith predict``: name what is on pictures: class, probability, runner-up."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from convsmith.cli.shell import classifier, terminal
+from convsmith.cli.shell.options import Computation, option
+from convsmith.cli.shell.progress import progress
+from convsmith.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from convsmith.data import ImageSplit
+    from convsmith.models import LoadedModel
+
+EXAMPLES = (
+    "predict runs/first photo.jpg other.png",
+    "predict resnet50 photos/ --out predictions.csv",
+    "predict tf_efficientnet_lite0 photos/ --weights weights.pth --num-workers 2 --json",
+)
+COLUMNS = ("image", "class", "probability", "runner_up", "runner_up_probability")
+SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Computation):
+    """Predict the class of every picture: its name and probability, and the second class with its own."""
+
+    model: str = option(help="run folder, weights file, timm name, hf-hub:ID", metavar="MODEL", positional=True)
+    pictures: tuple[str, ...] = option(help="image files or folders of them", metavar="IMAGE", positional=True)
+    weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
+    out: str | None = option(None, "also write a table: FILE.csv", metavar="FILE", group="common")
+    broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read", group="images")
+    batch_size: int = option(64, "images per batch", group="images", metavar="N")
+    num_workers: int = option(0, "processes that read images ahead", group="images", metavar="N")
+
+
+def run(arguments: Arguments) -> dict[str, Any]:
+    """Load, predict, print; write the table if asked."""
+    out = _target(arguments)
+    from convsmith import data
+    from convsmith.training import predict, resolve_device
+
+    if not arguments.pictures:
+        raise InvalidArgument("there is nothing to predict", argument="predict MODEL", hint="name images or folders")
+    if arguments.batch_size < 1 or arguments.num_workers < 0:
+        raise InvalidArgument("must be 1 (0) or more", argument="--batch-size, --num-workers")
+    device = resolve_device(arguments.device)
+    files = data.picture_files(arguments.pictures)
+    loaded = classifier.load(arguments.model, weights=arguments.weights, device=str(device))
+    split, skipped = data.from_files(files, loaded.preprocessing, broken=arguments.broken)
+    classifier.check_takes(loaded.model, split)
+    with progress("predict") as callback:
+        loader = data.Loader(split, arguments.batch_size, workers=arguments.num_workers)
+        logits, _, _ = predict(loaded.model, loader, device, progress=callback)
+    rows = table(loaded, split, logits)
+    for file in skipped:
+        terminal.complain("warning", f"skipped a broken image: {file}")
+    terminal.table(COLUMNS[:4], [row[:4] for row in rows[:SHOWN]])
+    if len(rows) > SHOWN:
+        terminal.say(f"... and {len(rows) - SHOWN} more" + ("" if out else "; --out FILE.csv writes all"))
+    if out is not None:
+        text = io.StringIO()
+        csv.writer(text).writerows([COLUMNS, *([_cell(value) for value in row] for row in rows)])
+        out.write_text(text.getvalue(), encoding="utf-8", newline="")
+        terminal.say(f"table   {out}")
+    return {
+        "out": None if out is None else str(out),
+        "predictions": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
+    }
+
+
+def _target(arguments: Arguments) -> Path | None:
+    if arguments.out is None:
+        return None
+    out = Path(arguments.out)
+    if out.suffix.lower() != ".csv":
+        raise InvalidArgument("the table is a CSV file", argument="--out", given=arguments.out, hint="--out FILE.csv")
+    if out.exists() and not arguments.overwrite:
+        raise InvalidArgument("the file is there already", argument="--out", given=arguments.out, hint="--overwrite")
+    if not out.parent.is_dir():
+        raise InvalidArgument("there is no such folder", argument="--out", given=str(out.parent))
+    return out
+
+
+def table(loaded: LoadedModel, split: ImageSplit, logits: Any) -> list[tuple[str, str, float, str, float]]:
+    """Return image, class, probability, runner-up and its probability of every image."""
+    values, order = logits.softmax(1).sort(dim=1, descending=True, stable=True)
+    found = []
+    for number, (v, o) in enumerate(zip(values.tolist(), order.tolist(), strict=True)):
+        second = (loaded.name_of(o[1]), v[1]) if len(o) > 1 else ("", 0.0)
+        found.append((split.name(number), loaded.name_of(o[0]), v[0], *second))
+    return found
+
+
+def _cell(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
