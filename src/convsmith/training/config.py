@@ -124,7 +124,7 @@ class TrainConfig:
             ("restore", RESTORES),
         ):
             _named(name, getattr(self, name), known)
-        _named("optimizer", str(self.optimizer).split("_")[-1], map(str, list_optimizers()))
+        _named("optimizer", str(self.optimizer).split("_")[-1], [str(name) for name in list_optimizers()])
         _named("device", str(self.device).split(":")[0], DEVICES)
         for tracker in self.trackers:
             _named("tracker", tracker, TRACKERS)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, get_optimizer_info, param_groups_layer_decay
-from timm.scheduler import create_scheduler_v2
-from timm.scheduler.scheduler import Scheduler
 
 from convsmith.errors import InvalidArgument
 from convsmith.training.config import TrainConfig
@@ -23,6 +20,8 @@ def create_optimizer(task: Task, config: TrainConfig) -> torch.optim.Optimizer:
     Raises:
         InvalidArgument: nothing to train, a parameter in two groups, an optimizer that timm does not know.
     """
+    from timm.optim import create_optimizer_v2, get_optimizer_info, param_groups_layer_decay
+
     groups = [{**g, "params": list(g["params"])} for g in task.parameter_groups(config.lr)]
     params = [p for g in groups for p in g["params"]]
     if not params:
@@ -57,11 +56,13 @@ def create_optimizer(task: Task, config: TrainConfig) -> torch.optim.Optimizer:
     )
 
 
-def create_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, total: int) -> Scheduler:
+def create_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, total: int) -> Any:
     """Return the schedule; ``step_update(t)`` sets the rates of update ``t`` (0-based), a pure function of ``t``.
 
     The schedule proper begins after ``config.warmup_steps`` of linear warm-up from ``config.warmup_lr``.
     """
+    from timm.scheduler import create_scheduler_v2
+
     length = max(1, total - config.warmup_steps)
     if config.schedule == "inverse":
         return InverseScheduler(optimizer, config)
@@ -83,18 +84,22 @@ def create_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, total
     return found
 
 
-class InverseScheduler(Scheduler):
+class InverseScheduler:
     """``lr * (1 + gamma t) ** -power``, Caffe's "inv" policy, which timm lacks.
 
     Ganin and Lempitsky (2015) use gamma 10/total.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
-        super().__init__(optimizer, param_group_field="lr", t_in_epochs=False)
-        self.gamma, self.power = config.gamma, config.power
-        self.first, self.warmup = config.warmup_lr, config.warmup_steps
+        self.optimizer, self.config = optimizer, config
+        self.base = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
 
-    def _get_lr(self, t: int) -> list[float]:
-        if t < self.warmup:
-            return [self.first + t / self.warmup * (v - self.first) for v in self.base_values]
-        return [v * (1 + self.gamma * (t - self.warmup)) ** -self.power for v in self.base_values]
+    def step_update(self, t: int) -> None:
+        """Set the rates of update ``t``."""
+        first, warmup = self.config.warmup_lr, self.config.warmup_steps
+        for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
+            if t < warmup:
+                rate = first + t / warmup * (base - first)
+            else:
+                rate = base * (1 + self.config.gamma * (t - warmup)) ** -self.config.power
+            group["lr"] = rate * group.get("lr_scale", 1.0)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -48,6 +47,8 @@ class Run:
         progress: Progress | None,
         machine: Machine,
     ) -> None:
+        from timm.utils import ModelEmaV3
+
         self.task, self.loader, self.config, self.machine, self.progress = task, loader, config, machine, progress
         self.out = out
         self.batches = len(loader)
