@@ -110,7 +110,7 @@ SURFACE = {
             "device",
             "evaluate_every",
             "checkpoint_every",
-            "keep",
+            "keep_last",
             "log_every",
             "trackers",
         ),
