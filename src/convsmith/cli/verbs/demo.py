@@ -28,7 +28,7 @@ PHOTOGRAPHS = {
     "sklearn.datasets.images": ("china.jpg", "flower.jpg"),
 }  # fmt: skip
 #: views of each photograph, digits with labels, digits of the second domain
-VIEWS, LABELLED, TARGET = 3, 160, 120
+VIEWS, LABELLED, TARGET = 3, 150, 100
 TARGET_CLASSES = 5
 
 
@@ -85,7 +85,8 @@ def photographs(folder: Path, seed: int) -> PictureSet:
 
     folder.mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
-    whole, parts = [], []
+    whole: list[tuple[Any, str, int]] = []
+    parts: list[tuple[Any, str, int]] = []
     for package, names in PHOTOGRAPHS.items():
         for name in names:
             with resources.as_file(resources.files(package).joinpath(name)) as path, Image.open(path) as image:
