@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -74,13 +75,10 @@ class ClassificationTask(Task):
                 given=("no teacher" if teacher is None else "a teacher", distill),
             )
         self.model = model
-        self.teacher = teacher
+        self.teacher = None if teacher is None else copy.deepcopy(teacher).requires_grad_(False).eval()
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.distill, self.temperature = distill, temperature
         self.still = tuple(still)  # a tuple: the modules are the model's, and registered there
-        if teacher is not None:
-            teacher.requires_grad_(False)
-            teacher.eval()
 
     def train(self, mode: bool = True) -> ClassificationTask:
         """Set the mode of all but the teacher and what is kept still."""

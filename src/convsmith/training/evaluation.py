@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -67,8 +68,8 @@ def predict(
     """
     first = next(model.parameters(), None)
     place = torch.device(device) if device is not None else (first.device if first is not None else torch.device("cpu"))
-    if device is not None:
-        model.to(place)
+    if first is not None and (place.type, place.index or 0) != (first.device.type, first.device.index or 0):
+        model = copy.deepcopy(model).to(place)
     logits, labels, index = [], [], []
     total = len(batches) if isinstance(batches, Sized) else 0
     with evaluating(model), torch.no_grad():
