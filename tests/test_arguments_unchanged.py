@@ -124,7 +124,7 @@ def tables(model, _):
         interpretation.Pictures(
             torch.cat([IMAGES + k / 9 for k in range(n)]).clamp(0, 1),
             LABELS.repeat(n),
-            torch.arange(4 * n),
+            torch.arange(4 * n) + 100 * n,
             (0.0,),
             (1.0,),
         )
