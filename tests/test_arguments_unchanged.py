@@ -131,7 +131,14 @@ def tables(model, _):
         for n in (3, 2)
     )
     return interpretation.detection_table(
-        model, train, test, epsilon=0.1, per_class=(1,), features=("activations",), classifiers=("random-forest",), trees=3
+        model,
+        train,
+        test,
+        epsilon=0.1,
+        per_class=(1,),
+        features=("activations",),
+        classifiers=("random-forest",),
+        trees=3,
     )
 
 
