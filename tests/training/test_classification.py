@@ -55,7 +55,7 @@ def test_loss_is_the_convex_combination():
     smooth = torch.full((6, 3), 0.1 / 3)
     smooth[torch.arange(6), b.labels] += 0.9
     cross = -(smooth * torch.log_softmax(logits, 1)).sum(1).mean()
-    kd = distillation_loss(logits, teacher(b.images), 2.0)
+    kd = distillation_loss(logits, teacher.eval()(b.images), 2.0)
     torch.testing.assert_close(losses.total, 0.7 * cross + 0.3 * kd, rtol=1e-5, atol=1e-6)
     assert set(losses.parts) == {"cross_entropy", "distillation"}
 
@@ -68,7 +68,9 @@ def test_teacher_never_changes():
     torch.testing.assert_close(dict(teacher.state_dict()), before, rtol=0, atol=0)
     assert {"cross_entropy", "distillation"} <= set(done.history[0])
     assert task.train().model.training
-    assert not teacher.training
+    torch.testing.assert_close(dict(task.teacher.state_dict()), before, rtol=0, atol=0)
+    assert not task.teacher.training
+    assert teacher.training
 
 
 def test_evaluate():
