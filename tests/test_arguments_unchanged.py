@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import convsmith  # noqa: F401  (registers our models)
-from convsmith import adaptation, compression, inspection, interpretation, models, training
+from convsmith import adaptation, compression, inspection, interpretation, models, pooling, training
 from convsmith.data.batch import Batch
 from tests.adaptation.worlds import world
 
@@ -244,6 +244,7 @@ CALLS = {
     ],
     "training.predict": [lambda model, _: training.predict(model, BATCHES, device="cpu")],
     "training.ClassificationTask": [task],
+    "training.norms": [lambda model, _: training.norms(model)],
 }
 #: called with the model in evaluation mode only: they refuse another
 EVALUATION = ("interpretation.", "inspection.check_evaluation")
@@ -260,11 +261,13 @@ EXEMPT = {
     "compression.kernel_structure": "tested below, on a chain",
     "compression.load_packed_state": "fills its argument, as torch's load_state_dict does",
     "pooling.PooledClassifier": "holds its backbone; attach gives it a copy",
-    "pooling.attach": "tested below, on a network of timm, once it returns a copy",
+    "pooling.attach": "tested below, on a network of timm",
     "adaptation.AdaptationResult": "a record",
     "adaptation.DomainTask": "what the training trains",
     "models.LoadedModel": "a record",
     "models.load_model": "its model is a name",
+    "training.freeze": "prepares what is about to be trained, in place, and returns no network",
+    "training.linear_probe": "tested below, on a network of timm",
 }
 
 
@@ -305,7 +308,14 @@ def test_the_network_is_left_as_it_was(name, number, training_mode, tmp_path):
     assert_unchanged(model, before)
 
 
-@pytest.mark.parametrize("call", [lambda model: inspection.infer_channels(model, inspection.feature_fn(model), None)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        pooling.attach,
+        lambda model: inspection.infer_channels(model, inspection.feature_fn(model), None),
+        lambda model: training.linear_probe(model, [Batch(torch.rand(4, 1, 32, 32), LABELS % 3, torch.arange(4))]),
+    ],
+)
 def test_a_network_of_timm_is_left_as_it_was(call):
     model = timm.create_model("cs_resnet20", num_classes=3, in_chans=1)
     model.layer1.eval() if hasattr(model, "layer1") else model.bn1.eval()

@@ -9,8 +9,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "convsmith"
 TORCH = {
     "_subclasses": "FakeTensorMode: cost() counts without computing, on the operators that the device would run",
     "_python_dispatch": "TorchDispatchMode: the counter names what it does not know; FlopCounterMode is silent",
-    "_are_functorch_transforms_active": "inside vmap and grad values cannot be looked at; nothing else tells",
     "_version": "whether a tensor was written in place; values miss writes that change nothing yet",
+    "_inductor": "config.freezing: dynamo reads it while it traces, before torch.compile's options are set",
     "_dynamo": "recompile_limit: networks of one class share one list of compiled versions",
 }
 #: other packages'
@@ -29,9 +29,6 @@ GOING = {
     "_get_current_dispatch_mode",
     "_reversed_padding_repeated_twice",
     "_decomposed",
-    "_foreach_copy_",
-    "_foreach_lerp_",
-    "_inductor",
 }
 
 
