@@ -112,7 +112,7 @@ def one(arm: str, seed: int, epochs: tuple[int, int], device: str) -> dict[str, 
     data, original = control(seed, epochs[0], device)
     method, settings, repairs = ARMS[arm]
     example = data.train.fetch(torch.arange(128)).images.to(device)
-    made = compression.compress(original, method, example=example, **settings)
+    made = compression.compress(original, method, example=example, reconstruct=False, **settings)
     before = accuracy(made, data.test, device)
     if repairs:
         config = TrainConfig(epochs=epochs[1], lr=0.02, clip=1.0, seed=seed, device=device, precision="fp32")

@@ -127,14 +127,14 @@ def one(arm: str, seed: int, steps: tuple[int, int], device: str) -> dict[str, A
     data = images()
     example = data.train.fetch(torch.arange(128)).images.to(device)
     first, *further = method.split(",")
-    made = compression.compress(original, first, example=example, **settings)
+    made = compression.compress(original, first, example=example, reconstruct=False, **settings)
     before = accuracy(made, data.test, device)
     if repaired:
         loader = Loader(data.train, BATCH, seed=seed, shuffle=True, drop_last=True)
         config = TrainConfig(steps=steps[1], lr=0.02, clip=1.0, seed=seed, device=device, precision="fp32")
         made = compression.finetune(made, original, loader, num_classes=10, config=config)
     for name in further:
-        made = compression.compress(made.eval(), name, example=example)
+        made = compression.compress(made.eval(), name, example=example, reconstruct=False)
     a, b = compression.size(original, INPUT), compression.size(made, INPUT)
     timed = compression.latencies(
         {"original": original, "made": made}, example, batches=(1,), compiled=False, threads=1, seconds=0.2

@@ -33,7 +33,10 @@ def test_plan_edit_compress_and_load_again(saved, tmp_path, capsys):
     assert last(capsys)["keeps"]["macs"] == pytest.approx(0.5, abs=0.015)
     text = plan.read_text()
     assert "layer3.2.conv2" in text
-    assert main([*common, "--plan", str(plan), "--finetune-epochs", "1", "--no-compiled", "--out", str(out)]) == 0
+    assert (
+        main([*common, "--plan", str(plan), "--finetune-epochs", "1", "--no-compiled", "--no-onnx", "--out", str(out)])
+        == 0
+    )
     result = last(capsys)
     assert result["headline"]["MACs kept, %"] == pytest.approx(50, abs=1.5)
     assert {p.name for p in out.glob("sections/*.json")} >= {"20-compression.json", "21-plans.json", "22-layers.json"}
@@ -48,7 +51,7 @@ def test_plan_edit_compress_and_load_again(saved, tmp_path, capsys):
 def test_a_chain_ends_in_int8(saved, tmp_path, capsys):
     out = tmp_path / "small"
     words = ["compress", str(saved), "--data", "digits", "--method", "prune-filters,int8", "--keep-macs", "0.5"]
-    assert main([*words, "--limit", "64", "--no-compiled", "--out", str(out), "--json"]) == 0
+    assert main([*words, "--limit", "64", "--no-compiled", "--no-onnx", "--out", str(out), "--json"]) == 0
     found = last(capsys)["comparison"]
     assert [row["name"] for row in found["rows"]] == ["original", "prune-filters", "prune-filters,int8"]
     assert found["rows"][2]["size"]["bytes"] < found["rows"][1]["size"]["bytes"]
@@ -102,7 +105,11 @@ def test_the_readmes_last_line_an_int8_run_exports_to_onnx(saved, tmp_path, caps
     pytest.importorskip("onnxruntime")
     lean = tmp_path / "lean"
     words = ["--data", "digits", "--limit", "64", "--method", "low-rank,int8", "--keep-macs", "0.6", "--no-compiled"]
-    assert main(["compress", str(saved), *words, "--out", str(lean)]) == 0
+    assert main(["compress", str(saved), *words, "--out", str(lean), "--json"]) == 0
+    found = last(capsys)
+    assert (lean / "model.onnx").is_file()
+    assert found["onnx"]["difference"] < 0.05
+    assert {"onnxruntime 1", "eager 1"} <= set(found["comparison"]["rows"][-1]["latency"])
     assert main(["export", str(lean), "--format", "onnx", "--out", str(tmp_path / "e"), "--json"]) == 0
     assert max(last(capsys)["differences"].values()) < 0.05
     written = onnx.load(str(tmp_path / "e" / "model.onnx"))

@@ -17,6 +17,7 @@ from convsmith.compression.planning.latency import plan_for_latency
 from convsmith.compression.planning.plan import WHOLE, Budget, Plan
 from convsmith.compression.planning.reconstruct import FEWEST
 from convsmith.compression.planning.reconstruct import reconstruct as solve
+from convsmith.compression.runtimes import check_runtime
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import LayerInventory
 from convsmith.inspection.modes import unwrap
@@ -43,6 +44,7 @@ def compress(
     keep_macs: float | None = None,
     keep_params: float | None = None,
     keep_latency: float | None = None,
+    runtime: str = "torch",
     plan: Plan | None = None,
     reconstruct: bool | None = None,
     progress: Progress | None = None,
@@ -58,7 +60,8 @@ def compress(
         keep_macs: the share of operations to keep, in (0, 1]. At most one of the three budgets; in a chain the first
             method that can obey it does.
         keep_params: the share of parameters to keep.
-        keep_latency: the share of the measured time to keep.
+        keep_latency: the share of the time to keep, measured in ``runtime``.
+        runtime: ``"torch"``, ``"compile"`` (frozen weights) or ``"onnxruntime"``.
         plan: a `Plan` (edited or not) to carry out instead of making one.
         reconstruct: re-solve the weights of low rank, pruning and interleaving on the example images, layer by layer,
             without labels (`convsmith.compression.planning.reconstruct`); by default where 64 or more are given. Every
@@ -76,6 +79,7 @@ def compress(
     """
     methods = _methods(model, method, settings)
     budget = _budget(keep_macs, keep_params, keep_latency)
+    check_runtime(runtime)
     if plan is not None and (budget is not None or len(methods) > 1):
         raise InvalidArgument("a plan replaces the budget and belongs to one method", given=f"method {method!r}")
     if plan is not None and plan.method != methods[0][0]:
@@ -96,7 +100,11 @@ def compress(
                     hint="put it last in the chain",
                 )
             seen = look(result, example, calibrates=chosen.calibrates, name=name)
-            made = plan if plan is not None else _plan(result, seen, chosen, budget if i == obeying else None, progress)
+            made = (
+                plan
+                if plan is not None
+                else _plan(result, seen, chosen, budget if i == obeying else None, progress, runtime)
+            )
             _check(made, seen)
             wanted = _reconstructs(chosen, seen, reconstruct)
             before = copy.deepcopy(result) if wanted else result
@@ -133,6 +141,7 @@ def plan_compression(
     keep_macs: float | None = None,
     keep_params: float | None = None,
     keep_latency: float | None = None,
+    runtime: str = "torch",
     progress: Progress | None = None,
     **settings: Any,
 ) -> Plan:
@@ -141,13 +150,14 @@ def plan_compression(
     if len(methods) > 1:
         raise InvalidArgument("a plan belongs to one method", given=method, hint="plan the first one, then the next")
     budget = _budget(keep_macs, keep_params, keep_latency)
+    check_runtime(runtime)
     _who_obeys(methods, budget)
     name, chosen = methods[0]
     model = unwrap(model)
     with torch.random.fork_rng(devices=[]):
         work = copy.deepcopy(model)
         seen = look(work, example, calibrates=chosen.calibrates, name=name)
-        return _plan(work, seen, chosen, budget, progress)
+        return _plan(work, seen, chosen, budget, progress, runtime)
 
 
 def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn.Module:
@@ -266,10 +276,15 @@ def _who_obeys(methods: list[tuple[str, Method]], budget: Budget | None) -> int:
 
 
 def _plan(
-    model: nn.Module, seen: LayerInventory, method: Method, budget: Budget | None, progress: Progress | None
+    model: nn.Module,
+    seen: LayerInventory,
+    method: Method,
+    budget: Budget | None,
+    progress: Progress | None,
+    runtime: str,
 ) -> Plan:
     if budget is not None and budget.kind == "latency":
-        made = plan_for_latency(model, seen, method, budget, progress)
+        made = plan_for_latency(model, seen, method, budget, progress, runtime=runtime)
     else:
         made = method.plan(model, seen, budget, progress)
     scores, known = main_output(seen.output), [c.sensitivity for c in made.choices if c.sensitivity is not None]

@@ -90,7 +90,7 @@ def split_settings(methods: Sequence[str], settings: Mapping[str, Any]) -> list[
     return [{key: value for key, value in settings.items() if key in names} for names in known]
 
 
-def budgets_of(methods: Sequence[str], budgets: Budgets) -> list[dict[str, float]]:
+def budgets_of(methods: Sequence[str], budgets: Budgets) -> list[dict[str, Any]]:
     """Return which method of a chain takes the budget: the first that can obey it."""
     from convsmith.compression import METHODS
 
@@ -116,6 +116,8 @@ def compress_stages(
     settings: Mapping[str, Any],
     finetune: Finetune,
     plan: Plan | None = None,
+    runtime: str = "torch",
+    reconstruct: bool = True,
     judge: ImageSplit | None = None,
 ) -> list[Stage]:
     """Return one stage per method. Fine-tuning follows every method whose result can be trained.
@@ -134,9 +136,20 @@ def compress_stages(
         if made is None:
             with progress(f"plan {name}") as callback:
                 made = compression.plan_compression(
-                    work, name, example=example, progress=callback, **shares[i], **parts[i]
+                    work, name, example=example, runtime=runtime, progress=callback, **shares[i], **parts[i]
                 )
-        work = compression.compress(work, name, example=example, plan=made, **parts[i])
+        with progress(f"compress {name}") as callback:
+            work = compression.compress(
+                work,
+                name,
+                example=example,
+                plan=made,
+                reconstruct=None if reconstruct else False,
+                progress=callback,
+                **parts[i],
+            )
+        for note in compression.compression_history(work)[-1]["notes"]:
+            terminal.complain("note", f"{name}: {note}")
         trainable = not isinstance(work, compression.Int8Model)
         if finetune.renorm and trainable:
             batches = data.Loader(images.train, finetune.batch_size, seed=finetune.seed, shuffle=True)
@@ -168,7 +181,7 @@ def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, how: Finetu
         augment=True,
         drop_last=len(images.train) >= how.batch_size,
     )
-    sparse = any(step["method"].endswith("sparse") for step in compression.compression_history(work))
+    sparse = any(compression.METHODS[s["method"]].keeps_zeros for s in compression.compression_history(work))
     folder = None if how.folder is None else how.folder / "finetune" / place
     resume = how.resume and folder is not None and (folder / "checkpoints").is_dir()
     with progress("finetune") as callback:
@@ -205,6 +218,7 @@ def compare(
     *,
     threads: int,
     compiled: bool,
+    onnx: bool = False,
     batches: Sequence[int] = (1, 32),
     seconds: float = 0.3,
 ) -> Comparison:
@@ -218,6 +232,7 @@ def compare(
             example,
             batches=batches,
             compiled=compiled,
+            onnx=onnx,
             threads=threads,
             seconds=seconds,
             progress=callback,

@@ -10,9 +10,11 @@ from convsmith.cli.reports import compression_stages
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.method_settings import keyword_arguments
 from convsmith.cli.shell.options import Work, option
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from convsmith.compression import Plan
     from convsmith.data import ImageData
     from convsmith.models.storage import LoadedModel
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "compress runs/first --data digits --method low-rank --keep-macs 0.5 --finetune-epochs 5 --out runs/small",
     "compress runs/first --data digits --method interleave,int8 --keep-macs 0.5 --finetune-epochs 5",
+    "compress runs/first --data digits --method prune-filters --keep-latency 0.5 --runtime onnxruntime",
     "compress runs/first --data digits --method prune-filters --keep-macs 0.4 --plan plan.yaml --dry-run",
     "compress runs/first --data digits --method prune-filters --plan plan.yaml --finetune-epochs 5",
     "compress runs/first --data digits --method int8 --set mode=qat --finetune-epochs 2",
@@ -37,6 +40,9 @@ class Arguments(data_options.DataOptions, Work):
     keep_macs: float | None = option(None, "share of operations to keep, 0 to 1", metavar="F", group="budget")
     keep_params: float | None = option(None, "share of parameters to keep", metavar="F", group="budget")
     keep_latency: float | None = option(None, "share of the measured time to keep", metavar="F", group="budget")
+    runtime: str = option(
+        "torch", "where --keep-latency is measured: torch, compile, onnxruntime", metavar="NAME", group="budget"
+    )
     plan: str | None = option(
         None, "YAML or JSON plan of the first method: obeyed, or written with --dry-run", metavar="FILE", group="budget"
     )
@@ -50,6 +56,8 @@ class Arguments(data_options.DataOptions, Work):
     renorm: bool = option(
         False, "first give batch normalisation the statistics of the smaller network (no labels)", group="finetune"
     )
+    reconstruct: bool = option(True, "re-solve weights on unlabelled images, layer by layer, where the method can")
+    onnx: bool = option(True, "end with model.onnx, checked and timed in ONNX Runtime", group="timing")
     threads: int = option(1, "threads of the timing", metavar="N", group="timing")
     compiled: bool = option(True, "also time under torch.compile (a minute or so)", group="timing")
 
@@ -93,6 +101,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
             settings=settings,
             finetune=how,
             plan=plan,
+            runtime=arguments.runtime,
+            reconstruct=arguments.reconstruct,
             judge=judge,
         )
     except compression.FinetuneInterrupted as stopped:
@@ -101,18 +111,47 @@ def run(arguments: Arguments) -> dict[str, Any]:
         terminal.say(stage.plan.text())
         stage.plan.save(folder / f"plan-{number}-{methods[number - 1]}.yaml")
     comparison = compression_stages.compare(
-        loaded.model, before, stages, example, threads=arguments.threads, compiled=arguments.compiled
+        loaded.model,
+        before,
+        stages,
+        example,
+        threads=arguments.threads,
+        compiled=arguments.compiled,
+        onnx=arguments.onnx,
     )
     compression_stages.show(comparison)
     final = stages[-1].model
     recipe = replace(loaded.recipe, compression=tuple(compression.compression_history(final)))
     save_model(folder, final.to("cpu"), recipe)
-    return _conclude(arguments, folder, comparison, stages, images)
+    shipped = _ship(final, example.cpu(), folder) if arguments.onnx else None
+    return _conclude(arguments, folder, comparison, stages, images, shipped)
+
+
+def _ship(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+    """Write ``model.onnx`` and compare it with the network on real images; a network ONNX cannot hold says why."""
+    from convsmith.compression import runtimes
+
+    try:
+        file = runtimes.write_onnx(model, example[:2], folder / "model.onnx")
+    except RunFailed as error:
+        terminal.complain("note", f"no ONNX file: {error.given}")
+        return {"file": None, "reason": str(error.given)}
+    worst = max(runtimes.differences(model, runtimes.onnx_function(file), example).values())
+    if not worst <= runtimes.tolerance(model):
+        raise RunFailed(
+            "the ONNX file does not compute what the network computes",
+            argument="model.onnx",
+            given=f"relative difference {worst:.3g} ({file})",
+            hint="add --no-onnx to leave it out",
+        )
+    terminal.say(f"onnx    {file}", f"        differs from the network by {worst:.2g} at most")
+    return {"file": str(file), "difference": worst, "kB": round(file.stat().st_size / 1024, 1)}
 
 
 def check(arguments: Arguments) -> list[str]:
     """Refuse bad flags before anything is read; return the methods of the chain."""
     from convsmith.compression import METHODS, Budget
+    from convsmith.compression.runtimes import check_runtime
 
     if not arguments.dry_run:
         run_folder.check("compress", arguments)
@@ -129,6 +168,8 @@ def check(arguments: Arguments) -> list[str]:
     ):
         if value is not None:
             Budget(kind, value)
+    for runtime in (arguments.runtime, *["onnxruntime"] * (arguments.onnx and not arguments.dry_run)):
+        check_runtime(runtime)
     for flag, number in (("--finetune-epochs", arguments.finetune_epochs), ("--threads", arguments.threads - 1)):
         if number < 0:
             raise InvalidArgument("is too small", argument=flag, given=number)
@@ -180,7 +221,9 @@ def _dry_run(
     shares = compression_stages.budgets_of(methods, _budgets(arguments))[0]
     part = compression_stages.split_settings(methods, settings)[0]
     with progress(f"plan {methods[0]}") as callback:
-        plan: Plan = plan_compression(loaded.model, methods[0], example=example, progress=callback, **shares, **part)
+        plan: Plan = plan_compression(
+            loaded.model, methods[0], example=example, runtime=arguments.runtime, progress=callback, **shares, **part
+        )
     terminal.say(plan.text())
     if len(methods) > 1:
         terminal.say(f"the plan of {methods[1]} depends on the network that {methods[0]} leaves")
@@ -208,6 +251,7 @@ def _conclude(
     comparison: Any,
     stages: list[compression_stages.Stage],
     images: ImageData,
+    shipped: dict[str, Any] | None,
 ) -> dict[str, Any]:
     from convsmith.report import build_report
 
@@ -229,6 +273,8 @@ def _conclude(
         "comparison": comparison.to_json(),
         "keeps": {stage.name: {kind: stage.plan.kept(kind) for kind in ("macs", "params")} for stage in stages},
     }
+    if shipped is not None:
+        summary["onnx"] = shipped
     run_folder.write_json(folder / "result.json", summary)
     compression_stages.write_sections(comparison, stages, folder, first=20)
     report = build_report([folder])

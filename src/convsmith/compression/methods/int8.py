@@ -119,6 +119,7 @@ class Int8(Method):
         seen: LayerInventory,
         budget: Budget | None,
         progress: Callable[[int, int, str], None] | None = None,
+        memory: dict[Any, Any] | None = None,
     ) -> Plan:
         """Return the one choice there is."""
         if self.mode == "weight-only":

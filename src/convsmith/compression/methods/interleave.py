@@ -21,7 +21,7 @@ from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.operators.backends import BACKENDS
 from convsmith.compression.operators.interleaved import InterleavedGroupConv2d
 from convsmith.compression.operators.projection import from_dense, project
-from convsmith.compression.planning.budget import Option, Progress, assemble, plan_layers
+from convsmith.compression.planning.budget import Memory, Option, Progress, assemble, plan_layers
 from convsmith.compression.planning.moments import Moments
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.replacement import replace
@@ -123,7 +123,12 @@ class Interleave(Method):
             raise InvalidArgument("no backend has this name", argument="backend", given=self.backend, hint=hint)
 
     def plan(
-        self, model: nn.Module, seen: LayerInventory, budget: Budget | None, progress: Progress | None = None
+        self,
+        model: nn.Module,
+        seen: LayerInventory,
+        budget: Budget | None,
+        progress: Progress | None = None,
+        memory: Memory | None = None,
     ) -> Plan:
         """Choose the partitions per layer."""
         skipped = {**seen.skipped(), **dict.fromkeys(self.skip, "skipped on request")}
@@ -149,6 +154,7 @@ class Interleave(Method):
             skipped=skipped,
             finer=_finer,
             progress=progress,
+            memory=memory,
         )
 
     def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:

@@ -21,7 +21,7 @@ from convsmith.compression.methods.decomposition import (
     spectrum,
 )
 from convsmith.compression.methods.method import METHODS, Applied, Method
-from convsmith.compression.planning.budget import Option, Progress, assemble, plan_layers
+from convsmith.compression.planning.budget import Memory, Option, Progress, assemble, plan_layers
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.replacement import replace
 from convsmith.errors import InvalidArgument, close_matches
@@ -83,10 +83,18 @@ class LowRankMethod(Method):
             )
 
     def plan(
-        self, model: nn.Module, seen: LayerInventory, budget: Budget | None, progress: Progress | None = None
+        self,
+        model: nn.Module,
+        seen: LayerInventory,
+        budget: Budget | None,
+        progress: Progress | None = None,
+        memory: Memory | None = None,
     ) -> Plan:
         """Choose decomposition and rank per layer; see `Method.plan`."""
-        outputs = self._outputs(model, seen)
+        memory = {} if memory is None else memory
+        if "outputs" not in memory:
+            memory["outputs"] = self._outputs(model, seen)
+        outputs = memory["outputs"]
         skipped = {**seen.skipped(), **dict.fromkeys(self.skip, "skipped on request")}
         table: list[tuple[Layer, list[Option]]] = []
         for layer in seen.usable("conv", "linear", "transposed", skip=self.skip):
@@ -104,17 +112,19 @@ class LowRankMethod(Method):
             picked = [(layer, self._pick(layer, options, skipped), None) for layer, options in table]
             return assemble("low-rank", whole.macs, whole.params, picked, skipped=skipped)
 
-        memory: dict[str, dict[str, Tensor]] = {}
+        bases: dict[str, dict[str, Tensor]] = {}
 
         def build(layer: Layer, option: Option) -> nn.Module:
             basis = outputs.get(layer.name) if option.setting["decomposition"] == "svd" else None
-            if layer.name not in memory:  # layers are scanned one after the other
-                memory.clear()
-            kept = memory.setdefault(layer.name, {})
+            if layer.name not in bases:  # layers are scanned one after the other
+                bases.clear()
+            kept = bases.setdefault(layer.name, {})
             return factor(layer.module, **option.setting, outputs=basis, memory=kept)
 
         budget = budget or Budget("macs", 0.5)
-        return plan_layers("low-rank", model, seen, table, build, budget, skipped=skipped, progress=progress)
+        return plan_layers(
+            "low-rank", model, seen, table, build, budget, skipped=skipped, progress=progress, memory=memory
+        )
 
     def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
         """Replace the planned layers."""

@@ -52,8 +52,12 @@ class Method(ABC):
         seen: LayerInventory,
         budget: Budget | None,
         progress: Callable[[int, int, str], None] | None = None,
+        memory: dict[Any, Any] | None = None,
     ) -> Plan:
-        """Return the choices for ``model``; ``seen.example`` doubles as calibration images."""
+        """Return the choices for ``model``; ``seen.example`` doubles as calibration images.
+
+        ``memory`` holds what several plans of one network share (what was measured of each layer).
+        """
 
     @abstractmethod
     def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:

@@ -42,6 +42,7 @@ class LowBitMethod(Method):
         seen: LayerInventory,
         budget: Budget | None,
         progress: Callable[[int, int, str], None] | None = None,
+        memory: dict[Any, Any] | None = None,
     ) -> Plan:
         """Choose the layers; precision takes no budget."""
         return plan_lowbit(self.scheme, model, seen, ends=self.ends, skip=self.skip)

@@ -25,7 +25,7 @@ from convsmith.compression.cost import cost
 from convsmith.compression.methods.channels import CRITERIA, Group, Ledger, find_groups, hide, scores
 from convsmith.compression.methods.method import METHODS, Applied, Method, output_error
 from convsmith.compression.methods.removal import AGREE, disagreement, remove, restructure, structure, traceable
-from convsmith.compression.planning.budget import SCAN_IMAGES, Progress
+from convsmith.compression.planning.budget import SCAN_IMAGES, Memory, Progress
 from convsmith.compression.planning.plan import Budget, Choice, Plan
 from convsmith.errors import InvalidArgument, RunFailed, close_matches
 from convsmith.inspection.layers import LayerInventory
@@ -80,10 +80,18 @@ class _Prune(Method):
             )
 
     def plan(
-        self, model: nn.Module, seen: LayerInventory, budget: Budget | None, progress: Progress | None = None
+        self,
+        model: nn.Module,
+        seen: LayerInventory,
+        budget: Budget | None,
+        progress: Progress | None = None,
+        memory: Memory | None = None,
     ) -> Plan:
         """Choose how many channels every group keeps."""
-        groups, ranking, skipped = self._ranked(model, seen)
+        memory = {} if memory is None else memory
+        if "ranked" not in memory:
+            memory["ranked"] = self._ranked(model, seen)
+        groups, ranking, skipped = memory["ranked"]
         whole = cost(model, tuple(seen.example.shape[1:]))
         ledger = Ledger(seen, groups, model, whole.macs, whole.params)
         harms: dict[str, float] = {}
@@ -95,7 +103,9 @@ class _Prune(Method):
             for done, group in enumerate(groups):
                 if progress is not None:
                     progress(done, len(groups), f"scan {group.root}")
-                curves[group.root] = _curve(model, seen, group, ranking[group.root])
+                if (group.root, "curve") not in memory:
+                    memory[group.root, "curve"] = _curve(model, seen, group, ranking[group.root])
+                curves[group.root] = memory[group.root, "curve"]
             removed = self._spend(groups, ledger, curves, budget, skipped)
             harms = {root: float(np.interp(removed[root], *curve)) for root, curve in curves.items()}
         choices = tuple(

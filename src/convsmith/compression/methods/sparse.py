@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from convsmith.compression.cost import cost
 from convsmith.compression.methods.method import METHODS, Applied, Method
-from convsmith.compression.planning.budget import Option, Progress, assemble, plan_layers
+from convsmith.compression.planning.budget import Memory, Option, Progress, assemble, plan_layers
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Layer, LayerInventory
@@ -94,7 +94,12 @@ class _Sparsity(Method):
         """Return the names the user wants left alone."""
 
     def plan(
-        self, model: nn.Module, seen: LayerInventory, budget: Budget | None, progress: Progress | None = None
+        self,
+        model: nn.Module,
+        seen: LayerInventory,
+        budget: Budget | None,
+        progress: Progress | None = None,
+        memory: Memory | None = None,
     ) -> Plan:
         """Choose a density per layer; MACs and parameters in the plan count non-zero weights only."""
         skipped = {**seen.skipped(), **dict.fromkeys(self.excluded(), "skipped on request")}
@@ -110,7 +115,15 @@ class _Sparsity(Method):
             picked = [(layer, options[0], None) for layer, options in table]
             return assemble(self.label, whole.macs, whole.params, picked, skipped=skipped)
         return plan_layers(
-            self.label, model, seen, table, _thinned, budget or Budget("macs", 0.5), skipped=skipped, progress=progress
+            self.label,
+            model,
+            seen,
+            table,
+            _thinned,
+            budget or Budget("macs", 0.5),
+            skipped=skipped,
+            progress=progress,
+            memory=memory,
         )
 
     def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:

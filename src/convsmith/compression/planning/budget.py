@@ -30,6 +30,8 @@ from convsmith.inspection.modes import evaluating
 from convsmith.inspection.outputs import joined_output
 
 Progress = Callable[[int, int, str], None]
+#: what several plans of one network share
+Memory = dict[Any, Any]
 #: cells of the knapsack's cost grid; costs are rounded up, so a plan of n layers may leave n/GRID of the budget unused
 GRID = 16384
 #: images used by the scan, at most
@@ -140,6 +142,7 @@ def plan_layers(
     skipped: Mapping[str, str],
     finer: Callable[[Layer, Sequence[Option]], list[Option]] | None = None,
     progress: Progress | None = None,
+    memory: Memory | None = None,
 ) -> Plan:
     """Scan every layer of ``table`` and choose one option each so that the whole network obeys ``budget``.
 
@@ -151,12 +154,16 @@ def plan_layers(
     """
     whole = cost(model, tuple(seen.example.shape[1:]))
     total = whole.macs if budget.kind == "macs" else whole.params
+    memory = {} if memory is None else memory
     every: list[list[Option]] = []
     sensitivities: list[list[float]] = []
     for done, (layer, options) in enumerate(table):
         if progress is not None:
             progress(done, len(table), f"scan {layer.name}")
-        sensitivities.append([0.0, *(scan(model, seen, layer, options, build) if options else [])])
+        key = (layer.name, tuple(str(option.setting) for option in options))
+        if key not in memory:
+            memory[key] = scan(model, seen, layer, options, build) if options else []
+        sensitivities.append([0.0, *memory[key]])
         every.append([Option({}, layer.macs, layer.params, 0.0), *options])
     prices = [[o.price(budget.kind) for o in options] for options in every]
     fixed = total - sum(row[0] for row in prices)

@@ -25,7 +25,8 @@ from convsmith.compression.methods.int8 import Int8Model
 from convsmith.compression.methods.method import output_error
 from convsmith.compression.methods.packing import packed_state
 from convsmith.compression.planning.latency import time_side_by_side
-from convsmith.errors import InvalidArgument
+from convsmith.compression.runtimes import runnable
+from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.inspection.modes import evaluating
 
 
@@ -104,6 +105,7 @@ def latencies(
     *,
     batches: Sequence[int] = (1, 32),
     compiled: bool = True,
+    onnx: bool = False,
     threads: int | None = 1,
     seconds: float = 0.3,
     progress: Callable[[int, int, str], None] | None = None,
@@ -115,15 +117,18 @@ def latencies(
         images: [B, C, H, W], repeated or cut to every batch size.
         batches: batch sizes.
         compiled: also time each network under ``torch.compile`` with frozen weights.
+        onnx: also time each network in ONNX Runtime.
         threads: of torch, None for as many as it has now.
         seconds: per network and case.
         progress: called with (done, total, note).
 
     Returns:
-        By network, by case (``"eager 1"``, ``"compiled 32"``): `Latency`, or the reason why it could not be timed.
+        By network, by case (``"eager 1"``, ``"compiled 32"``, ``"onnxruntime 1"``): `Latency`, or why there is none.
     """
     found: dict[str, dict[str, Latency | str]] = {name: {} for name in models}
-    cases = [(kind, batch) for batch in batches for kind in (("eager", "compiled") if compiled else ("eager",))]
+    kinds = ["eager", *["compiled"] * compiled, *["onnxruntime"] * onnx]
+    cases = [(kind, batch) for batch in batches for kind in kinds]
+    sessions = {name: _session(model, images, threads) for name, model in models.items()} if onnx else {}
     with pinned_threads(threads), contextlib.ExitStack() as modes:
         for model in models.values():
             modes.enter_context(evaluating(model))
@@ -131,7 +136,9 @@ def latencies(
             if progress is not None:
                 progress(done, len(cases), f"{kind}, batch {batch}")
             x = images[torch.arange(batch) % len(images)].contiguous()
-            ready: dict[str, Any] = dict(models) if kind == "eager" else compiled_networks(models, x)
+            ready: dict[str, Any] = sessions if kind == "onnxruntime" else dict(models)
+            if kind == "compiled":
+                ready = dict(compiled_networks(models, x))
             for name, reason in ready.items():
                 if isinstance(reason, str):
                     found[name][f"{kind} {batch}"] = reason
@@ -141,6 +148,13 @@ def latencies(
                 for name, row in zip(calls, took, strict=True):
                     found[name][f"{kind} {batch}"] = _latency(row, took[0])
     return found
+
+
+def _session(model: nn.Module, images: Tensor, threads: int | None) -> Callable[[Tensor], Tensor] | str:
+    try:
+        return runnable(model, images[:2], "onnxruntime", threads=threads)
+    except RunFailed as error:
+        return f"not in ONNX: {error.given}"
 
 
 def compiled_networks(models: Mapping[str, nn.Module], images: Tensor) -> dict[str, Callable[[Tensor], Tensor] | str]:

@@ -1,0 +1,41 @@
+"""Runtimes: the same numbers in each, and a clear word where one cannot take a network."""
+
+import pytest
+import torch
+from torch import nn
+
+from convsmith.compression.runtimes import RUNTIMES, check_runtime, differences, onnx_function, runnable, write_onnx
+from convsmith.errors import InvalidArgument, RunFailed
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 4))
+
+
+def test_the_file_computes_what_the_network_computes(network, tmp_path):
+    images = torch.randn(5, 3, 8, 8)
+    network(images)
+    compute = onnx_function(write_onnx(network, images, tmp_path / "n.onnx"), threads=1)
+    assert max(differences(network, compute, images).values()) < 1e-5
+    assert network.training
+    for runtime in ("torch", "onnxruntime"):
+        with torch.no_grad():
+            got = runnable(network, images[:1], runtime)(images[:1])
+        torch.testing.assert_close(got, compute(images[:1]), atol=1e-5, rtol=1e-5)
+
+
+def test_what_cannot_be_written_says_why(tmp_path):
+    class Decides(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(RunFailed, match="cannot write this network"):
+        write_onnx(Decides(), torch.randn(2, 3, 8, 8), tmp_path / "n.onnx")
+
+
+def test_unknown_runtimes_offer_the_near_ones():
+    assert "onnxruntime" in RUNTIMES
+    with pytest.raises(InvalidArgument, match="onnxruntime"):
+        check_runtime("onnx-runtime")
