@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from convsmith.adaptation import EvaluationOptions, WeightSettings, adapt
+from convsmith.adaptation import EvaluationOptions, Predictions, WeightSettings, adapt
 from convsmith.adaptation.evaluation.alarms import CollapseRule
 from convsmith.adaptation.evaluation.evaluator import EXCLUDED
 from convsmith.adaptation.inputs import resolve
@@ -145,6 +145,15 @@ def test_predictions_file(result, tmp_path):
     assert len(rows) == len(result.predictions.index)
     assert {row["prediction"] for row in rows} <= {f"c{k}" for k in range(K)}
     assert all(0 < float(row["second_confidence"]) <= float(row["confidence"]) <= 1 for row in rows)
+
+
+def test_no_cell_of_the_predictions_is_a_formula(tmp_path):
+    p = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+    made = Predictions(torch.arange(2), p, 1.0, ("=cmd|' /C calc'!A0", "plain"), ("@SUM(A1)", "-2.png"))
+    rows = list(csv.reader(made.save(tmp_path / "new" / "predictions.csv").open()))
+    assert rows[1][1:3] == ["'@SUM(A1)", "'=cmd|' /C calc'!A0"]
+    assert rows[2][1:3] == ["'-2.png", "plain"]
+    assert not any(path.name.endswith(".draft") for path in (tmp_path / "new").iterdir())
 
 
 def test_arrays_specs_and_datasets_are_taken(sides, tmp_path):

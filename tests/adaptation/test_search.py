@@ -73,3 +73,13 @@ def test_bad_input_is_one_clear_error():
     ):
         with pytest.raises(InvalidArgument, match=rule):
             search(network(), source, target, **{"method": "san", "values": {"entropy": [0.1]}, **changes})
+
+
+def test_a_damaged_file_of_finished_runs_is_named(tmp_path):
+    source, target = world()
+    file = tmp_path / "trials.jsonl"
+    file.write_text('{"key": 3}\n{"key": "x", "found": {"score": 1.0, "oracle": null}}\n')
+    with pytest.raises(InvalidArgument, match=r"trials\.jsonl, line 1"):
+        search(
+            network(), source, target, method="dan", values={"weight": [0.1]}, steps=2, seeds=(0,), out=file, **COMMON
+        )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from convsmith.adaptation.evaluation.alarms import Alarm
 from convsmith.adaptation.methods.method import MethodConfig
+from convsmith.files import replacing
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,26 @@ class Predictions:
         return self.probabilities.max(1).values
 
     def save(self, path: Path) -> Path:
-        """Write a CSV file with one row an image: index, name, predicted class, confidence, runner-up."""
+        """Write a CSV file with one row an image: index, name, predicted class, confidence, runner-up.
+
+        Names that a spreadsheet would run as a formula get an apostrophe in front.
+        """
         best = self.probabilities.topk(min(2, self.probabilities.shape[1]), dim=1)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="") as file:
+        with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.writer(file)
             writer.writerow(["index", "image", "prediction", "confidence", "second", "second_confidence"])
             for row, number in enumerate(self.index.tolist()):
                 name = self.names[row] if self.names else ""
                 first, second = (int(k) for k in best.indices[row])
                 p, q = (float(v) for v in best.values[row])
-                writer.writerow([number, name, self.classes[first], f"{p:.6f}", self.classes[second], f"{q:.6f}"])
+                words = [_plain_cell(text) for text in (name, self.classes[first], self.classes[second])]
+                writer.writerow([number, words[0], words[1], f"{p:.6f}", words[2], f"{q:.6f}"])
         return path
+
+
+def _plain_cell(text: str) -> str:
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 @dataclass(frozen=True)

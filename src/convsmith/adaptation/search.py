@@ -174,12 +174,20 @@ class _Memory:
         self.path, self.conditions = path, conditions
         self.known: dict[str, dict[str, Any]] = {}
         if path is not None and path.exists():
-            for line in path.read_text().splitlines():
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            for number, line in enumerate(lines, 1):
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # the line that was being written when the search was stopped
-                self.known[row["key"]] = row["found"]
+                    self.known[row["key"]] = {"score": float(row["found"]["score"]), "oracle": row["found"]["oracle"]}
+                except (ValueError, TypeError, KeyError):
+                    if number == len(lines):
+                        continue  # the line that was being written when the search was stopped
+                    raise InvalidArgument(
+                        "a file of finished runs holds one JSON object a line",
+                        argument=f"{path}, line {number}",
+                        given=line[:80],
+                        hint="take the line out, or name another file",
+                    ) from None
 
     def _key(self, settings: Mapping[str, Any], steps: int, seed: int) -> str:
         return json.dumps([self.conditions, dict(settings), steps, seed], sort_keys=True, default=str)

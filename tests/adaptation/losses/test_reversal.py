@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from convsmith.adaptation.losses.reversal import inverse_decay, ramp, reverse_gradient
+from convsmith.adaptation.losses.reversal import ramp, reverse_gradient
 from convsmith.errors import InvalidArgument
 
 
@@ -42,13 +42,20 @@ def test_ramp_starts_at_zero_and_ends_at_its_upper_bound():
     assert ramp(60, 100, start=10) == ramp(50, 100)
 
 
-def test_inverse_decay_is_the_published_policy():
-    assert inverse_decay(0) == 1.0
-    assert_close(inverse_decay(1000), 2**-0.75)
-    progress = 123 / 1000
-    assert_close(inverse_decay(123, gamma=10 / 1000), (1 + 10 * progress) ** -0.75)
-
-
 def test_a_ramp_without_length_is_refused():
-    with pytest.raises(InvalidArgument, match="at least one step"):
+    with pytest.raises(InvalidArgument, match="argument: length"):
         ramp(1, 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: reverse_gradient([1.0], 1.0), "x"),
+        (lambda: reverse_gradient(torch.ones(2).long(), 1.0), "x"),
+        (lambda: reverse_gradient(torch.ones(2), "1"), "scale"),
+        (lambda: reverse_gradient(torch.ones(2), None), "scale"),
+    ],
+)
+def test_wrong_kinds_are_named(call, name):
+    with pytest.raises(InvalidArgument, match=f"argument: {name}"):
+        call()

@@ -11,15 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convsmith.adaptation.losses.operands import matrix, vector
+
 
 def effective_classes(mass: Tensor) -> float:
     """Return ``exp(H(mass / sum))`` of non-negative ``mass`` [K]: 1 for one class, K for all alike."""
-    p = mass.double() / mass.double().sum()
+    p = vector("mass", mass).double() / mass.double().sum()
     return float(torch.special.entr(p).sum().exp())
 
 
 def prediction_histogram(probabilities: Tensor) -> Tensor:
     """Return the share [K] of images predicted as each class, from probabilities [n, K]."""
+    matrix("probabilities", probabilities)
     return torch.bincount(probabilities.argmax(1), minlength=probabilities.shape[1]).double() / len(probabilities)
 
 
@@ -77,6 +80,7 @@ def collapse_alarm(
 
 def agreement(probabilities: Tensor, reference: Tensor) -> float:
     """Return the share of images to which both predictions [n, K] give the same class."""
+    matrix("reference", reference, rows=len(matrix("probabilities", probabilities)))
     return float((probabilities.argmax(1) == reference.argmax(1)).double().mean())
 
 

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from convsmith.adaptation.evaluation.validators import density_ratio
 from convsmith.adaptation.inputs import Inputs
+from convsmith.adaptation.losses import operands
+from convsmith.adaptation.losses.operands import matrix, vector
 from convsmith.adaptation.result import Predictions
 from convsmith.data import Loader
 from convsmith.errors import InvalidArgument
@@ -24,8 +26,11 @@ def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = Non
     Shapes: ``logits`` [n, K], ``labels`` [n], ``weights`` [n] (1 if not given). The loss is convex in 1/T, so a golden
     section over 1/T finds its minimum.
     """
-    if len(logits) == 0 or len(logits) != len(labels):
-        raise InvalidArgument("calibration needs labelled logits", given=f"{len(logits)} logits, {len(labels)} labels")
+    if len(matrix("logits", logits)) == 0:
+        raise InvalidArgument("calibration needs labelled logits", argument="logits", given="0 images")
+    operands.labels("labels", labels, length=len(logits))
+    if weights is not None:
+        vector("weights", weights, length=len(logits))
     z, w = logits.detach().double(), torch.ones(len(logits)) if weights is None else weights.detach()
     w = (w / w.sum()).to(z)
 

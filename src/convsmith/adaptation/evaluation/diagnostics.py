@@ -11,20 +11,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from convsmith.adaptation.losses.operands import labels as class_numbers
+from convsmith.adaptation.losses.operands import pair, vector
 from convsmith.errors import InvalidArgument
 
 
 def shared_auroc(weights: Tensor, shared: Sequence[int]) -> float:
     """Return how well class ``weights`` [K] rank the classes the target holds above the others: AUROC in [0, 1].
 
-    The share of pairs (shared, outlier) in the right order, ties counting half. Needs the truth: a diagnosis, no score.
+    Needs the truth: a diagnosis, no score.
     """
+    from sklearn.metrics import roc_auc_score
+
+    vector("weights", weights)
+    if not bool(torch.isfinite(weights).all()):
+        raise InvalidArgument("weights are finite", argument="weights", given=weights.tolist()[:5])
     inside = torch.zeros(len(weights), dtype=torch.bool)
     inside[list(shared)] = True
     if not 0 < int(inside.sum()) < len(weights):
-        raise InvalidArgument("AUROC needs shared and outlier classes", given=f"{int(inside.sum())} of {len(weights)}")
-    mine, other = weights.detach().double()[inside][:, None], weights.detach().double()[~inside][None, :]
-    return float(((mine > other).double() + 0.5 * (mine == other).double()).mean())
+        raise InvalidArgument(
+            "AUROC needs shared and outlier classes",
+            argument="shared",
+            given=f"{int(inside.sum())} of {len(weights)}",
+        )
+    return float(roc_auc_score(inside.numpy(), weights.detach().double().cpu().numpy()))
 
 
 def proxy_a_distance(source: Tensor, target: Tensor, *, seed: int = 0, limit: int = 2000) -> float:
@@ -35,6 +45,7 @@ def proxy_a_distance(source: Tensor, target: Tensor, *, seed: int = 0, limit: in
     """
     from sklearn.linear_model import LogisticRegression
 
+    source, target = pair(source, target)
     count = min(len(source), len(target), limit) // 2
     if count < 2:
         raise InvalidArgument("the distance needs four images a side", given=f"{len(source)} and {len(target)}")
@@ -50,6 +61,8 @@ def proxy_a_distance(source: Tensor, target: Tensor, *, seed: int = 0, limit: in
 
 def nearest_classes(features: Tensor, source: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Return, for target ``features`` [m, d], the class [m] of the nearest mean of the ``source`` [n, d] by cosine."""
+    features, source = pair(features, source, names=("features", "source"))
+    class_numbers("labels", labels, length=len(source))
     means = torch.zeros(classes, source.shape[1], dtype=source.dtype).index_add_(0, labels, source)
     means = torch.nn.functional.normalize(means / torch.bincount(labels, minlength=classes).clamp_min(1)[:, None])
     return (torch.nn.functional.normalize(features.to(means)) @ means.T).argmax(1)
@@ -59,6 +72,7 @@ def embed(source: Tensor, target: Tensor, *, seed: int = 0, limit: int = 400) ->
     """Return the t-SNE of both sides in one plane: points [n, 2], [m, 2] and the rows they belong to [n], [m]."""
     from sklearn.manifold import TSNE
 
+    source, target = pair(source, target)
     generator = torch.Generator().manual_seed(seed)
     rows = [torch.randperm(len(x), generator=generator)[:limit].sort().values for x in (source, target)]
     both = torch.cat([source[rows[0]], target[rows[1]]]).double().cpu().numpy()

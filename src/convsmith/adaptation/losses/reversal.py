@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convsmith.errors import InvalidArgument
+from convsmith import arguments
 
 
 class _Reverse(torch.autograd.Function):
@@ -31,7 +31,11 @@ def reverse_gradient(x: Tensor, scale: float | Tensor) -> Tensor:
 
     Shapes: ``x`` any; ``scale`` a number or a tensor that broadcasts against ``x`` (it receives no gradient).
     """
-    factor = scale.detach() if isinstance(scale, Tensor) else torch.tensor(float(scale), device=x.device)
+    arguments.tensor("x", x, what="floating-point numbers")
+    if isinstance(scale, Tensor):
+        factor = arguments.tensor("scale", scale, what="floating-point numbers").detach()
+    else:
+        factor = torch.tensor(arguments.number("scale", scale), device=x.device)
     reversed_: Tensor = _Reverse.apply(x, factor)
     return reversed_
 
@@ -42,15 +46,6 @@ def ramp(step: int, length: int, *, upper: float = 1.0, alpha: float = 10.0, sta
     It is 0 at ``start`` and ``0.99991 * upper`` (alpha 10) from ``start + length`` on. The step comes from the training
     loop; nothing is counted here, so a resumed run goes on where it stopped.
     """
-    if length < 1:
-        raise InvalidArgument("a ramp has a length of at least one step", argument="ramp length", given=length)
+    arguments.integer("length", length, least=1)
     p = min(1.0, max(0, step - start) / length)
     return upper * (2.0 / (1.0 + math.exp(-alpha * p)) - 1.0)
-
-
-def inverse_decay(step: int, *, gamma: float = 1e-3, power: float = 0.75) -> float:
-    """Return the factor ``(1 + gamma * step) ** -power`` of the learning rate that this line of methods uses.
-
-    With ``gamma * total_steps = 10`` it is the JMLR form ``(1 + 10 p) ** -0.75`` of the progress p.
-    """
-    return float((1.0 + gamma * step) ** -power)
