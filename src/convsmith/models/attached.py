@@ -24,6 +24,7 @@ def attached_net(
     pooling: Mapping[str, Any] | None = None,
     num_classes: int = 10,
     in_chans: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
     global_pool: str | None = None,
 ) -> PooledClassifier:
     """Build ``backbone`` and attach a pooling to it.
@@ -34,12 +35,15 @@ def attached_net(
         pooling: arguments of `convsmith.pooling.attach`; None: iSQRT-COV of 32 channels.
         num_classes: classes.
         in_chans: channels of the images; None: the backbone's.
+        img_size: side of the images, for backbones that are built for one.
         global_pool: ``""`` with 0 classes gives the feature map; another pooling is an error.
     """
     check_name(backbone)
     arguments = dict(backbone_args or {})
     if in_chans is not None:
         arguments["in_chans"] = in_chans
+    if img_size is not None:
+        arguments["img_size"] = img_size
     check_arguments(backbone, arguments)
     if global_pool not in (None, "") or (global_pool == "" and num_classes):
         raise InvalidArgument("the pooling is the attached one", argument="global_pool", given=repr(global_pool))

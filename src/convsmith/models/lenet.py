@@ -80,6 +80,10 @@ class LeNet(nn.Module):
         """Return the maps after each convolution; timm's arguments."""
         return intermediates(self, x, [("conv1", self._first), ("conv2", self._second)], **wanted)
 
+    def finish(self, x: Tensor) -> Tensor:
+        """Return what follows the last map."""
+        return self.pool(x)
+
     def _first(self, x: Tensor) -> Tensor:
         return torch.relu(self.conv1(x))
 
@@ -88,7 +92,7 @@ class LeNet(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the maps [B, widths[1], H/4, W/4]."""
-        return self.pool(self._second(self._first(x)))
+        return self.finish(self._second(self._first(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return the logits, or the hidden layer's output [B, hidden]."""

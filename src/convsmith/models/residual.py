@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from timm.layers import get_act_layer, get_norm_layer
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -68,6 +67,7 @@ class CifarBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
         self.bn2 = norm_layer(out_channels)
         self.act2 = act_layer()
+        self.drop_path: nn.Module = nn.Identity()
         self.shortcut: nn.Module
         if stride == 1 and in_channels == out_channels:
             self.shortcut = nn.Identity()
@@ -80,7 +80,7 @@ class CifarBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
-        return self.act2(y + self.shortcut(x))
+        return self.act2(self.drop_path(y) + self.shortcut(x))
 
 
 class CifarResNet(PooledClassifier):
@@ -92,6 +92,7 @@ class CifarResNet(PooledClassifier):
         shortcut: ``"pad"`` (option A, no parameters) or ``"conv"`` (option B, 1x1 convolution and norm).
         act_layer, norm_layer: timm names or classes.
         drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block, from zero at the first.
 
     Raises:
         InvalidArgument: a depth that is not 6n + 2, a width below 1, an unknown shortcut.
@@ -105,6 +106,7 @@ class CifarResNet(PooledClassifier):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
         shortcut: str = "pad",
         act_layer: str | Callable[..., nn.Module] = nn.ReLU,
         norm_layer: str | Callable[..., nn.Module] = nn.BatchNorm2d,
@@ -142,17 +144,16 @@ class CifarResNet(PooledClassifier):
                 channels = out
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
             self.feature_info.append({"num_chs": out, "reduction": 2**stage, "module": f"layer{stage + 1}"})
+        self.set_drop_path(drop_path_rate)
         self.add_head(channels, num_classes, global_pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Return timm's patterns for layer-wise parameter groups."""
         return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
-    @torch.jit.ignore
     def stages(self) -> list[tuple[str, nn.Module]]:
         """Return the stem's modules and the three stages."""
         return [(name, getattr(self, name)) for name in ("conv1", "bn1", "act1", "layer1", "layer2", "layer3")]

@@ -94,6 +94,7 @@ def second_order_net(
         normalization=normalization,
         compensate=compensate,
     )
+    attached._model_args = {}  # timm records the arguments of this name instead
     if global_pool == "":
         attached.reset_classifier(0, "")
     return attached

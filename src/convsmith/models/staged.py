@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ class StagedNet(PooledClassifier):
         stem: first module; its output's ``stem_channels`` and ``stem_reduction`` go into ``feature_info``.
         stages: (modules, channels out, stride) of every stage.
         tail: a last module before pooling, with ``num_features`` channels out.
+        drop_path_rate: stochastic depth of the last residual block, from zero at the first.
 
     Plain convolutions start by He's rule on their fan-in, chains by their own.
     """
@@ -42,6 +42,7 @@ class StagedNet(PooledClassifier):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
         self.in_chans, self.drop_rate = in_chans, drop_rate
@@ -54,6 +55,7 @@ class StagedNet(PooledClassifier):
             self.add_module(f"layer{number}", stage)
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"layer{number}"})
         self.tail = nn.Identity() if tail is None else tail
+        self.set_drop_path(drop_path_rate)
         self.add_head(num_features, num_classes, global_pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -61,12 +63,10 @@ class StagedNet(PooledClassifier):
             elif isinstance(module, LinearChain):
                 module.reset_parameters()
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Return timm's patterns for layer-wise parameter groups."""
         return {"stem": r"^stem", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
 
-    @torch.jit.ignore
     def stages(self) -> list[tuple[str, nn.Module]]:
         """Return stem, stages and tail."""
         layers = [f"layer{number}" for number in range(1, self.depth + 1)]

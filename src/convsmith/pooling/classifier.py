@@ -110,8 +110,11 @@ class PooledClassifier(nn.Module):
     @property
     def feature_info(self) -> list[dict[str, Any]]:
         """The backbone's stages, as timm lists them."""
-        stages = getattr(self.backbone, "feature_info", [])
-        return [{**stage, "module": f"backbone.{stage['module']}"} for stage in stages]
+        own = getattr(self.backbone, "feature_info", [])
+        stages = [{**stage, "module": f"backbone.{stage['module']}"} for stage in getattr(own, "info", own)]
+        if stages and self.pooling_recipe.get("last_stride") == 1:
+            stages[-1]["reduction"] //= 2
+        return stages
 
     def get_classifier(self, name_only: bool = False) -> nn.Module | str:
         """Return the classifier, or its name."""

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from convsmith.compression.operators.interleaved import ChannelOrder, InterleavedGroupConv2d, LinearChain
+from convsmith.compression.operators.interleaved import ChannelOrder, InterleavedGroupConv2d, LinearChain, one_node
 from convsmith.compression.operators.wiring import Factor, Wiring, check_divides, shuffle
 from convsmith.errors import InvalidArgument
 
@@ -51,11 +51,12 @@ class ChainResidual(nn.Module):
         self.chain1, self.norm1, self.act1 = first, norm_layer(channels), act_layer()
         self.chain2, self.norm2, self.act2 = second, norm_layer(channels), act_layer()
         self.shortcut = nn.Identity() if shortcut is None else shortcut
+        self.drop_path: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, H, W] to [B, channels, H', W']."""
         y = self.norm2(self.chain2(self.act1(self.norm1(self.chain1(x)))))
-        return self.act2(y + self.shortcut(x))
+        return self.act2(self.drop_path(y) + self.shortcut(x))
 
 
 class InvertedInterleavedBlock(nn.Module):
@@ -117,6 +118,7 @@ class InvertedInterleavedBlock(nn.Module):
         self.order_out: nn.Module = (
             ChannelOrder(shuffle(out_channels, groups_down)) if permute_out and groups_down > 1 else nn.Identity()
         )
+        self.drop_path: nn.Module = nn.Identity()
 
     @property
     def wiring(self) -> Wiring:
@@ -134,7 +136,7 @@ class InvertedInterleavedBlock(nn.Module):
         y = self.order(self.act1(self.norm1(self.expand(x))))
         y = self.act2(self.norm2(self.depthwise(y)))
         y = self.order_out(self.norm3(self.project(y)))
-        return x + y if self.has_identity else y
+        return x + self.drop_path(y) if self.has_identity else y
 
 
 class DepthwiseSeparableBlock(nn.Module):
@@ -232,6 +234,8 @@ class MergeAndRunBlock(nn.Module):
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> Any:
         """Map stacked streams [B, 2 C, H, W] to [B, 2 C', H', W'], or to [B, C', H', W'] with ``merge="sum"``."""
+        if isinstance(x, fx.Proxy):
+            return one_node(self, x)
         if isinstance(x, tuple):
             y = self(torch.cat(x, 1))
             return y if self.merge == "sum" else y.chunk(2, 1)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from convsmith.compression.operators.backends import BACKENDS, dense_kernel, run_chain
 from convsmith.compression.operators.geometry import ChainGeometry, Sides
@@ -85,6 +85,8 @@ class LinearChain(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, in_channels, H, W] to [B, out_channels, H', W']."""
+        if isinstance(x, fx.Proxy):
+            return one_node(self, x)
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise InvalidArgument(
                 "the input has the channels the chain was built for",
@@ -92,6 +94,10 @@ class LinearChain(nn.Module, ABC):
                 given=list(x.shape),
             )
         return run_chain(self, x)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return what TorchScript compiles in place of the chain: the dense convolution that it equals."""
+        return self.to_dense()
 
     def composite(self) -> Tensor:
         """Return the dense kernel [out, in, k, k] this chain equals, differentiable in the weights."""
@@ -241,7 +247,28 @@ class ChannelOrder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Permute [B, C, H, W]."""
-        return self.order(x)
+        return one_node(self, x) if isinstance(x, fx.Proxy) else self.order(x)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return what TorchScript compiles in place of the views: a gather."""
+        return _Gather(self.order.index())
 
     def extra_repr(self) -> str:
         return f"view={self.order.view}, dims={self.order.dims}"
+
+
+class _Gather(nn.Module):
+    """``y = x[:, index]``."""
+
+    def __init__(self, index: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("index", index, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.index)  # type: ignore[arg-type]  # TorchScript reads no string annotation
+
+
+def one_node(module: nn.Module, x: fx.Proxy) -> Any:
+    """Return the symbolic result of a module that looks at shapes: symbolic tracing makes it one node."""
+    tracer: Any = x.tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), (x,), {})
