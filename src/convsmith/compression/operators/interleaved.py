@@ -262,10 +262,11 @@ class _Gather(nn.Module):
 
     def __init__(self, index: Tensor) -> None:
         super().__init__()
+        self.index: Tensor
         self.register_buffer("index", index, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.index_select(1, self.index)  # type: ignore[arg-type]  # TorchScript reads no string annotation
+        return x.index_select(1, self.index)
 
 
 def one_node(module: nn.Module, x: fx.Proxy) -> Any:
