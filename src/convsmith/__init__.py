@@ -10,8 +10,7 @@ import importlib
 from typing import Any
 
 from convsmith import timm_hook
-
-__version__ = "0.1.0"
+from convsmith.version import __version__
 
 _ROOMS = (
     "adaptation",

@@ -186,3 +186,17 @@ def test_completion_scripts_know_verbs_and_flags(capsys):
         assert set(wanted.split()) <= set(done.stdout.split()), words
     assert main.main(["--completion=zsh"]) == 0
     assert capsys.readouterr().out.startswith("#compdef convsmith")
+
+
+@pytest.mark.parametrize("verb", list(main.Program().verbs()))
+def test_common_flags_of_a_verb_fit_two_screens_and_all_flags_are_in_the_long_help(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main.main([verb, "-h"]) == 0
+    short = capsys.readouterr().out
+    assert len(short.splitlines()) <= 84
+    assert "examples:" in short
+    assert main.main([verb, "--help"]) == 0
+    full = capsys.readouterr().out
+    for name, field in main.Program().load(verb).Arguments.__dataclass_fields__.items():
+        if not field.metadata["positional"]:
+            assert f"--{name.replace('_', '-')}" in full, name

@@ -27,7 +27,7 @@ ORDER = (
 )  # fmt: skip
 
 USAGE = """usage: convsmith VERB [options]
-       convsmith VERB -h            flags and examples of one verb
+       convsmith VERB -h            common flags and examples of one verb; --help shows all flags
 
 {verbs}
 

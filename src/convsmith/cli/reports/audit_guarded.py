@@ -42,13 +42,13 @@ def run(subject: Subject) -> Chapter:
         moved[size] = torch.cat(parts)
         answers = subject.answers(subject.model, moved[size], "answers").argmax(1)
         flips[size] = wilson(int((answers != labels.cpu()).sum()), len(labels))
-    found, reason = _detector(subject, images, moved[SIZES[-1]])
+    found, scored, reason = _detector(subject, images, moved[SIZES[-1]])
     small, large = (percent(flips[size]) for size in SIZES)
     sentence = f"A change of 2/255 a pixel, which nobody sees, flips {small} of predictions, 8/255 flips {large}. "
     if found is None:
         sentence += f"No detector was fitted: {reason}."
     else:
-        hit = f"{100 * found.hit_rate:.0f} % ({100 * found.hit_low:.0f} to {100 * found.hit_high:.0f})"
+        hit = percent(wilson(found.hit_rate * scored, scored))
         good = found.auroc_low > 0.6
         sentence += f"A detector on activations catches {hit} of them at 5 % false alarms"
         sentence += "." if good else ": do not use this detector."
@@ -84,8 +84,8 @@ def run(subject: Subject) -> Chapter:
     return Chapter(sentence, f"flipped at 2/255: {small}", command, facts=facts, section=section)
 
 
-def _detector(subject: Subject, images: Tensor, moved: Tensor) -> tuple[DetectionReport | None, str]:
-    """Fit on the clean and changed pictures of one half of the groups, score the other; or the reason why not."""
+def _detector(subject: Subject, images: Tensor, moved: Tensor) -> tuple[DetectionReport | None, int, str]:
+    """Fit on clean and changed pictures of half of the groups, score the others: report, pictures, or why not."""
     import torch
 
     from convsmith.errors import ConvsmithError
@@ -94,7 +94,7 @@ def _detector(subject: Subject, images: Tensor, moved: Tensor) -> tuple[Detectio
     groups = torch.tensor((subject.pictures.groups or tuple(range(len(subject.pictures))))[: len(images)])
     known = groups.unique()
     if len(known) < 8:
-        return None, "eight different pictures or more are needed"
+        return None, 0, "eight different pictures or more are needed"
     half = torch.isin(groups, known[::2])
     try:
         subject.progress(0, 1, "detector")
@@ -102,6 +102,7 @@ def _detector(subject: Subject, images: Tensor, moved: Tensor) -> tuple[Detectio
         detector = RouteDetector(seed=subject.seed, trees=100).fit(clean[half], changed[half])
         scores = [detector.score(routes[~half]) for routes in (clean, changed)]
     except ConvsmithError as error:
-        return None, error.rule
+        return None, 0, error.rule
     names = groups[~half].tolist()
-    return detection_report(*scores, clean_index=names, adversarial_index=names, seed=subject.seed), ""
+    report = detection_report(*scores, clean_index=names, adversarial_index=names, seed=subject.seed)
+    return report, len(names), ""

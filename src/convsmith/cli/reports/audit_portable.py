@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 TITLE = "Portable: another domain"
 #: a class with less than this share of the mean class weight is taken to be missing from the target
 MISSING = 0.3
-WAYS = ("as it is", "plain alignment", "class-weighted alignment")
+WAYS = ("no alignment", "plain alignment", "class-weighted alignment")
 
 
 def run(subject: Subject) -> Chapter:
@@ -57,7 +57,7 @@ def _with_labels(
     weights = class_weights(plain)
     importance = weights[labels]
     found = {
-        "as it is": plain,
+        "no alignment": plain,
         "plain alignment": _head(_matched(x, y, torch.ones(len(x))), labels, y),
         "class-weighted alignment": _head(_matched(x, y, importance), labels, y),
     }
@@ -65,7 +65,7 @@ def _with_labels(
     effective = float(weights.sum() ** 2 / (weights**2).sum())
     held = [source.classes[k] for k in range(len(weights)) if float(weights[k]) >= MISSING]
     partial = len(held) < len(weights)
-    base = found["as it is"].argmax(1)
+    base = found["no alignment"].argmax(1)
     rows: list[list[Any]] = []
     truth = _truth(source, target)
     for name, p in found.items():
@@ -74,7 +74,7 @@ def _with_labels(
         rows.append([name, float(scores[name]), 100 * moved, accuracy])
     best = max(WAYS, key=lambda name: scores[name] if validators.higher_is_better("infomax") else -scores[name])
     recommended = "class-weighted alignment" if partial and best == "plain alignment" else best
-    method = {"as it is": "source-only", "plain alignment": "dann", "class-weighted alignment": "san"}[recommended]
+    method = {"no alignment": "source-only", "plain alignment": "dann", "class-weighted alignment": "san"}[recommended]
     sentence = (
         f"The domains are told apart in {percent(apart)} of cases; the target seems to hold {len(held)} of "
         f"{len(weights)} source classes, so plain alignment "

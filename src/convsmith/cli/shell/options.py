@@ -12,6 +12,12 @@ from convsmith.errors import InvalidArgument, close_matches
 
 A = TypeVar("A", bound="Listing")
 
+#: a verb with more fields than this shows only the common ones on ``-h``
+SHORT = 20
+#: flags outside a verb's own box that ``-h`` shows all the same
+COMMON = frozenset({"epochs", "steps", "lr", "batch_size", "size", "out", "resume", "config", "seed", "json"})
+COMMON |= frozenset({"keep_macs", "finetune_epochs", "keep_latency"})
+
 
 def option(
     default: Any = MISSING,
@@ -74,11 +80,13 @@ def parse(verb: str, arguments: type[A], argv: Sequence[str], *, prog: str | Non
 
     wants_help = any(word in ("-h", "--help") for word in argv)
     layers: Mapping[str, Any] = {} if wants_help else settings.layers(verb, arguments, argv)
-    root, own, boxes = _form(arguments, layers)
+    hidden = _rare(arguments) if "-h" in argv else frozenset()
+    root, own, boxes = _form(arguments, layers, hidden)
     filled: Any = tyro.cli(
         root,
         prog=prog or f"convsmith {verb}",
-        description=(arguments.__doc__ or "").strip(),
+        description=(arguments.__doc__ or "").strip()
+        + (f"\n\n{len(hidden)} more flags: --help shows them." if hidden else ""),
         args=["--help"] if wants_help else list(argv),
         config=(tyro.conf.OmitArgPrefixes,),
     )
@@ -87,8 +95,19 @@ def parse(verb: str, arguments: type[A], argv: Sequence[str], *, prog: str | Non
     return arguments(**values)
 
 
-def _form(arguments: type[Listing], layers: Mapping[str, Any]) -> tuple[type[Any], list[Any], list[tuple[str, Any]]]:
-    """Return the dataclass that tyro reads: the verb's own fields, and one box a group."""
+def _rare(arguments: type[Listing]) -> frozenset[str]:
+    """Return the flags that ``-h`` leaves to ``--help``: of a verb with many, those few people change."""
+    fields = dataclasses.fields(arguments)
+    if len(fields) <= SHORT:
+        return frozenset()
+    rare = [f for f in fields if f.metadata["group"] != "options" and f.name not in COMMON and f.default is not MISSING]
+    return frozenset(field.name for field in rare)
+
+
+def _form(
+    arguments: type[Listing], layers: Mapping[str, Any], hidden: frozenset[str] = frozenset()
+) -> tuple[type[Any], list[Any], list[tuple[str, Any]]]:
+    """Return the dataclass that tyro reads: the verb's own fields, and one box a group, without help on ``hidden``."""
     import tyro
 
     groups: dict[str, list[Any]] = {}
@@ -103,6 +122,8 @@ def _form(arguments: type[Listing], layers: Mapping[str, Any]) -> tuple[type[Any
             kind = Annotated[kind, tyro.conf.Positional]
         if field.name in settings.SOURCES:
             kind = Annotated[kind, tyro.conf.FlagCreatePairsOff]
+        if field.name in hidden:
+            kind = Annotated[kind, tyro.conf.Suppress]
         made = dataclasses.field(default=default, kw_only=True)
         groups.setdefault(field.metadata["group"], []).append((field.name, kind, made))
     own = groups.pop("options", [])
