@@ -142,8 +142,12 @@ def test_every_packaged_preset_is_valid_and_opens_with_the_command_that_runs_it(
 
     assert settings.presets()
     for name, text in settings.presets().items():
-        verb = name.split("-")[0]
+        verb = text.split()[2]
         assert verb in main.Program().verbs(), name
         settings.checked(verb, main.Program().load(verb).Arguments, text, where=name)
-        assert text.startswith(f"# convsmith {verb} --config {name}.yaml"), name
+        assert text.startswith((f"# convsmith {verb} --config {name}.yaml", f"# convsmith {verb} --preset {name} ")), (
+            name
+        )
+        assert f"\nverb: {verb}\n" in text, name
+        assert settings.presets(verb)[name] == text
         assert init.purpose(text), name

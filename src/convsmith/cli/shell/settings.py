@@ -187,9 +187,11 @@ def presets(verb: str | None = None) -> dict[str, str]:
     """Return the packaged presets (of one verb) by name, each with its YAML text."""
     found = {}
     for item in resources.files("convsmith.cli").joinpath("presets").iterdir():
-        name = item.name.removesuffix(".yaml")
-        if item.name.endswith(".yaml") and (verb is None or name.startswith(f"{verb}-")):
-            found[name] = item.read_text()
+        if not item.name.endswith(".yaml"):
+            continue
+        name, text = item.name.removesuffix(".yaml"), item.read_text()
+        if verb is None or text.startswith(f"# convsmith {verb} "):
+            found[name] = text
     return dict(sorted(found.items()))
 
 
