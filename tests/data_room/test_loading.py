@@ -115,6 +115,7 @@ def test_available():
         "mnist-5k",
         "timm:NAME",
         "torchvision:NAME",
+        "wds:SHARDS",
     ]
 
 

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from convsmith.data.keyed import hash64
 from convsmith.data.preprocessing import Pipeline, Preprocessing
 from convsmith.errors import InvalidArgument
 from convsmith.registry import Registry
@@ -33,13 +32,12 @@ def kept_random_states() -> Iterator[None]:
         torch.set_rng_state(torch_state)
 
 
-def keyed(transform: Pipeline, image: Image.Image | Tensor, seed: int, epoch: int, index: int) -> Tensor:
-    """Apply a library's random transform as a function of (seed, epoch, image number); see `kept_random_states`."""
-    word = int(hash64(seed, epoch, index)[0])
+def keyed(transform: Pipeline, image: Image.Image | Tensor, word: int) -> Tensor:
+    """Apply a random transform to an upright picture as a function of a 64-bit word: the hash of its key."""
     random.seed(word)
     np.random.seed(word % 2**32)  # noqa: NPY002  (timm draws from the global generators)
     torch.default_generator.manual_seed(word)  # torch.manual_seed would reach for the devices too
-    return transform(image)
+    return transform.apply(image)
 
 
 def _after_resize(preprocessing: Preprocessing, name: str, steps: list[Any], settings: dict[str, Any]) -> Pipeline:

@@ -48,7 +48,9 @@ def upright(image: Image.Image, channels: int, levels: int = 65535) -> Image.Ima
     """
     if image.mode == "F" or (image.mode == {1: "L", 3: "RGB"}.get(channels) and not image.info):
         return image
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    # most files have no EXIF, and PIL takes its time to say so; a TIFF has it in its header
+    oriented = "exif" in image.info or image.format not in ("JPEG", None)
+    if oriented and image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if deep(image.mode):
         wide = np.asarray(image).astype(np.int64)
@@ -58,7 +60,8 @@ def upright(image: Image.Image, channels: int, levels: int = 65535) -> Image.Ima
     if image.has_transparency_data:
         clear = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", clear.size, GROUND), clear)
-    return image.convert("L" if channels == 1 else "RGB")
+    wanted = "L" if channels == 1 else "RGB"
+    return image if image.mode == wanted else image.convert(wanted)  # converting to the same mode would copy
 
 
 class Pictures(ABC):

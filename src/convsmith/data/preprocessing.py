@@ -164,8 +164,10 @@ class Pipeline:
         self.steps = list(steps)
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
-        if isinstance(image, Image.Image):
-            image = upright(image, self.channels)
+        return self.apply(upright(image, self.channels) if isinstance(image, Image.Image) else image)
+
+    def apply(self, image: Image.Image | Tensor) -> Tensor:
+        """Return the tensor of a picture that is in the form of `upright` already."""
         for step in self.steps[: self.tensor_at]:
             image = step(image)
         tensor: Tensor = self.steps[self.tensor_at](image)

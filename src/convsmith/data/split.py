@@ -13,6 +13,7 @@ from torch import Tensor
 from convsmith.data.augment import AUGMENTATIONS, kept_random_states, keyed
 from convsmith.data.batch import Batch
 from convsmith.data.description import DataDescription
+from convsmith.data.keyed import hash64
 from convsmith.data.preprocessing import Pipeline
 from convsmith.data.store import Store
 from convsmith.errors import InvalidArgument
@@ -61,10 +62,11 @@ class ImageSplit:
         rows, index = self.rows[chosen], self.index[chosen]
         if key is None or self.augment == "none" or not len(rows):
             return Batch(self.normalise(self.store.pixels(rows)), self.labels[chosen], index)
+        words = hash64(*key, index.numpy()).tolist()
         with kept_random_states():
             images = [
-                keyed(self._augmentation, self._picture(row), *key, number)
-                for row, number in zip(rows.tolist(), index.tolist(), strict=True)
+                keyed(self._augmentation, self._picture(row), word)
+                for row, word in zip(rows.tolist(), words, strict=True)
             ]
         return Batch(torch.stack(images), self.labels[chosen], index)
 

@@ -65,4 +65,4 @@ class PictureStore(Store):
                 given=f"{self.pictures.name(position)}, {size[0]} x {size[1]}",
                 hint="pass size= to resize them",
             )
-        return self.transform(image)
+        return self.transform.apply(image)

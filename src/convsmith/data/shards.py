@@ -1,0 +1,148 @@
+"""WebDataset tar shards on disk, by an index of their members: nothing is unpacked, every sample can be reached."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from convsmith.data.partition import TRAIN, official_parts
+from convsmith.data.pictures import EXTENSIONS, Pictures
+from convsmith.data.source import SOURCES, Material, Request, existing, numbered
+from convsmith.errors import InvalidArgument
+
+_LABELS = ("cls", "txt", "json")
+
+
+class Members(Pictures):
+    """Pictures inside uncompressed tar files: a shard, an offset and a length each."""
+
+    def __init__(self, shards: list[str], place: np.ndarray) -> None:
+        self.shards, self.place = shards, place
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def name(self, position: int) -> str:
+        """See `Pictures.name`."""
+        shard, offset, _ = self.place[position]
+        return f"{self.shards[shard]} at byte {offset}"
+
+    def open(self, position: int) -> Image.Image:
+        """See `Pictures.open`."""
+        return Image.open(io.BytesIO(self.stored(position)))
+
+    def stored(self, position: int) -> bytes:
+        """See `Pictures.stored`."""
+        shard, offset, length = self.place[position]
+        with Path(self.shards[shard]).open("rb") as file:
+            file.seek(int(offset))
+            return file.read(int(length))
+
+    def length(self, position: int) -> int:
+        """See `Pictures.length`."""
+        return int(self.place[position, 2])
+
+
+@SOURCES.register("wds", takes="SHARDS", extra=None)
+def webdataset(request: Request) -> Material:
+    """WebDataset tar shards: ``wds:FOLDER``, ``wds:train-{000..015}.tar`` or a pattern with *.
+
+    A sample is a picture and a label (.cls, .txt, or "label" or "cls" in .json) with one stem; several parts are told
+    by the first word of a shard's name (train-000.tar, val-000.tar). Streams from the network are refused.
+    """
+    shards = _shards(request)
+    place, words, official = [], [], []
+    parts = official_parts({_part(shard) for shard in shards})
+    part_of = {name: part for part, name in parts.items()}
+    for number, shard in enumerate(shards):
+        for offset, length, word in _samples(shard, request):
+            place.append((number, offset, length))
+            words.append(word)
+            official.append(part_of.get(_part(shard), TRAIN))
+    if not place:
+        raise InvalidArgument("the shards hold no picture", argument=request.spec, given=f"{len(shards)} files")
+    pictures = Members(shards, np.array(place, np.int64))
+    missing = sum(word is None for word in words)
+    if 0 < missing < len(words):
+        given = f"{missing} of {len(words)} samples without one"
+        raise InvalidArgument("every sample has a label, or none", argument=request.spec, given=given)
+    source, division = f"{len(shards)} tar shards", torch.tensor(official)
+    if missing:
+        return Material(request.spec, (), pictures, torch.full((len(words),), -1), source, division)
+    classes, labels = numbered([str(word) for word in words], request)
+    return Material(request.spec, classes, pictures, labels, source, division)
+
+
+def _shards(request: Request) -> list[str]:
+    text = request.argument
+    if re.match(r"[a-z]+://|pipe:", text):
+        raise InvalidArgument(
+            "shards are read by an index, so that every image is seen once; a stream has none",
+            argument=request.spec,
+            hint="copy the shards to a disk",
+        )
+    if (request.root or Path()).joinpath(text).expanduser().is_dir():
+        text = str(Path(text) / "*.tar")
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", text)
+    names = [text]
+    if found:
+        width = len(found[1])
+        numbers = range(int(found[1]), int(found[2]) + 1)
+        names = [text[: found.start()] + f"{n:0{width}d}" + text[found.end() :] for n in numbers]
+    base = str((request.root or Path()) / "")
+    paths = [Path(base) / Path(name).expanduser() for name in names]
+    shards = [
+        p
+        for path in paths
+        for p in (sorted(map(str, path.parent.glob(path.name))) if "*" in path.name else [str(path)])
+    ]
+    if not shards:
+        raise InvalidArgument("no shard is there", argument=request.spec, given=text)
+    return [str(existing(shard, request.spec, folder=False)) for shard in shards]
+
+
+def _part(shard: str) -> str:
+    return re.split(r"[-_.]", Path(shard).name)[0].lower()
+
+
+def _samples(shard: str, request: Request) -> Iterator[tuple[int, int, str | None]]:
+    """Yield offset and length of every picture of a shard with its label, None where it has none."""
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            stem, picture, label = "", None, None
+            for member in tar:
+                if not member.isfile():
+                    continue
+                folder, _, name = member.name.rpartition("/")
+                first, _, suffix = name.partition(".")
+                if f"{folder}/{first}" != stem:
+                    if picture is not None:
+                        yield (*picture, label)
+                    stem, picture, label = f"{folder}/{first}", None, None
+                if f".{suffix.rpartition('.')[2].lower()}" in EXTENSIONS:
+                    picture = (member.offset_data, member.size)
+                elif suffix.lower() in _LABELS:
+                    held: Any = tar.extractfile(member)
+                    label = _label(held.read().decode().strip(), suffix.lower())
+            if picture is not None:
+                yield (*picture, label)
+    except (tarfile.TarError, UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
+        raise InvalidArgument(
+            "a shard is an uncompressed tar file", argument=request.spec, given=f"{shard}: {error}"
+        ) from error
+
+
+def _label(text: str, suffix: str) -> str | None:
+    if suffix != "json":
+        return text
+    held = json.loads(text)
+    return next((str(held[name]) for name in ("label", "cls", "class") if name in held), None)
