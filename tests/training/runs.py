@@ -20,9 +20,17 @@ def images(count=44, classes=3, size=6):
     return torch.rand(count, 1, size, size, generator=g), labels
 
 
-def loader(batch_size=8, rank=0, world=1, **options):
+#: what a recipe for photographs changes: RandAugment, erasing, mixup and CutMix, worker processes
+RECIPE = {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.5, "color_jitter": 0.2, "scale": (0.5, 1.0)}
+MIXUP = {"mixup_alpha": 0.4, "cutmix_alpha": 1.0, "label_smoothing": 0.1}
+
+
+def loader(batch_size=8, rank=0, world=1, recipe=False, **options):
     pixels, labels = images()
     split = from_arrays(pixels, labels)
+    if recipe:
+        split = from_arrays((pixels * 255).byte(), labels).with_augment("imagenet", **RECIPE)
+        options = {"augment": True, "mixup": MIXUP, "drop_last": True, "workers": 2, **options}
     return Loader(split, batch_size, seed=4, shuffle=True, rank=rank, world=world, **options)
 
 
@@ -65,11 +73,11 @@ class Slow(list):
             yield batch
 
 
-def train(out, resume, seconds=0.0, **changes):
+def train(out, resume, seconds=0.0, recipe=False, **changes):
     task = ClassificationTask(network(), 3)
     pixels, labels = images()
     validation = [Batch(pixels - 0.5, labels, torch.arange(len(labels)))]
-    batches = Slow(loader(), seconds)
+    batches = Slow(loader(recipe=recipe), seconds)
     result = fit(task, batches, config(**changes), validation=validation, out=out, resume=resume)
     return task, result
 
@@ -77,5 +85,5 @@ def train(out, resume, seconds=0.0, **changes):
 if __name__ == "__main__":
     folder, resume, seconds, optimizer = Path(sys.argv[1]), sys.argv[2] == "resume", float(sys.argv[3]), sys.argv[4]
     torch.set_num_threads(1)
-    _, done = train(folder, resume, seconds, optimizer=optimizer)
+    _, done = train(folder, resume, seconds, recipe="recipe" in sys.argv[5:], optimizer=optimizer)
     sys.exit(130 if done.interrupted else 0)

@@ -20,8 +20,8 @@ from tests.training import runs
 ROOT = Path(__file__).parents[2]
 
 
-def start(folder, mode, seconds=0.0, optimizer="sgd"):
-    command = [sys.executable, "-m", "tests.training.runs", str(folder), mode, str(seconds), optimizer]
+def start(folder, mode, seconds=0.0, optimizer="sgd", *more):
+    command = [sys.executable, "-m", "tests.training.runs", str(folder), mode, str(seconds), optimizer, *more]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
@@ -68,6 +68,25 @@ def test_killed_at_three_random_steps_and_resumed_is_bit_identical(tmp_path, uni
     assert done.steps == runs.STEPS
     assert_same_run(checkpoint.load(tmp_path), checkpoint.load(uninterrupted))
     assert rows(tmp_path) == rows(uninterrupted)
+
+
+def test_a_recipe_with_workers_killed_and_resumed_is_bit_identical(tmp_path):
+    """RandAugment, erasing, mixup, CutMix, an average and two workers; the reference has no worker."""
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    task = runs.ClassificationTask(runs.network(), 3)
+    pixels, labels = runs.images()
+    validation = [runs.Batch(pixels - 0.5, labels, torch.arange(len(labels)))]
+    runs.fit(task, runs.loader(recipe=True, workers=0), runs.config(), validation=validation, out=whole)
+    for number, step in enumerate((5, 16)):
+        process = start(part, "resume" if number else "new", 0.004, "sgd", "recipe")
+        wait_for(part, step, process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        process.stderr.close()
+    _, done = runs.train(part, resume=True, recipe=True)
+    assert done.steps == runs.STEPS
+    assert_same_run(checkpoint.load(part), checkpoint.load(whole))
+    assert rows(part) == rows(whole)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
