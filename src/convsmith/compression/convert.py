@@ -15,12 +15,12 @@ from convsmith.compression.planning.agreement import WARN_BELOW, agreement, is_s
 from convsmith.compression.planning.budget import Progress
 from convsmith.compression.planning.latency import plan_for_latency
 from convsmith.compression.planning.plan import WHOLE, Budget, Plan
-from convsmith.compression.planning.reconstruct import FEWEST
+from convsmith.compression.planning.reconstruct import BATCH, FEWEST
 from convsmith.compression.planning.reconstruct import reconstruct as solve
 from convsmith.compression.runtimes import check_runtime
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import LayerInventory
-from convsmith.inspection.modes import unwrap
+from convsmith.inspection.modes import evaluating, unwrap
 from convsmith.inspection.outputs import main_output
 from convsmith.inspection.trace import trace_layers
 
@@ -214,7 +214,12 @@ def look(
 
 def _trace(model: nn.Module, example: Tensor, *, real: bool = True) -> LayerInventory:
     try:
-        return trace_layers(model, example, real=real)
+        first = trace_layers(model, example[:BATCH], real=real)
+        if len(example) <= BATCH or not isinstance(first.output, Tensor):
+            return first if len(example) <= BATCH else trace_layers(model, example, real=real)
+        with evaluating(model), torch.no_grad():
+            rest = [model(part) for part in example[BATCH:].split(BATCH)]
+        return dataclasses.replace(first, example=example, output=torch.cat([first.output, *rest]))
     except Exception as error:
         raise InvalidArgument(
             "the network must run on the example",

@@ -22,6 +22,7 @@ from convsmith.compression.methods.decomposition import (
 )
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.planning.budget import Memory, Option, Progress, assemble, plan_layers
+from convsmith.compression.planning.moments import chosen_positions, sampled_outputs
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.replacement import replace
 from convsmith.errors import InvalidArgument, close_matches
@@ -32,6 +33,8 @@ from convsmith.inspection.modes import evaluating
 LEVELS = 64
 #: values of every output, in multiples of their number, below which their covariance is not known
 ENOUGH = 4
+#: values of every output, at most: more of one image's positions say little new
+ROWS = 16384
 
 
 @METHODS.register("low-rank")
@@ -212,12 +215,13 @@ def output_moments(model: nn.Module, seen: LayerInventory, names: Sequence[str])
     A layer with fewer than `ENOUGH` values an output is left out: a basis of so few would fit these images alone.
     """
     sums: dict[str, tuple[int, Tensor, Tensor]] = {}
+    size = 0
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: Weighted, _args: Any, out: Tensor) -> None:
             bias = module.bias.detach() if module.bias is not None else None
-            linear = isinstance(module, nn.Linear)
-            rows = out.reshape(-1, out.shape[-1]) if linear else out.transpose(0, 1).flatten(1).T
+            share = -(-ROWS * size // (len(out) * len(seen.example)))
+            rows = sampled_outputs(module, out, chosen_positions(module, tuple(out.shape), share, 0))
             rows = (rows if bias is None else rows - bias).double()
             n, total, square = sums.get(name, (0, 0.0, 0.0))
             sums[name] = (n + len(rows), total + rows.sum(0), square + rows.T @ rows)
@@ -227,7 +231,8 @@ def output_moments(model: nn.Module, seen: LayerInventory, names: Sequence[str])
     handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
     try:
         with evaluating(model), torch.no_grad():
-            for images in seen.example.split(64):
+            for images in seen.example.split(32):
+                size = len(images)
                 model(images)
     finally:
         for handle in handles:

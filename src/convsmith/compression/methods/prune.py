@@ -24,9 +24,17 @@ from torch import Tensor, nn
 from convsmith.compression.cost import cost
 from convsmith.compression.methods.channels import CRITERIA, Group, Ledger, find_groups, hide, scores
 from convsmith.compression.methods.method import METHODS, Applied, Method, output_error
-from convsmith.compression.methods.removal import AGREE, disagreement, remove, restructure, structure, traceable
-from convsmith.compression.planning.budget import SCAN_IMAGES, Memory, Progress
-from convsmith.compression.planning.plan import Budget, Choice, Plan
+from convsmith.compression.methods.removal import (
+    AGREE,
+    disagreement,
+    remove,
+    restructure,
+    rows_left,
+    structure,
+    traceable,
+)
+from convsmith.compression.planning.budget import Memory, Progress, scan_images
+from convsmith.compression.planning.plan import Budget, Choice, Plan, named_reasons
 from convsmith.errors import InvalidArgument, RunFailed, close_matches
 from convsmith.inspection.layers import LayerInventory
 from convsmith.inspection.modes import evaluating
@@ -100,11 +108,12 @@ class _Prune(Method):
         else:
             budget = budget or Budget("macs", 0.5)
             curves = {}
+            count = scan_images(whole.macs * len(SCANNED) * len(groups))
             for done, group in enumerate(groups):
                 if progress is not None:
                     progress(done, len(groups), f"scan {group.root}")
                 if (group.root, "curve") not in memory:
-                    memory[group.root, "curve"] = _curve(model, seen, group, ranking[group.root])
+                    memory[group.root, "curve"] = _curve(model, seen, group, ranking[group.root], count)
                 curves[group.root] = memory[group.root, "curve"]
             removed = self._spend(groups, ledger, curves, budget, skipped)
             harms = {root: float(np.interp(removed[root], *curve)) for root, curve in curves.items()}
@@ -155,7 +164,7 @@ class _Prune(Method):
         kept = {r: sorted(set(range(known[r].size)) - set(c.tolist())) for r, c in going.items()}
         for root, numbers in kept.items():
             layers[root]["kept"] = numbers
-        return Applied(model, layers, rows=_rows_left(known, going, before))
+        return Applied(model, layers, rows=rows_left(known, going, before))
 
     @classmethod
     def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
@@ -232,7 +241,7 @@ class _Prune(Method):
                 raise InvalidArgument(
                     f"{self.label} cannot bring this network to the budget",
                     argument=f"keep {budget.keep:.3g} of {budget.kind}",
-                    given=f"at the least it keeps {least:.3g}; layers left alone: {len(skipped)}",
+                    given=f"at the least it keeps {least:.3g}; left alone: {named_reasons(skipped) or 'none'}",
                     hint=f"ask for {math.ceil(least * 100) / 100:.2f} or more, lower floor, or chain another method",
                 )
             _, root, step, _ = best
@@ -296,10 +305,12 @@ class PruneChannels(_Prune):
     side: ClassVar[str] = "channels"
 
 
-def _curve(model: nn.Module, seen: LayerInventory, group: Group, order: Tensor) -> tuple[list[float], list[float]]:
+def _curve(
+    model: nn.Module, seen: LayerInventory, group: Group, order: Tensor, rows: int
+) -> tuple[list[float], list[float]]:
     """Return sensitivity by number of channels removed, non-decreasing, measured at `SCANNED` shares."""
     xs, ys = [0.0], [0.0]
-    images, reference = seen.example[:SCAN_IMAGES], joined_output(seen.output)[:SCAN_IMAGES]
+    images, reference = seen.example[:rows], joined_output(seen.output)[:rows]
     with evaluating(model), torch.no_grad():
         for share in SCANNED:
             count = max(1, round(share * group.size))
@@ -316,21 +327,6 @@ def _curve(model: nn.Module, seen: LayerInventory, group: Group, order: Tensor) 
     xs.append(float(group.size))
     ys.append(2 * ys[-1] if ys[-1] > 0 else 1.0)
     return xs, ys
-
-
-def _rows_left(
-    groups: Mapping[str, Group], going: Mapping[str, Tensor], before: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """Return the output channels that are left of every layer that loses some."""
-    gone: dict[str, set[int]] = {}
-    for root, channels in going.items():
-        for part in groups[root].producers:
-            gone.setdefault(part.name, set()).update(part.own[torch.isin(part.root, channels)].tolist())
-    widths = {name: before[name]["attributes"] for name in gone}
-    return {
-        name: torch.tensor(sorted(set(range(widths[name].get("out_channels") or widths[name]["out_features"])) - lost))
-        for name, lost in gone.items()
-    }
 
 
 def _provable(model: nn.Module, seen: LayerInventory, group: Group, skipped: dict[str, str]) -> bool:

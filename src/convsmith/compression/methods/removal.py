@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.methods.channels import dependency_graph
+from convsmith.compression.methods.channels import Group, dependency_graph
 from convsmith.errors import RunFailed
 from convsmith.inspection.layers import LayerInventory
 from convsmith.inspection.modes import evaluating
@@ -22,8 +22,11 @@ _WIDTHS = ("in_channels", "out_channels", "groups", "in_features", "out_features
 def traceable(seen: LayerInventory) -> bool:
     """Return whether every weight that worked belongs to a layer torch-pruning understands.
 
-    Weights used by functional calls and foreign layers are invisible to its tracing; groups near them need a trial.
+    Weights used by functional calls and foreign layers are invisible to its tracing, and so are channels returned in a
+    dictionary or tuple beside the rest; groups near them need a trial.
     """
+    if not isinstance(seen.output, Tensor):
+        return False
     return not any(layer.problem is not None and (layer.calls or "function" in layer.problem) for layer in seen.layers)
 
 
@@ -51,6 +54,10 @@ def disagreement(model: nn.Module, masked: nn.Module, seen: LayerInventory) -> f
         except RuntimeError as error:
             raise RunFailed("the pruned network does not run", given=str(error)[:300]) from error
         want = joined_output(masked(seen.example[:2]))
+    if got.shape != want.shape:
+        raise RunFailed(
+            "the pruned network returns another shape", given=f"its channels are in the output ({list(got.shape)})"
+        )
     return float((got - want).abs().max()) / max(float(want.abs().max()), 1e-12)
 
 
@@ -78,3 +85,16 @@ def restructure(model: nn.Module, layers: Mapping[str, Any]) -> nn.Module:
             new = torch.zeros(shape, dtype=old.dtype, device=old.device)
             setattr(module, key, nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new)
     return model
+
+
+def rows_left(groups: Mapping[str, Group], going: Mapping[str, Tensor], before: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the output channels that are left of every layer that loses some."""
+    gone: dict[str, set[int]] = {}
+    for root, channels in going.items():
+        for part in groups[root].producers:
+            gone.setdefault(part.name, set()).update(part.own[torch.isin(part.root, channels)].tolist())
+    widths = {name: before[name]["attributes"] for name in gone}
+    return {
+        name: torch.tensor(sorted(set(range(widths[name].get("out_channels") or widths[name]["out_features"])) - lost))
+        for name, lost in gone.items()
+    }

@@ -22,7 +22,7 @@ from torch import nn
 
 from convsmith.compression.cost import cost
 from convsmith.compression.methods.method import output_error
-from convsmith.compression.planning.plan import Budget, Choice, Plan
+from convsmith.compression.planning.plan import Budget, Choice, Plan, named_reasons
 from convsmith.compression.planning.replacement import put, replace
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Layer, LayerInventory
@@ -36,6 +36,10 @@ Memory = dict[Any, Any]
 GRID = 16384
 #: images used by the scan, at most
 SCAN_IMAGES = 32
+#: and at least, however large the network
+FEWEST_SCANNED = 8
+#: multiply-accumulates of a whole scan, where that leaves more than the fewest images: minutes on two cores
+SCAN_MACS = 1.5e12
 #: share of the budget that a plan may leave unused before finer options are added
 SLACK = 0.03
 
@@ -62,13 +66,14 @@ def scan(
     build: Callable[[Layer, Option], nn.Module],
     *,
     points: int = 4,
+    images: int = SCAN_IMAGES,
 ) -> list[float]:
     """Return the sensitivity of every option of ``layer``: `output_error` with only this layer changed.
 
     At most ``points`` options are really tried, spread over the list; the others are interpolated: sensitivity divided
     by loss is taken as piecewise linear in the loss. ``model`` is changed and put back.
     """
-    images = seen.example[:SCAN_IMAGES]
+    shown, wanted = seen.example[:images], joined_output(seen.output)[:images]
     tried = sorted({round(i * (len(options) - 1) / max(points - 1, 1)) for i in range(points)})
     ratios: list[tuple[float, float]] = []
     exact: dict[int, float] = {}
@@ -77,7 +82,7 @@ def scan(
             new = build(layer, options[i])
             replace(model, layer.name, new)
             try:
-                sensitivity = output_error(joined_output(seen.output)[:SCAN_IMAGES], joined_output(model(images)))
+                sensitivity = output_error(wanted, joined_output(model(shown)))
             finally:
                 put(model, new, layer.module)
             exact[i] = sensitivity if math.isfinite(sensitivity) else 1e9
@@ -88,6 +93,11 @@ def scan(
         return [exact.get(i, 0.0) for i in range(len(options))]
     xs, ys = [r[0] for r in ratios], [r[1] for r in ratios]
     return [exact[i] if i in exact else float(np.interp(o.loss, xs, ys)) * o.loss for i, o in enumerate(options)]
+
+
+def scan_images(macs: int) -> int:
+    """Return how many images a scan uses whose trials cost ``macs`` on one image."""
+    return max(FEWEST_SCANNED, min(SCAN_IMAGES, int(SCAN_MACS // max(macs, 1))))
 
 
 def allocate(
@@ -157,12 +167,13 @@ def plan_layers(
     memory = {} if memory is None else memory
     every: list[list[Option]] = []
     sensitivities: list[list[float]] = []
+    count = scan_images(whole.macs * 4 * len(table))
     for done, (layer, options) in enumerate(table):
         if progress is not None:
             progress(done, len(table), f"scan {layer.name}")
         key = (layer.name, tuple(str(option.setting) for option in options))
         if key not in memory:
-            memory[key] = scan(model, seen, layer, options, build) if options else []
+            memory[key] = scan(model, seen, layer, options, build, images=count) if options else []
         sensitivities.append([0.0, *memory[key]])
         every.append([Option({}, layer.macs, layer.params, 0.0), *options])
     prices = [[o.price(budget.kind) for o in options] for options in every]
@@ -175,7 +186,7 @@ def plan_layers(
         raise InvalidArgument(
             f"{name} cannot bring this network to the budget",
             argument=f"keep {budget.keep:.3g} of {budget.kind}",
-            given=f"at the least it keeps {least:.3g}; layers left alone: {len(skipped)}",
+            given=f"at the least it keeps {least:.3g}; left alone: {named_reasons(skipped) or 'none'}",
             hint=f"ask for {math.ceil(least * 100 + 1e-9) / 100:.2f} or more, or chain another method",
         )
     if finer is not None and sum(row[pick] for row, pick in zip(prices, chosen, strict=True)) < least:

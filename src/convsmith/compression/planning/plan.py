@@ -172,6 +172,12 @@ def _choice(value: Mapping[str, Any]) -> Choice:
     )
 
 
+def named_reasons(skipped: Mapping[str, str], *, first: int = 6) -> str:
+    """Return the first layers that are left alone with their reasons, and how many more there are."""
+    shown = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:first])
+    return shown + (f"; and {len(skipped) - first} more" if len(skipped) > first else "")
+
+
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
