@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-all test-portable test-oldest test-newest gpu fuzz lint bench studies docs site clean
+.PHONY: setup demo test test-all test-portable test-oldest test-newest gpu fuzz lint build bench studies docs site clean
 setup: $(STAMP)
 
 $(STAMP):
@@ -46,6 +46,16 @@ gpu: setup
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --cases 20000 --write docs/reliability.md
+
+# wheel and sdist, checked, and the wheel used from outside the checkout
+build: setup
+	rm -rf dist build/wheel
+	$(BIN)/python -m build -q
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m pip install -q --no-deps --target build/wheel dist/*.whl
+	cd / && PYTHONPATH=$(CURDIR)/build/wheel $(CURDIR)/$(BIN)/python -c "import convsmith, sys; sys.exit(not convsmith.__file__.startswith('$(CURDIR)/build'))"
+	cd / && PYTHONPATH=$(CURDIR)/build/wheel $(CURDIR)/$(BIN)/python -m convsmith --version
+	cd / && PYTHONPATH=$(CURDIR)/build/wheel $(CURDIR)/$(BIN)/python -m convsmith init
 
 bench: setup
 	$(BIN)/python -m experiments bench all

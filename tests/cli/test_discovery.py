@@ -145,6 +145,7 @@ def test_a_verb_and_an_attack_and_a_study_are_used_by_name(copy):
     assert command(copy, "experiments", "study", "own/claim")["verdicts"] == {"own/claim": "reproduced"}
 
 
+@pytest.mark.slow
 def test_a_pooling_and_a_compressor_are_used_by_name(copy):
     words = ("--pooling", "own-pooling", "--pooling-args", "factor=3", "--pooling-dim", "8", "--dry-run")
     assert command(copy, "convsmith", "train", "--data", "digits", *SMALL, *words)["steps"] > 0

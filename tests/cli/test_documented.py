@@ -10,7 +10,7 @@ from convsmith.cli import main
 from convsmith.cli.shell import options
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: after the verb these words take the place of settings that are read from a file
 FROM_FILE = {"--config", "--resume", "-h", "--help"}
 

@@ -1,7 +1,8 @@
 """The command line: ``main.py`` dispatches, every verb is one small file beside it.
 
 How to add a verb
-    1. Write ``cli/<verb>.py`` (``cli/evaluate.py`` is the one to follow). At module level import only the standard
+    1. Write ``cli/verbs/<verb>.py`` (``cli/verbs/evaluate.py`` is the one to follow). At module level import only
+       the standard library,
        library, ``convsmith.cli.*``, ``convsmith.errors`` and ``convsmith.registry``; all else goes inside ``run``.
     2. In it define three names:
 
@@ -18,8 +19,7 @@ How to add a verb
 
        ``run(arguments) -> dict | None``: does the work, prints for people through `terminal`, reports long work
        through `progress.progress`, and returns the JSON-able summary that ``--json`` prints as the last line.
-    3. Give the verb its line in ``main.VERBS`` if it has none (all verbs planned for 0.1 have one; a verb is listed as
-       soon as its module exists).
+    3. Nothing else: the file is the verb. `main.ORDER` only says where ``--help`` lists it.
     4. Check everything that can be wrong before any work, and raise `convsmith.errors.InvalidArgument` (exit code 2);
        `main` turns it into one message. Work that fails later raises `RunFailed` (exit code 1). A run that was
        stopped and has saved its state raises `run_folder.Interrupted` (exit code 130).
@@ -27,6 +27,7 @@ How to add a verb
        checks ``run_folder.open_run("<verb>", arguments)``, which writes ``config.yaml`` and ``environment.json``.
     6. Presets are ``cli/presets/<verb>-<name>.yaml``; a test loads each.
 
-A part of the demonstration is a file ``cli/demo_<pillar>.py`` with ``TITLE`` and ``run(context) -> None``; see
-``cli/demo.py``.
+A chapter of the audit is a file ``cli/reports/audit_<name>.py`` with ``TITLE`` and ``run(subject) -> Chapter``; see
+``cli/reports/audit_subject.py``. A verb that takes settings of a method reads ``--set`` with
+`method_settings.method_settings`.
 """
