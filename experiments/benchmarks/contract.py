@@ -160,7 +160,7 @@ def run_suite(
     results: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Run one suite and return its JSON; with ``results`` also write ``<suite>--<machine>--<device>.json`` there."""
+    """Run one suite and return its JSON; with ``results`` also write `file_stem` + ``.json`` there."""
     entry = SUITES.entry(name)
     before = torch.get_num_threads()
     if threads is not None:
@@ -173,7 +173,12 @@ def run_suite(
         torch.set_num_threads(before)
     if results is not None:
         results.mkdir(parents=True, exist_ok=True)
-        where = value["conditions"]
-        stem = f"{name}--{where['machine']}--{where['device']}" + ("--quick" if quick else "")
-        (results / f"{stem}.json").write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        (results / f"{file_stem(value)}.json").write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
     return value
+
+
+def file_stem(value: Mapping[str, Any]) -> str:
+    """Return ``<suite>--<machine>--<device>-<CPU capability>`` (``--quick``): one file a place and suite."""
+    where = value["conditions"]
+    parts = [value["suite"], where["machine"], f"{where['device']}-{where['capability']}"]
+    return "--".join(parts + (["quick"] if value["quick"] else []))

@@ -1,4 +1,4 @@
-"""Counts of the IGCV2 reconstructions and their wiring."""
+"""Counts of the IGCV2 reconstructions and their chains."""
 
 import pytest
 import timm

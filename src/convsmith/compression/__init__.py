@@ -15,6 +15,16 @@ from convsmith.compression.operators.blocks import (
     MergeAndRunBlock,
     xception_block,
 )
+from convsmith.compression.operators.chain_spec import (
+    ChainSpec,
+    ChannelPermutation,
+    GroupConvSpec,
+    interleaved,
+    mixed_radix,
+    path_counts,
+    shuffle,
+    shuffled,
+)
 from convsmith.compression.operators.chooser import Structure, chain_params, structures, widest_bound, widest_pairs
 from convsmith.compression.operators.composite import (
     KernelStructure,
@@ -38,16 +48,7 @@ from convsmith.compression.operators.interleaved import (
 )
 from convsmith.compression.operators.pointwise_pair import project_low_rank
 from convsmith.compression.operators.projection import Projection, from_dense, patch_second_moment, project
-from convsmith.compression.operators.wiring import (
-    Factor,
-    Order,
-    Wiring,
-    interleaved,
-    mixed_radix,
-    path_counts,
-    shuffle,
-    shuffled,
-)
+from convsmith.compression.operators.tune import tune
 from convsmith.compression.planning.finetune import FinetuneInterrupted, finetune, reestimate_batchnorm
 from convsmith.compression.planning.measure import Latency, Size, latencies, layer_errors, size
 from convsmith.compression.planning.plan import Budget, Choice, Plan
@@ -60,14 +61,16 @@ __all__ = [
     "Budget",
     "ChainBlock",
     "ChainResidual",
+    "ChainSpec",
     "ChannelOrder",
+    "ChannelPermutation",
     "Choice",
     "Comparison",
     "Condition",
     "Cost",
     "DepthwiseSeparableBlock",
-    "Factor",
     "FinetuneInterrupted",
+    "GroupConvSpec",
     "InceptionLikeBlock",
     "Int8Model",
     "InterleavedGroupConv2d",
@@ -78,13 +81,11 @@ __all__ = [
     "LayerCost",
     "LinearChain",
     "MergeAndRunBlock",
-    "Order",
     "Plan",
     "Projection",
     "Row",
     "Size",
     "Structure",
-    "Wiring",
     "available",
     "balanced_cost",
     "balanced_partition",
@@ -119,6 +120,7 @@ __all__ = [
     "shuffled",
     "size",
     "structures",
+    "tune",
     "widest_bound",
     "widest_pairs",
     "xception_block",

@@ -37,7 +37,7 @@ def igcv2_cifar(
     """Build IGCV2*-C<channels>: three stages of (depth - 2) / 3 blocks with C, 2 C and 4 C channels.
 
     A block is a depthwise 3x3 and ``factors`` 1x1 group convolutions of ``branch`` channels a branch, then one
-    normalisation and activation. The wiring is strict where the branches multiply to the channels, loose elsewhere.
+    normalisation and activation. The chain is strict where the branches multiply to the channels, loose elsewhere.
 
     Args:
         depth: 3 n + 2.
@@ -109,10 +109,10 @@ def igcv2_imagenet(
     return StagedNet(stem, stem_out, stages, num_features=before, stem_reduction=2, **settings)
 
 
-def _balanced_chain(into: int, out: int, factors: int, stride: int) -> InterleavedStructuredConv2d:
-    """Return depthwise 3x3 and a strict 1x1 chain from ``into`` to ``out``, the larger output digits mixed last."""
-    entering, leaving = balanced_partition(into, factors), balanced_partition(out, factors)
-    return InterleavedStructuredConv2d((1, *entering), 3, stride, out_partitions=(1, *leaving))
+def _balanced_chain(in_channels: int, out: int, factors: int, stride: int) -> InterleavedStructuredConv2d:
+    """Return depthwise 3x3 and a strict 1x1 chain to ``out`` channels, the larger output digits mixed last."""
+    in_sizes, out_sizes = balanced_partition(in_channels, factors), balanced_partition(out, factors)
+    return InterleavedStructuredConv2d((1, *in_sizes), 3, stride, out_partitions=(1, *out_sizes))
 
 
 default_cfgs = generate_default_cfgs(

@@ -31,6 +31,11 @@ def machine_kind() -> str:
     return f"{cores}core-{platform.machine()}"
 
 
+def cpu_capability() -> str:
+    """Return the vector instructions torch uses here, like ``avx2`` or ``avx512``, for file names."""
+    return torch.backends.cpu.get_cpu_capability().lower().replace(" ", "-").replace("_", "-")
+
+
 def device_kind(device: str | torch.device = "cpu") -> str:
     """Return ``cpu`` or the GPU's name in lower case with dashes, for file names."""
     device = torch.device(device)
@@ -64,6 +69,7 @@ def conditions(device: str | torch.device = "cpu") -> dict[str, Any]:
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine_kind(),
         "cpu": cpu_name(),
+        "capability": cpu_capability(),
         "device": device_kind(device),
         "threads": torch.get_num_threads(),
         "load": [round(value, 2) for value in os.getloadavg()],

@@ -32,7 +32,8 @@ def standalone(svg: str) -> str:
 def conditions_line(where: Mapping[str, Any]) -> str:
     """Return the conditions of a result as one line."""
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    capability = f", {where['capability']}" if "capability" in where else ""  # studies before it was recorded
     return (
-        f"{where['machine']} ({where['cpu']}), device {where['device']}, {where['threads']} threads, "
+        f"{where['machine']} ({where['cpu']}{capability}), device {where['device']}, {where['threads']} threads, "
         f"load {where['load'][0]} at the end, {versions}, commit {where['commit']}, {where['created']}"
     )

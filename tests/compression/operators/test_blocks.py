@@ -1,4 +1,4 @@
-"""Blocks against layer-by-layer formulas, their corners, their wiring and the merge-and-run laws."""
+"""Blocks against layer-by-layer formulas, their corners, their spec and the merge-and-run laws."""
 
 import pytest
 import torch
@@ -34,6 +34,15 @@ def norm(layer, x):
     return x * scale[:, None, None] + (layer.bias - layer.running_mean * scale)[:, None, None]
 
 
+class Reordered:
+    """A norm's numbers in another order of its channels."""
+
+    def __init__(self, layer, order):
+        self.eps = layer.eps
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            setattr(self, name, getattr(layer, name)[order])
+
+
 @pytest.mark.parametrize("expand_activation", [False, True])
 @pytest.mark.parametrize("permute_out", [False, True])
 @pytest.mark.parametrize(("out", "stride"), [(8, 1), (12, 1), (8, 2)])
@@ -42,12 +51,19 @@ def test_inverted_block_step_by_step(expand_activation, permute_out, out, stride
         InvertedInterleavedBlock(8, out, stride, 3, 2, 4, expand_activation=expand_activation, permute_out=permute_out)
     )
     x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
-    y = norm(block.norm1, F.conv2d(x, block.expand.weight, groups=2))
+    # the authors' form: their expansion, the shuffle, and then channels (j, path, g) where ours are (j, g, path)
+    own = block.hidden_order().argsort()
+    y = norm(block.norm1, F.conv2d(x.repeat(1, 4, 1, 1), block.expand.weight, groups=8))[:, own]
+    theirs = F.conv2d(x, block.expand.weight[own], groups=2)
+    torch.testing.assert_close(y, norm(Reordered(block.norm1, own), theirs), rtol=1e-10, atol=1e-10)
     if expand_activation:
         y = y.clamp(0, 6)
     y = y.view(2, 2, 12, 5, 5).transpose(1, 2).reshape(2, 24, 5, 5)
-    y = norm(block.norm2, F.conv2d(y, block.depthwise.weight, None, stride, 1, groups=24)).clamp(0, 6)
-    y = norm(block.norm3, F.conv2d(y, block.project.weight, groups=4))
+    after = torch.arange(24).view(4, 2, 3).transpose(1, 2).reshape(-1)
+    y = F.conv2d(y, block.depthwise.weight[after], None, stride, 1, groups=24)
+    y = norm(Reordered(block.norm2, after), y).clamp(0, 6)
+    columns = block.project.weight.view(out, 2, 3).transpose(1, 2).reshape(out, 6, 1, 1)
+    y = norm(block.norm3, F.conv2d(y, columns, groups=4))
     if permute_out:
         size = y.shape[-1]
         y = y.view(2, 4, out // 4, size, size).transpose(1, 2).reshape(2, out, size, size)
@@ -73,11 +89,22 @@ def test_paths_of_inverted_blocks_are_uniform(numbers, paths):
     assert (judged.fewest, judged.most) == (paths, paths)
     assert judged.loose
     assert expansion * into // (up * down) == paths
-    wiring = block.wiring
-    without = type(wiring)(tuple(type(f)(f.in_channels, f.out_channels, f.groups) for f in wiring.factors))
+    spec = block.spec
+    without = type(spec)(tuple(type(f)(f.in_channels, f.out_channels, f.groups) for f in spec.factors))
     counts = path_counts(without)
     assert (counts == 0).any()
     assert (counts[: out // max(up, down), : into // max(up, down)] > 0).all()
+
+
+def test_an_inverted_block_that_two_groups_do_not_split_keeps_the_shuffle():
+    block = randomised(InvertedInterleavedBlock(22, 22, 1, 1, 2, 2))
+    x = torch.randn(1, 22, 4, 4, dtype=torch.float64)
+    y = norm(block.norm1, F.conv2d(x, block.expand.weight, groups=2))
+    y = y.view(1, 2, 11, 4, 4).transpose(1, 2).reshape(1, 22, 4, 4)
+    y = norm(block.norm2, F.conv2d(y, block.depthwise.weight, padding=1, groups=22)).clamp(0, 6)
+    y = x + norm(block.norm3, F.conv2d(y, block.project.weight, groups=2))
+    torch.testing.assert_close(block(x), y, rtol=1e-10, atol=1e-10)
+    assert torch.equal(block.hidden_order(), torch.arange(22))
 
 
 def test_parameters_of_an_inverted_block():

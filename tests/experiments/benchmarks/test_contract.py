@@ -63,8 +63,10 @@ def test_a_suite_is_strict_json_with_its_conditions(tmp_path):
         SUITES._entries.pop("only-here")
     (path,) = tmp_path.iterdir()
     assert path.name.startswith("only-here--")
-    assert path.name.endswith("--cpu--quick.json")
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    assert path.name.endswith(f"--cpu-{capability}--quick.json")
     value = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert value["conditions"]["capability"] == capability
     assert value["conditions"]["threads"] == torch.get_num_threads()
     assert value["conditions"]["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     (case,) = value["cases"]

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from convsmith.compression.operators.chain_spec import ChainSpec, GroupConvSpec, check_divides, shuffle
 from convsmith.compression.operators.interleaved import ChannelOrder, InterleavedGroupConv2d, LinearChain, one_node
-from convsmith.compression.operators.wiring import Factor, Wiring, check_divides, shuffle
 from convsmith.errors import InvalidArgument
 
 Maker = Callable[..., nn.Module]
@@ -66,6 +66,13 @@ class InvertedInterleavedBlock(nn.Module):
     output super-channels). With ``groups_up = groups_down = 1`` it is MobileNetV2's block (with
     ``expand_activation=True``). Parameters without norm: ``t C C / G1 + k k t C + t C C' / G2``.
 
+    The shuffle moves no wide tensor. Hidden channels are numbered (output super-channel j, input super-channel g,
+    path): block (j, g) of the expansion reads input super-channel g, so the expansion is one convolution of G1 G2
+    groups on the narrow input repeated G2 times, and the projection reads its channels where they lie.
+
+    Differs from the paper: the hidden channels are numbered otherwise, the function is the same: ``expand.weight[i]``
+    is row ``hidden_order()[i]`` of the authors'. Where G1 G2 does not divide the hidden width, the shuffle stays.
+
     Args:
         in_channels, out_channels: C, C'; the identity is added where they are equal and ``stride`` is 1.
         stride: of the depthwise convolution.
@@ -105,10 +112,15 @@ class InvertedInterleavedBlock(nn.Module):
         self.in_channels, self.hidden_channels, self.out_channels = in_channels, hidden, out_channels
         self.groups_up, self.groups_down, self.stride = groups_up, groups_down, stride
         self.has_identity = stride == 1 and in_channels == out_channels
-        self.expand = nn.Conv2d(in_channels, hidden, 1, groups=groups_up, bias=False)
+        # with one group on a side the shuffle is no more than a numbering
+        needed = groups_up > 1 and groups_down > 1
+        self.copies = groups_down if needed and hidden % (groups_up * groups_down) == 0 else 1
+        groups = groups_up * self.copies
+        self.expand = nn.Conv2d(in_channels * self.copies, hidden, 1, groups=groups, bias=False)
         self.norm1 = norm_layer(hidden)
         self.act1 = act_layer() if expand_activation else nn.Identity()
-        self.order: nn.Module = ChannelOrder(shuffle(hidden, groups_up)) if groups_up > 1 else nn.Identity()
+        shuffled = needed and self.copies == 1
+        self.order: nn.Module = ChannelOrder(shuffle(hidden, groups_up)) if shuffled else nn.Identity()
         self.depthwise = nn.Conv2d(hidden, hidden, kernel_size, stride, kernel_size // 2, groups=hidden, bias=False)
         self.norm2 = norm_layer(hidden)
         self.act2 = act_layer()
@@ -120,20 +132,32 @@ class InvertedInterleavedBlock(nn.Module):
         )
         self.drop_path: nn.Module = nn.Identity()
 
+    def hidden_order(self) -> Tensor:
+        """Return the number the authors give every hidden channel of the expansion, [hidden].
+
+        ``expand.weight = theirs[order]``, the same for ``norm1``; depthwise, ``norm2`` and the projection's columns
+        follow their channels: they are numbered (j, path, g) after the authors' shuffle and (j, g, path) here.
+        """
+        own = torch.arange(self.hidden_channels)
+        if self.copies == 1:
+            return own
+        return own.view(self.groups_up, self.copies, -1).transpose(0, 1).reshape(-1)
+
     @property
-    def wiring(self) -> Wiring:
-        """Who reaches whom, for `convsmith.compression.condition` (the block is not linear: wiring only)."""
+    def spec(self) -> ChainSpec:
+        """Who reaches whom in the authors' numbering, for `condition` (the block is not linear: paths only)."""
         hidden = self.hidden_channels
-        up = Factor(self.in_channels, hidden, self.groups_up)
+        up = GroupConvSpec(self.in_channels, hidden, self.groups_up)
         order = shuffle(hidden, self.groups_up) if self.groups_up > 1 else None
-        depthwise = Factor(hidden, hidden, hidden, order)
-        down = Factor(hidden, self.out_channels, self.groups_down)
+        depthwise = GroupConvSpec(hidden, hidden, hidden, order)
+        down = GroupConvSpec(hidden, self.out_channels, self.groups_down)
         final = self.order_out.order if isinstance(self.order_out, ChannelOrder) else None
-        return Wiring((up, depthwise, down), final)
+        return ChainSpec((up, depthwise, down), final)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, H, W] to [B, C', H', W']."""
-        y = self.order(self.act1(self.norm1(self.expand(x))))
+        wide = x if self.copies == 1 else torch.cat([x] * self.copies, 1)
+        y = self.order(self.act1(self.norm1(self.expand(wide))))
         y = self.act2(self.norm2(self.depthwise(y)))
         y = self.order_out(self.norm3(self.project(y)))
         return x + self.drop_path(y) if self.has_identity else y

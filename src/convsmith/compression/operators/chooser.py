@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from convsmith.compression.operators.chain_spec import check_partitions
 from convsmith.compression.operators.conditions import balanced_partition
-from convsmith.compression.operators.wiring import check_partitions
 from convsmith.errors import InvalidArgument
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.compression.operators.chain_spec import check_divides
 from convsmith.compression.operators.interleaved import ChannelOrder, InterleavedGroupConv2d, LinearChain
-from convsmith.compression.operators.wiring import check_divides
 from convsmith.errors import InvalidArgument
 
 
@@ -37,8 +37,8 @@ def kernel_structure(module: nn.Module) -> KernelStructure:
         kernel = composite_kernel(copy.deepcopy(module).double())  # in float32 rounding would look like rank
     flat = kernel.flatten(1)
     block_rank = None
-    if isinstance(module, InterleavedGroupConv2d) and module.wiring.is_view:
-        members_out = module.wiring.factors[1].groups
+    if isinstance(module, InterleavedGroupConv2d) and module.spec.is_view:
+        members_out = module.spec.factors[1].groups
         blocks = kernel.view(-1, members_out, module.primary, module.members * kernel[0, 0].numel())
         block_rank = int(torch.linalg.matrix_rank(blocks.permute(1, 2, 0, 3)).max())
     return KernelStructure(
@@ -95,8 +95,8 @@ def dense_convolution(module: nn.Module) -> nn.Conv2d:
         if _is_spatial(layer):
             g: Any = layer.geometry if isinstance(layer, LinearChain) else layer
             stride, padding, dilation = g.stride, g.padding, g.dilation
-    out, into, height, width = kernel.shape
-    layer = nn.Conv2d(into, out, (height, width), stride, padding, dilation, bias=False, device="meta")
+    out, in_channels, height, width = kernel.shape
+    layer = nn.Conv2d(in_channels, out, (height, width), stride, padding, dilation, bias=False, device="meta")
     layer.weight = nn.Parameter(kernel)
     return layer.train(module.training)
 

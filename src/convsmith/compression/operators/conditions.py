@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convsmith.compression.operators.wiring import Wiring, check_partitions, mixed_radix, path_counts
+from convsmith.compression.operators.chain_spec import ChainSpec, check_partitions, mixed_radix, path_counts
 from convsmith.errors import InvalidArgument
 
 
@@ -43,7 +43,7 @@ def condition(partitions: Any) -> Condition:
             - sizes (K_1, ..., K_n) of a mixed-radix chain;
             - for every layer, a list of groups, each a list of channels: ``[[[0, 1], [2, 3]], [[0, 2], [1, 3]]]``;
             - for every layer, the group number of every channel: ``[[0, 0, 1, 1], [0, 1, 0, 1]]``;
-            - a `Wiring`, or a module that has one as ``wiring``.
+            - a `ChainSpec`, or a module that has one as ``spec``.
     """
     counts = counts_of(partitions)
     fewest, most = int(counts.min()), int(counts.max())
@@ -64,10 +64,10 @@ def is_complementary(partitions: Any, *, strict: bool = True) -> bool:
 
 def counts_of(partitions: Any) -> Tensor:
     """Return path counts [out, in] of anything `condition` accepts."""
-    wiring = getattr(partitions, "wiring", partitions)
-    if isinstance(wiring, Wiring):
-        return path_counts(wiring)
-    layers = list(wiring)
+    spec = getattr(partitions, "spec", partitions)
+    if isinstance(spec, ChainSpec):
+        return path_counts(spec)
+    layers = list(spec)
     if not layers:
         raise InvalidArgument("a chain has at least one layer", given=partitions)
     if all(isinstance(layer, int) for layer in layers):
@@ -104,16 +104,17 @@ def _labels(layer: Sequence[Any], number: int) -> Tensor:
 
 
 def _reason(counts: Tensor, fewest: int, most: int) -> str:
-    out, into = counts.shape
+    out, in_channels = counts.shape
     if fewest == most == 1:
-        return f"every one of the {into} inputs reaches every one of the {out} outputs by exactly one path"
+        return f"every one of the {in_channels} inputs reaches every one of the {out} outputs by exactly one path"
     if fewest == most:
         return f"every input reaches every output by {most} paths: dense, but weights are spent {most} times on a pair"
     if fewest == 0:
-        output, start = divmod(int((counts == 0).reshape(-1).long().argmax()), into)
+        output, start = divmod(int((counts == 0).reshape(-1).long().argmax()), in_channels)
         reached = int((counts[output] > 0).sum())
         return (
-            f"input channel {start} never reaches output channel {output}: that output sees {reached} of {into} inputs"
+            f"input channel {start} never reaches output channel {output}: that output sees {reached} of "
+            f"{in_channels} inputs"
             " (two factors mix the same channels, or the sizes multiply to less than the channels)"
         )
     return f"the number of paths differs between pairs, from {fewest} to {most}"

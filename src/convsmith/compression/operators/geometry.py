@@ -9,7 +9,7 @@ from operator import index
 from convsmith.errors import InvalidArgument
 
 #: what a caller may give: one number for both directions, or two
-Sides = int | Sequence[int]
+IntOrPair = int | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,9 @@ class ChainGeometry:
     dilation: tuple[int, int] = (1, 1)
 
     @classmethod
-    def of(cls, kernel_size: Sides, stride: Sides, padding: Sides | None, dilation: Sides) -> ChainGeometry:
+    def of(
+        cls, kernel_size: IntOrPair, stride: IntOrPair, padding: IntOrPair | None, dilation: IntOrPair
+    ) -> ChainGeometry:
         """Check what a caller gave; padding ``None`` is ``dilation * (kernel_size // 2)``.
 
         Raises:
@@ -52,7 +54,7 @@ class ChainGeometry:
         return ", ".join(f"{name}={pair[0] if pair[0] == pair[1] else pair}" for name, pair in parts)
 
 
-def _pair(name: str, given: Sides, *, least: int) -> tuple[int, int]:
+def _pair(name: str, given: IntOrPair, *, least: int) -> tuple[int, int]:
     try:
         numbers = [index(n) for n in given] if isinstance(given, Sequence) else [index(given)] * 2
     except TypeError:

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from convsmith.compression.operators.backends import BACKENDS, dense_kernel, run_chain
-from convsmith.compression.operators.geometry import ChainGeometry, Sides
-from convsmith.compression.operators.wiring import (
-    Order,
-    Wiring,
+from convsmith.compression.operators.chain_spec import (
+    ChainSpec,
+    ChannelPermutation,
     check_divides,
     check_partitions,
     interleaved,
     mixed_radix,
     shuffled,
 )
+from convsmith.compression.operators.geometry import ChainGeometry, IntOrPair
 from convsmith.errors import InvalidArgument, close_matches
 
 
@@ -37,11 +37,11 @@ class LinearChain(nn.Module, ABC):
 
     def __init__(
         self,
-        wiring: Wiring,
-        kernel_size: Sides,
-        stride: Sides,
-        padding: Sides | None,
-        dilation: Sides,
+        spec: ChainSpec,
+        kernel_size: IntOrPair,
+        stride: IntOrPair,
+        padding: IntOrPair | None,
+        dilation: IntOrPair,
         backend: str,
         device: Any,
         dtype: Any,
@@ -52,11 +52,11 @@ class LinearChain(nn.Module, ABC):
             raise InvalidArgument(
                 "no backend has this name", given=repr(backend), hint=close_matches(backend, ["auto", *BACKENDS])
             )
-        self.wiring = wiring
+        self.spec = spec
         self.geometry = geometry
         self.backend = backend
         self.weights = nn.ParameterList()
-        for position, factor in enumerate(wiring.factors):
+        for position, factor in enumerate(spec.factors):
             sides = geometry.kernel_size if position == 0 else (1, 1)
             shape = (factor.out_channels, factor.members_in, *sides)
             self.weights.append(nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
@@ -65,12 +65,12 @@ class LinearChain(nn.Module, ABC):
     @property
     def in_channels(self) -> int:
         """Channels of the input."""
-        return self.wiring.in_channels
+        return self.spec.in_channels
 
     @property
     def out_channels(self) -> int:
         """Channels of the output."""
-        return self.wiring.out_channels
+        return self.spec.out_channels
 
     def reset_parameters(self, gain: float = 2.0) -> None:
         """Draw normal weights that keep the variance through the linear factors.
@@ -101,7 +101,7 @@ class LinearChain(nn.Module, ABC):
 
     def composite(self) -> Tensor:
         """Return the dense kernel [out, in, k, k] this chain equals, differentiable in the weights."""
-        return dense_kernel(list(self.weights), self.wiring)
+        return dense_kernel(list(self.weights), self.spec)
 
     def to_dense(self) -> nn.Conv2d:
         """Return the ``nn.Conv2d`` that computes the same function, with the composite as its weight."""
@@ -143,10 +143,10 @@ class InterleavedGroupConv2d(LinearChain):
         self,
         primary: int,
         members: int,
-        kernel_size: Sides = 3,
-        stride: Sides = 1,
-        padding: Sides | None = None,
-        dilation: Sides = 1,
+        kernel_size: IntOrPair = 3,
+        stride: IntOrPair = 1,
+        padding: IntOrPair | None = None,
+        dilation: IntOrPair = 1,
         *,
         out_primary: int | None = None,
         out_members: int | None = None,
@@ -155,8 +155,8 @@ class InterleavedGroupConv2d(LinearChain):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        wiring = interleaved(primary, members, out_primary, out_members, secondary_groups)
-        super().__init__(wiring, kernel_size, stride, padding, dilation, backend, device, dtype)
+        spec = interleaved(primary, members, out_primary, out_members, secondary_groups)
+        super().__init__(spec, kernel_size, stride, padding, dilation, backend, device, dtype)
         self.primary, self.members = int(primary), int(members)
 
     @classmethod
@@ -197,10 +197,10 @@ class InterleavedStructuredConv2d(LinearChain):
     def __init__(
         self,
         partitions: Sequence[int],
-        kernel_size: Sides = 3,
-        stride: Sides = 1,
-        padding: Sides | None = None,
-        dilation: Sides = 1,
+        kernel_size: IntOrPair = 3,
+        stride: IntOrPair = 1,
+        padding: IntOrPair | None = None,
+        dilation: IntOrPair = 1,
         *,
         out_partitions: Sequence[int] | None = None,
         channels: int | None = None,
@@ -219,7 +219,7 @@ class InterleavedStructuredConv2d(LinearChain):
                     argument="out_channels or widen_at without channels",
                     hint="give out_partitions, or channels for a loose chain",
                 )
-            wiring = mixed_radix(self_partitions, out_partitions)
+            spec = mixed_radix(self_partitions, out_partitions)
         elif out_partitions is not None:
             raise InvalidArgument(
                 "a loose chain changes its width by out_channels",
@@ -227,10 +227,10 @@ class InterleavedStructuredConv2d(LinearChain):
                 hint=f"leave channels out (the product {product} is implied), or give out_channels",
             )
         elif product == channels and out_channels in (None, channels):
-            wiring = mixed_radix(self_partitions)
+            spec = mixed_radix(self_partitions)
         else:
-            wiring = shuffled(channels, self_partitions, out_channels, widen_at)
-        super().__init__(wiring, kernel_size, stride, padding, dilation, backend, device, dtype)
+            spec = shuffled(channels, self_partitions, out_channels, widen_at)
+        super().__init__(spec, kernel_size, stride, padding, dilation, backend, device, dtype)
         self.partitions = self_partitions
 
     def extra_repr(self) -> str:
@@ -241,7 +241,7 @@ class InterleavedStructuredConv2d(LinearChain):
 class ChannelOrder(nn.Module):
     """A fixed permutation of the channels as a module, ``y = x[:, order.index()]``."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: ChannelPermutation) -> None:
         super().__init__()
         self.order = order
 

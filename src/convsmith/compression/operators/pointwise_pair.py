@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convsmith.compression.operators.wiring import check_divides
+from convsmith.compression.operators.chain_spec import check_divides
 from convsmith.errors import InvalidArgument
 
 
@@ -16,22 +16,21 @@ def project_low_rank(matrix: Tensor, groups_up: int, groups_down: int, rank: int
     rank ``rank`` between every input and output super-channel: a truncated decomposition per block, in closed form.
 
     Returns:
-        up [G1 G2 rank, in / G1], down [out, G1 rank] as grouped convolutions hold them, with the shuffle(hidden, G1)
-        of `InvertedInterleavedBlock` between them; the energy.
+        up [G1 G2 rank, in / G1], down [out, G1 rank] as `InvertedInterleavedBlock` holds them; the energy.
     """
-    out, into = matrix.shape
-    check_divides(groups_up, into, "groups_up")
+    out, in_channels = matrix.shape
+    check_divides(groups_up, in_channels, "groups_up")
     check_divides(groups_down, out, "groups_down")
-    largest = min(into // groups_up, out // groups_down)
+    largest = min(in_channels // groups_up, out // groups_down)
     if not 1 <= rank <= largest:
         raise InvalidArgument(
             "the rank is between 1 and a block's smaller side", argument=rank, given=f"at most {largest}"
         )
-    blocks = matrix.detach().double().view(groups_down, out // groups_down, groups_up, into // groups_up)
+    blocks = matrix.detach().double().view(groups_down, out // groups_down, groups_up, in_channels // groups_up)
     u, s, vh = torch.linalg.svd(blocks.transpose(1, 2), full_matrices=False)
     root = s[..., :rank].sqrt()
-    down = (u[..., :rank] * root[..., None, :]).permute(0, 2, 3, 1)  # [G2, out/G2, rank, G1]
-    up = (vh[..., :rank, :] * root[..., None]).transpose(0, 1)  # [G1, G2, rank, in/G1]
+    down = (u[..., :rank] * root[..., None, :]).permute(0, 2, 1, 3)  # [G2, out/G2, G1, rank]
+    up = vh[..., :rank, :] * root[..., None]  # [G2, G1, rank, in/G1]
     energy = float(s[..., :rank].square().sum() / s.square().sum()) if s.any() else 1.0
     return (
         up.reshape(groups_up * groups_down * rank, -1).to(matrix.dtype),

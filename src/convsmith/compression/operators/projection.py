@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith.compression.operators.backends import dense_kernel
-from convsmith.compression.operators.geometry import ChainGeometry, Sides
+from convsmith.compression.operators.chain_spec import check_partitions, mixed_radix
+from convsmith.compression.operators.geometry import ChainGeometry, IntOrPair
 from convsmith.compression.operators.interleaved import InterleavedGroupConv2d, InterleavedStructuredConv2d, LinearChain
-from convsmith.compression.operators.wiring import check_partitions, mixed_radix
 from convsmith.errors import InvalidArgument
 
 
@@ -62,10 +62,10 @@ def project(
     Raises:
         InvalidArgument: if the partitions do not multiply to the channels; names both numbers.
     """
-    entering = check_partitions(partitions)
-    leaving = entering if out_partitions is None else check_partitions(out_partitions)
-    out, into, height, width = kernel.shape
-    for sizes, channels, side in ((entering, into, "in"), (leaving, out, "out")):
+    in_sizes = check_partitions(partitions)
+    out_sizes = in_sizes if out_partitions is None else check_partitions(out_partitions)
+    out, in_channels, height, width = kernel.shape
+    for sizes, channels, side in ((in_sizes, in_channels, "in"), (out_sizes, out, "out")):
         if math.prod(sizes) != channels:
             raise InvalidArgument(
                 f"the partitions multiply to the kernel's {side} channels",
@@ -73,19 +73,19 @@ def project(
                 given=f"{channels} channels {side}",
                 hint="see balanced_partition(channels, layers)",
             )
-    wiring = mixed_radix(entering, leaving)
+    spec = mixed_radix(in_sizes, out_sizes)
     work = kernel.detach().double().flatten(2)
     taps = height * width
     if second_moment is None:
-        factors = _peeled(work[None], entering, leaving)
-        if len(entering) > 2:
-            factors = _alternated(work, factors, entering, leaving, sweeps)
+        factors = _peeled(work[None], in_sizes, out_sizes)
+        if len(in_sizes) > 2:
+            factors = _alternated(work, factors, in_sizes, out_sizes, sweeps)
         weights = _as_weights(factors, height, width)
     else:
-        moment = _checked_moment(second_moment, into * taps)
-        weights = _whitened(work, entering, leaving, moment, height, width)
-        weights = _refined(work, weights, wiring, moment, sweeps)
-    difference = kernel.detach().double() - dense_kernel(weights, wiring)
+        moment = _checked_moment(second_moment, in_channels * taps)
+        weights = _whitened(work, in_sizes, out_sizes, moment, height, width)
+        weights = _refined(work, weights, spec, moment, sweeps)
+    difference = kernel.detach().double() - dense_kernel(weights, spec)
     squared = float(difference.square().sum())
     total = float(work.square().sum())
     output_energy = None
@@ -127,17 +127,17 @@ def from_dense(
     geometry: Any = (g.kernel_size, g.stride, g.padding, g.dilation)
     moment = None if inputs is None else patch_second_moment(inputs, *geometry)
     found = project(layer.weight, partitions, out_partitions, second_moment=moment, sweeps=sweeps)
-    entering = check_partitions(partitions)
-    leaving = entering if out_partitions is None else check_partitions(out_partitions)
+    in_sizes = check_partitions(partitions)
+    out_sizes = in_sizes if out_partitions is None else check_partitions(out_partitions)
     like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype, "backend": backend}
     chain: LinearChain
-    if len(entering) == 2:
-        members, primary = entering
+    if len(in_sizes) == 2:
+        members, primary = in_sizes
         chain = InterleavedGroupConv2d(
-            primary, members, *geometry, out_primary=leaving[1], out_members=leaving[0], **like
+            primary, members, *geometry, out_primary=out_sizes[1], out_members=out_sizes[0], **like
         )
     else:
-        chain = InterleavedStructuredConv2d(entering, *geometry, out_partitions=leaving, **like)
+        chain = InterleavedStructuredConv2d(in_sizes, *geometry, out_partitions=out_sizes, **like)
     with torch.no_grad():
         for parameter, weight in zip(chain.weights, found.weights, strict=True):
             parameter.copy_(weight)
@@ -145,7 +145,7 @@ def from_dense(
 
 
 def patch_second_moment(
-    inputs: Tensor, kernel_size: Sides, stride: Sides = 1, padding: Sides = 0, dilation: Sides = 1
+    inputs: Tensor, kernel_size: IntOrPair, stride: IntOrPair = 1, padding: IntOrPair = 0, dilation: IntOrPair = 1
 ) -> Tensor:
     """Return the mean of ``p p^T`` over all patches p of the images, [in k k', in k k'] float64."""
     g = ChainGeometry.of(kernel_size, stride, padding, dilation)
@@ -165,21 +165,21 @@ def patch_second_moment(
 # ------------------------------------------------------------------ closed form
 
 
-def _peeled(kernels: Tensor, entering: tuple[int, ...], leaving: tuple[int, ...]) -> list[Tensor]:
+def _peeled(kernels: Tensor, in_sizes: tuple[int, ...], out_sizes: tuple[int, ...]) -> list[Tensor]:
     """Split kernels [batch, out, in, taps] into factors [batch, slow, K', K, taps], one digit after the other.
 
     ``batch`` numbers the output digits that are mixed already, ``slow`` the input digits still to come.
     """
     batch, _, _, taps = kernels.shape
-    k_in, k_out = entering[0], leaving[0]
-    rest_in, rest_out = math.prod(entering[1:]), math.prod(leaving[1:])
+    k_in, k_out = in_sizes[0], out_sizes[0]
+    rest_in, rest_out = math.prod(in_sizes[1:]), math.prod(out_sizes[1:])
     blocks = kernels.view(batch, rest_out, k_out, rest_in, k_in, taps).permute(0, 3, 2, 1, 4, 5)
-    if len(entering) == 1:
+    if len(in_sizes) == 1:
         return [blocks.reshape(batch, 1, k_out, k_in, taps)]
     row, column = _rank_one(blocks.flatten(4))  # [batch, rest_in, k_out, rest_out], [..., k_in * taps]
     first = column.view(batch, rest_in, k_out, k_in, taps)
     remainder = row.permute(0, 2, 3, 1).reshape(batch * k_out, rest_out, rest_in, 1)
-    return [first, *_peeled(remainder, entering[1:], leaving[1:])]
+    return [first, *_peeled(remainder, in_sizes[1:], out_sizes[1:])]
 
 
 def _rank_one(blocks: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,12 +214,12 @@ def _as_weights(factors: Sequence[Tensor], height: int, width: int) -> list[Tens
 
 
 def _alternated(
-    kernel: Tensor, factors: list[Tensor], entering: tuple[int, ...], leaving: tuple[int, ...], sweeps: int
+    kernel: Tensor, factors: list[Tensor], in_sizes: tuple[int, ...], out_sizes: tuple[int, ...], sweeps: int
 ) -> list[Tensor]:
     """Refine all factors in turn: with the others fixed, every weight is a ratio of two sums over its paths."""
-    count, taps = len(entering), kernel.shape[-1]
-    target = kernel.view(*reversed(leaving), *reversed(entering), taps)  # o_n .. o_1, i_n .. i_1, t
-    spread = [_broadcast(factor, position, entering, leaving) for position, factor in enumerate(factors)]
+    count, taps = len(in_sizes), kernel.shape[-1]
+    target = kernel.view(*reversed(out_sizes), *reversed(in_sizes), taps)  # o_n .. o_1, i_n .. i_1, t
+    spread = [_broadcast(factor, position, in_sizes, out_sizes) for position, factor in enumerate(factors)]
     before: float | None = None
     for _ in range(sweeps):
         for position in range(count):
@@ -236,7 +236,7 @@ def _alternated(
         if before is not None and before - error <= 1e-12 * before:
             break
         before = error
-    return [_gathered(part, position, entering, leaving) for position, part in enumerate(spread)]
+    return [_gathered(part, position, in_sizes, out_sizes) for position, part in enumerate(spread)]
 
 
 def _axes(position: int, count: int) -> tuple[list[int], list[int]]:
@@ -246,11 +246,11 @@ def _axes(position: int, count: int) -> tuple[list[int], list[int]]:
     return outs, ins
 
 
-def _broadcast(factor: Tensor, position: int, entering: tuple[int, ...], leaving: tuple[int, ...]) -> Tensor:
+def _broadcast(factor: Tensor, position: int, in_sizes: tuple[int, ...], out_sizes: tuple[int, ...]) -> Tensor:
     """See a factor [o_1 .. o_{l-1}, i_n .. i_{l+1}, o_l, i_l, t] as a tensor over the target's axes."""
-    count, taps = len(entering), factor.shape[-1]
-    fast, slow = leaving[:position], tuple(reversed(entering[position + 1 :]))
-    grid = factor.reshape(*fast, *slow, leaving[position], entering[position], taps)
+    count, taps = len(in_sizes), factor.shape[-1]
+    fast, slow = out_sizes[:position], tuple(reversed(in_sizes[position + 1 :]))
+    grid = factor.reshape(*fast, *slow, out_sizes[position], in_sizes[position], taps)
     names = [count - 1 - digit for digit in range(position)]
     names += [2 * count - 1 - digit for digit in reversed(range(position + 1, count))]
     names += [count - 1 - position, 2 * count - 1 - position, 2 * count]
@@ -260,16 +260,18 @@ def _broadcast(factor: Tensor, position: int, entering: tuple[int, ...], leaving
     return grid.permute(sorted(range(len(names)), key=names.__getitem__)).reshape(shape)
 
 
-def _gathered(part: Tensor, position: int, entering: tuple[int, ...], leaving: tuple[int, ...]) -> Tensor:
+def _gathered(part: Tensor, position: int, in_sizes: tuple[int, ...], out_sizes: tuple[int, ...]) -> Tensor:
     """Undo `_broadcast`."""
-    count = len(entering)
-    fast, slow = leaving[:position], tuple(reversed(entering[position + 1 :]))
+    count = len(in_sizes)
+    fast, slow = out_sizes[:position], tuple(reversed(in_sizes[position + 1 :]))
     names = [count - 1 - digit for digit in range(position)]
     names += [2 * count - 1 - digit for digit in reversed(range(position + 1, count))]
     names += [count - 1 - position, 2 * count - 1 - position, 2 * count]
     unused = [axis for axis in range(2 * count + 1) if axis not in names]
     grid = part.permute(*names, *unused)
-    return grid.reshape(math.prod(fast), math.prod(slow), leaving[position], entering[position], part.shape[2 * count])
+    return grid.reshape(
+        math.prod(fast), math.prod(slow), out_sizes[position], in_sizes[position], part.shape[2 * count]
+    )
 
 
 # ------------------------------------------------------------------ data-aware
@@ -289,11 +291,11 @@ def _checked_moment(moment: Tensor, size: int) -> Tensor:
 
 
 def _whitened(
-    kernel: Tensor, entering: tuple[int, ...], leaving: tuple[int, ...], moment: Tensor, height: int, width: int
+    kernel: Tensor, in_sizes: tuple[int, ...], out_sizes: tuple[int, ...], moment: Tensor, height: int, width: int
 ) -> list[Tensor]:
     """Start: decompose in coordinates where the patches of every primary partition are white, partitions apart."""
-    out, into, taps = kernel.shape
-    members, partitions = entering[0], into // entering[0]
+    out, in_channels, taps = kernel.shape
+    members, partitions = in_sizes[0], in_channels // in_sizes[0]
     grid = moment.view(partitions, members * taps, partitions, members * taps)
     own = torch.stack([grid[p, :, p] for p in range(partitions)])
     values, vectors = torch.linalg.eigh(own)
@@ -301,8 +303,8 @@ def _whitened(
     root = vectors * values.sqrt()[:, None] @ vectors.mT
     back = vectors * values.rsqrt()[:, None] @ vectors.mT
     white = torch.einsum("opm,pmq->opq", kernel.view(out, partitions, members * taps), root)
-    factors = _peeled(white.reshape(1, out, into, taps), entering, leaving)
-    first = factors[0].view(partitions, leaving[0], members * taps)
+    factors = _peeled(white.reshape(1, out, in_channels, taps), in_sizes, out_sizes)
+    first = factors[0].view(partitions, out_sizes[0], members * taps)
     factors[0] = torch.einsum("pom,pmq->poq", first, back).reshape(factors[0].shape)
     return _as_weights(factors, height, width)
 
@@ -311,13 +313,13 @@ def _quadratic(rows: Tensor, moment: Tensor) -> Tensor:
     return ((rows @ moment) * rows).sum()
 
 
-def _refined(kernel: Tensor, start: list[Tensor], wiring: object, moment: Tensor, sweeps: int) -> list[Tensor]:
+def _refined(kernel: Tensor, start: list[Tensor], spec: object, moment: Tensor, sweeps: int) -> list[Tensor]:
     """Minimise the output's error over all factors at once, from the whitened start."""
     weights = [weight.clone().requires_grad_() for weight in start]
     scale = float(_quadratic(kernel.flatten(1), moment)) or 1.0
 
     def loss() -> Tensor:
-        difference = kernel.flatten(1) - dense_kernel(weights, wiring).flatten(1)  # type: ignore[arg-type]
+        difference = kernel.flatten(1) - dense_kernel(weights, spec).flatten(1)  # type: ignore[arg-type]
         return _quadratic(difference, moment) / scale
 
     optimizer = torch.optim.LBFGS(weights, max_iter=sweeps, history_size=20, line_search_fn="strong_wolfe")

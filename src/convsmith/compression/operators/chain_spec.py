@@ -18,7 +18,7 @@ from convsmith.errors import InvalidArgument
 
 
 @dataclass(frozen=True)
-class Order:
+class ChannelPermutation:
     """A channel permutation: see the channels as ``view``, transpose to ``dims``, flatten.
 
     ``x[:, order.index()]`` is the permuted tensor; written as a view it needs no index and exports without a gather.
@@ -31,10 +31,10 @@ class Order:
         """Return the input channel of every output position, [C]."""
         return torch.arange(math.prod(self.view)).view(self.view).permute(self.dims).reshape(-1)
 
-    def inverse(self) -> Order:
+    def inverse(self) -> ChannelPermutation:
         """Return the order that undoes this one."""
         back = tuple(self.dims.index(position) for position in range(len(self.dims)))
-        return Order(tuple(self.view[d] for d in self.dims), back)
+        return ChannelPermutation(tuple(self.view[d] for d in self.dims), back)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Reorder the channels of ``x`` [B, C, H, W]; its memory layout is kept."""
@@ -51,7 +51,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Factor:
+class GroupConvSpec:
     """One group convolution seen from outside.
 
     ``order``: the channels are put in this order first (``None``: as they are); then ``groups`` blocks of
@@ -63,36 +63,36 @@ class Factor:
     in_channels: int
     out_channels: int
     groups: int
-    order: Order | None = None
+    order: ChannelPermutation | None = None
     slow: int = 1
     fast: int = 0
 
     @property
     def members_in(self) -> int:
-        """Channels of one block, entering."""
+        """Channels coming into one block."""
         return self.in_channels // self.groups
 
     @property
     def members_out(self) -> int:
-        """Channels of one block, leaving."""
+        """Channels going out of one block."""
         return self.out_channels // self.groups
 
 
 @dataclass(frozen=True)
-class Wiring:
+class ChainSpec:
     """Factors in the order they act, and the order of the channels after the last one (``None``: as they are)."""
 
-    factors: tuple[Factor, ...]
-    final_order: Order | None = None
+    factors: tuple[GroupConvSpec, ...]
+    final_order: ChannelPermutation | None = None
 
     @property
     def in_channels(self) -> int:
-        """Channels entering the chain."""
+        """Channels into the chain."""
         return self.factors[0].in_channels
 
     @property
     def out_channels(self) -> int:
-        """Channels leaving the chain."""
+        """Channels out of the chain."""
         return self.factors[-1].out_channels
 
     @property
@@ -101,51 +101,51 @@ class Wiring:
         return all(factor.fast for factor in self.factors)
 
 
-def shuffle(channels: int, groups: int) -> Order:
+def shuffle(channels: int, groups: int) -> ChannelPermutation:
     """Return the channel shuffle: view as (groups, channels/groups), transpose, flatten.
 
     It equals the authors' Reorder(groups) and ``nn.ChannelShuffle(groups)``; ``shuffle(C, C/groups)`` undoes it.
     """
     check_divides(groups, channels, "the groups of a channel shuffle")
-    return Order((groups, channels // groups), (1, 0))
+    return ChannelPermutation((groups, channels // groups), (1, 0))
 
 
-def mixed_radix(partitions: Sequence[int], out_partitions: Sequence[int] | None = None) -> Wiring:
+def mixed_radix(partitions: Sequence[int], out_partitions: Sequence[int] | None = None) -> ChainSpec:
     """Return the strict chain that mixes one digit of the channel number per factor (IGCV2; IGCV1 is two digits).
 
     Args:
         partitions: sizes K_1 .. K_n of the digits, the first varying fastest; their product is the input's channels.
         out_partitions: sizes after each factor, where the chain changes the width; the same by default.
     """
-    entering = check_partitions(partitions)
-    leaving = entering if out_partitions is None else check_partitions(out_partitions)
-    if len(entering) != len(leaving):
+    in_sizes = check_partitions(partitions)
+    out_sizes = in_sizes if out_partitions is None else check_partitions(out_partitions)
+    if len(in_sizes) != len(out_sizes):
         raise InvalidArgument(
             "partitions and out_partitions have the same number of digits",
-            given=f"{len(entering)} and {len(leaving)}",
+            given=f"{len(in_sizes)} and {len(out_sizes)}",
         )
-    digits = tuple(reversed(range(len(entering))))  # slow to fast
-    sizes = list(entering)
+    digits = tuple(reversed(range(len(in_sizes))))  # slow to fast
+    sizes = list(in_sizes)
     layout = digits
     factors = []
-    for digit, members_out in enumerate(leaving):
+    for digit, members_out in enumerate(out_sizes):
         wanted = (*(d for d in digits if d != digit), digit)
         order = _order(layout, wanted, sizes)
         fast, slow = math.prod(sizes[:digit]), math.prod(sizes[digit + 1 :])
         groups, channels = slow * fast, slow * fast * sizes[digit]
         sizes[digit] = members_out
-        factors.append(Factor(channels, groups * members_out, groups, order, slow, fast))
+        factors.append(GroupConvSpec(channels, groups * members_out, groups, order, slow, fast))
         layout = wanted
-    return Wiring(tuple(factors), _order(layout, digits, sizes))
+    return ChainSpec(tuple(factors), _order(layout, digits, sizes))
 
 
-def _order(layout: tuple[int, ...], wanted: tuple[int, ...], sizes: Sequence[int]) -> Order | None:
+def _order(layout: tuple[int, ...], wanted: tuple[int, ...], sizes: Sequence[int]) -> ChannelPermutation | None:
     """Return the order that turns one sequence of digits (slow to fast) into another, digits of size 1 left out."""
     old = [digit for digit in layout if sizes[digit] > 1]
     new = [digit for digit in wanted if sizes[digit] > 1]
     if old == new:
         return None
-    return Order(tuple(sizes[digit] for digit in old), tuple(old.index(digit) for digit in new))
+    return ChannelPermutation(tuple(sizes[digit] for digit in old), tuple(old.index(digit) for digit in new))
 
 
 def interleaved(
@@ -154,8 +154,8 @@ def interleaved(
     out_primary: int | None = None,
     out_members: int | None = None,
     groups: int | None = None,
-) -> Wiring:
-    """Return IGCV1's wiring: L = ``primary`` partitions of M = ``members``, channel order (l, m).
+) -> ChainSpec:
+    """Return IGCV1's chain: L = ``primary`` partitions of M = ``members``, channel order (l, m).
 
     ``groups``: partitions of the secondary convolution, as many as ``out_members`` by default. Fewer merge
     neighbouring ones: the authors' residual networks do that where they widen, with more than one path per pair.
@@ -168,26 +168,28 @@ def interleaved(
         return mixed_radix((members, primary), (out_members, out_primary))
     check_divides(groups, primary * out_members, "the groups of the secondary convolution")
     check_divides(groups, out_primary * out_members, "the groups of the secondary convolution")
-    first = Factor(primary * members, primary * out_members, primary, None, primary, 1)
-    second = Factor(primary * out_members, out_primary * out_members, groups, shuffle(primary * out_members, primary))
-    return Wiring((first, second), shuffle(out_primary * out_members, out_members))
+    first = GroupConvSpec(primary * members, primary * out_members, primary, None, primary, 1)
+    second = GroupConvSpec(
+        primary * out_members, out_primary * out_members, groups, shuffle(primary * out_members, primary)
+    )
+    return ChainSpec((first, second), shuffle(out_primary * out_members, out_members))
 
 
 def shuffled(
     channels: int, partitions: Sequence[int], out_channels: int | None = None, widen_at: int | None = None
-) -> Wiring:
-    """Return a chain of group convolutions with the stride shuffle in between (the loose wiring of IGCV2).
+) -> ChainSpec:
+    """Return a chain of group convolutions with the stride shuffle in between (the loose chain of IGCV2).
 
     Every K of ``partitions`` must divide the channels that enter its factor; their product need not equal them. Between
     two factors the channels are reordered so that neighbours come from different blocks: Reorder(C / K) of the factor
-    before. Factor ``widen_at`` (the second by default, the first of a single one) goes to ``out_channels``.
+    before. GroupConvSpec ``widen_at`` (the second by default, the first of a single one) goes to ``out_channels``.
     """
     sizes = check_partitions(partitions)
     wide = channels if out_channels is None else int(out_channels)
     position_of_change = min(1, len(sizes) - 1) if widen_at is None else widen_at
     if not 0 <= position_of_change < len(sizes):
         raise InvalidArgument("widen_at names one of the factors", given=widen_at, argument=f"0 to {len(sizes) - 1}")
-    factors: list[Factor] = []
+    factors: list[GroupConvSpec] = []
     now = channels
     for position, members in enumerate(sizes):
         check_divides(members, now, f"factor {position + 1} of the partitions")
@@ -196,20 +198,20 @@ def shuffled(
             order = shuffle(now, factors[-1].groups)
         after = wide if position == position_of_change else now
         check_divides(now // members, after, f"the groups of factor {position + 1} (into {after} channels)")
-        factors.append(Factor(now, after, now // members, order))
+        factors.append(GroupConvSpec(now, after, now // members, order))
         now = after
-    return Wiring(tuple(factors))
+    return ChainSpec(tuple(factors))
 
 
-def path_counts(wiring: Wiring) -> Tensor:
+def path_counts(spec: ChainSpec) -> Tensor:
     """Return the number of paths from every input to every output channel, [out, in] int64."""
-    counts = torch.eye(wiring.in_channels, dtype=torch.int64)
-    for factor in wiring.factors:
+    counts = torch.eye(spec.in_channels, dtype=torch.int64)
+    for factor in spec.factors:
         if factor.order is not None:
             counts = counts[factor.order.index()]
         blocks = counts.view(factor.groups, factor.members_in, -1).sum(1, keepdim=True)
         counts = blocks.expand(-1, factor.members_out, -1).reshape(factor.out_channels, -1)
-    return counts if wiring.final_order is None else counts[wiring.final_order.index()]
+    return counts if spec.final_order is None else counts[spec.final_order.index()]
 
 
 def check_partitions(partitions: Sequence[int]) -> tuple[int, ...]:

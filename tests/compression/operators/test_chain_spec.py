@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from convsmith.compression.operators.wiring import (
-    Order,
+from convsmith.compression.operators.chain_spec import (
+    ChannelPermutation,
     check_divides,
     interleaved,
     mixed_radix,
@@ -22,12 +22,12 @@ from convsmith.compression.operators.wiring import (
 from convsmith.errors import InvalidArgument
 
 
-def walked(wiring):
+def walked(spec):
     """Count paths one by one: from every input, follow every edge of every factor."""
-    counts = torch.zeros(wiring.out_channels, wiring.in_channels, dtype=torch.int64)
-    for start in range(wiring.in_channels):
+    counts = torch.zeros(spec.out_channels, spec.in_channels, dtype=torch.int64)
+    for start in range(spec.in_channels):
         at = {start: 1}
-        for factor in wiring.factors:
+        for factor in spec.factors:
             position = (
                 list(range(factor.in_channels)) if factor.order is None else factor.order.inverse().index().tolist()
             )
@@ -37,15 +37,15 @@ def walked(wiring):
                 for out in range(block * factor.members_out, (block + 1) * factor.members_out):
                     after[out] = after.get(out, 0) + paths
             at = after
-        final = wiring.final_order
-        position = list(range(wiring.out_channels)) if final is None else final.inverse().index().tolist()
+        final = spec.final_order
+        position = list(range(spec.out_channels)) if final is None else final.inverse().index().tolist()
         for channel, paths in at.items():
             counts[position[channel], start] = paths
     return counts
 
 
 @pytest.mark.parametrize(
-    "wiring",
+    "spec",
     [
         interleaved(3, 2),
         interleaved(4, 3, out_primary=2, out_members=5),
@@ -56,8 +56,8 @@ def walked(wiring):
         shuffled(12, (2, 3)),
     ],
 )
-def test_path_counts_equal_walked_paths(wiring):
-    assert torch.equal(path_counts(wiring), walked(wiring))
+def test_path_counts_equal_walked_paths(spec):
+    assert torch.equal(path_counts(spec), walked(spec))
 
 
 @pytest.mark.parametrize("sizes", [(8, 8), (4, 4, 4), (2, 3, 4), (2,) * 6, (3,) * 4, (1, 4, 4), (5,)])
@@ -105,7 +105,7 @@ def test_the_second_shuffle_undoes_the_first(primary, members):
 
 @given(st.permutations(range(4)), st.lists(st.integers(1, 3), min_size=4, max_size=4))
 def test_an_order_is_its_index_and_its_inverse_undoes_it(dims, view):
-    order = Order(tuple(view), tuple(dims))
+    order = ChannelPermutation(tuple(view), tuple(dims))
     x = torch.randn(2, math.prod(view), 3, 2)
     assert torch.equal(order(x), x[:, order.index()])
     assert torch.equal(order.inverse()(order(x)), x)

@@ -1,0 +1,75 @@
+"""Measure the backends of every chain of a network where a person asks for it, and write the fastest into a copy."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression.operators.backends import BACKENDS
+from convsmith.compression.operators.interleaved import LinearChain
+from convsmith.errors import InvalidArgument
+
+
+def tune(model: nn.Module, example: Tensor, *, rounds: int = 9) -> nn.Module:
+    """Return a copy of ``model`` in which every linear chain has the backend that was fastest on its own input.
+
+    The copy runs once on ``example`` in evaluation mode without gradients; every chain then runs ``rounds`` times by
+    every backend in turn on what came to it, after one turn that does not count, and takes the smallest median. The
+    choice holds for this machine, this number of threads and inputs like ``example``; training and export are better
+    served by ``backend="auto"``. The training mode is that of ``model``.
+
+    Args:
+        model: any network with `LinearChain` layers.
+        example: images [B, C, H, W] as the network will see them: their batch size, size and layout.
+        rounds: counted turns, 1 or more.
+
+    Raises:
+        InvalidArgument: if no chain ran, or ``rounds`` is below 1.
+    """
+    if rounds < 1:
+        raise InvalidArgument("at least one round is measured", argument="rounds", given=rounds)
+    tuned = copy.deepcopy(model).eval()
+    inputs: dict[LinearChain, Tensor] = {}
+
+    def note(chain: nn.Module, arguments: tuple[Any, ...]) -> None:
+        assert isinstance(chain, LinearChain)
+        inputs.setdefault(chain, arguments[0].clone())
+
+    chains = [module for module in tuned.modules() if isinstance(module, LinearChain)]
+    handles = [chain.register_forward_pre_hook(note) for chain in chains]
+    with torch.no_grad():
+        try:
+            tuned(example)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not inputs:
+            raise InvalidArgument("no interleaved chain ran on the example", given=type(model).__name__)
+        for chain, x in inputs.items():
+            seconds = _seconds(chain, x, rounds)
+            chain.backend = min(seconds, key=seconds.__getitem__)
+    for copied, own in zip(tuned.modules(), model.modules(), strict=True):
+        copied.training = own.training
+    return tuned
+
+
+def _seconds(chain: LinearChain, x: Tensor, rounds: int) -> dict[str, float]:
+    taken: dict[str, list[float]] = {name: [] for name in BACKENDS}
+    for turn in range(rounds + 1):
+        for name, run in BACKENDS.items():
+            began = _now(x.device)
+            run(x, chain)
+            if turn:
+                taken[name].append(_now(x.device) - began)
+    return {name: statistics.median(row) for name, row in taken.items()}
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
