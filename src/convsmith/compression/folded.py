@@ -99,8 +99,8 @@ def folded_inverted_block(block: InvertedInterleavedBlock) -> nn.Module:
     projection is grouped or dense by the same rule. Where both would be dense but the G1 groups of the expansion fill
     blocks in the authors' numbering (G1 groups instead of G1 G2), the hidden channels are numbered so.
     """
-    norms = (block.norm1, block.norm2, block.norm3)
-    if not all(type(norm) is nn.BatchNorm2d and norm.running_mean is not None for norm in norms):
+    norms = [n for n in (block.norm1, block.norm2, block.norm3) if isinstance(n, nn.BatchNorm2d)]
+    if len(norms) < 3 or any(type(n) is not nn.BatchNorm2d or n.running_mean is None for n in norms):
         return block
     expand, depthwise, project = (
         fuse_conv_bn_eval(layer, norm)

@@ -78,7 +78,9 @@ def _folded_sequence(layers: nn.Sequential) -> nn.Sequential:
     while rest:
         layer = rest.pop(0)
         if isinstance(layer, nn.Conv2d) and rest and isinstance(rest[0], nn.BatchNorm2d):
-            layer = pointwise_for_runtime(fuse_conv_bn_eval(layer, rest.pop(0)))
+            norm = rest.pop(0)
+            assert isinstance(norm, nn.BatchNorm2d)
+            layer = pointwise_for_runtime(fuse_conv_bn_eval(layer, norm))
         out.append(layer)
     return nn.Sequential(*out)
 
