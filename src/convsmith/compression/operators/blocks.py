@@ -132,6 +132,7 @@ class InvertedInterleavedBlock(nn.Module):
         )
         self.drop_path: nn.Module = nn.Identity()
 
+    @torch.jit.unused
     def hidden_order(self) -> Tensor:
         """Return the number the authors give every hidden channel of the expansion, [hidden].
 
@@ -143,6 +144,7 @@ class InvertedInterleavedBlock(nn.Module):
             return own
         return own.view(self.groups_up, self.copies, -1).transpose(0, 1).reshape(-1)
 
+    @torch.jit.unused  # type: ignore[prop-decorator]
     @property
     def spec(self) -> ChainSpec:
         """Who reaches whom in the authors' numbering, for `condition` (the block is not linear: paths only)."""
