@@ -66,7 +66,7 @@ def test_the_global_random_states_are_put_back():
 def test_any_number_of_workers_and_batches_sees_the_same(tmp_path):
     data = load(f"imagefolder:{folder(tmp_path)}", size=8, augment="imagenet", **FULL)
     seen = []
-    for workers, batch in ((0, 7), (2, 7), (1, 2)):
+    for workers, batch in ((0, 7), (0, 2), (2, 3)):
         batches = list(Loader(data.train, batch, seed=3, shuffle=True, augment=True, workers=workers).epoch(4))
         seen.append(torch.cat([b.images for b in batches]))
     assert torch.equal(seen[0], seen[1])

@@ -70,6 +70,7 @@ def test_killed_at_three_random_steps_and_resumed_is_bit_identical(tmp_path, uni
     assert rows(tmp_path) == rows(uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_recipe_with_workers_killed_and_resumed_is_bit_identical(tmp_path):
     """RandAugment, erasing, mixup, CutMix, an average and two workers; the reference has no worker."""
     whole, part = tmp_path / "whole", tmp_path / "part"
