@@ -73,9 +73,14 @@ class G2DeNet(Pooling):
     def pool(self, x: Tensor) -> Tensor:
         """Return the upper triangle of the root."""
         if self.method == "eigh":
-            return triu_vector(power_covariance(_with_ones(x.flatten(2)), exponent=0.5, center=False))
+            return _exact_root(x.flatten(2))
         root = matrix_sqrt(gaussian_embedding(x), method=self.method, iterations=self.iterations)
         return triu_vector(root)
+
+
+@float64_island
+def _exact_root(x: Tensor) -> Tensor:
+    return triu_vector(power_covariance(_with_ones(x), exponent=0.5, center=False))
 
 
 @POOLINGS.register("raid-g", order=2, paper="Wang et al., CVPR 2016")

@@ -74,6 +74,8 @@ def columns(x: Tensor, asked: str = "pooling") -> Tensor:
         )
     if not x.is_floating_point():
         raise InvalidArgument("features must be floating point", argument=asked, given=str(x.dtype), hint="x.float()")
+    if x.layout != torch.strided:
+        raise InvalidArgument("features must be dense", argument=asked, given=str(x.layout), hint="x.to_dense()")
     x = x.flatten(2)
     if x.shape[1] == 0 or x.shape[2] == 0:
         raise InvalidArgument("at least one channel and one position are needed", argument=asked, given=tuple(x.shape))
@@ -91,6 +93,8 @@ def square(a: Tensor, asked: str) -> Tensor:
         )
     if not a.is_floating_point():
         raise InvalidArgument("matrices must be floating point", argument=asked, given=str(a.dtype), hint="a.float()")
+    if a.layout != torch.strided:
+        raise InvalidArgument("matrices must be dense", argument=asked, given=str(a.layout), hint="a.to_dense()")
     refuse_not_finite(a, asked)
     return a
 

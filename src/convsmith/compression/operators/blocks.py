@@ -87,6 +87,8 @@ class InvertedInterleavedBlock(nn.Module):
             divisors. The paths are equally many for all pairs where ``G1 G2 | t C`` as well.
     """
 
+    __jit_unused_properties__ = ("wiring", "spec")  # TorchScript would compile a property that describes the block
+
     def __init__(
         self,
         in_channels: int,
