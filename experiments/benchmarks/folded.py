@@ -65,6 +65,9 @@ def _networks(bench: Bench, networks: dict[str, nn.Module], x: Tensor, first: st
             name: _calling(net, x) for name, net in compiled.items() if not isinstance(net, str)
         }
     for runtime, arms in runtimes.items():
+        if first not in arms:
+            bench.notes.append(f"{runtime}: {first} did not compile here")
+            continue
         aim = {"ONNX Runtime, folded": "IGCV3-D at most 1.15", "eager, as created": "IGCV3-D at most 1.5"}
         bench.compare(
             f"{runtime}, {x.shape[-1]}x{x.shape[-1]}, batch {len(x)}",
