@@ -79,6 +79,7 @@ CASES = {
     "cholesky": (Using(None, lambda _, x: torch.linalg.cholesky(x @ x.mT + torch.eye(6))), (6, 6), 216 + 36),
     "solve": (Using(None, lambda _, x: torch.linalg.solve(x, x[:, :2])), (6, 6), 72 + 72),
     "inverse": (Using(None, lambda _, x: torch.linalg.inv(x)), (6, 6), 216),
+    "determinant": (Using(None, lambda _, x: torch.linalg.det(x)), (6, 6), 72),
     "elementwise": (Using(None, lambda _, x: F.gelu(x * x).softmax(-1)), (6, 6), 0),
 }
 

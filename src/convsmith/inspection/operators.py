@@ -217,6 +217,8 @@ RULES: dict[str, Rule] = {
     "aten::addr": _addr,
     "aten::addbmm": _addbmm,
     "aten::_int_mm": _product_with(0),
+    "aten::_grouped_mm": _product_with(0),
+    "aten::_scaled_grouped_mm": _product_with(0),
     "aten::_weight_int8pack_mm": _product_with(0),
     "aten::_weight_int4pack_mm": _product_with(0),
     "aten::_weight_int4pack_mm_for_cpu": _product_with(0),
@@ -236,6 +238,8 @@ RULES: dict[str, Rule] = {
     "aten::linalg_solve_triangular": _triangular_solve,
     "aten::triangular_solve": lambda args, kwargs, out: _triangular_solve(args[1:], kwargs, out),
     "aten::linalg_lu_factor_ex": _lu,
+    "aten::_linalg_det": _lu,
+    "aten::_linalg_slogdet": _lu,
     "aten::_linalg_solve_ex": _solve,
     "aten::linalg_inv_ex": _inverse,
 }

@@ -20,8 +20,10 @@ _OPERATORS = {name: getattr(operator, name) for name in ("getitem", "add", "mul"
 _KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 
 
-def graph_to_json(graph: fx.GraphModule) -> dict[str, Any]:
+def graph_to_json(graph: fx.GraphModule, structure: Any = 0) -> dict[str, Any]:
     """Return nodes and tensor descriptions of ``graph``; see `graph_from_json`.
+
+    ``structure``: what the network returns, with numbers in place of tensors; the graph itself gives them in a row.
 
     Raises:
         InvalidArgument: the graph calls something outside `NAMESPACES` (a custom operator, a sub-module).
@@ -44,7 +46,8 @@ def graph_to_json(graph: fx.GraphModule) -> dict[str, Any]:
             entry["target"] = _name_of(node.target)
             entry["args"], entry["kwargs"] = _encode(node.args), _encode(node.kwargs)
         elif node.op == "output":
-            entry["args"] = _encode(node.args)
+            row = node.args[0]
+            entry["args"] = _encode((_filled(structure, list(row) if isinstance(row, tuple | list) else [row]),))
         elif node.op != "placeholder":
             raise InvalidArgument("a graph of plain operators is needed", given=f"{node.op} {node.target}")
         nodes.append(entry)
@@ -72,9 +75,7 @@ def graph_from_json(value: dict[str, Any]) -> fx.GraphModule:
         elif op == "get_attr":
             nodes[name] = graph.create_node("get_attr", entry["target"], name=name)
         elif op == "output":
-            args = _decode(entry["args"], nodes)
-            result = args[0]
-            graph.output(result[0] if isinstance(result, tuple | list) and len(result) == 1 else result)
+            graph.output(_decode(entry["args"], nodes)[0])
         else:
             nodes[name] = graph.create_node(
                 "call_function",
@@ -85,6 +86,21 @@ def graph_from_json(value: dict[str, Any]) -> fx.GraphModule:
             )
     graph.lint()
     return fx.GraphModule(root, graph)
+
+
+def _filled(structure: Any, row: list[Any]) -> Any:
+    """Return ``structure`` with the members of ``row`` in place of their numbers."""
+    if isinstance(structure, dict) and all(isinstance(key, str) for key in structure):
+        return {key: _filled(value, row) for key, value in structure.items()}
+    if type(structure) in (tuple, list):
+        return type(structure)(_filled(value, row) for value in structure)
+    if isinstance(structure, int):
+        return row[structure]
+    raise InvalidArgument(
+        "an int8 network returns tensors in tuples, lists and dictionaries with names",
+        given=f"{type(structure).__name__} {structure}",
+        hint="wrap the network so that it returns one of these, or use int8 with mode='weight-only'",
+    )
 
 
 def _find(module: nn.Module, path: str) -> Any:

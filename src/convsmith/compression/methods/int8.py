@@ -57,10 +57,10 @@ class Int8Model(nn.Module):
 class Int8Training(nn.Module):
     """A network that trains with the rounding of int8 in place; `finish` converts it."""
 
-    def __init__(self, graph: fx.GraphModule, *, trainable: bool = True) -> None:
+    def __init__(self, graph: fx.GraphModule, *, trainable: bool = True, structure: Any = 0) -> None:
         super().__init__()
         self.program: Any = graph
-        self.training = trainable
+        self.training, self.structure = trainable, structure
 
     def forward(self, x: Tensor) -> Tensor:
         return self.program(x)
@@ -189,7 +189,9 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Trainin
         images = example[:2] if len(example) > 1 else example.expand(2, *example.shape[1:])
         batch = torch.export.Dim("batch", min=1)
         try:
-            exported = torch.export.export(work, (images.contiguous(),), dynamic_shapes=({0: batch},)).module()
+            program = torch.export.export(work, (images.contiguous(),), dynamic_shapes=({0: batch},))
+            exported, shape = program.module(), program.call_spec.out_spec
+            structure = 0 if shape is None else shape.unflatten(range(shape.num_leaves))
         except Exception as error:
             raise RunFailed(
                 "torch.export could not follow this network with a free batch size",
@@ -204,7 +206,7 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Trainin
         quantiser.set_function_type_qconfig(torch.mul, None)
         try:
             prepared = (prepare_qat_pt2e if training else prepare_pt2e)(exported, quantiser)
-            return Int8Training(prepared, trainable=training)
+            return Int8Training(prepared, trainable=training, structure=structure)
         except Exception as error:
             raise RunFailed(
                 "torchao's x86 quantiser cannot annotate this network (a layer that runs twice is one reason)",
@@ -304,7 +306,7 @@ def converted(prepared: Int8Training) -> tuple[Int8Model, dict[str, Any]]:
         if prepared.training:
             move_exported_model_to_eval(graph)
         graph = convert_pt2e(graph)
-    value = graph_to_json(graph)
+    value = graph_to_json(graph, prepared.structure)
     fresh = graph_from_json(value)
     state = {name: _tensor(graph, name) for name in value["tensors"]}
     fresh.load_state_dict(state, strict=True)
