@@ -13,6 +13,7 @@ from convsmith.interpretation.find import Progress, _column, collect, look, prep
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.sites import SiteRule, plan_sites
+from convsmith.interpretation.solvers.problem import Solution
 from convsmith.registry import Registry
 
 
@@ -81,22 +82,11 @@ def score_units(
             full, silent = look(network)
             chosen = full.argmax(1) if target is None else target[rows]
             scores = scorer(ScoreRequest(network, chosen, steps, generator)).to(full)
-            objective = torch.full((len(full),), float("nan"), device=full.device, dtype=full.dtype)
-            parts.append(
-                collect(
-                    network,
-                    full,
-                    silent,
-                    scores,
-                    (scores > 0).to(full),
-                    objective,
-                    torch.full((len(full),), steps if method == "integrated" else 1, device=full.device),
-                    torch.ones(len(full), dtype=torch.bool, device=full.device),
-                    settings,
-                    labels[rows],
-                    index[rows],
-                )
-            )
+            nan = torch.full((len(full),), float("nan"), device=full.device, dtype=full.dtype)
+            taken = torch.full((len(full),), steps if method == "integrated" else 1, device=full.device)
+            solution = Solution(scores, nan, taken, torch.ones_like(taken, dtype=torch.bool))
+            shown = (labels[rows], index[rows])
+            parts.append(collect(network, full, silent, solution, settings, *shown, applied=(scores > 0).to(full)))
         if progress is not None:
             progress(rows.stop, count, method)
     return Routes.concatenate(parts)

@@ -14,9 +14,12 @@ from convsmith.inspection.modes import check_evaluation, unwrap
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.open_layers import open_layers
 from convsmith.interpretation.routes import RouteFlags, Routes
-from convsmith.interpretation.settings import DEFAULT_STEPS, RouteSettings
+from convsmith.interpretation.settings import RouteSettings
 from convsmith.interpretation.sites import SitePlan, SiteRule, plan_sites
-from convsmith.interpretation.solvers import Solution, furthest, solve_converged, solve_paper
+from convsmith.interpretation.solvers.converged import smallest_gamma, solve_converged
+from convsmith.interpretation.solvers.paper import solve_paper
+from convsmith.interpretation.solvers.problem import Solution
+from convsmith.registry import check_settings, setting_types
 
 Progress = Callable[[int, int, str], None]
 
@@ -24,25 +27,15 @@ Progress = Callable[[int, int, str], None]
 def find_routes(
     model: nn.Module,
     images: Tensor,
+    settings: RouteSettings | None = None,
     *,
-    gamma: float = 0.05,
-    steps: int | None = None,
-    mode: str = "converged",
     sites: str | SiteRule = "auto",
     layers: Sequence[str] | None = None,
     batch_size: int | None = None,
-    seed: int = 0,
-    progress: Progress | None = None,
-    gamma_per: str = "sum",
-    upper: float | None = None,
-    init: str = "ones",
-    step_size: float = 1.0,
-    tolerance: float = 1e-3,
-    precision: str = "fp32",
-    channels_last: bool = False,
-    keep_open: bool = False,
     labels: Tensor | None = None,
     index: Tensor | None = None,
+    progress: Progress | None = None,
+    **changes: Any,
 ) -> Routes:
     """Find, for every image, the channels that carry the network's prediction (critical data routing path).
 
@@ -54,37 +47,28 @@ def find_routes(
     Args:
         model: any classifier in evaluation mode with logits [B, K]; wrappers are looked through.
         images: [B, C, H, W] as the model takes them (normalised).
-        gamma: weight of the gates. A sum over more gates presses harder, so it does not transfer between networks...
-        gamma_per: ... unless ``"mean"``: the penalty is ``gamma`` times the mean gate (divide by the number of gates).
-        steps: solver steps; None is 30 in paper mode and 100 (at most) in converged mode.
-        mode: ``"converged"`` (accelerated proximal gradient, stops per image) or ``"paper"`` (the published 30 SGD
-            steps). Sparsity in paper mode is set by rate x gamma x steps, so never compare it between modes.
+        settings: how to search, default `RouteSettings()`.
         sites: ``"auto"``, ``"conv"``, ``"block"``, ``"activation"`` or a rule of your own, see `plan_sites`.
         layers: names (or patterns) of the layers to gate, see `plan_sites`.
         batch_size: images solved at once (default 32, on CUDA 128); memory grows with it, not with B.
-        seed: of ``init="uniform"``; every image has its own stream, whatever the batch.
-        upper: largest gate, default 5 (100 at blocks, as published for residual networks).
-        progress: called with images done, images in all, a note.
-        init: gates start at ``"ones"`` or ``"uniform"`` in [0, 1].
-        step_size: first step of the converging solver.
-        tolerance: movement below which the converging solver counts a row as at rest.
-        precision: ``"fp32"``, ``"tf32"``, ``"bf16"``, ``"fp16"`` for the network; gates and losses stay float32.
-        channels_last: memory order of the images on their way through the network.
-        keep_open: converged mode only: where a layer would close completely, so that biases alone make the prediction,
-            use the largest gamma (up to the one asked for) that leaves every layer open, see `open_layers`. Such images
-            cost several searches; ``Routes.gamma`` says what each one got. False solves the published problem as it is.
         labels: [B] int64, stored in the result.
         index: [B] int64 image numbers, stored in the result; versions of one image share a number.
+        progress: called with images done, images in all, a note.
+        **changes: fields of `RouteSettings` that differ from ``settings``.
 
     Raises:
         InvalidArgument: a bad setting, a model in training mode, no such site, images that are not finite.
     """
-    settings = RouteSettings(
-        gamma, gamma_per, steps, mode, upper, init, seed, step_size, tolerance, precision, channels_last, keep_open
-    )
+    settings = settings_with(settings, **changes)
     model, images = prepare(model, images)
     plan = plan_sites(model, images, sites, layers)
     return solve(model, images, plan, settings, batch_size, progress, labels=labels, index=index)
+
+
+def settings_with(settings: RouteSettings | None, **changes: Any) -> RouteSettings:
+    """Return ``settings`` (default `RouteSettings()`) with some fields changed; an unknown name is an error."""
+    check_settings("the search for routes", changes, setting_types(RouteSettings))
+    return replace(settings or RouteSettings(), **changes)
 
 
 def solve(
@@ -147,14 +131,11 @@ def prepare(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
 
 def describe(plan: SitePlan, settings: RouteSettings) -> dict[str, Any]:
     """Return the settings as JSON values with the defaults filled in."""
-    filled = replace(
-        settings, steps=settings.steps or DEFAULT_STEPS[settings.mode], upper=settings.upper or _upper(plan)
-    )
-    return {**asdict(filled), "sites": plan.kind}
+    return {**asdict(settings), "passes": settings.most_passes, "upper": _upper(plan, settings), "sites": plan.kind}
 
 
-def _upper(plan: SitePlan) -> float:
-    return 100.0 if plan.kind == "block" else 5.0
+def _upper(plan: SitePlan, settings: RouteSettings) -> float:
+    return settings.upper or (100.0 if plan.kind == "block" else 5.0)
 
 
 def _column(values: Tensor | None, count: int, fill: int | None, name: str) -> Tensor:
@@ -178,21 +159,15 @@ def _solve_rows(
     """Solve one batch whose images are ``first``, ``first + 1``, ...; again, with less weight, what must stay open."""
     start = _start(settings, len(images), plan.total, first)
     routes = _solve_batch(model, images, plan, settings, gammas, start, labels, index)
-    if not settings.keep_open:
+    if not settings.open_layers:
         return routes
 
     def again(rows: Tensor, trial: Tensor) -> Routes:
         here = rows.cpu()
         return _solve_batch(model, images[rows], plan, settings, trial.cpu(), start[here], labels[here], index[here])
 
-    return open_layers(again, routes, _least(settings, plan))
-
-
-def _least(settings: RouteSettings, plan: SitePlan) -> float:
-    """Smallest gamma, to 5 %, at which the steps suffice for a gate without gradient to reach 0 (s gamma n^2 / 5)."""
-    steps = settings.steps or DEFAULT_STEPS[settings.mode]
-    way = furthest(steps) * settings.step_size
-    return 1.05 / way * (plan.total if settings.gamma_per == "mean" else 1) if way else float("inf")
+    least = smallest_gamma(images.dtype, settings.tolerance)
+    return open_layers(again, routes, least * (plan.total if settings.gamma_per == "mean" else 1))
 
 
 def _solve_batch(
@@ -205,7 +180,7 @@ def _solve_batch(
     labels: Tensor,
     index: Tensor,
 ) -> Routes:
-    steps, upper = settings.steps or DEFAULT_STEPS[settings.mode], settings.upper or _upper(plan)
+    upper = _upper(plan, settings)
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -218,35 +193,20 @@ def _solve_batch(
         gammas, start = gammas.to(full), start.to(full)
         weight = gammas / (plan.total if settings.gamma_per == "mean" else 1)
         if settings.mode == "paper":
-            solution = solve_paper(network, probabilities, weight, start, steps=steps, upper=upper)
+            solution = solve_paper(network, probabilities, weight, start, steps=settings.most_passes, upper=upper)
         else:
             solution = solve_converged(
                 network,
                 probabilities,
                 weight,
                 start,
-                steps=steps,
+                passes=settings.most_passes,
                 upper=upper,
-                step_size=settings.step_size,
                 tolerance=settings.tolerance,
             )
-        network.restore()
-        if settings.mode == "converged":
+            network.restore()
             solution = close_silent(network, solution, weight)
-        return collect(
-            network,
-            full,
-            silent,
-            solution.gates,
-            solution.gates,
-            solution.objective,
-            solution.steps,
-            solution.settled,
-            describe(plan, settings),
-            labels,
-            index,
-            gammas,
-        )
+        return collect(network, full, silent, solution, describe(plan, settings), labels, index, gammas)
 
 
 def _start(settings: RouteSettings, rows: int, total: int, first: int) -> Tensor:
@@ -285,20 +245,17 @@ def collect(
     network: GatedNetwork,
     full: Tensor,
     silent: Tensor,
-    values: Tensor,
-    applied: Tensor,
-    objective: Tensor,
-    steps: Tensor,
-    settled: Tensor,
+    solution: Solution,
     settings: dict[str, Any],
     labels: Tensor,
     index: Tensor,
     gammas: Tensor | None = None,
+    applied: Tensor | None = None,
 ) -> Routes:
-    """Check ``applied`` gates [B, total] by a pass of their own and wrap ``values`` [B, total] into `Routes`."""
-    plan = network.plan
+    """Wrap a solution into `Routes`; a pass of its own checks the gates (or ``applied`` [B, total] in their place)."""
+    plan, values = network.plan, solution.gates
     with torch.no_grad():
-        gated = network.logits(applied)
+        gated = network.logits(values if applied is None else applied)
     log_p, log_q = full.log_softmax(1), gated.log_softmax(1)
     top = full.topk(2, dim=1).indices
     critical = values > 0
@@ -313,10 +270,11 @@ def collect(
         runner_up=top[:, 1],
         kept=gated.argmax(1) == full.argmax(1),
         divergence=(log_p.exp() * (log_p - log_q)).sum(1).clamp(min=0),
-        objective=objective,
-        steps=steps,
-        gamma=torch.full_like(objective, torch.nan) if gammas is None else gammas,
-        flags=RouteFlags(closed, dead, settled, names),
+        objective=solution.objective,
+        passes=solution.passes,
+        converged=solution.converged,
+        gamma=torch.full_like(solution.objective, torch.nan) if gammas is None else gammas,
+        flags=RouteFlags(closed, dead, names),
         index=index.to(full.device),
         labels=labels.to(full.device),
         settings=settings,

@@ -116,7 +116,7 @@ class GatedNetwork:
         logits = class_scores(output, classes=2)
         return logits if logits.dtype == torch.float64 else logits.float()
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Go on with these rows only (a finished image costs nothing any more)."""
         self.images = self.images[rows]
         self._prefix = {name: value[rows] for name, value in self._prefix.items()}

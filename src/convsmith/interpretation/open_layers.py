@@ -26,9 +26,9 @@ def open_layers(again: Again, routes: Routes, least: float = 0.0) -> Routes:
     by factors of 4 until a route is open, then bisection on log gamma closes in to a ratio of 1.5; the open route at
     the largest gamma is returned, with that gamma in ``Routes.gamma``.
 
-    No gamma below ``least`` is tried: there the solver's last step comes before a gate that nothing holds can have
-    closed, and everything would be open for want of time. Rows that do not open above it (the biases alone say almost
-    what the network says, or every channel of a layer is silent) are returned as they came, flagged as before.
+    A search that has not converged counts as closed: it may be open for want of time. No gamma below ``least`` is
+    tried: there rounding decides. Rows that do not open above it (the biases alone say almost what the network says,
+    or every channel of a layer is silent) are returned as they came, flagged as before.
     """
     shut = routes.flags.closed.any(1)
     if not bool(shut.any()):
@@ -41,7 +41,7 @@ def open_layers(again: Again, routes: Routes, least: float = 0.0) -> Routes:
             break
         trial = torch.where(low > 0, (low * high).sqrt(), (high / FALL).clamp(min=least))[rows]
         found = again(rows, trial)
-        still = found.flags.closed.any(1)
+        still = found.flags.closed.any(1) | ~found.converged
         high[rows[still]] = trial[still]
         low[rows[~still]] = trial[~still]
         order = torch.arange(len(routes), device=rows.device)

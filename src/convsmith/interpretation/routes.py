@@ -13,9 +13,9 @@ from torch import Tensor
 
 from convsmith.errors import InvalidArgument, close_matches, require
 
-_FORMAT = "convsmith-routes-1"
+_FORMAT = "convsmith-routes-2"
 _STORAGE = ("float32", "float16", "uint8")
-_ROWWISE = ("prediction", "confidence", "runner_up", "kept", "divergence", "objective", "steps", "gamma")
+_ROWWISE = ("prediction", "confidence", "runner_up", "kept", "divergence", "objective", "passes", "converged", "gamma")
 
 
 @dataclass(frozen=True)
@@ -24,29 +24,17 @@ class RouteFlags:
 
     ``closed`` [B, L] bool: every gate of this layer is 0, so the prediction comes from biases behind it.
     ``dead_share`` [B]: share of critical nodes whose channel is silent in the full network (no positive value where a
-    ReLU follows, else all zeros). ``settled`` [B] bool: the solver stopped by itself rather than at its last step.
-    ``layers``: names of the columns of ``closed``.
+    ReLU follows, else all zeros). ``layers``: names of the columns of ``closed``.
     """
 
     closed: Tensor
     dead_share: Tensor
-    settled: Tensor
     layers: tuple[str, ...]
 
     @property
     def closed_layers(self) -> list[list[str]]:
         """Names of the completely closed layers, image by image."""
         return [[name for name, shut in zip(self.layers, row, strict=True) if shut] for row in self.closed.tolist()]
-
-    def messages(self, row: int) -> list[str]:
-        """Return sentences on what is suspicious about image ``row``; empty if nothing is."""
-        notes = []
-        shut = self.closed_layers[row]
-        if shut:
-            notes.append("all gates closed in " + ", ".join(shut) + ": the prediction comes from biases behind it")
-        if float(self.dead_share[row]) > 0.1:
-            notes.append(f"{float(self.dead_share[row]):.0%} of the critical nodes are silent in the full network")
-        return notes
 
 
 @dataclass(frozen=True)
@@ -55,8 +43,10 @@ class Routes:
 
     ``gates``: layer name, in execution order, to non-negative [B, C_l]. ``prediction``, ``runner_up`` [B] int64 and
     ``confidence`` [B] belong to the full network; ``kept`` [B] bool: the gated network predicts the same;
-    ``divergence`` [B]: KL(full || gated) in nats; ``objective`` [B]: the minimised value; ``steps`` [B]; ``gamma`` [B]:
-    the weight of the gates this image got (NaN for scores, which have none).
+    ``divergence`` [B]: KL(full || gated) in nats; ``objective`` [B]: the minimised value; ``passes`` [B] forward and
+    backward passes it took; ``converged`` [B] bool: the solver stopped at a local minimum rather than after its last
+    pass (the published schedule never does); ``gamma`` [B]: the weight of the gates this image got (NaN for scores,
+    which have none).
     ``index`` [B] int64 numbers the images (which rows are versions of one image), ``labels`` [B] int64 or -1.
     ``settings``: how the gates were found (JSON values).
     """
@@ -68,7 +58,8 @@ class Routes:
     kept: Tensor
     divergence: Tensor
     objective: Tensor
-    steps: Tensor
+    passes: Tensor
+    converged: Tensor
     gamma: Tensor
     flags: RouteFlags
     index: Tensor
@@ -106,6 +97,21 @@ class Routes:
         """Return [B]: critical nodes / all nodes."""
         return (self.vector() > threshold).double().mean(1).to(self.confidence.dtype)
 
+    def messages(self, row: int) -> list[str]:
+        """Return sentences on what is suspicious about image ``row``; empty if nothing is."""
+        notes = []
+        if self.settings.get("mode") == "converged" and not bool(self.converged[row]):
+            notes.append(
+                f"the search had not converged after {int(self.passes[row])} passes: a route with fewer nodes is likely"
+            )
+        shut = self.flags.closed_layers[row]
+        if shut:
+            notes.append("all gates closed in " + ", ".join(shut) + ": the prediction comes from biases behind it")
+        share = float(self.flags.dead_share[row])
+        if share > 0.1:
+            notes.append(f"{share:.0%} of the critical nodes are silent in the full network")
+        return notes
+
     def __getitem__(self, rows: Any) -> Routes:
         """Return the routes of ``rows``: an integer, a slice, a list, a bool or an index tensor."""
         if isinstance(rows, int):
@@ -122,7 +128,6 @@ class Routes:
                 self.flags,
                 closed=self.flags.closed[rows],
                 dead_share=self.flags.dead_share[rows],
-                settled=self.flags.settled[rows],
             ),
             index=self.index[rows],
             labels=self.labels[rows],
@@ -154,7 +159,6 @@ class Routes:
                 first.flags,
                 closed=torch.cat([p.flags.closed for p in parts]),
                 dead_share=torch.cat([p.flags.dead_share for p in parts]),
-                settled=torch.cat([p.flags.settled for p in parts]),
             ),
             index=torch.cat([p.index for p in parts]),
             labels=torch.cat([p.labels for p in parts]),
@@ -170,7 +174,6 @@ class Routes:
                 self.flags,
                 closed=self.flags.closed.to(device),
                 dead_share=self.flags.dead_share.to(device),
-                settled=self.flags.settled.to(device),
             ),
             index=self.index.to(device),
             labels=self.labels.to(device),
@@ -199,7 +202,6 @@ class Routes:
             labels=self.labels,
             closed=self.flags.closed,
             dead_share=self.flags.dead_share,
-            settled=self.flags.settled,
         )
         for number, g in enumerate(self.gates.values()):
             key = f"gates.{number}"
@@ -260,8 +262,6 @@ class Routes:
         except SafetensorError as error:
             raise InvalidArgument("the file is no complete safetensors file", given=str(path)) from error
         layers, settings = tuple(json.loads(metadata["layers"])), json.loads(metadata["settings"])
-        # files written before every image had a gamma of its own
-        t.setdefault("gamma", torch.full_like(t["objective"], settings.get("gamma", torch.nan)))
         gates = {}
         for number, name in enumerate(layers):
             g = t[f"gates.{number}"]
@@ -269,7 +269,7 @@ class Routes:
             gates[name] = g.float() if g.dtype == torch.float16 else g
         return Routes(
             gates=gates,
-            flags=RouteFlags(t["closed"], t["dead_share"], t["settled"], layers),
+            flags=RouteFlags(t["closed"], t["dead_share"], layers),
             index=t["index"],
             labels=t["labels"],
             settings=settings,

@@ -1,0 +1,1 @@
+"""Searches for the gates of one batch: the published schedule step for step, and one that converges."""
