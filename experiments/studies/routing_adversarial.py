@@ -30,7 +30,7 @@ def measure(kind: str, seed: int, count: int, device: str) -> dict[str, Any]:
     x, y, _ = held_out(seed, count, device)
     about = digits().description
     moved = attack(model, x, y, "ifgsm", EPSILON, mean=about.mean, std=about.std, seed=seed)
-    clean, bad = (find_routes(model, images, labels=y, keep_open=True) for images in (x, moved))
+    clean, bad = (find_routes(model, images, labels=y, open_layers=True) for images in (x, moved))
     flipped = ((clean.prediction == y) & (bad.prediction != clean.prediction)).nonzero()[:, 0]
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, list[float]] = {}

@@ -16,7 +16,7 @@ from experiments.studies.statistics import interval
 ARMS: dict[str, dict[str, Any]] = {
     "paper": {"mode": "paper"},
     "converged": {"mode": "converged"},
-    "converged, layers kept open": {"mode": "converged", "keep_open": True},
+    "converged, layers kept open": {"mode": "converged", "open_layers": True},
 }
 
 

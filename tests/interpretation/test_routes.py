@@ -9,7 +9,7 @@ from convsmith.interpretation import Routes, find_routes
 
 @pytest.fixture(scope="module")
 def routes(_trained):
-    return find_routes(_trained.model, _trained.test_x[:9], labels=_trained.test_y[:9], steps=60)
+    return find_routes(_trained.model, _trained.test_x[:9], labels=_trained.test_y[:9], passes=60)
 
 
 def test_vector_critical_and_sparsity_agree(routes):
@@ -54,7 +54,8 @@ def test_the_exact_file_gives_everything_back(routes, tmp_path):
         "kept",
         "divergence",
         "objective",
-        "steps",
+        "passes",
+        "converged",
         "index",
         "labels",
     ):
@@ -103,7 +104,7 @@ def test_flags_name_closed_layers_and_silent_nodes(digits):
         digits.model[5].weight.zero_()  # every channel of the last convolution is silent: the classifier's bias decides
     routes = find_routes(digits.model, digits.test_x[:3])
     assert routes.flags.closed_layers == [["0", "2", "5"]] * 3
-    assert "biases" in routes.flags.messages(0)[0]
-    paper = find_routes(digits.model, digits.test_x[:3], mode="paper", steps=10)
+    assert "biases" in routes.messages(0)[0]
+    paper = find_routes(digits.model, digits.test_x[:3], mode="paper", passes=10)
     assert (paper.flags.dead_share > 0.3).all()
-    assert "silent" in " ".join(paper.flags.messages(0))
+    assert "silent" in " ".join(paper.messages(0))

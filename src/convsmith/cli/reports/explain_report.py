@@ -42,6 +42,7 @@ def write(
     return {
         "images": len(routes),
         "critical nodes, %": round(100 * float(routes.sparsity().mean()), 2),
+        "searches converged, %": round(100 * float(routes.converged.double().mean()), 2),
         "predictions kept, %": round(100 * float(routes.kept.double().mean()), 2),
         "nodes": routes.total,
         "layers": len(routes.layers),
@@ -158,7 +159,7 @@ def chapter(
             )
         ],
         pictures,
-        routes.flags.messages(row),
+        routes.messages(row),
     )
 
 

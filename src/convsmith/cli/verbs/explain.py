@@ -41,7 +41,7 @@ class Arguments(data_options.DataOptions):
     allow_closed: bool = option(
         False, "keep routes whose layers closed completely (as published); else such an image gets a smaller gamma"
     )
-    steps: int | None = option(None, "solver steps (default: 100, in paper mode 30)", metavar="N")
+    passes: int | None = option(None, "passes over the network at most (default: 150, in paper mode 30)", metavar="N")
     save: str | None = option(
         None, "also write all routes to this safetensors file; an interrupted run goes on", metavar="FILE"
     )
@@ -84,10 +84,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "sites": arguments.sites,
         "mode": arguments.mode,
         "gamma": arguments.gamma,
-        "steps": arguments.steps,
+        "passes": arguments.passes,
         "seed": arguments.seed,
         "batch_size": arguments.batch_size,
-        "keep_open": arguments.mode == "converged" and not arguments.allow_closed,
+        "open_layers": arguments.mode == "converged" and not arguments.allow_closed,
     }
     with progress("routes") as callback:
         if arguments.save is None:
@@ -136,7 +136,7 @@ def _check(arguments: Arguments) -> None:
         )
     from convsmith.interpretation import RouteSettings
 
-    RouteSettings(gamma=arguments.gamma, steps=arguments.steps, mode=arguments.mode)
+    RouteSettings(gamma=arguments.gamma, passes=arguments.passes, mode=arguments.mode)
 
 
 def _check_takes(model: Any, found: Explained, name: str) -> None:
@@ -248,7 +248,7 @@ def _print(found: Explained, routes: Routes) -> None:
         label = int(routes.prediction[row])
         name = found.classes[label] if found.classes else str(label)
         share = float(routes.sparsity()[row])
-        notes = "; ".join(routes.flags.messages(row))
+        notes = "; ".join(routes.messages(row))
         rows.append([found.names[row], name, float(routes.confidence[row]), 100 * share, notes])
     terminal.table(["image", "prediction", "confidence", "critical nodes, %", "notes"], rows)
     if len(routes) > len(rows):

@@ -33,7 +33,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One pass: logits [B, K], cross-entropy [B], and the gradient [B, total] of the cross-entropy plus the extra."""
+    """One pass: logits [B, K], cross-entropy [B], and the gradient [B, total] of the cross-entropy."""
 
     logits: Tensor
     cross_entropy: Tensor
@@ -41,12 +41,11 @@ class Evaluation:
 
 
 def evaluate(
-    network: GatedNetwork, gates: Tensor, probabilities: Tensor, *, floor: float = 0.0, extra: Tensor | None = None
+    network: GatedNetwork, gates: Tensor, probabilities: Tensor, *, floor: float = 0.0
 ) -> Evaluation:
     """Run the gated network forward and backward once.
 
-    ``floor`` is added to q inside the logarithm, as published (1e-20). ``extra`` [B] weighs an additional
-    ``-log q(label)`` in the gradient, label being the full network's class.
+    ``floor`` is added to q inside the logarithm, as published (1e-20).
 
     Raises:
         InvalidArgument: the output does not depend on the gates through autograd.
@@ -61,8 +60,5 @@ def evaluate(
         )
     log_q = torch.log(logits.softmax(1) + floor) if floor else logits.log_softmax(1)
     entropy = -(probabilities * log_q).sum(1)
-    loss = entropy
-    if extra is not None:
-        loss = entropy - extra * log_q.gather(1, probabilities.argmax(1, keepdim=True))[:, 0]
-    (gradient,) = torch.autograd.grad(loss.sum(), gates)
+    (gradient,) = torch.autograd.grad(entropy.sum(), gates)
     return Evaluation(logits.detach(), entropy.detach(), gradient)
