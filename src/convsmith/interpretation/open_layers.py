@@ -10,7 +10,7 @@ from torch import Tensor
 from convsmith.interpretation.routes import Routes
 
 #: searches at most, the factor by which gamma falls until a route opens, and the ratio at which the bracket is closed
-ROUNDS, FALL, RATIO = 12, 4.0, 1.5
+ROUNDS, FALL, RATIO = 9, 4.0, 1.5
 #: finds the routes of some rows again: (rows [R] int64, gammas [R]) -> Routes of R images
 Again = Callable[[Tensor, Tensor], Routes]
 
