@@ -9,7 +9,6 @@ import torch
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import Routes, RouteSettings, find_routes, routes_at_sparsity
 from convsmith.interpretation.find import solve
-from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.open_layers import RATIO, open_layers
 from convsmith.interpretation.sites import plan_sites
 

@@ -40,9 +40,7 @@ class Evaluation:
     gradient: Tensor
 
 
-def evaluate(
-    network: GatedNetwork, gates: Tensor, probabilities: Tensor, *, floor: float = 0.0
-) -> Evaluation:
+def evaluate(network: GatedNetwork, gates: Tensor, probabilities: Tensor, *, floor: float = 0.0) -> Evaluation:
     """Run the gated network forward and backward once.
 
     ``floor`` is added to q inside the logarithm, as published (1e-20).
