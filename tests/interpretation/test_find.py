@@ -232,6 +232,7 @@ def test_rescaling_a_channel_between_two_layers_leaves_its_gate(digits):
     torch.testing.assert_close(find_routes(model, x, sites="conv").vector(), before.vector(), atol=1e-7, rtol=0)
 
 
+@pytest.mark.slow
 def test_randomised_parameters_change_the_routes(digits):
     """Cascading randomisation, from the top: the correlation with the trained network's routes falls."""
     x = digits.test_x[:48]
@@ -271,6 +272,7 @@ def test_a_uniform_start_has_one_stream_per_image_whatever_the_batch(digits):
     assert not torch.equal(a.vector(), c.vector())
 
 
+@pytest.mark.slow
 def test_finished_rows_leave_and_the_rest_is_unchanged(digits):
     """Easy images stop early; the slow ones must not notice that the batch shrinks."""
     model, x = digits.model.double(), digits.test_x[:24].double()

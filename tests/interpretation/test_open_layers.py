@@ -107,6 +107,7 @@ def test_nothing_is_called_open_for_want_of_passes(digits):
     torch.testing.assert_close(routes.gamma, torch.full((4,), 0.05))
 
 
+@pytest.mark.slow
 def test_rows_do_not_notice_each_other(biased):
     model, x = biased.model.double(), biased.test_x[:12].double()
     together = find_routes(model, x, gamma=0.3, open_layers=True, passes=50)

@@ -43,9 +43,9 @@ def solve_converged(
     backtracks by quadratic interpolation until the objective falls sufficiently (Armijo, 1e-4). Nothing depends on the
     other rows or on a step size. The first steps shrink all gates together until little of the image is left, and from
     there those that carry the prediction grow: on nine photographs and a pretrained network this needed half of the
-    passes of closing gates one by one and ended lower on seven. Gates below 1e-3 that the objective wants smaller are set to 0. A row in
-    which the shrinking leaves no gradient starts a second time with 25 steps of about 0.1 a gate down its own slope
-    (Kingma and Ba 2015).
+    passes of closing gates one by one and ended lower on seven. Gates below 1e-3 that the objective wants smaller are
+    set to 0. A row in which the shrinking leaves no gradient starts a second time with 25 steps of about 0.1 a gate
+    down its own slope (Kingma and Ba 2015).
 
     Stop: ``|lambda - clip(lambda - g, 0, upper)| <= tolerance * gamma * sqrt(total)``, g the gradient by lambda, and
     gates that would rather close weigh at most 1 % of the objective. The right side is the left one at open gates,
