@@ -197,6 +197,7 @@ CALLS = {
         lambda model, _: compression.latencies({"a": model}, IMAGES, batches=(1,), compiled=False, seconds=0.01)
     ],
     "compression.layer_errors": [lambda model, _: compression.layer_errors(model, model, IMAGES)],
+    "compression.tune": [lambda model, _: compression.tune(model, IMAGES, rounds=1)],
     "compression.fold_for_inference": [lambda model, _: compression.fold_for_inference(model)(IMAGES)],
     "compression.finish": [lambda model, _: compression.finish(model)],
     "compression.finetune": [finetuned],

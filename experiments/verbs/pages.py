@@ -27,6 +27,7 @@ PAGES = {
     "cli.md": "The command line",
     "results.md": "Results: every claim with its verdict",
     "benchmarks.md": "Benchmarks: every timing beside its baseline",
+    "testing.md": "Conformance suites",
     "decisions.md": "Decisions and their reasons",
 }
 

@@ -166,7 +166,7 @@ CASES = {
     "init of an unknown preset": (None, ("init", "digits"), ["no preset has this name", "'train-digits'"]),
     "no model matches": (None, ("models", "resnot*"), ["resnot"]),
     "unknown kind of method": (None, ("methods", "data sets"), ["'data set'"]),
-    "unknown part of the demonstration": (None, ("demo", "--only", "trainin"), ["'training'"]),
+    "unknown flag of the demonstration": (None, ("demo", "--minuts", "3"), ["--minutes"]),
 }  # fmt: skip
 
 
