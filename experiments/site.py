@@ -27,7 +27,11 @@ def on_config(config: Any) -> Any:
         {"Start": "index.md"},
         {"Guides": chapter("guides")},
         {"Methods": [{title: chapter(folder)} for folder, title in CHAPTERS.items()]},
-        {"Results": [{title: name} for name, title in PAGES.items() if name not in ("cli.md", "testing.md", "decisions.md")]},
+        {
+            "Results": [
+                {title: name} for name, title in PAGES.items() if name not in ("cli.md", "testing.md", "decisions.md")
+            ]
+        },
         {"Reference": [{"The command line": "cli.md"}, *({room: f"reference/{room}.md"} for room in ROOMS)]},
         {"Development": [{"Conformance suites": "testing.md"}, {"Decisions and their reasons": "decisions.md"}]},
     ]
