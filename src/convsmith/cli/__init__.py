@@ -2,8 +2,8 @@
 
 How to add a verb
     1. Write ``cli/verbs/<verb>.py`` (``cli/verbs/evaluate.py`` is the one to follow). At module level import only
-       the standard library,
-       library, ``convsmith.cli.*``, ``convsmith.errors`` and ``convsmith.registry``; all else goes inside ``run``.
+       the standard library, ``convsmith.cli.*``, ``convsmith.errors`` and ``convsmith.registry``; all else goes
+       inside ``run``.
     2. In it define three names:
 
        ``Arguments``: a frozen, keyword-only dataclass, based on `options.Listing` (``--json``, ``--debug``),

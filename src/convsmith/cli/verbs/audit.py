@@ -173,6 +173,7 @@ def _conclude(
 ) -> dict[str, Any]:
     from convsmith.report import Section, Table, build_report
 
+    subject.deadline, subject.report = float("inf"), None  # the page is written whatever the time
     notes = list(subject.loaded.notes)[:1] if any("new" in n for n in subject.loaded.notes) else []
     if untrained(subject):
         notes.append("This network seems to be untrained: it is as unsure of every picture as it can be.")
