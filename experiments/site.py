@@ -26,7 +26,7 @@ def on_config(config: Any) -> Any:
     config["nav"] = [
         {"Start": "index.md"},
         {"Guides": chapter("guides")},
-        {"Methods": [{title: chapter(folder)} for folder, title in CHAPTERS.items()]},
+        {"Methods": [{title: chapter(folder)} for folder, title in CHAPTERS.items() if folder != "guides"]},
         {
             "Results": [
                 {title: name} for name, title in PAGES.items() if name not in ("cli.md", "testing.md", "decisions.md")

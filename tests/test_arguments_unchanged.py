@@ -197,7 +197,6 @@ CALLS = {
         lambda model, _: compression.latencies({"a": model}, IMAGES, batches=(1,), compiled=False, seconds=0.01)
     ],
     "compression.layer_errors": [lambda model, _: compression.layer_errors(model, model, IMAGES)],
-    "compression.tune": [lambda model, _: compression.tune(model, IMAGES, rounds=1)],
     "compression.fold_for_inference": [lambda model, _: compression.fold_for_inference(model)(IMAGES)],
     "compression.finish": [lambda model, _: compression.finish(model)],
     "compression.finetune": [finetuned],
@@ -260,6 +259,7 @@ EXEMPT = {
     "compression.composite_kernel": "tested below, on a chain",
     "compression.dense_convolution": "tested below, on a chain",
     "compression.kernel_structure": "tested below, on a chain",
+    "compression.tune": "tested below, on a chain",
     "compression.load_packed_state": "fills its argument, as torch's load_state_dict does",
     "pooling.PooledClassifier": "holds its backbone; attach gives it a copy",
     "pooling.attach": "tested below, on a network of timm",
@@ -326,7 +326,13 @@ def test_a_network_of_timm_is_left_as_it_was(call):
 
 
 @pytest.mark.parametrize(
-    "call", [compression.composite_kernel, compression.dense_convolution, compression.kernel_structure]
+    "call",
+    [
+        compression.composite_kernel,
+        compression.dense_convolution,
+        compression.kernel_structure,
+        lambda chain: compression.tune(chain, torch.rand(2, 8, 5, 5), rounds=1),
+    ],
 )
 def test_a_chain_is_left_as_it_was(call):
     chain = compression.InterleavedGroupConv2d(4, 2)

@@ -13,6 +13,7 @@ EXAMPLES = ("pages",)
 
 #: folder under ``docs/``: the title of its chapter
 CHAPTERS = {
+    "guides": "Guides by job",
     "inspection": "Looking at a network",
     "compression": "Leaner: compression",
     "pooling": "Sharper: global pooling",
