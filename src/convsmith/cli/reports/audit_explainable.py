@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from convsmith.interpretation import Routes
 
 TITLE = "Explainable: what carries a prediction"
-IMAGES, STEPS = 12, 60
+IMAGES, PASSES = 12, 60
 #: share of open channels above which the search has found no route
 ALL = 0.95
 
@@ -34,7 +34,7 @@ def run(subject: Subject) -> Chapter:
         subject.progress(start, len(rows), "routes")
         batch = images[start : start + 4]
         with torch.no_grad():
-            routes = find_routes(subject.model, batch, steps=STEPS, batch_size=4)
+            routes = find_routes(subject.model, batch, passes=PASSES, batch_size=4)
         found.append((batch, routes, _heat(subject, batch, routes)))
     pictures, shares, table = [], [], []
     needed = torch.zeros(found[0][1].total, dtype=torch.bool)
@@ -57,7 +57,7 @@ def run(subject: Subject) -> Chapter:
             table.append([name, first, 100 * sure, second, 100 * share if carried else None])
     tried = len(table)
     if not shares:
-        return Chapter(absent=f"no smaller route was found for any of {tried} pictures in {STEPS} steps")
+        return Chapter(absent=f"no smaller route was found for any of {tried} pictures in {PASSES} passes")
     middle = sorted(shares)[len(shares) // 2]
     unused = float((~needed).double().mean())
     number = f"{100 * middle:.0f} % ({100 * min(shares):.0f} to {100 * max(shares):.0f} over {len(shares)} pictures)"
@@ -70,7 +70,7 @@ def run(subject: Subject) -> Chapter:
         [
             sentence,
             "Warm colours mark pixels that move the class score along the channels a prediction needs. A route is what "
-            f"a search of {STEPS} steps leaves open while the prediction stays.",
+            f"a search of {PASSES} passes leaves open while the prediction stays.",
         ],
         [Table(["picture", "prediction", "confidence, %", "runner-up", "critical channels, %"], table, folded=True)],
         pictures=pictures,

@@ -111,7 +111,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     report = build_report([folder])
     terminal.say(f"run     {folder}", f"report  {report}")
     saved = {} if arguments.save is None else {"routes": arguments.save}
-    return {"run": str(folder), "report": str(report), **saved, **summary}
+    notes = {found.names[row]: said for row in range(len(routes)) if (said := routes.messages(row))}
+    return {"run": str(folder), "report": str(report), **saved, **summary, "notes": notes}
 
 
 def _check(arguments: Arguments) -> None:
