@@ -100,6 +100,7 @@ def test_export_is_checked(saved, tmp_path, capsys, kind):
     assert found["input"] == ["batch", 1, 8, 8]
 
 
+@pytest.mark.slow
 def test_the_readmes_last_line_an_int8_run_exports_to_onnx(saved, tmp_path, capsys):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

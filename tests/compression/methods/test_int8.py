@@ -53,6 +53,7 @@ def test_weights_are_the_rounded_ones(network, quantised):
     assert any(bool(((c * step - weight).abs() <= 0.51 * step).all()) for c in codes)
 
 
+@pytest.mark.slow
 def test_a_trained_one_becomes_int8(network):
     training = compress(network.train(), "int8", example=IMAGES, mode="qat").train()
     network.eval()

@@ -116,6 +116,7 @@ def test_batchnorm_statistics_are_the_plain_mean(original):
         reestimate_batchnorm(broken, [])
 
 
+@pytest.mark.slow
 def test_int8_training_comes_back_as_int8(original):
     made = compress(original, "int8", example=DATA[0].images, mode="qat")
     fixed = finetune(made, original, DATA[:2], num_classes=5, config=TrainConfig(steps=4, lr=0.01, device="cpu"))

@@ -97,9 +97,7 @@ class _Prune(Method):
     ) -> Plan:
         """Choose how many channels every group keeps."""
         memory = {} if memory is None else memory
-        if "ranked" not in memory:
-            memory["ranked"] = self._ranked(model, seen)
-        groups, ranking, skipped = memory["ranked"]
+        groups, ranking, skipped = memory["ranked"] = memory.get("ranked") or self._ranked(model, seen)
         whole = cost(model, tuple(seen.example.shape[1:]))
         ledger = Ledger(seen, groups, model, whole.macs, whole.params)
         harms: dict[str, float] = {}
@@ -347,6 +345,5 @@ def _provable(model: nn.Module, seen: LayerInventory, group: Group, skipped: dic
 
 def _coupled(group: Group) -> str:
     names = [p.name for p in group.producers if p.name != group.root]
-    if not names:
-        return ""
-    return "with " + ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"with {', '.join(names[:3])}{more}" if names else ""
