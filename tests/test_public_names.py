@@ -51,6 +51,7 @@ SURFACE = {
             "progress",
             "changes",
         ),
+        "RouteSettings": ("gamma", "steps", "mode", "seed"),
         "Routes": (),
         "score_units": ("model", "images", "method"),
         "apply_routes": ("model", "images", "gates"),
@@ -145,7 +146,17 @@ SURFACE = {
 }
 
 MEMBERS = {
-    "convsmith.interpretation.Routes": ("vector", "sparsity", "critical", "save", "load", "to_frame"),
+    "convsmith.interpretation.Routes": (
+        "steps",
+        "passes",
+        "converged",
+        "vector",
+        "sparsity",
+        "critical",
+        "save",
+        "load",
+        "to_frame",
+    ),
     "convsmith.interpretation.RouteDetector": ("fit", "score", "predict", "save", "load"),
     "convsmith.compression.Cost": ("params", "macs", "activations", "by_layer"),
     "convsmith.adaptation.AdaptationResult": ("model", "class_weights", "history", "selected_step", "warnings"),

@@ -46,7 +46,7 @@ def small_network() -> nn.Module:
 
 def _compare(bench: Bench, name: str, model: nn.Module, images: Tensor, steps: int, sites: str) -> None:
     loop_images = images[: 2 if bench.quick else 4]
-    layers = find_routes(model, images[:2], mode="paper", passes=1, sites=sites).layers
+    layers = find_routes(model, images[:2], mode="paper", steps=1, sites=sites).layers
 
     def loop() -> None:
         for row in range(len(loop_images)):
@@ -54,10 +54,10 @@ def _compare(bench: Bench, name: str, model: nn.Module, images: Tensor, steps: i
 
     def batched(size: int) -> Callable[[], object]:
         part = images[:size]
-        return lambda: find_routes(model, part, mode="paper", passes=steps, sites=sites, batch_size=size)
+        return lambda: find_routes(model, part, mode="paper", steps=steps, sites=sites, batch_size=size)
 
     def ours_one_by_one() -> None:
-        find_routes(model, loop_images, mode="paper", passes=steps, sites=sites, batch_size=1)
+        find_routes(model, loop_images, mode="paper", steps=steps, sites=sites, batch_size=1)
 
     def contribution() -> None:
         score_units(model, images, "gradient-times-activation", sites=sites, batch_size=len(images))
@@ -91,7 +91,7 @@ def _memory(bench: Bench, model: nn.Module, steps: int) -> None:
 
     def at(size: int, count: int) -> Callable[[], object]:
         part = images[:count]
-        return lambda: find_routes(model, part, mode="paper", passes=min(steps, 5), sites="conv", batch_size=size)
+        return lambda: find_routes(model, part, mode="paper", steps=min(steps, 5), sites="conv", batch_size=size)
 
     most = len(images)
     bench.compare(

@@ -125,9 +125,9 @@ def _explain_and_guard(model: nn.Module, split: ImageSplit, road: Road, seed: in
     mean, std = split.description.mean, split.description.std
     with torch.no_grad():
         predicted = model(batch.images).argmax(1)
-    routes = find_routes(model, batch.images, passes=road.route_steps, index=batch.index)
+    routes = find_routes(model, batch.images, steps=road.route_steps, index=batch.index)
     dirty = attack(model, batch.images, predicted, "ifgsm", EPSILON, mean=mean, std=std, seed=seed)
-    dirty_routes = find_routes(model, dirty, passes=road.route_steps, index=batch.index)
+    dirty_routes = find_routes(model, dirty, steps=road.route_steps, index=batch.index)
     half, rest = slice(0, road.images), slice(road.images, None)
     detector = RouteDetector(seed=seed).fit(routes[half], dirty_routes[half])
     score, dirty_score = (detector.score(part[rest]).numpy() for part in (routes, dirty_routes))

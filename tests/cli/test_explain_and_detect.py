@@ -40,7 +40,7 @@ def last(capsys):
 
 def test_pictures_are_explained_with_neighbours_on_one_page(saved, pictures, tmp_path, capsys):
     words = ["explain", str(saved), str(pictures / "0.png"), str(pictures), "--data", "digits"]
-    more = ["--reference", "12", "--neighbours", "2", "--passes", "5", "--out", str(tmp_path / "run"), "--json"]
+    more = ["--reference", "12", "--neighbours", "2", "--steps", "5", "--out", str(tmp_path / "run"), "--json"]
     assert main([*words, *more]) == 0
     result = last(capsys)
     assert result["headline"]["images"] == 3  # the one named twice is explained once
@@ -54,7 +54,7 @@ def test_pictures_are_explained_with_neighbours_on_one_page(saved, pictures, tmp
 
 
 def explaining_digits(saved, *, steps):
-    options = ["--data", "digits", "--limit", "9", "--passes", str(steps), "--mode", "paper", "--show", "0"]
+    options = ["--data", "digits", "--limit", "9", "--steps", str(steps), "--mode", "paper", "--show", "0"]
     return ["explain", str(saved), *options]
 
 

@@ -144,7 +144,7 @@ TARGETS: dict[str, Target] = {
             "model": st.just(NETWORK),
             "images": images,
             "gamma": st.sampled_from((0.01, 0.05)),
-            "passes": st.integers(1, 4),
+            "steps": st.integers(1, 4),
             "mode": st.sampled_from(("converged", "paper")),
         },
     ),

@@ -78,10 +78,10 @@ def sound_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
     images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     plan = compression.plan_compression(model, "low-rank", example=images, keep_macs=0.8)
     plan.save(folder / "plan.json")
-    routes = interpretation.find_routes(NETWORK, images, passes=2)
+    routes = interpretation.find_routes(NETWORK, images, steps=2)
     routes.save(folder / "routes.safetensors")
     detector = interpretation.RouteDetector(seed=0)
-    moved = interpretation.find_routes(NETWORK, images + 1, passes=2)
+    moved = interpretation.find_routes(NETWORK, images + 1, steps=2)
     detector.fit(routes, moved).save(folder / "detector.safetensors")
     (folder / "config.yaml").write_text("verb: train\nmodel: cs_resnet20\ndata: digits\nepochs: 3\nlr: 0.1\n")
     return {

@@ -37,7 +37,7 @@ def test_a_removal_is_what_a_loop_over_images_does(digits):
 def test_critical_nodes_hurt_more_than_random_ones_and_least_ones_hurt_nothing(digits):
     x, y = digits.test_x[:200], digits.test_y[:200]
     routes = find_routes(digits.model, x)
-    at = [0.05, 0.1]
+    at = [0.02, 0.05]
     critical, random, least = (ablate(digits.model, x, y, routes, at, order=o) for o in ("critical", "random", "least"))
     assert critical[1] < critical[0] < random[0]
     assert critical[1] < random[1] - 0.2

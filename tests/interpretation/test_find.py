@@ -79,14 +79,14 @@ def test_in_float64_the_batch_equals_the_naive_loop_to_rounding(digits):
 def test_order_and_split_of_the_batch_do_not_matter(digits, mode):
     # float64: the law is exact there up to rounding; float32 noise could flip an accept decision of the converging mode
     model, x = digits.model.double(), digits.test_x[:23].double()
-    whole = find_routes(model, x, mode=mode, batch_size=23, passes=40)
+    whole = find_routes(model, x, mode=mode, batch_size=23, steps=40)
     for size in (1, 7):
         for a, b in zip(
-            fields(find_routes(model, x, mode=mode, batch_size=size, passes=40)), fields(whole), strict=True
+            fields(find_routes(model, x, mode=mode, batch_size=size, steps=40)), fields(whole), strict=True
         ):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
     order = torch.randperm(len(x))
-    shuffled = find_routes(model, x[order], mode=mode, batch_size=23, passes=40)
+    shuffled = find_routes(model, x[order], mode=mode, batch_size=23, steps=40)
     for a, b in zip(fields(shuffled), fields(whole[order]), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
 
@@ -160,7 +160,7 @@ def test_exactly_the_planted_channels_are_found(mode):
     model, keep = planted()
     x = torch.rand(10, 1, 6, 6) + 1.0
     steps = 300 if mode == "paper" else None
-    routes = find_routes(model, x, mode=mode, passes=steps, gamma=0.02, sites="conv")
+    routes = find_routes(model, x, mode=mode, steps=steps, gamma=0.02, sites="conv")
     assert (routes.prediction == 0).all()
     truth = torch.zeros(8, dtype=torch.bool)
     truth[keep] = True
@@ -178,7 +178,7 @@ def test_a_silent_channel_closes_and_a_dead_first_layer_follows_the_closed_form(
         model[0].bias[3] = -1.0  # never positive before the ReLU: no gradient but that of the penalty
     x = digits.test_x[:6]
     for steps, value in ((21, 0.3953), (29, 0.0264), (30, 0.0)):
-        gates = find_routes(model, x, mode="paper", passes=steps, sites="conv").gates["0"][:, 3]
+        gates = find_routes(model, x, mode="paper", steps=steps, sites="conv").gates["0"][:, 3]
         n = steps - 1
         closed_form = max(1 - 0.05 * (n - 9 * (1 - 0.9**n)), 0.0)
         assert closed_form == pytest.approx(value, abs=1e-4)
@@ -189,7 +189,7 @@ def test_a_silent_channel_closes_and_a_dead_first_layer_follows_the_closed_form(
 
 def test_more_steps_never_raise_the_best_objective(digits):
     for mode in ("paper", "converged"):
-        values = [find_routes(digits.model, digits.test_x[:16], mode=mode, passes=s).objective for s in (5, 20, 60)]
+        values = [find_routes(digits.model, digits.test_x[:16], mode=mode, steps=s).objective for s in (5, 20, 60)]
         assert (values[1] <= values[0] + 1e-5).all()
         assert (values[2] <= values[1] + 1e-5).all()
         assert values[2].mean() < 0.6 * values[0].mean()
@@ -204,7 +204,7 @@ def test_a_heavier_penalty_never_raises_the_sum_of_gates_on_a_linear_network():
     """Exchange argument: for exact minimisers the value of the sum is nonincreasing in gamma."""
     model = nn.Sequential(nn.Conv2d(3, 6, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)).eval()
     x = torch.rand(8, 3, 4, 4) * 3
-    sums = [find_routes(model, x, gamma=g, sites="conv", passes=400).vector().sum(1) for g in (1e-4, 1e-3, 1e-2)]
+    sums = [find_routes(model, x, gamma=g, sites="conv", steps=400).vector().sum(1) for g in (1e-4, 1e-3, 1e-2)]
     assert (sums[1] <= sums[0] + 1e-2).all()
     assert (sums[2] <= sums[1] + 1e-2).all()
     assert sums[2].mean() < sums[0].mean() - 0.05
@@ -276,9 +276,9 @@ def test_a_uniform_start_has_one_stream_per_image_whatever_the_batch(digits):
 def test_finished_rows_leave_and_the_rest_is_unchanged(digits):
     """Easy images stop early; the slow ones must not notice that the batch shrinks."""
     model, x = digits.model.double(), digits.test_x[:24].double()
-    together = find_routes(model, x, batch_size=24, passes=200)
+    together = find_routes(model, x, batch_size=24, steps=200)
     assert together.passes.unique().numel() > 1
-    alone = find_routes(model, x, batch_size=1, passes=200)
+    alone = find_routes(model, x, batch_size=1, steps=200)
     agree_to_conditioning(together, alone)
     assert ((together.passes - alone.passes).abs() <= 1).double().mean() > 0.9
 
@@ -306,7 +306,7 @@ def test_labels_and_index_travel(digits):
         ({"gamma": -1.0}, "gamma"),
         ({"gamma": float("nan")}, "gamma"),
         ({"gamma_per": "max"}, "gamma_per"),
-        ({"passes": 0}, "pass"),
+        ({"steps": 0}, "step"),
         ({"upper": 0.5}, "upper"),
         ({"init": "zeros"}, "init"),
         ({"precision": "int8"}, "precision"),

@@ -23,11 +23,11 @@ def test_networks_of_timm_run_without_edits(name):
     model = timm.create_model(name, num_classes=5).eval()
     x = torch.randn(2, 3, 64, 64)
     before, seed = snapshot(model), torch.get_rng_state()
-    routes = find_routes(model, x, mode="paper", passes=2)
+    routes = find_routes(model, x, mode="paper", steps=2)
     assert_untouched(model, before)
     assert torch.equal(torch.get_rng_state(), seed)
     assert routes.kept.all()
-    assert torch.equal(find_routes(model, x, mode="paper", passes=2).vector(), routes.vector())
+    assert torch.equal(find_routes(model, x, mode="paper", steps=2).vector(), routes.vector())
     with torch.no_grad():
         plain = model(x)
     ones = {layer: torch.ones_like(g) for layer, g in routes.gates.items()}
@@ -69,7 +69,7 @@ def test_tokens_have_their_channels_last():
     plan = plan_sites(model, x)
     assert plan.kind == "block"
     assert [(s.width, s.axis, s.rank) for s in plan.sites] == [(192, 2, 3)] * 2
-    routes = find_routes(model, x, mode="paper", passes=3)
+    routes = find_routes(model, x, mode="paper", steps=3)
     assert routes.kept.all()
 
 
@@ -222,48 +222,48 @@ def test_the_prefix_is_computed_once(digits):
         conv = Counting(model[place].in_channels, model[place].out_channels, 3, padding=1)
         conv.key = key
         model[place] = conv.eval()
-    find_routes(model, digits.test_x[:4], mode="paper", passes=10, sites="conv")
+    find_routes(model, digits.test_x[:4], mode="paper", steps=10, sites="conv")
     assert counted["stem"] == 2  # the survey and the pass that fills the store
     assert counted["later"] > 10
 
 
 def test_wrappers_are_looked_through(digits):
     x = digits.test_x[:4]
-    expected = find_routes(digits.model, x, mode="paper", passes=5).vector()
+    expected = find_routes(digits.model, x, mode="paper", steps=5).vector()
     parallel = nn.DataParallel(digits.model)
-    assert torch.equal(find_routes(parallel, x, mode="paper", passes=5).vector(), expected)
+    assert torch.equal(find_routes(parallel, x, mode="paper", steps=5).vector(), expected)
     compiled = torch.compile(digits.model)
-    assert torch.equal(find_routes(compiled, x, mode="paper", passes=5).vector(), expected)
+    assert torch.equal(find_routes(compiled, x, mode="paper", steps=5).vector(), expected)
 
 
 def test_a_model_compiled_in_place_runs_eagerly_while_gated(digits):
     x = digits.test_x[:4]
-    expected = find_routes(digits.model, x, mode="paper", passes=5).vector()
+    expected = find_routes(digits.model, x, mode="paper", steps=5).vector()
     model = copy.deepcopy(digits.model)
     model.compile(backend="eager")
-    assert torch.equal(find_routes(model, x, mode="paper", passes=5).vector(), expected)
+    assert torch.equal(find_routes(model, x, mode="paper", steps=5).vector(), expected)
 
 
 def test_a_distributed_wrapper_is_looked_through(digits, tmp_path):
     import torch.distributed as dist
 
     x = digits.test_x[:4]
-    expected = find_routes(digits.model, x, mode="paper", passes=5).vector()
+    expected = find_routes(digits.model, x, mode="paper", steps=5).vector()
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
         wrapped = nn.parallel.DistributedDataParallel(digits.model)
-        assert torch.equal(find_routes(wrapped, x, mode="paper", passes=5).vector(), expected)
+        assert torch.equal(find_routes(wrapped, x, mode="paper", steps=5).vector(), expected)
     finally:
         dist.destroy_process_group()
 
 
 def test_callers_contexts_do_not_matter(digits):
     x = digits.test_x[:3]
-    expected = find_routes(digits.model, x, mode="paper", passes=5).vector()
+    expected = find_routes(digits.model, x, mode="paper", steps=5).vector()
     with torch.no_grad():
-        assert torch.equal(find_routes(digits.model, x, mode="paper", passes=5).vector(), expected)
+        assert torch.equal(find_routes(digits.model, x, mode="paper", steps=5).vector(), expected)
     with torch.inference_mode():
-        assert torch.equal(find_routes(digits.model, x * 1, mode="paper", passes=5).vector(), expected)
+        assert torch.equal(find_routes(digits.model, x * 1, mode="paper", steps=5).vector(), expected)
 
 
 def test_scripted_models_are_refused_by_name(digits):
@@ -323,9 +323,9 @@ def test_a_module_without_a_tensor_of_rows_is_refused_by_name():
 
 def test_layers_select_by_name_and_pattern_and_a_rule_by_function(digits):
     x = digits.test_x[:2]
-    assert find_routes(digits.model, x, layers=["5", "2"], mode="paper", passes=1).layers == ("2", "5")
-    assert find_routes(digits.model, x, sites="conv", layers=["[02]"], mode="paper", passes=1).layers == ("0", "2")
+    assert find_routes(digits.model, x, layers=["5", "2"], mode="paper", steps=1).layers == ("2", "5")
+    assert find_routes(digits.model, x, sites="conv", layers=["[02]"], mode="paper", steps=1).layers == ("0", "2")
     rule = find_routes(
-        digits.model, x, sites=lambda name, module: isinstance(module, nn.MaxPool2d), mode="paper", passes=1
+        digits.model, x, sites=lambda name, module: isinstance(module, nn.MaxPool2d), mode="paper", steps=1
     )
     assert rule.layers == ("4",)

@@ -111,12 +111,12 @@ def test_nothing_is_called_open_for_want_of_passes(digits):
 @pytest.mark.slow
 def test_rows_do_not_notice_each_other(biased):
     model, x = biased.model.double(), biased.test_x[:12].double()
-    together = find_routes(model, x, gamma=0.3, open_layers=True, passes=50)
-    alone = find_routes(model, x, gamma=0.3, open_layers=True, passes=50, batch_size=5)
+    together = find_routes(model, x, gamma=0.3, open_layers=True, steps=50)
+    alone = find_routes(model, x, gamma=0.3, open_layers=True, steps=50, batch_size=5)
     torch.testing.assert_close(together.vector(), alone.vector(), atol=1e-6, rtol=0)
     torch.testing.assert_close(together.gamma, alone.gamma, atol=0, rtol=1e-12)
     uniform = [
-        find_routes(model, x, gamma=0.3, open_layers=True, passes=50, init="uniform", seed=2, batch_size=size).vector()
+        find_routes(model, x, gamma=0.3, open_layers=True, steps=50, init="uniform", seed=2, batch_size=size).vector()
         for size in (12, 5)
     ]
     torch.testing.assert_close(*uniform, atol=1e-6, rtol=0)
@@ -127,19 +127,19 @@ def test_a_layer_without_a_living_channel_stays_closed_and_flagged(digits):
     with torch.no_grad():
         model[2].weight.zero_()
         model[2].bias.fill_(-1.0)
-    routes = find_routes(model, digits.test_x[:3], open_layers=True, passes=10)
+    routes = find_routes(model, digits.test_x[:3], open_layers=True, steps=10)
     assert routes.flags.closed[:, 1].all()
     assert routes.gamma.tolist() == pytest.approx([0.05] * 3)
     assert "biases" in " ".join(routes.messages(0))
 
 
 def test_gamma_travels_through_files_and_frames(biased, tmp_path):
-    routes = find_routes(biased.model, biased.test_x[:12], gamma=0.3, open_layers=True, passes=30)
+    routes = find_routes(biased.model, biased.test_x[:12], gamma=0.3, open_layers=True, steps=30)
     back = Routes.load(routes.save(tmp_path / "r.safetensors"))
     assert torch.equal(back.gamma, routes.gamma)
     assert back.settings["open_layers"] is True
     assert routes.to_frame()["gamma"].tolist() == pytest.approx(routes.gamma.tolist())
-    found, gamma = routes_at_sparsity(biased.model, biased.test_x[:4], 0.1, rounds=3, passes=20, open_layers=True)
+    found, gamma = routes_at_sparsity(biased.model, biased.test_x[:4], 0.1, rounds=3, steps=20, open_layers=True)
     assert torch.equal(found.gamma, gamma)
 
 

@@ -22,7 +22,7 @@ def test_the_table_has_every_attack_every_negative_and_the_null(digits):
         epsilon=40 / 255,
         per_class=(2,),
         features=("routes", "activations"),
-        find={"mode": "paper", "passes": 10},
+        find={"mode": "paper", "steps": 10},
         trees=20,
     )
     assert len(rows) == 2 * 8

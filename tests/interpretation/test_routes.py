@@ -9,7 +9,7 @@ from convsmith.interpretation import Routes, find_routes
 
 @pytest.fixture(scope="module")
 def routes(_trained):
-    return find_routes(_trained.model, _trained.test_x[:9], labels=_trained.test_y[:9], passes=60)
+    return find_routes(_trained.model, _trained.test_x[:9], labels=_trained.test_y[:9], steps=60)
 
 
 def test_vector_critical_and_sparsity_agree(routes):
@@ -105,6 +105,6 @@ def test_flags_name_closed_layers_and_silent_nodes(digits):
     routes = find_routes(digits.model, digits.test_x[:3])
     assert routes.flags.closed_layers == [["0", "2", "5"]] * 3
     assert "biases" in routes.messages(0)[0]
-    paper = find_routes(digits.model, digits.test_x[:3], mode="paper", passes=10)
+    paper = find_routes(digits.model, digits.test_x[:3], mode="paper", steps=10)
     assert (paper.flags.dead_share > 0.3).all()
     assert "silent" in " ".join(paper.messages(0))

@@ -7,7 +7,7 @@ from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import Routes, RouteSettings, find_routes, find_routes_from_loader, iterate_routes
 
-SETTINGS = RouteSettings(passes=15)
+SETTINGS = RouteSettings(steps=15)
 
 
 def batches(digits, size=7, count=30):
@@ -18,7 +18,7 @@ def batches(digits, size=7, count=30):
 def test_files_of_batches_hold_what_one_call_finds(digits, tmp_path):
     folder = find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=SETTINGS, storage="float32")
     whole = Routes.load(folder)
-    expected = find_routes(digits.model, digits.test_x[:30], passes=15, batch_size=7)
+    expected = find_routes(digits.model, digits.test_x[:30], steps=15, batch_size=7)
     assert torch.equal(whole.vector(), expected.vector())
     assert whole.index.tolist() == list(range(1000, 1030))
     assert torch.equal(whole.labels, digits.test_y[:30])
@@ -28,9 +28,9 @@ def test_files_of_batches_hold_what_one_call_finds(digits, tmp_path):
 
 def test_uniform_starts_are_those_of_one_call(digits, tmp_path):
     model, x = digits.model.double(), digits.test_x[:7].double()
-    settings = RouteSettings(init="uniform", seed=3, passes=10)
+    settings = RouteSettings(init="uniform", seed=3, steps=10)
     folder = find_routes_from_loader(model, x.split(3), tmp_path / "r", settings=settings, storage="float32")
-    whole = find_routes(model, x, init="uniform", seed=3, passes=10)
+    whole = find_routes(model, x, init="uniform", seed=3, steps=10)
     torch.testing.assert_close(Routes.load(folder).vector(), whole.vector(), atol=1e-7, rtol=0)
 
 
@@ -55,7 +55,7 @@ def test_a_stopped_run_goes_on_and_does_not_repeat(digits, tmp_path):
         assert (tmp_path / name).stat().st_mtime_ns == stamp
     assert len(Routes.load(tmp_path)) == 30
     with pytest.raises(InvalidArgument, match="other settings"):
-        find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=RouteSettings(passes=16))
+        find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=RouteSettings(steps=16))
     with pytest.raises(InvalidArgument, match="already"):
         find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=SETTINGS, resume=False)
 

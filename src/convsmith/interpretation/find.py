@@ -131,7 +131,7 @@ def prepare(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
 
 def describe(plan: SitePlan, settings: RouteSettings) -> dict[str, Any]:
     """Return the settings as JSON values with the defaults filled in."""
-    return {**asdict(settings), "passes": settings.most_passes, "upper": _upper(plan, settings), "sites": plan.kind}
+    return {**asdict(settings), "steps": settings.most_steps, "upper": _upper(plan, settings), "sites": plan.kind}
 
 
 def _upper(plan: SitePlan, settings: RouteSettings) -> float:
@@ -193,14 +193,14 @@ def _solve_batch(
         gammas, start = gammas.to(full), start.to(full)
         weight = gammas / (plan.total if settings.gamma_per == "mean" else 1)
         if settings.mode == "paper":
-            solution = solve_paper(network, probabilities, weight, start, steps=settings.most_passes, upper=upper)
+            solution = solve_paper(network, probabilities, weight, start, steps=settings.most_steps, upper=upper)
         else:
             solution = solve_converged(
                 network,
                 probabilities,
                 weight,
                 start,
-                passes=settings.most_passes,
+                passes=settings.most_steps,
                 upper=upper,
                 tolerance=settings.tolerance,
             )

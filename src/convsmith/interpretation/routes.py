@@ -97,6 +97,11 @@ class Routes:
         """Return [B]: critical nodes / all nodes."""
         return (self.vector() > threshold).double().mean(1).to(self.confidence.dtype)
 
+    @property
+    def steps(self) -> Tensor:
+        """Return [B]: the steps the search took, each one pass forward and backward."""
+        return self.passes
+
     def messages(self, row: int) -> list[str]:
         """Return sentences on what is suspicious about image ``row``; empty if nothing is."""
         notes = []

@@ -9,7 +9,7 @@ from convsmith.interpretation.gates import PRECISIONS
 
 MODES = ("converged", "paper")
 #: passes where the caller names none: the published horizon; enough for nearly all rows of the other solver to converge
-DEFAULT_PASSES = {"paper": 30, "converged": 150}
+DEFAULT_STEPS = {"paper": 30, "converged": 150}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class RouteSettings:
     ``gamma``: weight of the gates; a sum over more gates presses harder, so it does not transfer between networks,
     unless ``gamma_per="mean"``: the penalty is then ``gamma`` times the mean gate. ``mode``: ``"converged"`` (stops
     image by image at a local minimum) or ``"paper"`` (the published 30 SGD steps); sparsity in paper mode is set by
-    rate x gamma x steps, so never compare it between modes. ``passes``: forward and backward passes, None for 30 in
+    rate x gamma x steps, so never compare it between modes. ``steps``: forward and backward passes, None for 30 in
     paper mode, which takes them all, and at most 150 in converged mode. ``tolerance``: size of the projected gradient,
     relative to that of open gates, at which a row counts as converged. ``upper``: largest gate, default 5 (100 at
     blocks, as published for residual networks). ``init``: gates start at ``"ones"`` or ``"uniform"`` in [0, 1], drawn
@@ -32,7 +32,7 @@ class RouteSettings:
 
     gamma: float = 0.05
     gamma_per: str = "sum"
-    passes: int | None = None
+    steps: int | None = None
     mode: str = "converged"
     upper: float | None = None
     init: str = "ones"
@@ -49,7 +49,7 @@ class RouteSettings:
             (self.init in ("ones", "uniform"), "gates start at ones or uniform in [0, 1]", "init"),
             (self.precision in PRECISIONS, "the precision is one of " + ", ".join(PRECISIONS), "precision"),
             (0 <= self.gamma < float("inf"), "gamma is a finite weight of at least 0", "gamma"),
-            (self.passes is None or self.passes >= 1, "the solver takes at least one pass", "passes"),
+            (self.steps is None or self.steps >= 1, "the solver takes at least one step", "steps"),
             (self.upper is None or self.upper >= 1, "gates start at 1, so their bound is at least 1", "upper"),
             (0 < self.tolerance < 1, "the tolerance is a share of the start, between 0 and 1", "tolerance"),
             (not self.open_layers or self.mode == "converged", "only the converging mode opens layers", "open_layers"),
@@ -61,6 +61,6 @@ class RouteSettings:
                 raise InvalidArgument(rule, argument=asked, given=repr(given), hint=hint)
 
     @property
-    def most_passes(self) -> int:
-        """Number of passes with the default filled in."""
-        return self.passes or DEFAULT_PASSES[self.mode]
+    def most_steps(self) -> int:
+        """Number of steps with the default filled in."""
+        return self.steps or DEFAULT_STEPS[self.mode]

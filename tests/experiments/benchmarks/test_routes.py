@@ -10,7 +10,7 @@ from experiments.benchmarks.routes import one_image, small_network
 def test_the_loop_finds_the_same_gates():
     model = small_network().double().eval()
     x = torch.rand(2, 1, 28, 28, dtype=torch.float64)
-    routes = find_routes(model, x, mode="paper", passes=4, sites="conv")
+    routes = find_routes(model, x, mode="paper", steps=4, sites="conv")
     model.float()
     for row in range(2):
         gates = one_image(model, x[row : row + 1].float(), routes.layers, 4)
@@ -23,7 +23,7 @@ def test_memory_is_linear_in_the_batch_and_independent_of_the_number_of_images()
     x = torch.rand(16, 1, 12, 12)
 
     def peak(size, count):
-        return peak_bytes(lambda: find_routes(model, x[:count], mode="paper", passes=2, sites="conv", batch_size=size))
+        return peak_bytes(lambda: find_routes(model, x[:count], mode="paper", steps=2, sites="conv", batch_size=size))
 
     peak(2, 2)  # whatever the first call sets up
     two, four, eight = (peak(size, 16) for size in (2, 4, 8))

@@ -41,7 +41,7 @@ class Arguments(data_options.DataOptions):
     allow_closed: bool = option(
         False, "keep routes whose layers closed completely (as published); else such an image gets a smaller gamma"
     )
-    passes: int | None = option(None, "passes over the network at most (default: 150, in paper mode 30)", metavar="N")
+    steps: int | None = option(None, "passes over the network at most (default: 150, in paper mode 30)", metavar="N")
     save: str | None = option(
         None, "also write all routes to this safetensors file; an interrupted run goes on", metavar="FILE"
     )
@@ -84,7 +84,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "sites": arguments.sites,
         "mode": arguments.mode,
         "gamma": arguments.gamma,
-        "passes": arguments.passes,
+        "steps": arguments.steps,
         "seed": arguments.seed,
         "batch_size": arguments.batch_size,
         "open_layers": arguments.mode == "converged" and not arguments.allow_closed,
@@ -137,7 +137,7 @@ def _check(arguments: Arguments) -> None:
         )
     from convsmith.interpretation import RouteSettings
 
-    RouteSettings(gamma=arguments.gamma, passes=arguments.passes, mode=arguments.mode)
+    RouteSettings(gamma=arguments.gamma, steps=arguments.steps, mode=arguments.mode)
 
 
 def _check_takes(model: Any, found: Explained, name: str) -> None:
