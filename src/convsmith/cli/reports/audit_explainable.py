@@ -34,7 +34,7 @@ def run(subject: Subject) -> Chapter:
         subject.progress(start, len(rows), "routes")
         batch = images[start : start + 4]
         with torch.no_grad():
-            routes = find_routes(subject.model, batch, passes=PASSES, batch_size=4)
+            routes = find_routes(subject.model, batch, steps=PASSES, batch_size=4)
         found.append((batch, routes, _heat(subject, batch, routes)))
     pictures, shares, table = [], [], []
     needed = torch.zeros(found[0][1].total, dtype=torch.bool)
