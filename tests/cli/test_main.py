@@ -200,3 +200,10 @@ def test_common_flags_of_a_verb_fit_two_screens_and_all_flags_are_in_the_long_he
     for name, field in main.Program().load(verb).Arguments.__dataclass_fields__.items():
         if not field.metadata["positional"]:
             assert f"--{name.replace('_', '-')}" in full, name
+
+
+def test_a_verb_that_takes_a_network_takes_its_weights():
+    fields = {verb: main.Program().load(verb).Arguments.__dataclass_fields__ for verb in main.Program().verbs()}
+    takes = {verb for verb, own in fields.items() if "model" in own}
+    assert {"compress", "detect", "evaluate", "explain", "export", "predict", "train"} <= takes
+    assert {verb for verb in takes if "weights" not in fields[verb]} == set()

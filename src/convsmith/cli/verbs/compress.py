@@ -36,6 +36,7 @@ class Arguments(data_options.DataOptions, Work):
     """Compress a trained network, fine-tune it, measure size, time and accuracy beside the original."""
 
     model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
+    weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     method: str = option(help="one method or a chain A,B; see: methods 'compression method'", metavar="A[,B]")
     keep_macs: float | None = option(None, "share of operations to keep, 0 to 1", metavar="F", group="budget")
     keep_params: float | None = option(None, "share of parameters to keep", metavar="F", group="budget")
@@ -72,9 +73,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
     device = resolve_device(arguments.device)
     data.AUGMENTATIONS.entry(arguments.augment)
-    saved = classifier.is_saved(arguments.model)
+    saved = classifier.is_saved(arguments.model) or arguments.weights is not None
     if saved:
-        loaded = load_model(arguments.model, device=device)
+        loaded = load_model(arguments.model, weights=arguments.weights, device=device)
         images = data_options.load(arguments, augment=arguments.augment, like=trained_on(loaded))
     else:
         images = data_options.load(arguments, augment=arguments.augment)

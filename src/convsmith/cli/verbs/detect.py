@@ -32,6 +32,7 @@ class Arguments(data_options.DataOptions):
 
     action: Literal["fit", "score"] = option(help="fit or score", positional=True)
     model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
+    weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     pictures: tuple[str, ...] = option((), "score: image files or folders", metavar="IMAGE", positional=True)
     data: str = option("", "fit: images to attack; score: images to score", metavar="DATA")
     detector: str | None = option(None, "score: the fitted detector", metavar="FILE")
@@ -162,7 +163,7 @@ def _model_and_data(arguments: Arguments) -> tuple[nn.Module, DataDescription | 
     from convsmith.training import resolve_device
 
     device = resolve_device(arguments.device)
-    loaded = classifier.load(arguments.model, device=str(device))
+    loaded = classifier.load(arguments.model, weights=arguments.weights, device=str(device))
     about = trained_on(loaded)
     data = data_options.load(arguments, like=about) if arguments.data else None
     if data is not None:

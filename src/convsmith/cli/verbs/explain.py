@@ -30,6 +30,7 @@ class Arguments(data_options.DataOptions):
     """Find the critical routing path of every image and show it: gates, heat map, neighbours, removal curve."""
 
     model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
+    weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     pictures: tuple[str, ...] = option((), "image files or folders of them", metavar="IMAGE", positional=True)
     data: str = option(
         "", "images to explain; beside IMAGEs, where similar training images are looked for", metavar="DATA"
@@ -71,7 +72,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     from convsmith.training import resolve_device
 
     device = resolve_device(arguments.device)
-    loaded = classifier.load(arguments.model, device=str(device))
+    loaded = classifier.load(arguments.model, weights=arguments.weights, device=str(device))
     loaded.model.eval()
     about = trained_on(loaded)
     data = data_options.load(arguments, like=about) if arguments.data else None

@@ -25,6 +25,7 @@ class Arguments(Computation):
     """Write a network as ONNX or as a torch.export program, and compare it with the network at two batch sizes."""
 
     model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
+    weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     format: Literal["onnx", "torch-export"] = option("onnx", "kind of file")
     size: int | None = option(None, "side of the images (default: what the network was made for)", metavar="PIXELS")
     pretrained: bool = option(False, "a timm name: take its published weights")
@@ -49,9 +50,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
     if arguments.format == "onnx":
         runtimes.check_runtime("onnxruntime")
-    pretrained = arguments.pretrained and not classifier.is_saved(arguments.model)
-    loaded = load_model(arguments.model, pretrained=pretrained)
-    if not classifier.is_saved(arguments.model) and not pretrained:
+    saved = classifier.is_saved(arguments.model) or arguments.weights is not None
+    pretrained = arguments.pretrained and not saved
+    loaded = load_model(arguments.model, weights=arguments.weights, pretrained=pretrained)
+    if not saved and not pretrained:
         terminal.complain("note", f"{arguments.model} is untrained: its weights are random")
     shape = input_shape(loaded.model, loaded.description, arguments.size)
     generator = torch.Generator().manual_seed(arguments.seed)
