@@ -129,7 +129,7 @@ def test_a_broken_file_is_skipped_by_name_if_asked(tmp_path, capsys):
 
 
 def started(words, cwd):
-    environment = {"PYTHONPATH": str(SOURCE), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "convsmith", *words],
         cwd=cwd,
