@@ -284,7 +284,7 @@ def test_finished_rows_leave_and_the_rest_is_unchanged(digits):
 
 
 def test_half_precision_keeps_exact_zeros(digits):
-    x = digits.test_x[:16]
+    x = digits.test_x[:64]
     full, half = find_routes(digits.model, x), find_routes(digits.model, x, precision="bf16")
     assert half.vector().dtype == torch.float32
     assert (half.vector() == 0).any()
