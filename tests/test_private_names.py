@@ -20,16 +20,7 @@ OTHERS = {
     "_model_args": "timm's folders name their arguments so",
 }
 #: to be deleted by the owners of these rooms; add nothing
-GOING = {
-    "_cdata",
-    "_storage_Use_Count",
-    "_convolution_pointwise",
-    "_reorder_convolution_weight",
-    "_functorch",
-    "_get_current_dispatch_mode",
-    "_reversed_padding_repeated_twice",
-    "_decomposed",
-}
+GOING = {"_reversed_padding_repeated_twice", "_decomposed"}
 
 
 def is_private(name):

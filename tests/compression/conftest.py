@@ -6,6 +6,17 @@ from torch import nn
 from torch.nn import functional as F
 
 
+def randomised(module):
+    """Give every normalisation its own statistics and affine, in evaluation mode and float64."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+            nn.init.normal_(layer.bias)
+            layer.running_mean.normal_()
+            layer.running_var.uniform_(0.5, 2.0)
+    return module.double().eval()
+
+
 class OddNetwork(nn.Module):
     """Grouped, depthwise, transposed, shared, functional, tied and dead layers, and two ordinary ones."""
 

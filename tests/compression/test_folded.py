@@ -13,16 +13,7 @@ from convsmith.compression.folded import (
     scale_and_shift,
 )
 from convsmith.errors import InvalidArgument
-
-
-def used(module):
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.normal_(layer.bias)
-            layer.running_mean.normal_()
-            layer.running_var.uniform_(0.5, 2.0)
-    return module.double().eval()
+from tests.compression.conftest import randomised
 
 
 @pytest.mark.parametrize(
@@ -56,7 +47,7 @@ def test_groups_that_do_not_fill_blocks_are_written_out(numbers, groups):
 )
 def test_inverted_blocks_by_shape(numbers, up, down):
     into, out, stride, expansion = numbers
-    block = used(InvertedInterleavedBlock(into, out, stride, expansion))
+    block = randomised(InvertedInterleavedBlock(into, out, stride, expansion))
     made = folded_inverted_block(block)
     x = torch.randn(2, into, 6, 6, dtype=torch.float64)
     torch.testing.assert_close(made(x), block(x), rtol=1e-10, atol=1e-10)
@@ -82,7 +73,7 @@ def test_a_block_with_other_norms_stays():
     ],
 )
 def test_short_chains_are_two_convolutions(chain, normed):
-    norm = used(nn.BatchNorm2d(chain.out_channels)) if normed else None
+    norm = randomised(nn.BatchNorm2d(chain.out_channels)) if normed else None
     chain = chain.double()
     made = folded_chain(chain, norm)
     assert [type(layer) for layer in made] == [nn.Conv2d, nn.Conv2d]
@@ -93,7 +84,7 @@ def test_short_chains_are_two_convolutions(chain, normed):
 
 def test_wide_chains_stay_chains(monkeypatch):
     monkeypatch.setattr("convsmith.compression.folded.MERGED_CHANNELS", 11)
-    chain, norm = InterleavedGroupConv2d(4, 3).double(), used(nn.BatchNorm2d(12))
+    chain, norm = InterleavedGroupConv2d(4, 3).double(), randomised(nn.BatchNorm2d(12))
     before = [weight.detach().clone() for weight in chain.weights]
     made = folded_chain(chain, norm)
     assert isinstance(made, FoldedChain)
@@ -104,7 +95,7 @@ def test_wide_chains_stay_chains(monkeypatch):
 
 
 def test_scale_and_shift_are_the_norms():
-    norm = used(nn.BatchNorm2d(3))
+    norm = randomised(nn.BatchNorm2d(3))
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     bare = nn.BatchNorm2d(3, affine=False).double().eval()
     for layer in (norm, bare):

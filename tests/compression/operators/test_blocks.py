@@ -16,17 +16,7 @@ from convsmith.compression.operators.blocks import (
     xception_block,
 )
 from convsmith.errors import InvalidArgument
-
-
-def randomised(module):
-    """Give every normalisation its own statistics and affine, in evaluation mode and float64."""
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.normal_(layer.bias)
-            layer.running_mean.normal_()
-            layer.running_var.uniform_(0.5, 2.0)
-    return module.double().eval()
+from tests.compression.conftest import randomised
 
 
 def norm(layer, x):
