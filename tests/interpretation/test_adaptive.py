@@ -40,8 +40,10 @@ def test_what_is_matched_comes_closer_while_the_network_is_fooled(digits, match)
     matched = attack(digits.model, x, y, "adaptive", EPS, weight=3.0, **settings)
     fooled = (digits.model(free).argmax(1) != y) & (digits.model(matched).argmax(1) != y)
     assert fooled.sum() > 20
-    before, after = (distance(digits.model, z, x, match)[fooled].mean() for z in (free, matched))
-    assert after < 0.8 * before
+    # image by image: the mean of the distances hangs on the few largest and moves with the machine's last digits
+    before, after = (distance(digits.model, z, x, match)[fooled] for z in (free, matched))
+    assert (after < before).float().mean() > 0.8  # by chance: 1e-5 for 20 images
+    assert (after / before).log().mean().exp() < 0.9
 
 
 def test_a_guide_is_approached_and_a_target_reached(digits):
