@@ -2,12 +2,14 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from convsmith.errors import InvalidArgument
 from convsmith.report import Figure, Picture, Section, Table, build_report
-from convsmith.report.build import shown
+from convsmith.report.build import numeric, shown
 from convsmith.report.figures import Series, lines, png
+from convsmith.report.images import photo
 
 
 def make_run(folder, name, lr, losses):
@@ -107,3 +109,35 @@ def test_no_runs_and_several_without_a_file_are_refused(tmp_path):
 )
 def test_cells_are_rounded_for_reading(value, text):
     assert shown(value) == text
+
+
+def test_the_style_of_the_page_is_css_and_not_escaped_text(tmp_path):
+    text = build_report([make_run(tmp_path, "one", 0.1, [2.0, 1.0])]).read_text()
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert 'system-ui, -apple-system, "Segoe UI"' in style
+    assert "&" not in style
+
+
+@pytest.mark.parametrize(
+    ("cells", "right"),
+    [
+        ([1, 2.5, None], True),
+        (["95.6 % (85 to 99)", "100 %"], True),
+        (["+15.3 points (+8.7 to +22.7)"], True),
+        (["0.92 (0.91 to 0.93)", None], True),
+        ([1, "int8"], False),
+        (["3x3"], False),
+        ([True], False),
+        ([None], False),
+    ],
+)
+def test_columns_of_numbers_stand_to_the_right(cells, right):
+    assert numeric(Table(["x"], [[cell] for cell in cells]), 0) is right
+
+
+def test_sixty_photographs_make_at_most_three_megabytes(tmp_path):
+    run = make_run(tmp_path, "one", 0.1, [2.0, 1.0])
+    rough = np.random.default_rng(0).random((60, 3, 24, 24))
+    pictures = [Picture(photo(np.kron(one, np.ones((1, 20, 20)))), "", "a photograph", 200) for one in rough]
+    Section("Pictures", pictures=pictures).save(run, "20-pictures")
+    assert build_report([run]).stat().st_size < 3e6

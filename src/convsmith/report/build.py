@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -20,6 +21,8 @@ from convsmith.training.history import read_history
 
 #: rows above which a table is folded
 LONG = 12
+#: ``3``, ``-0.5 %``, ``95.6 % (85 to 99)``, ``1.2e-05``, ``nan``
+NUMBER = re.compile(r"[+-]?(\d[\d.,]*(e[+-]?\d+)?|nan|inf)( ?(%|points|ms|s|kB|MB))?( \([^a-z]+( to [^a-z]+)?\))?")
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,9 @@ def folds(table: Table) -> bool:
 
 
 def numeric(table: Table, column: int) -> bool:
-    """Tell whether a column holds numbers, and so stands to the right."""
+    """Tell whether a column holds numbers, alone or with unit and interval, and so stands to the right."""
     cells = [row[column] for row in table.rows if row[column] is not None]
-    return bool(cells) and all(isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in cells)
+    return bool(cells) and all(not isinstance(cell, bool) and NUMBER.fullmatch(str(cell)) for cell in cells)
 
 
 def render(title: str, lead: Sequence[str], facts: Sequence[tuple[str, Any]], sections: Sequence[Section]) -> str:

@@ -46,9 +46,12 @@ def difference(first: Outcomes, second: Outcomes, seed: int = 0) -> tuple[float,
 
 
 def compared(first: str, a: Outcomes | None, second: str, b: Outcomes | None) -> str | None:
-    """Return one sentence on two runs, None where one of them has no outcomes."""
-    if a is None or b is None:
+    """Return one sentence on two runs, None where neither has outcomes."""
+    if a is None and b is None:
         return None
+    if a is None or b is None:
+        name = first if a is None else second
+        return f"{second} and {first} are not compared: {name} has no {NAME}, which train and evaluate write."
     if (a.data, a.split, a.index) != (b.data, b.split, b.index):
         return f"{second} and {first} were measured on different images: their accuracies are not comparable."
     if not a.index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from convsmith.cli.reports.audit_subject import Chapter, Subject
@@ -27,18 +28,22 @@ def run(subject: Subject) -> Chapter:
 
     rows = _different(subject, IMAGES)
     images = subject.tensor(subject.pictures)[rows]
-    found = []
-    for start in range(0, len(rows), 4):  # in fours: what the budget does not reach is left out, not lost
-        if start and subject.late(0.8):
+    found, took = [], PASSES * _pass(subject, images[:1])
+    size = 4 if subject.lasts(8 * took) else 1  # a few at a time: what the budget does not reach is left out, not lost
+    for start in range(0, len(rows), size):
+        if not subject.lasts(1.2 * took):
             break
         subject.progress(start, len(rows), "routes")
-        batch = images[start : start + 4]
+        began, batch = time.monotonic(), images[start : start + size]
         with torch.no_grad():
-            routes = find_routes(subject.model, batch, steps=PASSES, batch_size=4)
+            routes = find_routes(subject.model, batch, steps=PASSES, batch_size=size)
         found.append((batch, routes, _heat(subject, batch, routes)))
+        took = time.monotonic() - began
+    if not found:
+        return Chapter(absent=f"one picture needs {took:.0f} s for its {PASSES} passes; a larger --minutes")
     pictures, shares, table = [], [], []
     needed = torch.zeros(found[0][1].total, dtype=torch.bool)
-    for start, (batch, routes, heat) in zip(range(0, len(rows), 4), found, strict=False):
+    for start, (batch, routes, heat) in zip(range(0, len(rows), size), found, strict=False):
         critical = torch.cat([gate > 0 for gate in routes.gates.values()], 1).cpu()
         pixels = subject.pixels(batch)
         for k in range(len(batch)):
@@ -79,6 +84,19 @@ def run(subject: Subject) -> Chapter:
     command = f"convsmith explain {subject.words['model']} --data {data} --limit 50"
     facts: dict[str, Any] = {"critical": middle, "unused": unused, "pictures": tried, "routes": len(shares)}
     return Chapter(sentence, number, command, facts=facts, section=section)
+
+
+def _pass(subject: Subject, image: Tensor) -> float:
+    """Return the seconds of one pass forward and back."""
+    import torch
+
+    from convsmith.inspection.outputs import class_scores
+
+    x = image.detach().clone().requires_grad_()
+    began = time.monotonic()
+    with torch.enable_grad():
+        torch.autograd.grad(class_scores(subject.model(x)).sum(), x)
+    return time.monotonic() - began
 
 
 def _different(subject: Subject, most: int) -> list[int]:

