@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from convsmith.compression.methods.method import METHODS, Method
 from convsmith.compression.planning.agreement import WARN_BELOW, agreement, is_scores, predicted_agreement
-from convsmith.compression.planning.budget import Progress
 from convsmith.compression.planning.latency import plan_for_latency
 from convsmith.compression.planning.plan import WHOLE, Budget, Plan
 from convsmith.compression.planning.reconstruct import BATCH, FEWEST
 from convsmith.compression.planning.reconstruct import reconstruct as solve
+from convsmith.compression.planning.subject import Progress, Subject
 from convsmith.compression.runtimes import check_runtime
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import LayerInventory
@@ -100,15 +100,14 @@ def compress(
                     hint="put it last in the chain",
                 )
             seen = look(result, example, calibrates=chosen.calibrates, name=name)
-            made = (
-                plan
-                if plan is not None
-                else _plan(result, seen, chosen, budget if i == obeying else None, progress, runtime)
-            )
+            subject = Subject(result, seen, progress)
+            made = plan
+            if made is None:
+                made = _plan(subject, chosen, budget if i == obeying else None, runtime)
             _check(made, seen)
             wanted = _reconstructs(chosen, seen, reconstruct)
             before = copy.deepcopy(result) if wanted else result
-            applied = chosen.apply(result, seen, made)
+            applied = chosen.apply(subject, made)
             result = applied.model
             entry: dict[str, Any] = {
                 "method": name,
@@ -157,7 +156,7 @@ def plan_compression(
     with torch.random.fork_rng(devices=[]):
         work = copy.deepcopy(model)
         seen = look(work, example, calibrates=chosen.calibrates, name=name)
-        return _plan(work, seen, chosen, budget, progress, runtime)
+        return _plan(Subject(work, seen, progress), chosen, budget, runtime)
 
 
 def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn.Module:
@@ -280,18 +279,12 @@ def _who_obeys(methods: list[tuple[str, Method]], budget: Budget | None) -> int:
     )
 
 
-def _plan(
-    model: nn.Module,
-    seen: LayerInventory,
-    method: Method,
-    budget: Budget | None,
-    progress: Progress | None,
-    runtime: str,
-) -> Plan:
+def _plan(subject: Subject, method: Method, budget: Budget | None, runtime: str) -> Plan:
     if budget is not None and budget.kind == "latency":
-        made = plan_for_latency(model, seen, method, budget, progress, runtime=runtime)
+        made = plan_for_latency(subject, method, budget, runtime=runtime)
     else:
-        made = method.plan(model, seen, budget, progress)
+        made = method.plan(subject, budget)
+    seen = subject.seen
     scores, known = main_output(seen.output), [c.sensitivity for c in made.choices if c.sensitivity is not None]
     if not (seen.real and known and is_scores(scores)):
         return made

@@ -17,7 +17,7 @@ def network(Plain, settled):
 
 def test_bisection_finds_the_largest_fast_plan(network, monkeypatch):
     """With time proportional to MACs the plan must come out at the asked share."""
-    monkeypatch.setattr(latency, "_share", lambda base, model, seen, method, plan, images, runtime: plan.kept("macs"))
+    monkeypatch.setattr(latency, "_share", lambda base, subject, method, plan, images, runtime: plan.kept("macs"))
     plan = plan_compression(network, "low-rank", example=IMAGES, keep_latency=0.5)
     assert 0.4 <= plan.kept("macs") <= 0.5
     assert plan.budget.kind == "latency"

@@ -16,21 +16,20 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
-from convsmith.compression.cost import cost
 from convsmith.compression.methods.graphs import graph_from_json, graph_to_json
+from convsmith.compression.methods.low_bit import lowbit
 from convsmith.compression.methods.method import METHODS, Applied, Method
-from convsmith.compression.methods.precision import apply_lowbit, plan_lowbit, rebuild_lowbit
+from convsmith.compression.methods.precision import apply_lowbit, plan_lowbit
 from convsmith.compression.planning.plan import WHOLE, Budget, Choice, Plan
 from convsmith.compression.planning.replacement import replace
+from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
-from convsmith.inspection.layers import LayerInventory
 from convsmith.inspection.modes import evaluating
 
 _UNFINISHED = ("in int8 training: train it, then call finish",)
@@ -92,7 +91,6 @@ class Int8(Method):
 
     mode: str = "static"
     ends: bool = True
-    skip: tuple[str, ...] = ()
 
     chains: ClassVar[bool] = False
 
@@ -113,27 +111,21 @@ class Int8(Method):
         """Return whether real images are needed: the activations' ranges come from them."""
         return self.mode == "static"
 
-    def plan(
-        self,
-        model: nn.Module,
-        seen: LayerInventory,
-        budget: Budget | None,
-        progress: Callable[[int, int, str], None] | None = None,
-        memory: dict[Any, Any] | None = None,
-    ) -> Plan:
+    def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Return the one choice there is."""
         if self.mode == "weight-only":
-            return plan_lowbit("int8", model, seen, ends=self.ends, skip=self.skip)
-        whole = cost(model, tuple(seen.example.shape[1:]))
+            return plan_lowbit(self, "int8", subject, ends=self.ends)
+        seen, whole = subject.seen, subject.cost
         macs, params = (whole.macs, whole.macs), (whole.params, whole.params)
         runs = [layer for layer in seen.layers if layer.kind in ("conv", "linear") and layer.calls]
         choices = (Choice(WHOLE, {"mode": self.mode}, macs, params),) if runs else ()
         return Plan("int8", choices, macs, params)
 
-    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
+    def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Quantise the whole network (static, qat) or its weights."""
         if self.mode == "weight-only":
-            return apply_lowbit(model, seen, plan)
+            return apply_lowbit(subject, plan)
+        model, seen = subject.model, subject.seen
         if self.mode == "qat":
             return Applied(_calibrated(prepare(model, seen.example, training=True), seen.example), {}, _UNFINISHED)
         prepared = _calibrated(prepare(model, seen.example, training=False), seen.example)
@@ -149,7 +141,12 @@ class Int8(Method):
             raise InvalidArgument(
                 "a network in int8 training cannot be stored", given="mode 'qat'", hint="finish it first"
             )
-        return rebuild_lowbit(model, layers)
+        return super().restore_structure(model, layers)
+
+    @classmethod
+    def empty(cls, layer: nn.Module, setting: dict[str, Any]) -> nn.Module:
+        """Return the int8 layer with fresh weights (weight-only)."""
+        return lowbit(layer, setting["scheme"], keep=False)
 
 
 def _calibrated(prepared: Int8Training, example: Tensor) -> Int8Training:

@@ -16,15 +16,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.cost import cost
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.operators.backends import BACKENDS
 from convsmith.compression.operators.interleaved import InterleavedGroupConv2d
 from convsmith.compression.operators.projection import from_dense, project
-from convsmith.compression.planning.budget import Memory, Option, Progress, assemble, plan_layers
+from convsmith.compression.planning.budget import Option, assemble, plan_layers
 from convsmith.compression.planning.moments import Moments
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.replacement import replace
+from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import Layer, LayerInventory, Weighted
 from convsmith.inspection.modes import evaluating
@@ -99,14 +99,12 @@ class Interleave(Method):
         data_aware: project for the smallest error of the outputs on the example images, where the layer's input
             patch has at most 1152 numbers.
         backend: of the new layers, see `convsmith.compression.operators.backends`.
-        skip: names of layers to leave alone.
     """
 
     members: int | None = None
     energy: float | None = None
     data_aware: bool = True
     backend: str = "auto"
-    skip: tuple[str, ...] = ()
 
     budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
     reconstructs: ClassVar[bool] = True
@@ -122,18 +120,11 @@ class Interleave(Method):
             hint = close_matches(self.backend, ["auto", *BACKENDS])
             raise InvalidArgument("no backend has this name", argument="backend", given=self.backend, hint=hint)
 
-    def plan(
-        self,
-        model: nn.Module,
-        seen: LayerInventory,
-        budget: Budget | None,
-        progress: Progress | None = None,
-        memory: Memory | None = None,
-    ) -> Plan:
+    def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Choose the partitions per layer."""
-        skipped = {**seen.skipped(), **dict.fromkeys(self.skip, "skipped on request")}
+        skipped = self.left_alone(subject)
         table: list[tuple[Layer, list[Option]]] = []
-        for layer in seen.usable("conv", "linear", "transposed", skip=self.skip):
+        for layer in subject.seen.usable("conv", "linear", "transposed", skip=self.skip):
             reason = _unfit(layer)
             options = [] if reason else self._options(layer)
             if options:
@@ -141,40 +132,34 @@ class Interleave(Method):
             else:
                 skipped[layer.name] = reason or self._none(layer)
         if budget is None and (self.members is not None or self.energy is not None):
-            whole = cost(model, tuple(seen.example.shape[1:]))
             picked = [(layer, min(options, key=lambda o: o.macs), None) for layer, options in table]
-            return assemble("interleave", whole.macs, whole.params, picked, skipped=skipped)
+            return assemble("interleave", subject, picked, skipped=skipped)
         return plan_layers(
             "interleave",
-            model,
-            seen,
+            subject,
             table,
             lambda layer, option: _projected(layer.module, option.setting, None, self.backend),
             budget or Budget("macs", 0.5),
             skipped=skipped,
             finer=_finer,
-            progress=progress,
-            memory=memory,
         )
 
-    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
+    def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Replace the planned layers."""
         layers = {name: {**setting, "backend": self.backend} for name, setting in plan.settings().items()}
         for name, setting in layers.items():
-            if reason := _unfit(seen.by_name()[name]):
+            if reason := _unfit(subject.seen.by_name()[name]):
                 raise InvalidArgument(f"{name} cannot be interleaved: {reason}", argument="plan", given=setting)
-        inputs = self._inputs(model, seen, list(layers))
+        inputs = self._inputs(subject.model, subject.seen, list(layers))
         for name, setting in layers.items():
-            old = model.get_submodule(name)
-            replace(model, name, _projected(old, setting, inputs.get(name), self.backend))
-        return Applied(model, layers)
+            old = subject.model.get_submodule(name)
+            replace(subject.model, name, _projected(old, setting, inputs.get(name), self.backend))
+        return Applied(subject.model, layers)
 
     @classmethod
-    def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
-        """Put empty chains in place of the layers named."""
-        for name, setting in layers.items():
-            replace(model, name, _skeleton(model.get_submodule(name), setting, setting["backend"]))
-        return model
+    def empty(cls, layer: nn.Module, setting: dict[str, Any]) -> nn.Module:
+        """Return the chain with fresh weights."""
+        return _skeleton(layer, setting, setting["backend"])
 
     def _options(self, layer: Layer) -> list[Option]:
         """Return the chains that are cheaper than the layer, dearest first."""

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.cost import cost
 from convsmith.compression.methods.decomposition import (
     DECOMPOSITIONS,
     Outputs,
@@ -21,10 +20,11 @@ from convsmith.compression.methods.decomposition import (
     spectrum,
 )
 from convsmith.compression.methods.method import METHODS, Applied, Method
-from convsmith.compression.planning.budget import Memory, Option, Progress, assemble, plan_layers
+from convsmith.compression.planning.budget import Option, assemble, plan_layers
 from convsmith.compression.planning.moments import chosen_positions, sampled_outputs
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.replacement import replace
+from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import Layer, LayerInventory, Weighted
 from convsmith.inspection.modes import evaluating
@@ -48,7 +48,6 @@ class LowRankMethod(Method):
         decomposition: ``"svd"``, ``"spatial"``, ``"tucker"``, or ``"auto"``: whichever keeps most energy at half cost.
         data_aware: choose the SVD basis from the layer's outputs on the example images, where they give at least four
             values of every output.
-        skip: names of layers to leave alone.
 
     Without rank, energy or a budget, half of the MACs are kept.
     """
@@ -57,7 +56,6 @@ class LowRankMethod(Method):
     energy: float | None = None
     decomposition: str = "auto"
     data_aware: bool = True
-    skip: tuple[str, ...] = ()
 
     budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
     reconstructs: ClassVar[bool] = True
@@ -85,22 +83,11 @@ class LowRankMethod(Method):
                 "a rank is 'full', a share in (0, 1] or a positive number of channels", argument="rank", given=self.rank
             )
 
-    def plan(
-        self,
-        model: nn.Module,
-        seen: LayerInventory,
-        budget: Budget | None,
-        progress: Progress | None = None,
-        memory: Memory | None = None,
-    ) -> Plan:
+    def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Choose decomposition and rank per layer; see `Method.plan`."""
-        memory = {} if memory is None else memory
-        if "outputs" not in memory:
-            memory["outputs"] = self._outputs(model, seen)
-        outputs = memory["outputs"]
-        skipped = {**seen.skipped(), **dict.fromkeys(self.skip, "skipped on request")}
+        outputs, skipped = self._outputs(subject), self.left_alone(subject)
         table: list[tuple[Layer, list[Option]]] = []
-        for layer in seen.usable("conv", "linear", "transposed", skip=self.skip):
+        for layer in subject.seen.usable("conv", "linear", "transposed", skip=self.skip):
             decomposition = self._decomposition(layer, outputs.get(layer.name))
             if decomposition is None:
                 skipped[layer.name] = f"decomposition {self.decomposition!r} does not apply to this layer"
@@ -111,9 +98,8 @@ class LowRankMethod(Method):
             else:
                 skipped[layer.name] = "no rank makes it cheaper"
         if budget is None and (self.rank is not None or self.energy is not None):
-            whole = cost(model, tuple(seen.example.shape[1:]))
             picked = [(layer, self._pick(layer, options, skipped), None) for layer, options in table]
-            return assemble("low-rank", whole.macs, whole.params, picked, skipped=skipped)
+            return assemble("low-rank", subject, picked, skipped=skipped)
 
         bases: dict[str, dict[str, Tensor]] = {}
 
@@ -124,34 +110,28 @@ class LowRankMethod(Method):
             kept = bases.setdefault(layer.name, {})
             return factor(layer.module, **option.setting, outputs=basis, memory=kept)
 
-        budget = budget or Budget("macs", 0.5)
-        return plan_layers(
-            "low-rank", model, seen, table, build, budget, skipped=skipped, progress=progress, memory=memory
-        )
+        return plan_layers("low-rank", subject, table, build, budget or Budget("macs", 0.5), skipped=skipped)
 
-    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
+    def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Replace the planned layers."""
-        outputs = self._outputs(model, seen)
-        layers = plan.settings()
+        outputs, layers = self._outputs(subject), plan.settings()
         notes = []
         for name, setting in layers.items():
-            layer = seen.by_name()[name]
+            layer = subject.seen.by_name()[name]
             exact = setting["rank"] == full_rank(layer.module, setting["decomposition"])
             basis = None if exact or setting["decomposition"] != "svd" else outputs.get(name)
-            replace(model, name, factor(layer.module, setting["decomposition"], setting["rank"], basis))
+            replace(subject.model, name, factor(layer.module, setting["decomposition"], setting["rank"], basis))
             macs = counts(
                 layer.module, setting["decomposition"], setting["rank"], layer.input_shape, layer.output_shape
             )[0]
             if macs * layer.calls > layer.macs:
                 notes.append(f"{name}: {macs * layer.calls / layer.macs:.2f} times the MACs of the layer it replaces")
-        return Applied(model, layers, tuple(notes))
+        return Applied(subject.model, layers, tuple(notes))
 
     @classmethod
-    def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
-        """Put empty chains in place of the layers named."""
-        for name, setting in layers.items():
-            replace(model, name, skeleton(model.get_submodule(name), setting["decomposition"], setting["rank"]))
-        return model
+    def empty(cls, layer: nn.Module, setting: dict[str, Any]) -> nn.Module:
+        """Return the chain with fresh weights."""
+        return skeleton(layer, setting["decomposition"], setting["rank"])
 
     def _decomposition(self, layer: Layer, outputs: Outputs | None) -> str | None:
         """Return the asked decomposition if it applies, or the best one at half the layer's MACs."""
@@ -199,10 +179,13 @@ class LowRankMethod(Method):
         rank = self.rank if isinstance(self.rank, int) else max(1, round(float(self.rank or 1) * len(options)))
         return options[min(int(rank), len(options)) - 1]
 
-    def _outputs(self, model: nn.Module, seen: LayerInventory) -> dict[str, Outputs]:
+    def _outputs(self, subject: Subject) -> dict[str, Outputs]:
+        seen = subject.seen
         if not (self.data_aware and seen.real) or self.rank == "full":
             return {}
-        return output_moments(model, seen, [x.name for x in seen.usable("conv", "linear", skip=self.skip)])
+        names = [layer.name for layer in seen.usable("conv", "linear", skip=self.skip)]
+        found: dict[str, Outputs] = subject.once("outputs", lambda: output_moments(subject.model, seen, names))
+        return found
 
 
 def _macs(layer: Layer, decomposition: str, rank: int) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from convsmith.compression.planning.plan import Budget, Plan
-from convsmith.inspection.layers import LayerInventory
+from convsmith.compression.planning.replacement import replace
+from convsmith.compression.planning.subject import Subject
 from convsmith.registry import Registry
 
 
@@ -28,11 +29,17 @@ class Applied:
     rows: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class Method(ABC):
     """One way to compress, a frozen dataclass whose fields are its settings (validated in ``__post_init__``).
 
     A method changes only the model it is handed: `convsmith.compression.compress` hands it a copy.
+
+    Args:
+        skip: names of layers to leave alone.
     """
+
+    skip: tuple[str, ...] = ()
 
     #: the budgets it can obey; a method without ``"macs"`` keeps the number of operations
     budgets: ClassVar[frozenset[str]] = frozenset()
@@ -46,27 +53,28 @@ class Method(ABC):
     keeps_zeros: ClassVar[bool] = False
 
     @abstractmethod
-    def plan(
-        self,
-        model: nn.Module,
-        seen: LayerInventory,
-        budget: Budget | None,
-        progress: Callable[[int, int, str], None] | None = None,
-        memory: dict[Any, Any] | None = None,
-    ) -> Plan:
-        """Return the choices for ``model``; ``seen.example`` doubles as calibration images.
-
-        ``memory`` holds what several plans of one network share (what was measured of each layer).
-        """
+    def plan(self, subject: Subject, budget: Budget | None) -> Plan:
+        """Return the choices for the network; its example doubles as calibration images."""
 
     @abstractmethod
-    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
-        """Carry ``plan`` out on ``model`` (which may be changed) and return the result."""
+    def apply(self, subject: Subject, plan: Plan) -> Applied:
+        """Carry ``plan`` out on the subject's model (which may be changed) and return the result."""
 
     @classmethod
-    @abstractmethod
     def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
         """Give ``model`` the structure that `apply` described in ``layers``; weights are loaded afterwards."""
+        for name, setting in layers.items():
+            replace(model, name, cls.empty(model.get_submodule(name), setting))
+        return model
+
+    @classmethod
+    def empty(cls, layer: nn.Module, setting: dict[str, Any]) -> nn.Module:
+        """Return what stands in the place of ``layer`` under this setting, its weights to be loaded."""
+        raise NotImplementedError(f"{cls.__name__} replaces no single layers")
+
+    def left_alone(self, subject: Subject) -> dict[str, str]:
+        """Return the reason by name for layers that no method may change and for those in ``skip``."""
+        return {**subject.seen.skipped(), **dict.fromkeys(self.skip, "skipped on request")}
 
 
 #: every method by name

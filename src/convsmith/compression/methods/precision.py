@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
 
-from convsmith.compression.cost import cost
 from convsmith.compression.methods.low_bit import lowbit
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.planning.budget import Option, assemble
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.replacement import replace
-from convsmith.inspection.layers import LayerInventory
+from convsmith.compression.planning.subject import Subject
 
 _NOTE = (
     "weights are {} on disk and in value, but computed in floating point: the file shrinks, MACs and latency do not; "
@@ -28,33 +26,24 @@ class LowBitMethod(Method):
 
     Args:
         ends: also quantise the first and the last layer, which are kept otherwise (they lose the most accuracy).
-        skip: names of layers to leave alone.
     """
 
     ends: bool = False
-    skip: tuple[str, ...] = ()
 
     scheme: ClassVar[str] = ""
 
-    def plan(
-        self,
-        model: nn.Module,
-        seen: LayerInventory,
-        budget: Budget | None,
-        progress: Callable[[int, int, str], None] | None = None,
-        memory: dict[Any, Any] | None = None,
-    ) -> Plan:
+    def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Choose the layers; precision takes no budget."""
-        return plan_lowbit(self.scheme, model, seen, ends=self.ends, skip=self.skip)
+        return plan_lowbit(self, self.scheme, subject, ends=self.ends)
 
-    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
+    def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Replace the layers."""
-        return apply_lowbit(model, seen, plan)
+        return apply_lowbit(subject, plan)
 
     @classmethod
-    def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
-        """Put empty low-bit layers in place of the layers named."""
-        return rebuild_lowbit(model, layers)
+    def empty(cls, layer: nn.Module, setting: dict[str, Any]) -> nn.Module:
+        """Return the low-bit layer with fresh weights."""
+        return lowbit(layer, setting["scheme"], keep=False)
 
 
 @METHODS.register("binary")
@@ -73,30 +62,22 @@ class Ternary(LowBitMethod):
     scheme: ClassVar[str] = "ternary"
 
 
-def plan_lowbit(scheme: str, model: nn.Module, seen: LayerInventory, *, ends: bool, skip: tuple[str, ...]) -> Plan:
+def plan_lowbit(method: Method, scheme: str, subject: Subject, *, ends: bool) -> Plan:
     """Plan ``scheme`` for every usable layer; without ``ends`` the first and last layer that ran are left alone."""
-    skipped = {**seen.skipped(), **dict.fromkeys(skip, "skipped on request")}
+    seen, skipped = subject.seen, method.left_alone(subject)
     ran = [layer for layer in seen.layers if layer.calls and layer.kind != "other"]
     if not ends and ran:
         kept = {ran[0].name: "first layer, kept", ran[-1].name: "last layer, kept"}
         skipped = {**kept, **skipped}
     layers = [x for x in seen.usable("conv", "linear", "transposed") if x.name not in skipped]
-    whole = cost(model, tuple(seen.example.shape[1:]))
     picked = [(layer, Option({"scheme": scheme}, layer.macs, layer.params, 0.0), None) for layer in layers]
-    return assemble(scheme, whole.macs, whole.params, picked, skipped=skipped)
+    return assemble(scheme, subject, picked, skipped=skipped)
 
 
-def apply_lowbit(model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
+def apply_lowbit(subject: Subject, plan: Plan) -> Applied:
     """Replace the planned layers by low-bit ones with the same latent weights."""
     layers = plan.settings()
     for name, setting in layers.items():
-        replace(model, name, lowbit(seen.by_name()[name].module, setting["scheme"]))
+        replace(subject.model, name, lowbit(subject.seen.by_name()[name].module, setting["scheme"]))
     schemes = sorted({setting["scheme"] for setting in layers.values()})
-    return Applied(model, layers, (_NOTE.format("/".join(schemes)),))
-
-
-def rebuild_lowbit(model: nn.Module, layers: dict[str, Any]) -> nn.Module:
-    """Put empty low-bit layers in place of the layers named, in place."""
-    for name, setting in layers.items():
-        replace(model, name, lowbit(model.get_submodule(name), setting["scheme"], keep=False))
-    return model
+    return Applied(subject.model, layers, (_NOTE.format("/".join(schemes)),))

@@ -15,13 +15,13 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.cost import cost
 from convsmith.compression.methods.channels import CRITERIA, Group, Ledger, find_groups, hide, scores
 from convsmith.compression.methods.method import METHODS, Applied, Method, output_error
 from convsmith.compression.methods.removal import (
@@ -33,8 +33,9 @@ from convsmith.compression.methods.removal import (
     structure,
     traceable,
 )
-from convsmith.compression.planning.budget import Memory, Progress, scan_images
+from convsmith.compression.planning.budget import scan_images
 from convsmith.compression.planning.plan import Budget, Choice, Plan, named_reasons
+from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, RunFailed, close_matches
 from convsmith.inspection.layers import LayerInventory
 from convsmith.inspection.modes import evaluating
@@ -55,7 +56,6 @@ class _Prune(Method):
         keep: the share of channels every group keeps, in (0, 1]; without it a budget decides (half of the MACs).
         round_to: keep multiples of this many channels (8 suits most kernels).
         floor: the share of a group's channels that always stays.
-        skip: names of layers to leave alone.
     """
 
     criterion: str = "l1"
@@ -63,7 +63,6 @@ class _Prune(Method):
     keep: float | None = None
     round_to: int = 1
     floor: float = 0.1
-    skip: tuple[str, ...] = ()
 
     budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
     reconstructs: ClassVar[bool] = True
@@ -87,19 +86,11 @@ class _Prune(Method):
                 "round_to is at least 1 and floor in [0, 1)", given=f"round_to {self.round_to}, floor {self.floor}"
             )
 
-    def plan(
-        self,
-        model: nn.Module,
-        seen: LayerInventory,
-        budget: Budget | None,
-        progress: Progress | None = None,
-        memory: Memory | None = None,
-    ) -> Plan:
+    def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Choose how many channels every group keeps."""
-        memory = {} if memory is None else memory
-        groups, ranking, skipped = memory["ranked"] = memory.get("ranked") or self._ranked(model, seen)
-        whole = cost(model, tuple(seen.example.shape[1:]))
-        ledger = Ledger(seen, groups, model, whole.macs, whole.params)
+        groups, ranking, skipped = subject.once("ranked", lambda: self._ranked(subject.model, subject.seen))
+        whole = subject.cost
+        ledger = Ledger(subject.seen, groups, subject.model, whole.macs, whole.params)
         harms: dict[str, float] = {}
         if budget is None and self.keep is not None:
             removed = {g.root: g.size - self._rounded(self.keep * g.size, g.size) for g in groups}
@@ -108,11 +99,9 @@ class _Prune(Method):
             curves = {}
             count = scan_images(whole.macs * len(SCANNED) * len(groups))
             for done, group in enumerate(groups):
-                if progress is not None:
-                    progress(done, len(groups), f"scan {group.root}")
-                if (group.root, "curve") not in memory:
-                    memory[group.root, "curve"] = _curve(model, seen, group, ranking[group.root], count)
-                curves[group.root] = memory[group.root, "curve"]
+                subject.tell(done, len(groups), f"scan {group.root}")
+                work = partial(_curve, subject.model, subject.seen, group, ranking[group.root], count)
+                curves[group.root] = subject.once((group.root, "curve"), work)
             removed = self._spend(groups, ledger, curves, budget, skipped)
             harms = {root: float(np.interp(removed[root], *curve)) for root, curve in curves.items()}
         choices = tuple(
@@ -129,9 +118,10 @@ class _Prune(Method):
         after = [ledger.cost(kind, removed) for kind in ("macs", "params")]
         return Plan(self.label, choices, (whole.macs, after[0]), (whole.params, after[1]), budget, skipped)
 
-    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
+    def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Remove the planned numbers of channels, least important first, and prove the result."""
-        groups, ranking, _ = self._ranked(model, seen)
+        model, seen = subject.model, subject.seen
+        groups, ranking, _ = subject.once("ranked", lambda: self._ranked(model, seen))
         known = {group.root: group for group in groups}
         going: dict[str, Tensor] = {}
         for root, setting in plan.settings().items():

@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.cost import cost
 from convsmith.compression.methods.method import METHODS, Applied, Method
-from convsmith.compression.planning.budget import Memory, Option, Progress, assemble, plan_layers
+from convsmith.compression.planning.budget import Option, assemble, plan_layers
 from convsmith.compression.planning.plan import Budget, Plan
+from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.layers import Layer, LayerInventory
+from convsmith.inspection.layers import Layer
 
 #: sparsities offered to the budget
 LEVELS = tuple(round(0.02 * i, 2) for i in range(1, 50))
@@ -89,51 +89,29 @@ class _Sparsity(Method):
     def fixed(self) -> bool:
         """Return whether the user fixed the setting, so that no budget is needed."""
 
-    @abstractmethod
-    def excluded(self) -> tuple[str, ...]:
-        """Return the names the user wants left alone."""
-
-    def plan(
-        self,
-        model: nn.Module,
-        seen: LayerInventory,
-        budget: Budget | None,
-        progress: Progress | None = None,
-        memory: Memory | None = None,
-    ) -> Plan:
+    def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Choose a density per layer; MACs and parameters in the plan count non-zero weights only."""
-        skipped = {**seen.skipped(), **dict.fromkeys(self.excluded(), "skipped on request")}
+        skipped = self.left_alone(subject)
         table: list[tuple[Layer, list[Option]]] = []
-        for layer in seen.usable("conv", "linear", "transposed", skip=self.excluded()):
+        for layer in subject.seen.usable("conv", "linear", "transposed", skip=self.skip):
             settings = self.settings_for(layer)
             if isinstance(settings, str):
                 skipped[layer.name] = settings
             else:
                 table.append((layer, _options(layer, settings)))
         if budget is None and self.fixed():
-            whole = cost(model, tuple(seen.example.shape[1:]))
             picked = [(layer, options[0], None) for layer, options in table]
-            return assemble(self.label, whole.macs, whole.params, picked, skipped=skipped)
-        return plan_layers(
-            self.label,
-            model,
-            seen,
-            table,
-            _thinned,
-            budget or Budget("macs", 0.5),
-            skipped=skipped,
-            progress=progress,
-            memory=memory,
-        )
+            return assemble(self.label, subject, picked, skipped=skipped)
+        return plan_layers(self.label, subject, table, _thinned, budget or Budget("macs", 0.5), skipped=skipped)
 
-    def apply(self, model: nn.Module, seen: LayerInventory, plan: Plan) -> Applied:
+    def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Zero the weights of the planned layers."""
         layers = plan.settings()
         for name, setting in layers.items():
-            weight = seen.by_name()[name].module.weight
+            weight = subject.seen.by_name()[name].module.weight
             with torch.no_grad():
                 weight.mul_(mask(weight, setting))
-        return Applied(model, layers, (_NOTE,))
+        return Applied(subject.model, layers, (_NOTE,))
 
     @classmethod
     def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
@@ -150,11 +128,9 @@ class Sparse(_Sparsity):
 
     Args:
         sparsity: the share of zeros in every layer, in [0, 1); without it a budget decides per layer (half by default).
-        skip: names of layers to leave alone.
     """
 
     sparsity: float | None = None
-    skip: tuple[str, ...] = ()
 
     label: ClassVar[str] = "sparse"
 
@@ -169,10 +145,6 @@ class Sparse(_Sparsity):
         """Return whether a sparsity was given."""
         return self.sparsity is not None
 
-    def excluded(self) -> tuple[str, ...]:
-        """Return ``skip``."""
-        return self.skip
-
 
 @METHODS.register("structured-sparse")
 @dataclass(frozen=True)
@@ -184,13 +156,11 @@ class StructuredSparse(_Sparsity):
             keeps m and chooses n per layer.
         block: (output, input) channels of a tile, for ``"block"``.
         sparsity: the share of zero tiles, for ``"block"``.
-        skip: names of layers to leave alone.
     """
 
     pattern: str = "2:4"
     block: tuple[int, int] = (4, 4)
     sparsity: float | None = None
-    skip: tuple[str, ...] = ()
 
     label: ClassVar[str] = "structured-sparse"
 
@@ -224,10 +194,6 @@ class StructuredSparse(_Sparsity):
     def fixed(self) -> bool:
         """Return whether the setting is known without a budget."""
         return self.pattern != "block" or self.sparsity is not None
-
-    def excluded(self) -> tuple[str, ...]:
-        """Return ``skip``."""
-        return self.skip
 
 
 def _pattern(text: str) -> tuple[int, int]:

@@ -14,24 +14,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from convsmith.compression.cost import cost
 from convsmith.compression.methods.method import output_error
 from convsmith.compression.planning.plan import Budget, Choice, Plan, named_reasons
 from convsmith.compression.planning.replacement import put, replace
+from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Layer, LayerInventory
 from convsmith.inspection.modes import evaluating
 from convsmith.inspection.outputs import joined_output
 
-Progress = Callable[[int, int, str], None]
-#: what several plans of one network share
-Memory = dict[Any, Any]
 #: cells of the knapsack's cost grid; costs are rounded up, so a plan of n layers may leave n/GRID of the budget unused
 GRID = 16384
 #: images used by the scan, at most
@@ -73,6 +71,8 @@ def scan(
     At most ``points`` options are really tried, spread over the list; the others are interpolated: sensitivity divided
     by loss is taken as piecewise linear in the loss. ``model`` is changed and put back.
     """
+    if not options:
+        return []
     shown, wanted = seen.example[:images], joined_output(seen.output)[:images]
     tried = sorted({round(i * (len(options) - 1) / max(points - 1, 1)) for i in range(points)})
     ratios: list[tuple[float, float]] = []
@@ -143,16 +143,13 @@ def allocate(
 
 def plan_layers(
     name: str,
-    model: nn.Module,
-    seen: LayerInventory,
+    subject: Subject,
     table: Sequence[tuple[Layer, Sequence[Option]]],
     build: Callable[[Layer, Option], nn.Module],
     budget: Budget,
     *,
     skipped: Mapping[str, str],
     finer: Callable[[Layer, Sequence[Option]], list[Option]] | None = None,
-    progress: Progress | None = None,
-    memory: Memory | None = None,
 ) -> Plan:
     """Scan every layer of ``table`` and choose one option each so that the whole network obeys ``budget``.
 
@@ -162,19 +159,16 @@ def plan_layers(
     Raises:
         InvalidArgument: even the smallest options do not reach the budget.
     """
-    whole = cost(model, tuple(seen.example.shape[1:]))
+    whole = subject.cost
     total = whole.macs if budget.kind == "macs" else whole.params
-    memory = {} if memory is None else memory
     every: list[list[Option]] = []
     sensitivities: list[list[float]] = []
     count = scan_images(whole.macs * 4 * len(table))
     for done, (layer, options) in enumerate(table):
-        if progress is not None:
-            progress(done, len(table), f"scan {layer.name}")
+        subject.tell(done, len(table), f"scan {layer.name}")
         key = (layer.name, tuple(str(option.setting) for option in options))
-        if key not in memory:
-            memory[key] = scan(model, seen, layer, options, build, images=count) if options else []
-        sensitivities.append([0.0, *memory[key]])
+        harms = subject.once(key, partial(scan, subject.model, subject.seen, layer, options, build, images=count))
+        sensitivities.append([0.0, *harms])
         every.append([Option({}, layer.macs, layer.params, 0.0), *options])
     prices = [[o.price(budget.kind) for o in options] for options in every]
     fixed = total - sum(row[0] for row in prices)
@@ -200,7 +194,7 @@ def plan_layers(
         (layer, every[i][pick], sensitivities[i][pick])
         for i, ((layer, _), pick) in enumerate(zip(table, chosen, strict=True))
     ]
-    return assemble(name, whole.macs, whole.params, picked, budget=budget, skipped=skipped)
+    return assemble(name, subject, picked, budget=budget, skipped=skipped)
 
 
 def _interpolated(known: Sequence[Option], sensitivities: Sequence[float], options: Sequence[Option]) -> list[float]:
@@ -211,14 +205,14 @@ def _interpolated(known: Sequence[Option], sensitivities: Sequence[float], optio
 
 def assemble(
     name: str,
-    macs: int,
-    params: int,
+    subject: Subject,
     picked: Sequence[tuple[Layer, Option, float | None]],
     *,
     skipped: Mapping[str, str],
     budget: Budget | None = None,
 ) -> Plan:
     """Assemble a `Plan` from one option per layer and the whole network's counts."""
+    macs, params = subject.cost.macs, subject.cost.params
     choices = tuple(
         Choice(layer.name, dict(o.setting), (layer.macs, o.macs), (layer.params, o.params), harm)
         for layer, o, harm in picked

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convsmith.compression.methods.method import Method
-from convsmith.compression.planning.budget import Memory
 from convsmith.compression.planning.plan import Budget, Plan
+from convsmith.compression.planning.subject import Subject
 from convsmith.compression.runtimes import runnable
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.layers import LayerInventory
 
 #: plans tried by the bisection over operation budgets
 STEPS = 7
@@ -53,15 +51,7 @@ def _synchronise(images: Tensor) -> None:
         torch.cuda.synchronize(images.device)
 
 
-def plan_for_latency(
-    model: nn.Module,
-    seen: LayerInventory,
-    method: Method,
-    budget: Budget,
-    progress: Callable[[int, int, str], None] | None = None,
-    *,
-    runtime: str = "torch",
-) -> Plan:
+def plan_for_latency(subject: Subject, method: Method, budget: Budget, *, runtime: str = "torch") -> Plan:
     """Return the plan with the largest operation budget whose measured latency share is at most ``budget.keep``.
 
     Latency: the least of many calls in ``runtime`` at the example's batch of at most 8, against the original in the
@@ -71,24 +61,22 @@ def plan_for_latency(
     Raises:
         InvalidArgument: no plan tried is fast enough; the error names the best that was measured.
     """
-    images = seen.example[:8]
-    memory: Memory = {}
-    base = runnable(model, images, runtime)
+    images = subject.seen.example[:8]
+    base = runnable(subject.model, images, runtime)
     low, high = 0.0, 1.0
     best: Plan | None = None
     fastest = float("inf")
     if budget.keep == 1:
-        return replace(method.plan(model, seen, Budget("macs", 1.0)), budget=budget)
+        return replace(method.plan(subject, Budget("macs", 1.0)), budget=budget)
     for step in range(STEPS):
         keep = (low + high) / 2
-        if progress is not None:
-            progress(step, STEPS, f"keep {keep:.2f} of MACs")
+        subject.tell(step, STEPS, f"keep {keep:.2f} of MACs")
         try:
-            plan = method.plan(model, seen, Budget("macs", keep), memory=memory)
+            plan = method.plan(subject, Budget("macs", keep))
         except InvalidArgument:
             low = keep
             continue
-        share = _share(base, model, seen, method, plan, images, runtime)
+        share = _share(base, subject, method, plan, images, runtime)
         fastest = min(fastest, share)
         note = f"keeps {plan.kept('macs'):.2f} of MACs; measured latency in {runtime} {share:.2f} of the original's"
         if share <= budget.keep:
@@ -114,16 +102,13 @@ def plan_for_latency(
 
 def _share(
     base: Callable[[Tensor], Any],
-    model: nn.Module,
-    seen: LayerInventory,
+    subject: Subject,
     method: Method,
     plan: Plan,
     images: Tensor,
     runtime: str,
 ) -> float:
     """Return the time of the planned network in units of ``base``, the original in the same runtime."""
-    work = copy.deepcopy(model)
-    again = replace(seen, layers=tuple(replace(x, module=work.get_submodule(x.name)) for x in seen.layers))
-    smaller = runnable(method.apply(work, again, plan).model, images, runtime)
+    smaller = runnable(method.apply(subject.copy(), plan).model, images, runtime)
     old, new = time_side_by_side([base, smaller], images)
     return min(new) / min(old)
