@@ -1,6 +1,13 @@
 """Compression: fewer parameters and operations at equal accuracy."""
 
-from convsmith.compression.convert import available, compress, compression_history, plan_compression, restore_structure
+from convsmith.compression.convert import (
+    available,
+    budget_of,
+    compress,
+    compression_history,
+    plan_compression,
+    restore_structure,
+)
 from convsmith.compression.cost import CONVENTIONS, Cost, LayerCost, cost
 from convsmith.compression.folding import fold_for_inference
 from convsmith.compression.methods.int8 import Int8Model, finish
@@ -89,6 +96,7 @@ __all__ = [
     "available",
     "balanced_cost",
     "balanced_partition",
+    "budget_of",
     "chain_params",
     "composite_kernel",
     "compress",

@@ -78,13 +78,13 @@ def compress(
         MissingExtra: an optional package the method needs is not installed.
     """
     methods = _methods(model, method, settings)
-    budget = _budget(keep_macs, keep_params, keep_latency)
+    names = [name for name, _ in methods]
+    budget, obeying = budget_of(names, keep_macs=keep_macs, keep_params=keep_params, keep_latency=keep_latency)
     check_runtime(runtime)
     if plan is not None and (budget is not None or len(methods) > 1):
         raise InvalidArgument("a plan replaces the budget and belongs to one method", given=f"method {method!r}")
     if plan is not None and plan.method != methods[0][0]:
         raise InvalidArgument("the plan was made for another method", argument=methods[0][0], given=plan.method)
-    obeying = _who_obeys(methods, budget)
     if reconstruct and not any(chosen.reconstructs for _, chosen in methods):
         able = ", ".join(entry.name for entry in METHODS if entry.value.reconstructs)
         raise InvalidArgument(f"{method} has no weights to re-solve", argument="reconstruct", hint=f"methods: {able}")
@@ -148,10 +148,9 @@ def plan_compression(
     methods = _methods(model, method, settings)
     if len(methods) > 1:
         raise InvalidArgument("a plan belongs to one method", given=method, hint="plan the first one, then the next")
-    budget = _budget(keep_macs, keep_params, keep_latency)
-    check_runtime(runtime)
-    _who_obeys(methods, budget)
     name, chosen = methods[0]
+    budget, _ = budget_of([name], keep_macs=keep_macs, keep_params=keep_params, keep_latency=keep_latency)
+    check_runtime(runtime)
     model = unwrap(model)
     with torch.random.fork_rng(devices=[]):
         work = copy.deepcopy(model)
@@ -256,25 +255,33 @@ def _methods(model: nn.Module, method: str, settings: dict[str, Any]) -> list[tu
     ]
 
 
-def _budget(macs: float | None, params: float | None, latency: float | None) -> Budget | None:
-    asked = {k: v for k, v in (("macs", macs), ("params", params), ("latency", latency)) if v is not None}
+def budget_of(
+    methods: Sequence[str],
+    *,
+    keep_macs: float | None = None,
+    keep_params: float | None = None,
+    keep_latency: float | None = None,
+) -> tuple[Budget | None, int]:
+    """Return the one budget given, and the place in the chain of the first method that can obey it (None, -1: none).
+
+    Raises:
+        InvalidArgument: several budgets, a share outside (0, 1], or no method of the chain changes what is asked.
+    """
+    given = {"macs": keep_macs, "params": keep_params, "latency": keep_latency}
+    asked = {kind: keep for kind, keep in given.items() if keep is not None}
+    if not asked:
+        return None, -1
     if len(asked) > 1:
         raise InvalidArgument("give one budget", given=", ".join(f"keep_{k}={v}" for k, v in asked.items()))
-    return next((Budget(kind, keep) for kind, keep in asked.items()), None)
-
-
-def _who_obeys(methods: list[tuple[str, Method]], budget: Budget | None) -> int:
-    """Return the place of the method that takes the budget."""
-    if budget is None:
-        return -1
-    needed = "macs" if budget.kind == "latency" else budget.kind
-    for i, (_, chosen) in enumerate(methods):
-        if needed in chosen.budgets:
-            return i
+    ((kind, keep),) = asked.items()
+    budget, needed = Budget(kind, keep), "macs" if kind == "latency" else kind
+    for i, name in enumerate(methods):
+        if needed in METHODS[name].budgets:
+            return budget, i
     able = [entry.name for entry in METHODS if needed in entry.value.budgets]
     raise InvalidArgument(
-        f"{', '.join(n for n, _ in methods)} does not change the number of {needed}",
-        argument=f"keep_{budget.kind}={budget.keep}",
+        f"{', '.join(methods)} does not change the number of {needed}",
+        argument=f"keep_{kind}={keep}",
         hint=f"chain it behind one of {', '.join(able)}, or leave the budget away",
     )
 

@@ -46,11 +46,15 @@ def test_close_to_the_original_at_every_batch_size(network, quantised):
 
 
 def test_weights_are_the_rounded_ones(network, quantised):
-    """conv3 has no normalisation to fold in: one of the stored code tensors must be its weight, half a step off."""
+    """conv3 has no normalisation to fold in: one of the stored code tensors must be its weight, a few steps off.
+
+    Most lie half a step off at most; others make good what these cost (see `test_rounding`).
+    """
     weight = network.conv3.weight
     step = weight.abs().amax((1, 2, 3), keepdim=True) / 127.5
     codes = [b for b in quantised.buffers() if b.dtype == torch.int8 and b.shape == weight.shape]
-    assert any(bool(((c * step - weight).abs() <= 0.51 * step).all()) for c in codes)
+    off = [((c * step - weight.detach()).abs() / step).flatten() for c in codes]
+    assert any(float(x.max()) <= 4 and float((x <= 0.51).double().mean()) > 0.5 for x in off)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Compress in stages, fine-tune, measure, write the chapters of a report; shared by compress and the demonstration."""
+"""What `compress` does between its flags and its report: plan and compress in stages, fine-tune, measure, write."""
 
 from __future__ import annotations
 
@@ -29,35 +29,6 @@ class Stage:
     finetuned: Accuracy | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budgets:
-    """At most one is set; see `convsmith.compression.compress`."""
-
-    keep_macs: float | None = None
-    keep_params: float | None = None
-    keep_latency: float | None = None
-
-    def given(self) -> dict[str, float]:
-        """Return what is set."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass(kw_only=True)
-class Finetune:
-    """How to train after compressing (``epochs`` 0: not at all); ``renorm``: first re-estimate batch normalisation."""
-
-    epochs: int = 0
-    lr: float = 0.02
-    distill: float = 0.5
-    gradual: bool = False
-    renorm: bool = False
-    batch_size: int = 64
-    seed: int = 0
-    device: str = "cpu"
-    folder: Path | None = None
-    resume: bool = False
-
-
 def example_of(split: ImageSplit, count: int, seed: int) -> Tensor:
     """Return up to ``count`` images [B, C, H, W], drawn by ``seed``: shapes, scan and calibration come from them."""
     import torch
@@ -68,122 +39,91 @@ def example_of(split: ImageSplit, count: int, seed: int) -> Tensor:
     return split.fetch(positions.sort().values).images
 
 
-def split_settings(methods: Sequence[str], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return which method of a chain takes which setting; one that none takes is an error."""
-    import dataclasses
-
-    from convsmith.compression import METHODS
-    from convsmith.errors import close_matches
-
-    known: list[set[str]] = []
-    for name in methods:
-        method: Any = METHODS[name]
-        known.append({item.name for item in dataclasses.fields(method)})
-    for key in settings:
-        if not any(key in names for names in known):
-            raise InvalidArgument(
-                f"{', '.join(methods)} has no such setting",
-                argument="--set",
-                given=key,
-                hint=close_matches(key, set().union(*known)),
-            )
-    return [{key: value for key, value in settings.items() if key in names} for names in known]
-
-
-def budgets_of(methods: Sequence[str], budgets: Budgets) -> list[dict[str, Any]]:
-    """Return which method of a chain takes the budget: the first that can obey it."""
-    from convsmith.compression import METHODS
-
-    given = budgets.given()
-    if len(given) > 1:
-        asked = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in given.items())
-        raise InvalidArgument("give one budget", argument=asked)
-    kinds = {"keep_macs": "macs", "keep_params": "params", "keep_latency": "macs"}
-    for i, name in enumerate(methods):
-        if all(kinds[key] in METHODS[name].budgets for key in given):
-            return [dict(given) if j == i else {} for j in range(len(methods))]
-    # none can: the first one's own error says so
-    return [dict(given) if j == 0 else {} for j in range(len(methods))]
-
-
 def compress_stages(
     model: nn.Module,
-    methods: Sequence[str],
     images: ImageData,
     example: Tensor,
+    arguments: Any,
+    parts: Mapping[str, Mapping[str, Any]],
     *,
-    budgets: Budgets,
-    settings: Mapping[str, Any],
-    finetune: Finetune,
+    folder: Path,
     plan: Plan | None = None,
-    runtime: str = "torch",
-    reconstruct: bool = True,
     judge: ImageSplit | None = None,
 ) -> list[Stage]:
-    """Return one stage per method. Fine-tuning follows every method whose result can be trained.
+    """Return one stage per method, by the flags of the verb, ``arguments``; ``parts``: the settings of each method of the chain.
 
-    A static int8 stage is not trained: what comes before it is fine-tuned first.
+    Fine-tuning follows every method whose result can be trained. A static int8 stage is not: what comes before it is
+    fine-tuned first.
     """
     from convsmith import compression, data
 
-    parts = split_settings(methods, settings)
-    shares = budgets_of(methods, budgets)
     stages: list[Stage] = []
     work = model
-    for i, name in enumerate(methods):
-        label = ",".join(methods[: i + 1])
-        made = plan if i == 0 else None
-        if made is None:
-            with progress(f"plan {name}") as callback:
-                made = compression.plan_compression(
-                    work, name, example=example, runtime=runtime, progress=callback, **shares[i], **parts[i]
-                )
+    for i, (name, settings) in enumerate(parts.items()):
+        made = plan if i == 0 and plan is not None else planned(work, example, arguments, parts, i)
         with progress(f"compress {name}") as callback:
             work = compression.compress(
                 work,
                 name,
                 example=example,
                 plan=made,
-                reconstruct=None if reconstruct else False,
+                reconstruct=None if arguments.reconstruct else False,
                 progress=callback,
-                **parts[i],
+                **settings,
             )
         for note in compression.compression_history(work)[-1]["notes"]:
             terminal.complain("note", f"{name}: {note}")
         trainable = not isinstance(work, compression.Int8Model)
-        if finetune.renorm and trainable:
-            batches = data.Loader(images.train, finetune.batch_size, seed=finetune.seed, shuffle=True)
+        if arguments.renorm and trainable:
+            batches = data.Loader(images.train, arguments.batch_size, seed=arguments.seed, shuffle=True)
             work = compression.reestimate_batchnorm(work, batches)
-        stage = Stage(name=label, model=work, plan=made)
+        stage = Stage(name=",".join(list(parts)[: i + 1]), model=work, plan=made)
         stages.append(stage)
         if judge is not None:
-            stage.accuracy = accuracy(work, judge, finetune)
-        if finetune.epochs and trainable:
-            work = _finetuned(work, model, images, finetune, place=f"{i + 1:02d}-{name}")
-            stage.model = work
+            stage.accuracy = accuracy(work, judge, arguments)
+        if arguments.finetune_epochs and trainable:
+            stage.model = work = _finetuned(work, model, images, arguments, folder / "finetune" / f"{i + 1:02d}-{name}")
             if judge is not None:
-                stage.finetuned = accuracy(work, judge, finetune)
-        elif trainable and not finetune.epochs:
-            work = compression.finish(work)
-            stage.model = work
+                stage.finetuned = accuracy(work, judge, arguments)
+        elif trainable:
+            stage.model = work = compression.finish(work)
     return stages
 
 
-def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, how: Finetune, *, place: str) -> nn.Module:
+def planned(
+    model: nn.Module, example: Tensor, arguments: Any, parts: Mapping[str, Mapping[str, Any]], number: int
+) -> Plan:
+    """Plan the method of that number of the chain, with the budget if it is the one to obey it."""
+    from convsmith import compression
+
+    name, settings = list(parts.items())[number]
+    budget, place = compression.budget_of(list(parts), **arguments.budgets())
+    share = {f"keep_{budget.kind}": budget.keep} if budget is not None and place == number else {}
+    with progress(f"plan {name}") as callback:
+        return compression.plan_compression(
+            model, name, example=example, runtime=arguments.runtime, progress=callback, **share, **settings
+        )
+
+
+def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, arguments: Any, folder: Path) -> nn.Module:
     from convsmith import compression, data, training
 
-    config = training.TrainConfig(epochs=how.epochs, lr=how.lr, clip=1.0, seed=how.seed, device=how.device)
+    config = training.TrainConfig(
+        epochs=arguments.finetune_epochs,
+        lr=arguments.finetune_lr,
+        clip=1.0,
+        seed=arguments.seed,
+        device=str(training.resolve_device(arguments.device)),
+    )
     loader = data.Loader(
         images.train,
-        how.batch_size,
-        seed=how.seed,
+        arguments.batch_size,
+        seed=arguments.seed,
         shuffle=True,
         augment=True,
-        drop_last=len(images.train) >= how.batch_size,
+        drop_last=len(images.train) >= arguments.batch_size,
     )
     sparse = any(compression.METHODS[s["method"]].keeps_zeros for s in compression.compression_history(work))
-    folder = None if how.folder is None else how.folder / "finetune" / place
-    resume = how.resume and folder is not None and (folder / "checkpoints").is_dir()
     with progress("finetune") as callback:
         return compression.finetune(
             work,
@@ -191,22 +131,23 @@ def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, how: Finetu
             loader,
             num_classes=len(images.classes),
             config=config,
-            distill=how.distill,
-            gradual=how.gradual and sparse,
+            distill=arguments.distill,
+            gradual=arguments.gradual and sparse,
             out=folder,
-            resume=resume,
+            resume=arguments.resume and (folder / "checkpoints").is_dir(),
             progress=callback,
         )
 
 
-def accuracy(model: nn.Module, split: ImageSplit, how: Finetune) -> Accuracy:
+def accuracy(model: nn.Module, split: ImageSplit, arguments: Any) -> Accuracy:
     """Measure the share of right answers with its interval."""
     from convsmith.compression import Accuracy
     from convsmith.data import Loader
-    from convsmith.training import classification_metrics, predict
+    from convsmith.training import classification_metrics, predict, resolve_device
 
-    logits, labels, _ = predict(model, Loader(split, how.batch_size), how.device)
-    metrics = classification_metrics(logits, labels, how.seed)
+    loader = Loader(split, arguments.batch_size)
+    logits, labels, _ = predict(model, loader, str(resolve_device(arguments.device)))
+    metrics = classification_metrics(logits, labels, arguments.seed)
     return Accuracy(metrics.top1, *metrics.intervals["top1"])
 
 

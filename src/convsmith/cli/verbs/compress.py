@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from convsmith.cli.reports import compression_stages
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
-from convsmith.cli.shell.method_settings import keyword_arguments
+from convsmith.cli.shell.method_settings import method_settings
 from convsmith.cli.shell.options import Work, option
 from convsmith.errors import InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from convsmith.compression import Plan
     from convsmith.data import ImageData
     from convsmith.models.storage import LoadedModel
 
@@ -62,10 +61,14 @@ class Arguments(data_options.DataOptions, Work):
     threads: int = option(1, "threads of the timing", metavar="N", group="timing")
     compiled: bool = option(True, "also time under torch.compile (a minute or so)", group="timing")
 
+    def budgets(self) -> dict[str, float | None]:
+        """Return the three budgets by their names in Python."""
+        return {"keep_macs": self.keep_macs, "keep_params": self.keep_params, "keep_latency": self.keep_latency}
+
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Load, plan, compress, fine-tune, measure, write."""
-    methods = check(arguments)
+    parts = check(arguments)
     from convsmith import compression, data
     from convsmith.cli.verbs.evaluate import trained_on
     from convsmith.models.storage import load_model, save_model
@@ -84,33 +87,21 @@ def run(arguments: Arguments) -> dict[str, Any]:
         terminal.complain("note", f"{arguments.model} is untrained: its weights are random, accuracies mean nothing")
     classifier.check_takes(loaded.model, images.train)
     example = compression_stages.example_of(images.train, EXAMPLE_IMAGES, arguments.seed).to(device)
-    settings = keyword_arguments(arguments.set)
     if arguments.dry_run:
-        return _dry_run(arguments, methods, loaded, example, settings)
+        return _dry_run(arguments, parts, loaded, example)
     plan = None if arguments.plan is None else compression.Plan.load(arguments.plan)
     folder = run_folder.open_run("compress", arguments)
     judge = _held_out(images)
-    how = _finetune(arguments, str(device), folder)
-    before = None if judge is None else compression_stages.accuracy(loaded.model, judge, how)
+    before = None if judge is None else compression_stages.accuracy(loaded.model, judge, arguments)
     try:
         stages = compression_stages.compress_stages(
-            loaded.model,
-            methods,
-            images,
-            example,
-            budgets=_budgets(arguments),
-            settings=settings,
-            finetune=how,
-            plan=plan,
-            runtime=arguments.runtime,
-            reconstruct=arguments.reconstruct,
-            judge=judge,
+            loaded.model, images, example, arguments, parts, folder=folder, plan=plan, judge=judge
         )
     except compression.FinetuneInterrupted as stopped:
         raise run_folder.Interrupted("compress", folder, str(stopped)) from stopped
     for number, stage in enumerate(stages, 1):
         terminal.say(stage.plan.text())
-        stage.plan.save(folder / f"plan-{number}-{methods[number - 1]}.yaml")
+        stage.plan.save(folder / f"plan-{number}-{stage.plan.method}.yaml")
     comparison = compression_stages.compare(
         loaded.model,
         before,
@@ -149,9 +140,9 @@ def _ship(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     return {"file": str(file), "difference": worst, "kB": round(file.stat().st_size / 1024, 1)}
 
 
-def check(arguments: Arguments) -> list[str]:
-    """Refuse bad flags before anything is read; return the methods of the chain."""
-    from convsmith.compression import METHODS, Budget
+def check(arguments: Arguments) -> dict[str, dict[str, Any]]:
+    """Refuse bad flags before anything is read; return the settings of every method of the chain."""
+    from convsmith.compression import METHODS, budget_of
     from convsmith.compression.runtimes import check_runtime
 
     if not arguments.dry_run:
@@ -160,75 +151,39 @@ def check(arguments: Arguments) -> list[str]:
     methods = [name.strip() for name in arguments.method.split(",") if name.strip()]
     if not methods:
         raise InvalidArgument("a method is needed", argument="--method", given=repr(arguments.method))
-    for name in methods:
-        METHODS.entry(name)
-    for kind, value in (
-        ("macs", arguments.keep_macs),
-        ("params", arguments.keep_params),
-        ("latency", arguments.keep_latency),
-    ):
-        if value is not None:
-            Budget(kind, value)
+    if len(set(methods)) < len(methods):
+        raise InvalidArgument("a chain names a method once", argument="--method", given=arguments.method)
+    parts = method_settings(arguments.set, {name: METHODS[name] for name in methods})
+    budget, _ = budget_of(methods, **arguments.budgets())
     for runtime in (arguments.runtime, *["onnxruntime"] * (arguments.onnx and not arguments.dry_run)):
         check_runtime(runtime)
     for flag, number in (("--finetune-epochs", arguments.finetune_epochs), ("--threads", arguments.threads - 1)):
         if number < 0:
             raise InvalidArgument("is too small", argument=flag, given=number)
-    if arguments.plan is not None and _budgets(arguments).given() and not arguments.dry_run:
+    if arguments.plan is not None and budget is not None and not arguments.dry_run:
         raise InvalidArgument(
             "a plan replaces the budget", argument=f"--plan {arguments.plan}", hint="give one of them"
         )
-    settings = keyword_arguments(arguments.set)
-    for name, part in zip(methods, compression_stages.split_settings(methods, settings), strict=True):
+    for name, part in parts.items():
         METHODS[name](**part)
-    compression_stages.budgets_of(methods, _budgets(arguments))
-    if arguments.finetune_epochs and methods == ["int8"] and settings.get("mode", "static") == "static":
+    if arguments.finetune_epochs and methods == ["int8"] and parts["int8"].get("mode", "static") == "static":
         raise InvalidArgument(
             "static int8 is not trained",
             argument="--finetune-epochs",
             hint="add --set mode=qat, or leave the fine-tuning away",
         )
-    return methods
-
-
-def _budgets(arguments: Arguments) -> compression_stages.Budgets:
-    return compression_stages.Budgets(
-        keep_macs=arguments.keep_macs, keep_params=arguments.keep_params, keep_latency=arguments.keep_latency
-    )
-
-
-def _finetune(arguments: Arguments, device: str, folder: Path) -> compression_stages.Finetune:
-    return compression_stages.Finetune(
-        epochs=arguments.finetune_epochs,
-        lr=arguments.finetune_lr,
-        distill=arguments.distill,
-        gradual=arguments.gradual,
-        renorm=arguments.renorm,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-        device=device,
-        folder=folder,
-        resume=arguments.resume,
-    )
+    return parts
 
 
 def _dry_run(
-    arguments: Arguments, methods: list[str], loaded: LoadedModel, example: Any, settings: dict[str, Any]
+    arguments: Arguments, parts: dict[str, dict[str, Any]], loaded: LoadedModel, example: Any
 ) -> dict[str, Any]:
     """Print the plan of the first method, and write it if a file is named."""
-    from convsmith.cli.shell.progress import progress
-    from convsmith.compression import plan_compression
-
-    shares = compression_stages.budgets_of(methods, _budgets(arguments))[0]
-    part = compression_stages.split_settings(methods, settings)[0]
-    with progress(f"plan {methods[0]}") as callback:
-        plan: Plan = plan_compression(
-            loaded.model, methods[0], example=example, runtime=arguments.runtime, progress=callback, **shares, **part
-        )
+    plan = compression_stages.planned(loaded.model, example, arguments, parts, 0)
     terminal.say(plan.text())
-    if len(methods) > 1:
-        terminal.say(f"the plan of {methods[1]} depends on the network that {methods[0]} leaves")
-    summary = {"method": methods[0], "keeps": {kind: plan.kept(kind) for kind in ("macs", "params")}}
+    if len(parts) > 1:
+        terminal.say(f"the plan of {list(parts)[1]} depends on the network that {plan.method} leaves")
+    summary = {"method": plan.method, "keeps": {kind: plan.kept(kind) for kind in ("macs", "params")}}
     if arguments.plan is None:
         return summary
     terminal.say(f"plan    {plan.save(arguments.plan)}")

@@ -1,6 +1,7 @@
 """The method ``int8``: eight-bit weights and activations through torchao's PT2E route, or weights alone.
 
-``static``       post-training: observers see the example images, weights per channel, activations per tensor;
+``static``       post-training: observers see the example images, weights per channel, activations per tensor; weights
+                 are rounded for the least error of the layers' outputs on these images (`rounding`);
 ``qat``          the same quantiser with fake quantisation that trains; `finish` turns the trained one into int8;
 ``weight-only``  int8 weights with a scale per output channel, computed in floating point: the file shrinks.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,6 +28,7 @@ from convsmith.compression.methods.graphs import graph_from_json, graph_to_json
 from convsmith.compression.methods.low_bit import lowbit
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.methods.precision import apply_lowbit, plan_lowbit
+from convsmith.compression.methods.rounding import round_by_moments
 from convsmith.compression.planning.plan import WHOLE, Budget, Choice, Plan
 from convsmith.compression.planning.replacement import replace
 from convsmith.compression.planning.subject import Subject
@@ -86,7 +89,6 @@ class Int8(Method):
     Args:
         mode: ``"static"``, ``"qat"`` (train the result, then `finish` it), ``"weight-only"``.
         ends: weight-only: also the first and the last layer (the other modes quantise all layers).
-        skip: weight-only: names of layers to leave alone.
     """
 
     mode: str = "static"
@@ -99,10 +101,8 @@ class Int8(Method):
             raise InvalidArgument(
                 "int8 has no such mode", argument="mode", given=self.mode, hint=close_matches(self.mode, MODES)
             )
-        if self.mode != "weight-only" and (self.skip or not self.ends):
-            raise InvalidArgument(
-                "skip and ends belong to mode 'weight-only'", argument=f"mode={self.mode!r}", given=self.skip
-            )
+        if self.mode != "weight-only" and not self.ends:
+            raise InvalidArgument("ends belongs to mode 'weight-only'; use skip", argument=f"mode={self.mode!r}")
         if self.mode != "weight-only":
             require("torchao", "compress")
 
@@ -127,9 +127,11 @@ class Int8(Method):
             return apply_lowbit(subject, plan)
         model, seen = subject.model, subject.seen
         if self.mode == "qat":
-            return Applied(_calibrated(prepare(model, seen.example, training=True), seen.example), {}, _UNFINISHED)
-        prepared = _calibrated(prepare(model, seen.example, training=False), seen.example)
-        done, layers = converted(prepared)
+            return Applied(
+                _calibrated(prepare(model, seen.example, training=True, skip=self.skip), seen.example), {}, _UNFINISHED
+            )
+        prepared = _calibrated(prepare(model, seen.example, training=False, skip=self.skip), seen.example)
+        done, layers = converted(prepared, images=seen.example)
         return Applied(done, layers, (_speed_note(),))
 
     @classmethod
@@ -167,8 +169,8 @@ def _speed_note() -> str:
     return "int8 is fast when compiled; run eagerly it is slower than floating point"
 
 
-def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Training:
-    """Export ``model`` with a free batch size and put observers (or fake quantisation) into it.
+def prepare(model: nn.Module, example: Tensor, *, training: bool, skip: Sequence[str] = ()) -> Int8Training:
+    """Export ``model`` with a free batch size and put observers (or fake quantisation) into it, not around ``skip``.
 
     Raises:
         RunFailed: torch.export cannot follow the network, its batch size is fixed in the code, or the quantiser
@@ -201,6 +203,8 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool) -> Int8Trainin
         quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=training))
         # products of two activations (scales in front of a pooling) have ranges that eight bits do not hold
         quantiser.set_function_type_qconfig(torch.mul, None)
+        for name in skip:
+            quantiser.set_module_name_qconfig(name, None)
         try:
             prepared = (prepare_qat_pt2e if training else prepare_pt2e)(exported, quantiser)
             return Int8Training(prepared, trainable=training, structure=structure)
@@ -292,8 +296,12 @@ def _tell_calls_apart(exported: fx.GraphModule) -> None:
             node.meta["torch_fn"] = (f"{key}/{function}/{name}", function)
 
 
-def converted(prepared: Int8Training) -> tuple[Int8Model, dict[str, Any]]:
-    """Return the int8 network of a calibrated or trained one, and the description `Int8.restore_structure` takes."""
+def converted(prepared: Int8Training, *, images: Tensor | None = None) -> tuple[Int8Model, dict[str, Any]]:
+    """Return the int8 network of a calibrated or trained one, and the description `Int8.restore_structure` takes.
+
+    With ``images`` [B, C, H, W] weights are rounded for what the layers are shown, see `rounding`; a trained network
+    has learnt its own rounding.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torchao.quantization.pt2e import move_exported_model_to_eval
@@ -303,6 +311,8 @@ def converted(prepared: Int8Training) -> tuple[Int8Model, dict[str, Any]]:
         if prepared.training:
             move_exported_model_to_eval(graph)
         graph = convert_pt2e(graph)
+        if images is not None:
+            round_by_moments(graph, prepared.program, images)
     value = graph_to_json(graph, prepared.structure)
     fresh = graph_from_json(value)
     state = {name: _tensor(graph, name) for name in value["tensors"]}

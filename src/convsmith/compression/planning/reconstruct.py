@@ -21,6 +21,7 @@ from convsmith.compression.planning.moments import (
     Moments,
     by_group,
     chosen_positions,
+    chosen_ridge,
     sampled_inputs,
     sampled_outputs,
 )
@@ -136,11 +137,12 @@ def _solve(module: Any, before: Weighted, inputs: Tensor, wanted: Tensor, given:
     if width > WIDEST:
         _gain(module, wanted, given)
         return
-    moments = Moments.of(inputs, wanted.reshape(-1, groups, outputs), centred=biased)
+    targets = wanted.reshape(-1, groups, outputs)
+    moments = Moments.of(inputs, targets, centred=biased)
     if not moments.enough:
         _gain(module, wanted, given)
         return
-    best = moments.best(base)
+    best = moments.best(base, chosen_ridge(inputs, targets, base, centred=biased))
     bias = moments.bias(best) if biased else None
     if refits:
         module.refit(best, moments, bias)
