@@ -50,7 +50,7 @@ def compress_stages(
     plan: Plan | None = None,
     judge: ImageSplit | None = None,
 ) -> list[Stage]:
-    """Return one stage per method, by the flags of the verb, ``arguments``; ``parts``: the settings of each method of the chain.
+    """Return one stage per method by the flags ``arguments``; ``parts``: the settings of each method of the chain.
 
     Fine-tuning follows every method whose result can be trained. A static int8 stage is not: what comes before it is
     fine-tuned first.

@@ -25,7 +25,7 @@ from convsmith.compression.planning.moments import (
 )
 
 #: images used at most: activations of all of them are in memory at once
-IMAGES = 64
+IMAGES = 48
 #: lambda, in units of the inputs' mean square
 RIDGE = 0.01
 _LAYERS = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
