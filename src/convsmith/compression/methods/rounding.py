@@ -65,15 +65,15 @@ def round_by_moments(graph: fx.GraphModule, reference: fx.GraphModule, images: T
     return rounding.done
 
 
-def _layer(node: fx.Node, weight: Tensor) -> nn.Module:
+def _layer(node: fx.Node, weight: Tensor) -> Any:
     """Return an empty module that says what a node of the graph computes."""
     if node.target is torch.ops.aten.linear.default:
         return nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     given: Any = node.args[3:]
     stride, padding, dilation, groups = (*given, *(1, 0, 1, 1)[len(given) :])
-    sizes: Any = [tuple(x) * (2 // len(x)) if isinstance(x, list | tuple) else x for x in (stride, padding, dilation)]
-    kernel: Any = tuple(weight.shape[2:])
-    return nn.Conv2d(weight.shape[1] * groups, len(weight), kernel, *sizes, groups, device="meta")
+    pairs = [tuple(x) * (2 // len(x)) if isinstance(x, list | tuple) else x for x in (stride, padding, dilation)]
+    conv: Any = nn.Conv2d
+    return conv(weight.shape[1] * groups, len(weight), tuple(weight.shape[2:]), *pairs, groups, device="meta")
 
 
 class _Targets(fx.Interpreter):
