@@ -69,9 +69,9 @@ def _layer(node: fx.Node, weight: Tensor) -> Any:
     """Return an empty module that says what a node of the graph computes."""
     if node.target is torch.ops.aten.linear.default:
         return nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    given: Any = node.args[3:]
-    stride, padding, dilation, groups = (*given, *(1, 0, 1, 1)[len(given) :])
-    pairs = [tuple(x) * (2 // len(x)) if isinstance(x, list | tuple) else x for x in (stride, padding, dilation)]
+    values: list[Any] = [1, 0, 1, 1]  # stride, padding, dilation, groups
+    values[: len(node.args) - 3] = node.args[3:]
+    *pairs, groups = (tuple(x) * (2 // len(x)) if isinstance(x, list | tuple) else x for x in values)
     conv: Any = nn.Conv2d
     return conv(weight.shape[1] * groups, len(weight), tuple(weight.shape[2:]), *pairs, groups, device="meta")
 
