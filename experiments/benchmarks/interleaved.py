@@ -12,8 +12,9 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 
 from convsmith.compression import InterleavedGroupConv2d, cost
 from convsmith.compression.operators.backends import BACKENDS, rule
-from experiments.benchmarks.contract import Bench, Case, Timing, suite
+from experiments.benchmarks.contract import Bench, Case, Timing, quartiles, suite
 
 try:
     import resource
@@ -36,6 +37,10 @@ PAIRS = (
     (1024, 14, 8, 32, 32),
     (1024, 14, 8, 512, 2),
 )
+#: channels and their members M in the grid that the rule's constants come from
+GRID = {32: 4, 64: 8, 128: 8, 256: 16, 512: 16, 1024: 32}
+SIDES = (4, 7, 14, 28, 56)
+MOST_BYTES = 1 << 25
 #: environment of a process whose C library keeps freed pages (glibc's names; others ignore them)
 KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 32)}
 LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
@@ -65,6 +70,8 @@ def run(bench: Bench) -> None:
     run_pairs(bench)
     if bench.device.type == "cpu":
         bench.cases += _in_another_process(bench)
+        bench.cases += _in_another_process(bench, "first_calls", {})
+        run_grid(bench)
 
 
 def run_pairs(bench: Bench) -> None:
@@ -75,22 +82,73 @@ def run_pairs(bench: Bench) -> None:
                 _pair(bench, channels, side, batch, primary, members, layout)
 
 
-def _in_another_process(bench: Bench) -> list[Case]:
-    """Measure the pairs where freed pages are kept."""
+def run_grid(bench: Bench) -> None:
+    """Measure every backend over channels and sides, and how much slower than the fastest the rule's choice is."""
+    for channels, members in list(GRID.items())[:1] if bench.quick else GRID.items():
+        for side in SIDES:
+            x = torch.randn(8, channels, side, side, device=bench.device)
+            if x.numel() * x.element_size() > MOST_BYTES:
+                continue
+            chain = InterleavedGroupConv2d(channels // members, members, 1, device=bench.device).requires_grad_(False)
+            for layout, form in LAYOUTS.items():
+                images = x.contiguous(memory_format=form)
+                arms = {name: _forced(chain.primary, members, chain, name, images) for name in BACKENDS}
+                with torch.no_grad():
+                    case = bench.compare(
+                        f"backends, C={channels}, {side}x{side}, batch 8, {layout}",
+                        arms,
+                        baseline="group",
+                        rounds=7,
+                        warmup=2,
+                        seconds=0.5,
+                        memory=False,
+                        aim="the rule's choice is the fastest",
+                    )
+                chosen = rule(images, chain)
+                ratio = case.arms[chosen].median / min(timing.median for timing in case.arms.values())
+                bench.cases[-1] = replace(case, settings={"auto is": chosen, "times the fastest": round(ratio, 3)})
+
+
+def first_calls(bench: Bench) -> None:
+    """Time the first call of each pair at its shape against the later ones, in a process that ran another shape."""
+    with torch.no_grad():
+        InterleavedGroupConv2d(4, 4, 1)(torch.randn(2, 16, 8, 8))
+        for channels, side, batch, primary, members in PAIRS:
+            chain, x = InterleavedGroupConv2d(primary, members, 1), torch.randn(batch, channels, side, side)
+            seconds = [bench._seconds(partial(chain, x), 1) for _ in range(21)]
+            arms = {
+                name: Timing(q2, q1, q3, n)
+                for name, (q1, q2, q3), n in (
+                    ("later calls", quartiles(seconds[1:]), 20),
+                    ("first call", quartiles(seconds[:1]), 1),
+                )
+            }
+            ratios = {name: (timing.median / arms["later calls"].median,) * 3 for name, timing in arms.items()}
+            name = f"first call at a shape, C={channels} (L={primary}, M={members}), {side}x{side}, batch {batch}"
+            bench.cases.append(Case(name, "later calls", arms, ratios, aim="at most 3 times a later call"))
+
+
+def _in_another_process(
+    bench: Bench, function: str = "run_pairs", environment: Mapping[str, str] = KEEP_PAGES
+) -> list[Case]:
+    """Run one function of this file in a process of its own, by default one that keeps freed pages."""
     program = (
         "import json, sys, torch\n"
         "from dataclasses import asdict\n"
         "from experiments.benchmarks.contract import Bench\n"
-        "from experiments.benchmarks.interleaved import run_pairs\n"
+        "from experiments.benchmarks import interleaved\n"
         f"torch.set_num_threads({torch.get_num_threads()})\n"
         "torch.manual_seed(0)\n"
         f"bench = Bench(quick={bench.quick})\n"
-        "run_pairs(bench)\n"
+        f"interleaved.{function}(bench)\n"
         "json.dump([asdict(case) for case in bench.cases], sys.stdout)\n"
     )
-    environment = {**os.environ, **KEEP_PAGES, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     cases = []
     for value in json.loads(done.stdout):
@@ -124,7 +182,7 @@ def _pair(bench: Bench, channels: int, side: int, batch: int, primary: int, memb
         {name: _counting(arm, faults[name]) for name, arm in arms.items()},
         baseline="group convolutions and shuffles",
         rounds=15,
-        seconds=4,
+        seconds=2,
         memory=False,
         settings={
             "auto is": rule(x, chain),

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from convsmith.cli.verbs.explain import Explained
     from convsmith.interpretation import Contrast, Routes
     from convsmith.report import Section
 
 FRACTIONS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The images of one run: normalised [B, C, H, W], pixels in [0, 1], names, labels (-1 unknown)."""
+
+    images: Tensor
+    pixels: Tensor
+    names: tuple[str, ...]
+    labels: Tensor
+    classes: tuple[str, ...]
 
 
 def write(

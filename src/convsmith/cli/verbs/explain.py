@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from convsmith.cli.reports.explain_report import Explained
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import progress
@@ -49,17 +50,6 @@ class Arguments(data_options.DataOptions):
     show: int = option(12, "images with a chapter of their own", metavar="N")
     neighbours: int = option(3, "similar training images to show (0: none)", metavar="N")
     reference: int = option(200, "training images among which they are looked for", metavar="N")
-
-
-@dataclass(frozen=True)
-class Explained:
-    """The images of one run: normalised [B, C, H, W], pixels in [0, 1], names, labels (-1 unknown)."""
-
-    images: Tensor
-    pixels: Tensor
-    names: tuple[str, ...]
-    labels: Tensor
-    classes: tuple[str, ...]
 
 
 def run(arguments: Arguments) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def graph_to_json(graph: fx.GraphModule, structure: Any = 0) -> dict[str, Any]:
 
 def graph_from_json(value: dict[str, Any]) -> fx.GraphModule:
     """Return the graph that `graph_to_json` described, its tensors zero until a state is loaded."""
-    import torch.ao.quantization.fx._decomposed  # registers the quantize and dequantize operators
+    import torch.ao.quantization.fx  # registers the quantize and dequantize operators
 
     root = nn.Module()
     for name, form in value["tensors"].items():

@@ -26,6 +26,8 @@ from convsmith.compression.operators.geometry import ChainGeometry
 DENSE_SHARE = 0.2
 #: most channels of such a chain: wider, the batched products were as fast as the dense layer or faster at every share
 DENSE_CHANNELS = 128
+#: bytes of an input channels last from which ``matmul``, whose results are small, beats ``group``, whose are as large
+LARGE = 1 << 23
 #: positions per row of the composite kernel that make its computation small beside the convolution
 POSITIONS_PER_MEMBER = 32
 
@@ -58,6 +60,15 @@ def dense_kernel(weights: Sequence[Tensor], spec: ChainSpec) -> Tensor:
 
 def _ordered(x: Tensor, order: ChannelPermutation | None) -> Tensor:
     return x if order is None else order(x)
+
+
+def convolution_of(kernel: Tensor, geometry: Any) -> nn.Conv2d:
+    """Return the dense layer of weights [out, in, k, k] with the stride, padding and dilation of ``geometry``."""
+    out, in_channels, *sides = kernel.shape
+    settings = (geometry.stride, geometry.padding, geometry.dilation)
+    layer = nn.Conv2d(in_channels, out, sides, *settings, bias=False, device="meta")  # type: ignore[arg-type]
+    layer.weight = nn.Parameter(kernel)
+    return layer
 
 
 def by_group(x: Tensor, chain: Chain) -> Tensor:
@@ -94,7 +105,25 @@ def by_matmul(x: Tensor, chain: Chain) -> Tensor:
 
     if len(x) < 2 or x.device.type != "cpu" or is_traced(x) or needs_gradient(x, weights):
         return products(x)
+    if spec.is_view and not is_channels_last(x):
+        return _image_by_image(x, [weight for weight, _ in views])
     return torch.cat([products(image) for image in x.split(1)])
+
+
+def _image_by_image(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Contract [B, C, H, W] with ``weights`` [slow, fast, K', K] in turn, every image through the same buffers."""
+    places = x.shape[2] * x.shape[3]
+    blocks = [weight.flatten(0, 1) for weight in weights]
+    buffers = [x.new_empty(*block.shape[:2], places) for block in blocks]
+    y = x.new_empty(len(x), buffers[-1].numel() // places, *x.shape[2:])
+    for image, row in zip(x, y, strict=True):
+        for weight, block, buffer in zip(weights, blocks, buffers, strict=True):
+            slow, fast, _, members = weight.shape
+            grid = image.reshape(slow, members, fast, places).transpose(1, 2)
+            torch.bmm(block, grid.reshape(slow * fast, members, places), out=buffer)
+            image = buffer.view(slow, fast, -1, places).transpose(1, 2)
+        row.view(image.shape).copy_(image)
+    return y
 
 
 def contract(x: Tensor, weight: Tensor) -> Tensor:
@@ -144,7 +173,8 @@ def rule(x: Tensor, chain: Chain) -> str:
     ``group`` where gradients are needed, where a graph is traced, compiled, exported or counted, off the CPU, in half
     precision and where there are no images. Else ``dense`` if the chain has at most `DENSE_CHANNELS` and more than
     `DENSE_SHARE` of the dense layer's weights, and the composite kernel costs little beside the convolution
-    (`POSITIONS_PER_MEMBER`); else ``matmul`` for channels first and ``group`` for channels last.
+    (`POSITIONS_PER_MEMBER`); else ``matmul`` for channels first and for
+    `LARGE` inputs, ``group`` for other inputs channels last.
     """
     if is_traced(x) or needs_gradient(x, chain.weights):
         return "group"
@@ -160,7 +190,7 @@ def rule(x: Tensor, chain: Chain) -> str:
     narrow = max(spec.in_channels, spec.out_channels) <= DENSE_CHANNELS
     if narrow and share > DENSE_SHARE and len(x) * height * width >= POSITIONS_PER_MEMBER * later:
         return "dense"
-    return "group" if is_channels_last(x) else "matmul"
+    return "group" if is_channels_last(x) and x.numel() * x.element_size() < LARGE else "matmul"
 
 
 def is_traced(x: Tensor) -> bool:

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.compression.operators.backends import convolution_of
 from convsmith.compression.operators.chain_spec import check_divides
+from convsmith.compression.operators.geometry import ChainGeometry
 from convsmith.compression.operators.interleaved import ChannelOrder, InterleavedGroupConv2d, LinearChain
 from convsmith.errors import InvalidArgument
 
@@ -88,17 +90,11 @@ def dense_convolution(module: nn.Module) -> nn.Conv2d:
     """Return a ``nn.Conv2d`` that computes what a stack of linear layers computes (see `composite_kernel`)."""
     with torch.no_grad():
         kernel = composite_kernel(module).contiguous()
-    stride: Any = 1
-    padding: Any = 0
-    dilation: Any = 1
+    geometry: Any = ChainGeometry()
     for layer in _linear_layers(module):
         if _is_spatial(layer):
-            g: Any = layer.geometry if isinstance(layer, LinearChain) else layer
-            stride, padding, dilation = g.stride, g.padding, g.dilation
-    out, in_channels, height, width = kernel.shape
-    layer = nn.Conv2d(in_channels, out, (height, width), stride, padding, dilation, bias=False, device="meta")
-    layer.weight = nn.Parameter(kernel)
-    return layer.train(module.training)
+            geometry = layer.geometry if isinstance(layer, LinearChain) else layer
+    return convolution_of(kernel, geometry).train(module.training)
 
 
 def _linear_layers(module: nn.Module) -> Any:
@@ -130,7 +126,8 @@ def _is_spatial(layer: nn.Module) -> bool:
     if isinstance(layer, LinearChain):
         return not layer.geometry.is_pointwise
     if isinstance(layer, nn.Conv2d):
-        return any(n != 1 for n in (*layer.kernel_size, *layer.stride)) or any(layer._reversed_padding_repeated_twice)
+        padded = not isinstance(layer.padding, str) and any(layer.padding)  # "same" adds nothing to a 1x1
+        return padded or any(n != 1 for n in (*layer.kernel_size, *layer.stride))
     return False
 
 

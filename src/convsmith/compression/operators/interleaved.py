@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from convsmith.compression.operators.backends import BACKENDS, dense_kernel, run_chain
+from convsmith.compression.operators.backends import BACKENDS, convolution_of, dense_kernel, run_chain
 from convsmith.compression.operators.chain_spec import (
     ChainSpec,
     ChannelPermutation,
@@ -105,11 +105,8 @@ class LinearChain(nn.Module, ABC):
 
     def to_dense(self) -> nn.Conv2d:
         """Return the ``nn.Conv2d`` that computes the same function, with the composite as its weight."""
-        from convsmith.compression.operators.composite import (
-            dense_convolution,  # it knows chains, so it comes after them
-        )
-
-        return dense_convolution(self)
+        with torch.no_grad():
+            return convolution_of(self.composite().contiguous(), self.geometry).train(self.training)
 
     @abstractmethod
     def extra_repr(self) -> str:
@@ -136,7 +133,7 @@ class InterleavedGroupConv2d(LinearChain):
         out_primary, out_members: L and M of the output where the operator changes the width.
         secondary_groups: partitions of the secondary convolution, ``out_members`` unless given; fewer reproduce the
             authors' widening blocks and then have several paths per pair.
-        backend: "auto" (measured once per shape and machine) or one of ``backends.BACKENDS``.
+        backend: "auto" (the rule of ``backends.rule``) or one of ``backends.BACKENDS``.
     """
 
     def __init__(
