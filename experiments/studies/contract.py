@@ -45,6 +45,7 @@ class Study:
         quick: the small form for ``make studies`` (fewer seeds, fewer updates); the JSON says so.
         seeds: the seeds to use, in order; every arm of a comparison uses all of them.
         device: where to compute.
+        results: the folder of the results, for a study that reads what another one found.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Study:
     device: str
     cells_file: Path | None = None
     progress: Callable[[int, int, str], None] | None = None
+    results: Path | None = None
     cells: dict[str, Any] = field(default_factory=dict)
     _asked: int = 0
 
@@ -137,7 +139,7 @@ def run_study(
     cells_file = results / "cells" / f"{path.stem}--{mark}.jsonl"
     if again and cells_file.exists():
         cells_file.unlink()
-    running = Study(name, quick, numbers, device, cells_file, progress)
+    running = Study(name, quick, numbers, device, cells_file, progress, results)
     begin = time.perf_counter()
     outcome = entry.value(running)
     value = {

@@ -149,7 +149,10 @@ def run(
     target, labels = whole.subset(rows).without_labels(), whole.labels[rows]
     base_logits, base_seen = source_only(direction, seed, recipe)
     if method == "source-only":
-        return {"curve": [compute_metrics(z[rows], labels, s) for z, s in zip(base_logits, base_seen, strict=True)]}
+        return {
+            "curve": [compute_metrics(z[rows], labels, s) for z, s in zip(base_logits, base_seen, strict=True)],
+            "balanced": balanced(base_logits[-1][rows], labels),
+        }
     curve = []
     last: list[Tensor] = []
 
@@ -162,6 +165,7 @@ def run(
     reference = base_logits[-1][rows]
     found: dict[str, Any] = {
         "curve": curve,
+        "balanced": balanced(last[0], labels),
         "agreement": round(agreement(last[0], reference), 5),
         "moved": round(moved_mass(last[0], reference), 5),
     }
@@ -171,3 +175,9 @@ def run(
         if len(kept) < len(whole.classes):
             found["auroc"] = round(shared_auroc(weights, kept), 5)
     return found
+
+
+def balanced(logits: Tensor, labels: Tensor) -> float:
+    """Return accuracy averaged over the classes that are there, which a collapse onto the largest ones does not raise."""
+    right = (logits.argmax(1) == labels).double()
+    return round(float(torch.stack([right[labels == k].mean() for k in labels.unique()]).mean()), 5)
