@@ -61,6 +61,7 @@ bench: setup
 	$(BIN)/python -m experiments bench all
 
 studies: setup
+	$(BIN)/python -m experiments data emoji --least 12
 	$(BIN)/python -m experiments study all --quick
 
 docs: setup

@@ -8,6 +8,7 @@ from typing import Any
 
 from convsmith.report import Figure, Section, Table, render
 from convsmith.report.markdown import GENERATED, conditions_line, standalone, table
+from experiments.studies.beside import BESIDE
 
 
 def finished(results: Path, quick: bool | None = None) -> list[dict[str, Any]]:
@@ -30,6 +31,17 @@ def _protocol(value: dict[str, Any]) -> str:
     )
 
 
+def beside(value: dict[str, Any], values: list[dict[str, Any]]) -> list[str]:
+    """Return what stands beside a verdict: digit twin, published numbers, advice; nothing for a study without them."""
+    found = BESIDE.get(value["study"])
+    if found is None:
+        return []
+    twin = next((v for v in values if v["study"] == found.twin), None)
+    said = "not run" if twin is None else f"{twin['verdict']}; {twin['summary']}"
+    lines = [f"**Beside it.** On digits, `{found.twin}`: {said} Published: {found.published}"]
+    return lines + ([f"**In practice.** {found.practice}"] if found.practice else [])
+
+
 def overview(values: list[dict[str, Any]]) -> Table:
     """Return the table of all verdicts."""
     rows = [[v["study"], v["claim"], v["verdict"], v["summary"]] for v in values]
@@ -45,7 +57,8 @@ def results_page(results: Path) -> tuple[str, dict[str, str]]:
         GENERATED,
         "Every study states its claim and the rule of its verdict before it runs. All arms of a comparison get the "
         "same recipe, data order and number of updates. Intervals are 95 % Student intervals over seeds unless a table "
-        "says otherwise. A negative verdict is a result.",
+        "says otherwise. A negative verdict is a result. Computing in all: "
+        f"{sum(value['seconds'] for value in values) / 3600:.1f} hours on one shared core.",
         table(summary.columns, summary.rows),
     ]
     files: dict[str, str] = {}
@@ -56,6 +69,7 @@ def results_page(results: Path) -> tuple[str, dict[str, str]]:
             f"**Rule.** {value['rule']}",
             f"**Verdict: {value['verdict']}.** {value['summary']}",
         ]
+        parts += beside(value, values)
         parts += [table(t["columns"], t["rows"], t["caption"]) for t in value["tables"]]
         for number, drawn in enumerate(value["figures"], 1):
             name = f"figures/{value['study'].replace('/', '-')}-{number}.svg"

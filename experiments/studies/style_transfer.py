@@ -178,6 +178,6 @@ def run(
 
 
 def balanced(logits: Tensor, labels: Tensor) -> float:
-    """Return accuracy averaged over the classes that are there, which a collapse onto the largest ones does not raise."""
+    """Return accuracy averaged over the classes there are: a collapse onto the largest ones does not raise it."""
     right = (logits.argmax(1) == labels).double()
     return round(float(torch.stack([right[labels == k].mean() for k in labels.unique()]).mean()), 5)
