@@ -76,7 +76,7 @@ def styles(direction: str) -> tuple[Maps, Maps]:
     return source, target
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=9)
 def source_only(direction: str, seed: int, recipe: Recipe = RECIPE) -> tuple[list[Tensor], list[Features]]:
     """Train source-only once for all target sets; return the target logits and the source's features by evaluation."""
     _, target = styles(direction)
