@@ -30,6 +30,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "san without entropy": {"entropy": 0.0},
 }
 QUICK_RECIPE = Recipe(steps=60, evaluate_every=30)
+#: target set, arm, method, its changed settings
+Job = tuple[str, str, str, dict[str, Any]]
 Cells = dict[tuple[str, str, str], list[Any]]
 
 
@@ -49,8 +51,8 @@ def styles(running: Study) -> Outcome:
     directions = tuple(DIRECTIONS)[: 1 if running.quick else None]
     sets, methods = (SETS[:1], METHODS[:3]) if running.quick else (SETS, METHODS)
     recipe = QUICK_RECIPE if running.quick else RECIPE
-    central: list[tuple[str, str, str, dict[str, Any]]] = [(s, m, m, {}) for s in sets for m in CENTRAL]
-    others = [(s, m, m, {}) for s in sets for m in methods if m not in CENTRAL]
+    central: list[Job] = [(s, m, m, {}) for s in sets for m in CENTRAL]
+    others: list[Job] = [(s, m, m, {}) for s in sets for m in methods if m not in CENTRAL]
     others += [] if running.quick else [(SETS[0], name, "san", changed) for name, changed in ABLATIONS.items()]
     cells: Cells = {}
     # what decides first, with all seeds
