@@ -19,6 +19,7 @@ from convsmith.compression import (
     restore_structure,
     size,
 )
+from convsmith.errors import ConvsmithError
 
 SHAPE = (3, 64, 64)
 EVERY = [
@@ -132,3 +133,67 @@ def test_budgets_on_resnet18(method, kind):
     for keep in (0.2, 0.4, 0.6, 0.8, 0.95):
         plan = plan_compression(model, method, example=images, **{f"keep_{kind}": keep})
         assert 0.97 * keep <= plan.kept(kind) <= keep, (keep, plan.kept(kind))
+
+
+#: networks of the field at 0.7 of the MACs; 64 x 64 but for those whose code fixes the size
+BACKBONES = {
+    "resnet18": 64,
+    "resnet50": 64,
+    "mobilenetv3_large_100": 64,
+    "tf_efficientnet_lite0": 64,
+    "convnext_tiny": 64,
+    "regnety_008": 64,
+    "densenet121": 64,
+    "vit_tiny_patch16_224": 224,
+    "deit_tiny_patch16_224": 224,
+    "swin_tiny_patch4_window7_224": 224,
+    "shufflenet_v2_x1_0": 64,
+    "lraspp_mobilenet_v3_large": 64,
+    "ssdlite320_mobilenet_v3_large": 64,
+}
+WAYS = ["low-rank", "interleave", "prune-filters", "prune-channels", "sparse", "structured-sparse", "int8", "ternary"]
+
+
+def backbone(name):
+    torch.manual_seed(0)
+    if name == "lraspp_mobilenet_v3_large":
+        return torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights_backbone=None)
+    if name == "ssdlite320_mobilenet_v3_large":
+        return torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights_backbone=None).backbone
+    if name.startswith("shufflenet"):
+        return torchvision.models.shufflenet_v2_x1_0()
+    return timm.create_model(name)
+
+
+def tensors(output):
+    if isinstance(output, torch.Tensor):
+        return [output]
+    return [t for part in (output.values() if isinstance(output, dict) else output) for t in tensors(part)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", WAYS)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_backbones_run_within_budget_or_are_refused_layer_by_layer(name, method, tmp_path):
+    shape = (3, BACKBONES[name], BACKBONES[name])
+    images = torch.randn(2, *shape)
+    model = backbone(name).eval()
+    budget = {} if method in ("int8", "ternary", "structured-sparse") else {"keep_macs": 0.7}
+    try:
+        made = compress(model, method, example=images, **budget)
+    except ConvsmithError as refusal:
+        # the reasons must name layers or the operator that cannot be followed
+        assert refusal.given, refusal
+        assert "left alone" in str(refusal) or "cannot" in str(refusal) or "could not" in str(refusal), refusal
+        return
+    if budget and method != "sparse":
+        kept = cost(made, shape).macs / cost(model, shape).macs
+        assert 0.99 * 0.7 <= kept <= 0.7, kept
+    history = compression_history(made)
+    assert all(len(reason) > 5 for reason in history[-1]["skipped"].values())
+    save_file(packed_state(made), tmp_path / "model.safetensors")
+    again = restore_structure(backbone(name).eval(), json.loads(json.dumps(history)))
+    load_packed_state(again, load_file(tmp_path / "model.safetensors"))
+    with torch.no_grad():
+        for one, other in zip(tensors(made.eval()(images)), tensors(again.eval()(images)), strict=True):
+            assert torch.equal(one, other)

@@ -4,7 +4,7 @@ A convolution of C = M L input channels becomes L groups of M channels with the 
 pointwise; nothing stands between the two, so the chain is one linear map and can be projected in closed form
 (`operators.projection`): a rank-1 decomposition per block, exact where the kernel has that structure.
 Which layers, and with how many members M, is chosen by the budget from the sensitivity of every candidate. Chains
-come in few sizes; where they leave more than 3 % of the budget unused, a layer keeps some of its output channels dense.
+come in few sizes; where they leave more than 1 % of the budget unused, a layer keeps some of its output channels dense.
 """
 
 from __future__ import annotations

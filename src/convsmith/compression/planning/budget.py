@@ -39,7 +39,7 @@ FEWEST_SCANNED = 8
 #: multiply-accumulates of a whole scan, where that leaves more than the fewest images: minutes on two cores
 SCAN_MACS = 1.5e12
 #: share of the budget that a plan may leave unused before finer options are added
-SLACK = 0.03
+SLACK = 0.01
 
 
 @dataclass(frozen=True)
