@@ -179,12 +179,14 @@ def test_backbones_run_within_budget_or_are_refused_layer_by_layer(name, method,
     images = torch.randn(2, *shape)
     model = backbone(name).eval()
     budget = {} if method in ("int8", "ternary", "structured-sparse") else {"keep_macs": 0.7}
+    refused = None
     try:
         made = compress(model, method, example=images, **budget)
-    except ConvsmithError as refusal:
-        # the reasons must name layers or the operator that cannot be followed
-        assert refusal.given, refusal
-        assert "left alone" in str(refusal) or "cannot" in str(refusal) or "could not" in str(refusal), refusal
+    except ConvsmithError as error:
+        refused = error
+    if refused is not None:  # the reasons name layers, or the operator that cannot be followed
+        assert refused.given
+        assert "left alone" in str(refused) or "cannot" in str(refused) or "could not" in str(refused)
         return
     if budget and method != "sparse":
         kept = cost(made, shape).macs / cost(model, shape).macs

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,6 +35,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                 module.train(mode)
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def watching(model: nn.Module, hooks: Mapping[str, Callable[..., Any]], *, before: bool = False) -> Iterator[None]:
+    """Evaluate without gradients, ``hooks`` on the modules named (``before`` they run), and take them off again."""
+    modules = {name: model.get_submodule(name) for name in hooks}
+    handles = [
+        modules[name].register_forward_pre_hook(hook) if before else modules[name].register_forward_hook(hook)
+        for name, hook in hooks.items()
+    ]
+    try:
+        with evaluating(model), torch.no_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def unwrap(model: nn.Module) -> nn.Module:

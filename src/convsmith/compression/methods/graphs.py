@@ -34,7 +34,7 @@ def graph_to_json(graph: fx.GraphModule, structure: Any = 0) -> dict[str, Any]:
             continue  # guards that torch.export adds; the shape is checked by the operators themselves
         entry: dict[str, Any] = {"name": node.name, "op": node.op}
         if node.op == "get_attr":
-            value = _find(graph, str(node.target))
+            value = tensor_of(graph, str(node.target))
             kind = "parameter" if isinstance(value, nn.Parameter) else "buffer"
             entry["target"] = str(node.target)
             tensors[str(node.target)] = {
@@ -103,7 +103,8 @@ def _filled(structure: Any, row: list[Any]) -> Any:
     )
 
 
-def _find(module: nn.Module, path: str) -> Any:
+def tensor_of(module: nn.Module, path: str) -> Any:
+    """Return what lies at ``path`` in ``module``."""
     found: Any = module
     for part in path.split("."):
         found = getattr(found, part)

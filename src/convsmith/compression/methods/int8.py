@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from convsmith.compression.methods.graphs import graph_from_json, graph_to_json
+from convsmith.compression.methods.graphs import graph_from_json, graph_to_json, tensor_of
 from convsmith.compression.methods.low_bit import lowbit
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.methods.precision import apply_lowbit, plan_lowbit
@@ -33,7 +33,7 @@ from convsmith.compression.planning.plan import WHOLE, Budget, Choice, Plan
 from convsmith.compression.planning.replacement import replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import watching
 
 _UNFINISHED = ("in int8 training: train it, then call finish",)
 MODES = ("static", "qat", "weight-only")
@@ -257,24 +257,17 @@ class _ChannelAffine(nn.Module):
 def _part_from_norms(model: nn.Module, example: Tensor) -> None:
     """Keep torchao from folding normalisations into grouped transposed convolutions, where its shapes are wrong."""
     outputs: list[Tensor] = []
-    followers: list[str] = []
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ConvTranspose2d) and module.groups > 1:
-            handles.append(module.register_forward_hook(lambda _module, _args, out: outputs.append(out)))
-        elif isinstance(module, nn.BatchNorm2d):
-
-            def look(_module: nn.Module, args: Any, name: str = name) -> None:
-                if any(args[0] is out for out in outputs):
-                    followers.append(name)
-
-            handles.append(module.register_forward_pre_hook(look))
-    with evaluating(model), torch.no_grad():
+    read: dict[str, list[Tensor]] = {}
+    named = dict(model.named_modules())
+    wide = [name for name, module in named.items() if isinstance(module, nn.ConvTranspose2d) and module.groups > 1]
+    norms = [name for name, module in named.items() if isinstance(module, nn.BatchNorm2d)]
+    hooks: dict[str, Any] = {name: lambda _module, _args, out: outputs.append(out) for name in wide}
+    hooks |= {name: lambda _module, args, _out, name=name: read.setdefault(name, []).append(args[0]) for name in norms}
+    with watching(model, hooks):
         model(example[:1])
-    for handle in handles:
-        handle.remove()
-    for name in dict.fromkeys(followers):
-        replace(model, name, _ChannelAffine(model.get_submodule(name)))
+    for name, given in read.items():
+        if any(x is out for x in given for out in outputs):
+            replace(model, name, _ChannelAffine(named[name]))
 
 
 def _tell_calls_apart(exported: fx.GraphModule) -> None:
@@ -315,7 +308,7 @@ def converted(prepared: Int8Training, *, images: Tensor | None = None) -> tuple[
             round_by_moments(graph, prepared.program, images)
     value = graph_to_json(graph, prepared.structure)
     fresh = graph_from_json(value)
-    state = {name: _tensor(graph, name) for name in value["tensors"]}
+    state = {name: tensor_of(graph, name).detach() for name in value["tensors"]}
     fresh.load_state_dict(state, strict=True)
     return Int8Model(fresh), {WHOLE: value}
 
@@ -330,10 +323,3 @@ def finish(model: nn.Module) -> nn.Module:
         history[-1] = {**history[-1], "layers": layers, "notes": [_speed_note()]}
         done._convsmith_compression = history  # type: ignore[assignment]  # a plain list on the module
     return done
-
-
-def _tensor(module: nn.Module, path: str) -> Tensor:
-    found: Any = module
-    for part in path.split("."):
-        found = getattr(found, part)
-    return found.detach()

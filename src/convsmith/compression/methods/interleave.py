@@ -27,7 +27,7 @@ from convsmith.compression.planning.replacement import replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import Layer, LayerInventory, Weighted
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import watching
 
 #: largest input patch (channels x taps) for which the data-aware projection is used: its cost grows with the cube
 AWARE_PATCH = 1152
@@ -201,13 +201,8 @@ class Interleave(Method):
             return lambda _module, args: kept.setdefault(name, []).append(args[0].detach())
 
         small = [n for n in names if seen.by_name()[n].module.weight[0].numel() <= AWARE_PATCH]
-        handles = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in small]
-        try:
-            with evaluating(model), torch.no_grad():
-                model(seen.example[:64])
-        finally:
-            for handle in handles:
-                handle.remove()
+        with watching(model, {name: watch(name) for name in small}, before=True):
+            model(seen.example[:64])
         return {name: torch.cat(values) for name, values in kept.items()}
 
 

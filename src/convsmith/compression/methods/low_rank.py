@@ -27,7 +27,7 @@ from convsmith.compression.planning.replacement import replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import Layer, LayerInventory, Weighted
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import watching
 
 #: ranks offered to the budget per layer, at most
 LEVELS = 64
@@ -211,15 +211,10 @@ def output_moments(model: nn.Module, seen: LayerInventory, names: Sequence[str])
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in names]
-    try:
-        with evaluating(model), torch.no_grad():
-            for images in seen.example.split(32):
-                size = len(images)
-                model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watching(model, {name: watch(name) for name in names}):
+        for images in seen.example.split(32):
+            size = len(images)
+            model(images)
     return {
         name: Outputs(total / n, square / n - torch.outer(total / n, total / n))
         for name, (n, total, square) in sums.items()

@@ -27,7 +27,7 @@ from convsmith.compression.methods.packing import packed_state
 from convsmith.compression.planning.latency import time_side_by_side
 from convsmith.compression.runtimes import runnable
 from convsmith.errors import InvalidArgument, RunFailed
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import evaluating, watching
 
 
 @dataclass(frozen=True)
@@ -213,11 +213,6 @@ def _outputs(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str
     def keep(name: str) -> Callable[..., None]:
         return lambda _module, _args, out: found.__setitem__(name, out.detach())
 
-    handles = [there[name].register_forward_hook(keep(name)) for name in names if name in there]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watching(model, {name: keep(name) for name in names if name in there}):
+        model(images)
     return found

@@ -26,7 +26,7 @@ from convsmith.compression.planning.moments import (
     sampled_outputs,
 )
 from convsmith.inspection.layers import LayerInventory, Weighted
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import watching
 
 #: images used at most: activations of all of them are in memory at once
 IMAGES = 256
@@ -73,15 +73,8 @@ def reconstruct(
     old = {name: original.get_submodule(name) for name in names}
     targets = _targets(original, names, images)
     state = _Pass(old, targets, rows, len(names), progress)
-    handles = [
-        compressed.get_submodule(name).register_forward_hook(state.hook(seed, name)) for seed, name in enumerate(names)
-    ]
-    try:
-        with evaluating(compressed), torch.no_grad():
-            compressed(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watching(compressed, {name: state.hook(seed, name) for seed, name in enumerate(names)}):
+        compressed(images)
     return state.errors
 
 
@@ -185,15 +178,10 @@ def _targets(original: nn.Module, names: Iterable[str], images: Tensor) -> dict[
 
         return keep
 
-    handles = [original.get_submodule(name).register_forward_hook(hook(i, name)) for i, name in enumerate(names)]
-    try:
-        with evaluating(original), torch.no_grad():
-            for batch in images.split(BATCH):
-                size = len(batch)
-                original(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watching(original, {name: hook(seed, name) for seed, name in enumerate(names)}):
+        for batch in images.split(BATCH):
+            size = len(batch)
+            original(batch)
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
