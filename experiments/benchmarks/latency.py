@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import timm
 import torch
@@ -22,7 +23,8 @@ def run(bench: Bench) -> None:
     """Time filters pruned to half the latency, and int8, in ONNX Runtime (weights are random: times only)."""
     for name, side in {"resnet18": 64}.items() if bench.quick else NETWORKS.items():
         torch.manual_seed(0)
-        model = timm.create_model(name, **({"zero_init_last": False} if "resnet" in name else {})).eval()
+        options: dict[str, Any] = {"zero_init_last": False} if "resnet" in name else {}
+        model = timm.create_model(name, **options).eval()
         example = torch.randn(BATCH, 3, side, side)
         made = {"original": model}
         try:
