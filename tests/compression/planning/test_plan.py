@@ -63,3 +63,19 @@ def test_plans_that_do_not_fit_are_refused(planned):
         compress(
             model, "low-rank", example=images, plan=plan.with_choice("conv2", {"decomposition": "svd", "rank": 999})
         )
+
+
+def test_a_budget_between_two_reachable_ones_names_both(Plain, tmp_path):
+    """Channels that go by eights leave gaps: the plan says what can be reached on either side."""
+    images, model, missed = torch.randn(8, 1, 8, 8), Plain().eval(), 0
+    for keep in (0.3, 0.45, 0.6, 0.75, 0.9):
+        plan = plan_compression(model, "prune-filters", example=images, keep_macs=keep, round_to=8)
+        missed += bool(plan.nearest)
+        assert bool(plan.nearest) == (plan.kept("macs") < 0.99 * keep)
+        if plan.nearest:
+            below, above = plan.nearest
+            assert below == pytest.approx(plan.kept("macs"))
+            assert below < keep < above
+            assert f"nearest that can be reached: {below:.1%} and {above:.1%}" in plan.text()
+            assert Plan.load(plan.save(tmp_path / "plan.yaml")).nearest == plan.nearest
+    assert missed

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.planning.moments import Moments, reduced_rank
+from convsmith.compression.planning.replacement import fresh_like
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Weighted
 
@@ -94,44 +95,30 @@ def skeleton(module: Weighted, decomposition: str, rank: int) -> LowRank:
 
 
 def _skeleton(module: Weighted, decomposition: str, rank: int) -> LowRank:
-    like = {"device": module.weight.device, "dtype": module.weight.dtype}
-    bias = module.bias is not None
     if isinstance(module, nn.Linear):
-        return LowRank(
-            nn.Linear(module.in_features, rank, bias=False, **like), nn.Linear(rank, module.out_features, bias, **like)
-        )
-    g, c_in, c_out = module.groups, module.in_channels, module.out_channels
-    transposed = isinstance(module, nn.ConvTranspose2d)
-    if transposed:
-        last = nn.ConvTranspose2d(
-            g * rank,
-            c_out,
-            module.kernel_size,
-            module.stride,
-            module.padding,
-            module.output_padding,
-            g,
-            bias,
-            module.dilation,
-            **like,
-        )
-        return LowRank(nn.Conv2d(c_in, g * rank, 1, groups=g, bias=False, **like), last)
-    s, p, d, mode = module.stride, module.padding, module.dilation, module.padding_mode
+        return LowRank(fresh_like(module, out_features=rank, bias=False), fresh_like(module, in_features=rank))
+    plain: dict[str, Any] = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+    g, p = module.groups, module.padding
+    if isinstance(module, nn.ConvTranspose2d):
+        first = fresh_like(module, nn.Conv2d, out_channels=g * rank, bias=False, **plain)
+        return LowRank(first, fresh_like(module, in_channels=g * rank))
     if decomposition == "svd":
-        first = nn.Conv2d(c_in, g * rank, module.kernel_size, s, p, d, g, False, mode, **like)
-        return LowRank(first, nn.Conv2d(g * rank, c_out, 1, groups=g, bias=bias, **like))
+        first = fresh_like(module, out_channels=g * rank, bias=False)
+        return LowRank(first, fresh_like(module, in_channels=g * rank, padding_mode="zeros", **plain))
     if decomposition == "spatial":
         tall, wide = (p, p) if isinstance(p, str) else ((p[0], 0), (0, p[1]))
-        kh, kw = module.kernel_size
-        return LowRank(
-            nn.Conv2d(c_in, g * rank, (kh, 1), (s[0], 1), tall, (d[0], 1), g, False, mode, **like),
-            nn.Conv2d(g * rank, c_out, (1, kw), (1, s[1]), wide, (1, d[1]), g, bias, mode, **like),
-        )
+        (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
+        sizes: list[dict[str, Any]] = [
+            {"kernel_size": (kh, 1), "stride": (sh, 1), "padding": tall, "dilation": (dh, 1)},
+            {"kernel_size": (1, kw), "stride": (1, sw), "padding": wide, "dilation": (1, dw)},
+        ]
+        first = fresh_like(module, out_channels=g * rank, bias=False, **sizes[0])
+        return LowRank(first, fresh_like(module, in_channels=g * rank, **sizes[1]))
     r_in, r_out = tucker_ranks(module, rank)
     return LowRank(
-        nn.Conv2d(c_in, r_in, 1, bias=False, **like),
-        nn.Conv2d(r_in, r_out, module.kernel_size, s, p, d, 1, False, mode, **like),
-        nn.Conv2d(r_out, c_out, 1, bias=bias, **like),
+        fresh_like(module, out_channels=r_in, bias=False, padding_mode="zeros", **plain),
+        fresh_like(module, in_channels=r_in, out_channels=r_out, bias=False),
+        fresh_like(module, in_channels=r_out, padding_mode="zeros", **plain),
     )
 
 

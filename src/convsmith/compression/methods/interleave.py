@@ -23,7 +23,7 @@ from convsmith.compression.operators.projection import from_dense, project
 from convsmith.compression.planning.budget import Option, assemble, plan_layers
 from convsmith.compression.planning.moments import Moments
 from convsmith.compression.planning.plan import Budget, Plan
-from convsmith.compression.planning.replacement import replace
+from convsmith.compression.planning.replacement import fresh_like, replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import Layer, LayerInventory, Weighted
@@ -287,17 +287,7 @@ def _checked_dense(conv: Weighted, setting: dict[str, Any]) -> int:
 
 def _rows(conv: Weighted, first: int, last: int) -> nn.Conv2d:
     """Return the convolution that computes the output channels from ``first`` to ``last`` (exclusive)."""
-    part = nn.Conv2d(
-        conv.in_channels,
-        last - first,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        bias=conv.bias is not None,
-        device=conv.weight.device,
-        dtype=conv.weight.dtype,
-    )
+    part: nn.Conv2d = fresh_like(conv, out_channels=last - first)
     with torch.no_grad():
         part.weight.copy_(conv.weight[first:last])
         if part.bias is not None:

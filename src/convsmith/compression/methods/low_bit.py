@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.compression.planning.replacement import fresh_like
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Weighted
 
@@ -172,37 +173,7 @@ class LowBitConvTranspose2d(_LowBit, nn.ConvTranspose2d):
 
 def lowbit(module: Weighted, scheme: str, *, keep: bool = True) -> nn.Module:
     """Return the quantised twin of a Conv2d, ConvTranspose2d or Linear; ``keep`` copies its weights."""
-    like = {"device": module.weight.device, "dtype": module.weight.dtype}
-    bias = module.bias is not None
-    transposed = isinstance(module, nn.ConvTranspose2d)
-    new: _LowBit
-    if isinstance(module, nn.Linear):
-        new = LowBitLinear(module.in_features, module.out_features, bias, **like)
-    elif transposed:
-        new = LowBitConvTranspose2d(
-            module.in_channels,
-            module.out_channels,
-            module.kernel_size,
-            module.stride,
-            module.padding,
-            module.output_padding,
-            module.groups,
-            bias,
-            module.dilation,
-            **like,
-        )
-    else:
-        new = LowBitConv2d(
-            module.in_channels,
-            module.out_channels,
-            module.kernel_size,
-            module.stride,
-            module.padding,
-            module.dilation,
-            module.groups,
-            bias,
-            module.padding_mode,
-            **like,
-        )
+    kinds = {nn.Conv2d: LowBitConv2d, nn.ConvTranspose2d: LowBitConvTranspose2d, nn.Linear: LowBitLinear}
+    new: _LowBit = fresh_like(module, next(own for plain, own in kinds.items() if isinstance(module, plain)))
     new._adopt(module, scheme, keep=keep)
     return new

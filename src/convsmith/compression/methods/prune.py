@@ -33,7 +33,7 @@ from convsmith.compression.methods.removal import (
     structure,
     traceable,
 )
-from convsmith.compression.planning.budget import scan_images
+from convsmith.compression.planning.budget import SLACKS, scan_images
 from convsmith.compression.planning.plan import Budget, Choice, Plan, named_reasons
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, RunFailed, close_matches
@@ -115,8 +115,14 @@ class _Prune(Method):
             )
             for g in groups
         )
-        after = [ledger.cost(kind, removed) for kind in ("macs", "params")]
-        return Plan(self.label, choices, (whole.macs, after[0]), (whole.params, after[1]), budget, skipped)
+        after = {kind: ledger.cost(kind, removed) for kind in ("macs", "params")}
+        nearest: tuple[float, ...] = ()
+        if budget is not None and after[budget.kind] < (1 - SLACKS[0]) * budget.keep * ledger.before[budget.kind]:
+            back = [{**removed, root: max(n - self.round_to, 0)} for root, n in removed.items() if n]
+            costs = [after[budget.kind], *sorted(ledger.cost(budget.kind, fewer) for fewer in back)[:1]]
+            nearest = tuple(value / ledger.before[budget.kind] for value in costs)
+        macs, params = (whole.macs, after["macs"]), (whole.params, after["params"])
+        return Plan(self.label, choices, macs, params, budget, skipped, nearest=nearest)
 
     def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Remove the planned numbers of channels, least important first, and prove the result."""

@@ -5,8 +5,8 @@ images (no labels). Between scanned candidates the sensitivity follows the metho
 by what was measured. The choice over layers is the multiple-choice knapsack: minimise the sum of sensitivities subject
 to the sum of costs, solved by dynamic programming on a cost grid. The sum over layers is the usual first-order
 assumption that sensitivities add; the honest number is the accuracy measured afterwards. Where a method's options are
-so coarse that the best choice leaves more than `SLACK` of the budget unused, finer ones are added and the choice is
-made again.
+so coarse that the best choice leaves more than 1 % of the budget unused, finer ones are added and the choice is made
+again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from functools import partial
 from typing import Any
 
@@ -38,8 +39,9 @@ SCAN_IMAGES = 32
 FEWEST_SCANNED = 8
 #: multiply-accumulates of a whole scan, where that leaves more than the fewest images: minutes on two cores
 SCAN_MACS = 1.5e12
-#: share of the budget that a plan may leave unused before finer options are added
-SLACK = 0.01
+#: shares of the budget that a plan may leave unused: above the first, finer options are added and the choice is made
+#: again, with the least of these that can be reached
+SLACKS = (0.01, 0.02, 0.03, 0.05)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def plan_layers(
     """Scan every layer of ``table`` and choose one option each so that the whole network obeys ``budget``.
 
     Leaving a layer as it is is always an option, with sensitivity 0. ``finer`` gives more options of a layer, used
-    where the choice would leave more than `SLACK` of the budget unused; their sensitivity is interpolated.
+    where the choice would leave more than 1 % of the budget unused; their sensitivity is interpolated.
 
     Raises:
         InvalidArgument: even the smallest options do not reach the budget.
@@ -173,7 +175,7 @@ def plan_layers(
     prices = [[o.price(budget.kind) for o in options] for options in every]
     fixed = total - sum(row[0] for row in prices)
     limit = budget.keep * total - fixed
-    least = limit - SLACK * budget.keep * total
+    least = limit - SLACKS[0] * budget.keep * total
     chosen = [0] * len(every) if budget.keep == 1 else allocate(prices, sensitivities, limit)
     if chosen is None:
         least = (fixed + sum(min(row) for row in prices)) / total
@@ -189,12 +191,20 @@ def plan_layers(
             every[i] += more
             sensitivities[i] += _interpolated(every[i][: len(sensitivities[i])], sensitivities[i], more)
         prices = [[o.price(budget.kind) for o in options] for options in every]
-        chosen = allocate(prices, sensitivities, limit, least) or chosen
+        nearer = (allocate(prices, sensitivities, limit, limit - slack * budget.keep * total) for slack in SLACKS)
+        chosen = next((choice for choice in nearer if choice is not None), chosen)
+    kept = sum(row[pick] for row, pick in zip(prices, chosen, strict=True))
+    nearest: list[int] = []
+    if kept < least:
+        above = (allocate(prices, sensitivities, share * limit, limit) for share in (1.02, 1.05, 1.1, 1.25, 1.5))
+        picks = next((choice for choice in above if choice is not None), None)
+        nearest = [kept] if picks is None else [kept, sum(row[i] for row, i in zip(prices, picks, strict=True))]
     picked = [
         (layer, every[i][pick], sensitivities[i][pick])
         for i, ((layer, _), pick) in enumerate(zip(table, chosen, strict=True))
     ]
-    return assemble(name, subject, picked, budget=budget, skipped=skipped)
+    made = assemble(name, subject, picked, budget=budget, skipped=skipped)
+    return replace_fields(made, nearest=tuple((fixed + price) / total for price in nearest))
 
 
 def _interpolated(known: Sequence[Option], sensitivities: Sequence[float], options: Sequence[Option]) -> list[float]:

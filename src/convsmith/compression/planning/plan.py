@@ -61,7 +61,8 @@ class Plan:
     """A method's choices for one network. ``macs`` and ``params`` are those of the whole network, (before, after).
 
     ``agreement``: the share of images expected to get the answer they got before, if sensitivities add and weights are
-    not re-solved; None where nothing was scanned or the network gives no class scores.
+    not re-solved; None where nothing was scanned or the network gives no class scores. ``nearest``: where the budget is
+    missed by more than 1 %, the shares next to it that can be reached, below and (where one was found) above.
     """
 
     method: str
@@ -71,6 +72,7 @@ class Plan:
     budget: Budget | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     agreement: float | None = None
+    nearest: tuple[float, ...] = ()
 
     def kept(self, kind: str) -> float:
         """Return the share of ``"macs"`` or ``"params"`` that the plan keeps."""
@@ -86,6 +88,8 @@ class Plan:
         head = f"{self.method}: keeps {self.kept('macs'):.1%} of MACs, {self.kept('params'):.1%} of parameters"
         if self.budget is not None:
             head += f" (asked: {self.budget.keep:.1%} of {self.budget.kind})"
+        if self.nearest:
+            head += f"; nearest that can be reached: {' and '.join(f'{share:.1%}' for share in self.nearest)}"
         if self.agreement is not None:
             head += f"\nexpected agreement with the original: {self.agreement:.0%}"
             if self.agreement < WARN_BELOW:
@@ -138,6 +142,7 @@ class Plan:
                 budget=Budget(**value["budget"]) if value.get("budget") else None,
                 skipped=dict(value.get("skipped") or {}),
                 agreement=value.get("agreement"),
+                nearest=tuple(value.get("nearest", ())),
             )
         except InvalidArgument:
             raise

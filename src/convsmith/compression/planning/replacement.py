@@ -1,9 +1,19 @@
-"""Put another module in a layer's place."""
+"""Put another module in a layer's place, and make one like it."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.nn import functional as F
+
+from convsmith.inspection.layers import KINDS, Weighted
+
+_SIZES = {
+    "linear": ("in_features", "out_features"),
+    "conv": ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode"),
+}
+_SIZES["transposed"] = (*_SIZES["conv"], "output_padding")
 
 
 def replace(model: nn.Module, name: str, new: nn.Module) -> None:
@@ -27,6 +37,18 @@ def put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 if isinstance(around, nn.TransformerEncoderLayer):
                     _choose_path(around)
                 parent = parent.rpartition(".")[0]
+
+
+def fresh_like(layer: Weighted, kind: type[nn.Module] | None = None, **changes: Any) -> Any:
+    """Return a new layer with the sizes, bias, device and dtype of ``layer`` but for ``changes``, its weights fresh.
+
+    ``kind``: its class, one with the same arguments; by default the plain Conv2d, ConvTranspose2d or Linear it is.
+    """
+    plain, names = next((cls, _SIZES[word]) for cls, word in KINDS.items() if isinstance(layer, cls))
+    names = _SIZES["conv"] if kind is nn.Conv2d else names
+    given = {name: getattr(layer, name) for name in names}
+    like = {"bias": layer.bias is not None, "device": layer.weight.device, "dtype": layer.weight.dtype}
+    return (kind or plain)(**{**given, **like, **changes})
 
 
 def _choose_path(layer: nn.TransformerEncoderLayer) -> None:
