@@ -38,7 +38,9 @@ def test_the_network_is_repeatable_and_takes_no_global_random_state():
 
 def test_cells_hold_what_the_verdicts_need(quick_network, monkeypatch):
     # the search with open layers has tests of its own; here its routes only have to be routes
-    brief = lambda model, images, labels, open_layers: find_routes(model, images, mode="paper", steps=5)
+    def brief(model, images, labels, open_layers):
+        return find_routes(model, images, mode="paper", steps=5)
+
     monkeypatch.setattr(routing_adversarial, "find_routes", brief)
     sparse = routing_sparsity.measure("plain", "paper", 0, 8, "cpu")
     assert sparse["kept"] == 100.0
