@@ -79,7 +79,7 @@ def test_pictures_of_equal_length_that_differ_are_no_copies(large):
     (large / "dog" / "same.ppm").write_bytes((large / "dog" / "one.ppm").read_bytes())
     store = load(f"imagefolder:{large}", size=8).train.store
     groups = checking._copies_by_bytes(store.pictures).tolist()
-    names = [store.pictures.name(n).rsplit("/", 1)[1] for n in range(len(store))]
+    names = [store.pictures.name(n).rsplit("/", 1)[1] for n in range(len(store.pictures))]
     one, two, same = (groups[names.index(name)] for name in ("one.ppm", "two.ppm", "same.ppm"))
     assert one == same
     assert one != two

@@ -8,19 +8,17 @@ import pytest
 
 from convsmith.data import available, load, summaries, summary
 from convsmith.errors import InvalidArgument
-from tests.data_room.pictures_on_disk import folder, picture
-from tests.data_room.test_idx import write_four
+from tests.data_room.test_embedded import write_four
 
 
 @pytest.mark.parametrize("spec", ["digits", "mnist-5k"])
 def test_what_it_says_is_what_loading_gives(spec):
     told, data = summary(spec), load(spec)
-    assert told.present
     assert told.missing == ""
     assert told.classes == len(data.classes)
     assert told.size == data.description.size
     assert told.channels == data.description.channels
-    assert dict(told.counts)["all"] == sum(data.description.counts.values())
+    assert told.count == sum(data.description.counts.values())
 
 
 def test_one_line_for_everything_available():
@@ -28,18 +26,17 @@ def test_one_line_for_everything_available():
     assert [line.spec for line in lines] == available()
     assert all(line.source for line in lines)
     assert {line.spec: line.extra for line in lines if line.extra} == {"mnist-5k": "demo", "hf:NAME": "hub"}
-    assert all(line.present or line.missing for line in lines)
+    assert {line.spec for line in lines if not line.missing} >= {"digits", "mnist-5k"}
 
 
 def test_missing_packages_and_files_are_told(tmp_path, monkeypatch):
-    from convsmith.data import idx, listing
+    from convsmith.data import embedded, listing
 
     write_four(tmp_path / "here")
-    assert summary("fashion-mnist", root=tmp_path / "here").present
+    assert summary("fashion-mnist", root=tmp_path / "here").missing == ""
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr(idx, "SYSTEM_PLACES", ())
+    monkeypatch.setattr(embedded, "SYSTEM_PLACES", ())
     told = summary("fashion-mnist", root=tmp_path / "empty")
-    assert not told.present
     assert "download" in told.missing
     monkeypatch.setattr(listing, "_PACKAGES", {"demo": "no_such_package", "hub": "datasets"})
     assert summary("mnist-5k").missing == 'pip install "convsmith[demo]"'
@@ -47,19 +44,9 @@ def test_missing_packages_and_files_are_told(tmp_path, monkeypatch):
 
 def test_torchvision_sets_on_disk_or_not(tmp_path):
     write_four(tmp_path / "KMNIST" / "raw")
-    assert summary("torchvision:KMNIST", root=tmp_path).present
-    assert not summary("torchvision:MNIST", root=tmp_path).present
+    assert summary("torchvision:KMNIST", root=tmp_path).missing == ""
+    assert "download" in summary("torchvision:MNIST", root=tmp_path).missing
     assert "a name torchvision knows" in summary("torchvision:Kmnist", root=tmp_path).missing
-
-
-def test_folders_are_counted_by_name(tmp_path):
-    told = summary(f"imagefolder:{folder(tmp_path / 'pets', count=4)}")
-    assert (told.classes, told.counts, told.present) == (2, (("all", 8),), True)
-    for part, count in (("train", 5), ("val", 2)):
-        folder(tmp_path / "official" / part, count=count)
-    assert summary(f"imagefolder:{tmp_path / 'official'}").counts == (("train", 10), ("test", 4))
-    picture(tmp_path / "loose" / "a.png")
-    assert summary(f"images:{tmp_path / 'loose'}").counts == (("all", 1),)
 
 
 def test_unknown_names_and_paths():

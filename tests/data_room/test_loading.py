@@ -84,7 +84,8 @@ def test_only_the_training_split_carries_the_augmentation():
 
 
 def test_data_can_be_cut_to_classes_and_renormalised():
-    data = load("digits").of_classes([0, 3])
+    data = load("digits")
+    data = data.map(**{name: split.of_classes([0, 3]) for name, split in data.splits.items()})
     assert data.description.counts == {name: len(split) for name, split in data.splits.items()}
     assert set(data.test.labels.tolist()) == {0, 3}
     other = data.with_normalisation([0.0], [1.0])
@@ -130,7 +131,7 @@ def test_available():
         ("imagefolder:", {}, "imagefolder:PATH"),
         ("digits", {"size": 0}, "positive whole number"),
         ("digits", {"channels": 2}, "1 or 3 channels"),
-        ("digits", {"broken": "ignore"}, "refused or skipped"),
+        ("digits", {"broken": "ignore"}, "broken has no such choice"),
         ("digits", {"augment": "digit"}, "did you mean 'digits'"),
         ("digits", {"crop": 9}, "window must fit"),
         ("digits", {"root": "/nowhere/at/all"}, "does not exist"),

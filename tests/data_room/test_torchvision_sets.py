@@ -10,7 +10,7 @@ from convsmith.data import load
 from convsmith.data.torchvision_sets import TORCHVISION
 from convsmith.errors import InvalidArgument
 from tests.data_room.pictures_on_disk import folder
-from tests.data_room.test_idx import write_four
+from tests.data_room.test_embedded import write_four
 
 
 def test_torchvision_names_exist_there():

@@ -4,18 +4,16 @@ from convsmith.data.arrays import from_arrays
 from convsmith.data.augment import AUGMENTATIONS
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.data.classes import chosen_classes
-from convsmith.data.description import DataDescription
 from convsmith.data.domains import DomainPair, pair
+from convsmith.data.embedded import read_idx
 from convsmith.data.folders import picture_files
-from convsmith.data.idx import read_idx
-from convsmith.data.image_data import ImageData
 from convsmith.data.listing import DataSummary, summaries, summary
 from convsmith.data.loader import DomainLoader, Loader
 from convsmith.data.loading import available, from_files, load
 from convsmith.data.pictures import read_picture
-from convsmith.data.preprocessing import Preprocessing
+from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.data.source import SOURCES, BrokenFile
-from convsmith.data.split import ImageSplit
+from convsmith.data.split import ImageData, ImageSplit
 
 __all__ = [
     "AUGMENTATIONS",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Hashable
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -54,48 +54,42 @@ def examine(pictures: Pictures, request: Request) -> Examined:
         InvalidArgument: broken pictures that are to be refused; none that can be read; grey beside colour pictures
             while ``request.channels`` is None.
     """
-    count, spec = len(pictures), request.spec
+    count = len(pictures)
     whole = request.check or request.broken == "skip" or _small(pictures)
-    chosen = (
-        range(count) if whole else np.unique(np.linspace(0, count - 1, SAMPLE if pictures.headers else 1).astype(int))
-    )
-    looks, bad = {}, []
+    sample = np.linspace(0, count - 1, SAMPLE if pictures.headers else 1).astype(int)
+    chosen = range(count) if whole else np.unique(sample).tolist()
+    looks: dict[int, Look] = {}
+    bad = []
     with ThreadPoolExecutor(4) as pool:
-        for done, (number, look) in enumerate(
-            zip(chosen, pool.map(lambda n: _look(pictures, int(n), whole), chosen), strict=True), 1
-        ):
+        found = zip(chosen, pool.map(lambda number: _look(pictures, number, whole), chosen), strict=True)
+        for done, (number, look) in enumerate(found, 1):
             if isinstance(look, Look):
-                looks[int(number)] = look
+                looks[number] = look
             else:
-                bad.append(BrokenFile(pictures.name(int(number)), look))
+                bad.append(BrokenFile(pictures.name(number), look))
             if request.progress is not None and (done % 100 == 0 or done == len(chosen)):
-                request.progress(done, len(chosen), f"looking at the pictures of {spec}")
+                request.progress(done, len(chosen), f"looking at the pictures of {request.spec}")
     if not looks or (bad and request.broken == "refuse"):
-        raise InvalidArgument(
-            f"{len(bad)} of {count} image files cannot be read" if looks else "no image file can be read",
-            argument=spec,
-            given=shortened(bad, 200),
-            hint='mend or remove them, or broken="skip" leaves them out and lists them',
-        )
-    good = torch.tensor(list(looks)) if whole else torch.arange(count)
-    notes: tuple[str, ...] = (
-        () if whole or count <= len(chosen) else (f"{len(chosen):,} of {count:,} files were looked at, none decoded",)
-    )
-    levels, said = _levels(looks)
+        rule = f"{len(bad)} of {count} image files cannot be read" if looks else "no image file can be read"
+        hint = 'mend or remove them, or broken="skip" leaves them out and lists them'
+        raise InvalidArgument(rule, argument=request.spec, given=shortened(bad, 200), hint=hint)
+    levels, notes = _levels(looks)
+    if len(chosen) < count:
+        notes.insert(0, f"{len(chosen):,} of {count:,} files were looked at, none decoded")
     groups = copies(look.mark for look in looks.values()) if whole else _copies_by_bytes(pictures)
     if groups is None:
-        notes += (f"copies are not looked for among {count:,} pictures",)
+        notes.append(f"copies are not looked for among {count:,} pictures")
         groups = torch.arange(count)
     sizes = {look.size for look in looks.values()}
-    channels = request.channels or _one_count(pictures, looks, spec)
-    return Examined(good, groups, channels, sizes.pop() if len(sizes) == 1 else None, levels, tuple(bad), notes + said)
+    channels = request.channels or _one_count(pictures, looks, request.spec)
+    good = torch.tensor(list(looks)) if whole else torch.arange(count)
+    return Examined(good, groups, channels, sizes.pop() if len(sizes) == 1 else None, levels, tuple(bad), tuple(notes))
 
 
 def _small(pictures: Pictures) -> bool:
-    if len(pictures) > CHECKED:
-        return False
     try:
-        return sum(pictures.length(n) or 0 for n in range(len(pictures))) <= CHECKED_BYTES
+        known = range(len(pictures)) if len(pictures) <= CHECKED else ()
+        return bool(known) and sum(pictures.length(n) or 0 for n in known) <= CHECKED_BYTES
     except OSError:
         return True  # a missing file: looking names it
 
@@ -123,14 +117,14 @@ def _look(pictures: Pictures, position: int, whole: bool) -> Look | str:
         return reason(error)
 
 
-def _levels(looks: dict[int, Look]) -> tuple[int, tuple[str, ...]]:
+def _levels(looks: Mapping[int, Look]) -> tuple[int, list[str]]:
     """Return the white of 16-bit pictures: 10 and 12 bit in 16 bit show by their largest value over the set."""
     wide = [look.largest for look in looks.values() if look.largest]
     if not wide:
-        return 65535, ()
-    bits = next(bits for bits in (10, 12, 16, 64) if max(wide) < 2**bits)
-    told = f"{len(wide)} pictures have 16 bits and a largest value of {max(wide)}: read as {min(bits, 16)}-bit levels"
-    return 2 ** min(bits, 16) - 1, (told,)
+        return 65535, []
+    bits = next((bits for bits in (10, 12) if max(wide) < 2**bits), 16)
+    told = f"{len(wide)} pictures have 16 bits and a largest value of {max(wide)}: read as {bits}-bit levels"
+    return 2**bits - 1, [told]
 
 
 def _copies_by_bytes(pictures: Pictures) -> Tensor | None:
@@ -138,19 +132,19 @@ def _copies_by_bytes(pictures: Pictures) -> Tensor | None:
     if len(pictures) > COMPARED or not pictures.headers:
         return None
     marks: list[Hashable] = [pictures.length(n) for n in range(len(pictures))]
-    often = {mark for mark, times in Counter(marks).items() if times > 1}
+    often = Counter(marks)
     for number, mark in enumerate(marks):
-        if mark in often:
+        if often[mark] > 1:
             raw = pictures.stored(number)
             marks[number] = (number,) if raw is None else hashlib.blake2b(raw, digest_size=16).digest()
     return copies(marks)
 
 
-def _one_count(pictures: Pictures, looks: dict[int, Look], spec: str) -> int:
+def _one_count(pictures: Pictures, looks: Mapping[int, Look], spec: str) -> int:
     """Return the one channel count of the pictures, or refuse."""
-    by_count: dict[int, list[str]] = {}
+    by_count: dict[int, list[str]] = defaultdict(list)
     for number, look in looks.items():
-        by_count.setdefault(look.channels, []).append(pictures.name(number))
+        by_count[look.channels].append(pictures.name(number))
     if len(by_count) == 1:
         return next(iter(by_count))
     fewest = sorted(by_count.items(), key=lambda item: len(item[1]))

@@ -30,14 +30,18 @@ def chosen_classes(spec: ClassSpec | None, names: Sequence[str]) -> tuple[int, .
     """
     if spec is None:
         return tuple(range(len(names)))
-    if isinstance(spec, str):
-        whole = spec.strip()
-        drawn = None if whole in names else _counted(whole, names)
-        if drawn is not None:
-            return drawn
-        words: list[str | int] = [word.strip() for word in ([whole] if whole in names else whole.split(","))]
-    else:
-        words = [spec] if isinstance(spec, int) else list(spec)
+    whole = spec.strip() if isinstance(spec, str) else None
+    drawn = re.fullmatch(r"(?:first-(\d+)|random-(\d+)(?:@(\d+))?)", whole or "")
+    if drawn and whole not in names:
+        count = int(drawn[1] or drawn[2])
+        if not 1 <= count <= len(names):
+            raise InvalidArgument(f"there are {len(names)} classes", argument=f"classes {spec!r}", given=count)
+        every = torch.arange(len(names))
+        order = every if drawn[1] else shuffled(every, int(drawn[3] or 0), 0xC1A55)
+        return tuple(sorted(order[:count].tolist()))
+    words: Sequence[str | int] = [spec] if isinstance(spec, int) else list(spec)
+    if whole is not None:
+        words = [whole] if whole in names else [word.strip() for word in whole.split(",")]
     chosen = [number for word in words for number in _word(word, names, spec)]
     if not chosen:
         raise InvalidArgument("at least one class must be chosen", argument="classes", given=repr(spec))
@@ -83,20 +87,6 @@ def matched_classes(names: Sequence[str], known: Sequence[str], file: str | Path
 
 def _plain(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").replace("-", " ").split())
-
-
-def _counted(spec: str, names: Sequence[str]) -> tuple[int, ...] | None:
-    """Return what ``first-n`` or ``random-n@seed`` means, or None for another kind of spec."""
-    found = re.fullmatch(r"(first|random)-(\d+)(?:@(\d+))?", spec)
-    if found is None or (found[1] == "first" and found[3] is not None):
-        return None
-    count = int(found[2])
-    if not 1 <= count <= len(names):
-        raise InvalidArgument(f"there are {len(names)} classes", argument=f"classes {spec!r}", given=count)
-    if found[1] == "first":
-        return tuple(range(count))
-    order = shuffled(torch.arange(len(names)), int(found[3] or 0), 0xC1A55)
-    return tuple(sorted(order[:count].tolist()))
 
 
 def _word(word: str | int, names: Sequence[str], spec: ClassSpec) -> list[int]:

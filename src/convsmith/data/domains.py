@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from convsmith.arguments import one_of
 from convsmith.data.classes import ClassSpec, chosen_classes
-from convsmith.data.image_data import ImageData
 from convsmith.data.loading import checked_size, load
-from convsmith.data.store import Size
+from convsmith.data.split import ImageData, Size
 from convsmith.errors import InvalidArgument, close_matches
 
 
@@ -46,8 +46,7 @@ def pair(
     Args:
         source: spec of the labelled domain, or data already loaded.
         target: spec of the other domain, or data already loaded.
-        target_classes: which of the source's classes the target keeps (see `chosen_classes`): "0-4", "3,5,7", names,
-            "first-5", "random-5@1"; None keeps all that the target has.
+        target_classes: which of the source's classes the target keeps (see `chosen_classes`); None keeps all it has.
         size: of both; None is the smaller of the two native sizes (detail can be averaged away but not invented).
         channels: of both; None is the source's.
         seed: key of the divisions.
@@ -66,20 +65,33 @@ def pair(
         InvalidArgument: a class chosen that source or target lacks; no common class; data already loaded at another
             size or number of channels than asked for.
     """
-    if normalise not in ("source", "own"):
-        raise InvalidArgument(
-            "both by the source's statistics, or each by its own", argument="normalise", given=normalise
-        )
-    wanted = checked_size(size)
+    one_of("normalise", normalise, ("source", "own"))
     common: dict[str, Any] = {"seed": seed, "augment": augment, "broken": broken, "root": root}
+
+    def loaded(side: str | ImageData, window: int | None, size: Size | None, channels: int | None) -> ImageData:
+        if isinstance(side, str):
+            return load(side, size=size, channels=channels, crop=window, **common)
+        if window is not None:
+            raise InvalidArgument("crop needs a spec, not data already loaded", argument="crop", given=window)
+        return side
+
+    wanted, sides = checked_size(size), ((source, crop[0]), (target, crop[1]))
+    first = [loaded(side, window, wanted, channels) for side, window in sides]
+    final = wanted or min((data.description.size for data in first), key=lambda s: (s[0] * s[1], s))
+    count = channels or first[0].description.channels
+    fits = [(data.description.size, data.description.channels) == (final, count) for data in first]
+    for data, (side, _), fit in zip(first, sides, fits, strict=True):
+        if not fit and not isinstance(side, str):
+            about = data.description
+            raise InvalidArgument(
+                "data already loaded must have the common size and channels",
+                argument=f"{final[0]} x {final[1]} with {count} channels",
+                given=f"{about.name}: {about.size}, {about.channels} channels",
+                hint="pass its spec, or load it with size= and channels=",
+            )
     left, right = (
-        _loaded(side, wanted, channels, window, common) for side, window in zip((source, target), crop, strict=True)
-    )
-    final = wanted or min(left.description.size, right.description.size, key=lambda s: (s[0] * s[1], s))
-    count = channels or left.description.channels
-    left, right = (
-        _brought(side, data, final, count, window, common)
-        for side, data, window in zip((source, target), (left, right), crop, strict=True)
+        data if fit else loaded(side, window, final, count)
+        for data, (side, window), fit in zip(first, sides, fits, strict=True)
     )
     shared = _shared(left.classes, right.classes, target_classes)
     right = _renumbered(right, left.classes, shared)
@@ -88,67 +100,30 @@ def pair(
     return DomainPair(left, right, shared)
 
 
-def _loaded(
-    side: str | ImageData, size: Size | None, channels: int | None, crop: int | None, common: dict[str, Any]
-) -> ImageData:
-    if isinstance(side, ImageData):
-        if crop is not None:
-            raise InvalidArgument("crop needs a spec, not data already loaded", argument="crop", given=crop)
-        return side
-    return load(side, size=size, channels=channels, crop=crop, **common)
-
-
-def _brought(
-    side: str | ImageData, data: ImageData, size: Size, channels: int, crop: int | None, common: dict[str, Any]
-) -> ImageData:
-    """Return ``data`` at this size and number of channels, loading it once more if it is not."""
-    if (data.description.size, data.description.channels) == (size, channels):
-        return data
-    if isinstance(side, ImageData):
-        raise InvalidArgument(
-            "data already loaded must have the common size and channels",
-            argument=f"{size[0]} x {size[1]} with {channels} channels",
-            given=f"{data.description.name}: {data.description.size}, {data.description.channels} channels",
-            hint="pass its spec, or load it with size= and channels=",
-        )
-    return load(side, size=size, channels=channels, crop=crop, **common)
-
-
 def _shared(source: Sequence[str], target: Sequence[str], spec: ClassSpec | None) -> tuple[int, ...]:
     """Return the classes of the target in the source's numbering."""
-    if not target and spec is None:
-        return ()
     if spec is None:
         unknown = [name for name in target if name not in source]
         if unknown:
-            raise InvalidArgument(
-                "the source must have every class of the target",
-                argument=f"target classes {', '.join(target)}",
-                given=f"the source lacks {', '.join(unknown)}",
-                hint=f"choose among them with target_classes; {close_matches(unknown[0], source)}",
-            )
-        shared = tuple(n for n, name in enumerate(source) if name in target)
-    else:
-        shared = chosen_classes(spec, source)
-        missing = [source[n] for n in shared if source[n] not in target]
-        if missing:
-            raise InvalidArgument(
-                "the target lacks a class that was chosen",
-                argument=f"target_classes={spec!r}",
-                given=", ".join(missing),
-                hint=close_matches(missing[0], target),
-            )
+            given = f"the source lacks {', '.join(unknown)}"
+            hint = f"choose among them with target_classes; {close_matches(unknown[0], source)}"
+            rule = "the source must have every class of the target"
+            raise InvalidArgument(rule, argument=f"target classes {', '.join(target)}", given=given, hint=hint)
+        return tuple(n for n, name in enumerate(source) if name in target)
+    shared = chosen_classes(spec, source)
+    missing = [source[n] for n in shared if source[n] not in target]
+    if missing:
+        rule, hint = "the target lacks a class that was chosen", close_matches(missing[0], target)
+        raise InvalidArgument(rule, argument=f"target_classes={spec!r}", given=", ".join(missing), hint=hint)
     return shared
 
 
 def _renumbered(data: ImageData, classes: tuple[str, ...], shared: tuple[int, ...]) -> ImageData:
     """Return the target with labels of the source's numbering, and images of shared classes only."""
-    if not data.classes:
-        return data.map(**{name: split.with_labels(split.labels, classes) for name, split in data.splits.items()})
-    number = torch.tensor([classes.index(n) if n in classes else -1 for n in data.classes])
-    keep = torch.isin(number, torch.tensor(shared))
+    number = torch.tensor([*(classes.index(n) if n in classes else -1 for n in data.classes), -1])
+    kept = torch.tensor([*shared] if data.classes else [-1])
     splits = {}
     for name, split in data.splits.items():
-        kept = split.subset(keep[split.labels])
-        splits[name] = kept.with_labels(number[kept.labels], classes)
+        chosen = split.subset(torch.isin(number[split.labels], kept))
+        splits[name] = chosen.with_labels(number[chosen.labels], classes)
     return data.map(**splits)

@@ -16,6 +16,8 @@ from convsmith.data.pictures import EXTENSIONS, Files, printable, shortened
 from convsmith.data.source import SOURCES, Material, Request, existing, numbered
 from convsmith.errors import InvalidArgument
 
+_ENDINGS = f"files ending in {' '.join(sorted(EXTENSIONS))}"
+
 
 @dataclass
 class Listing:
@@ -60,10 +62,9 @@ class Listing:
 
     def material(self, request: Request, classes: tuple[str, ...], source: str) -> Material:
         """Return the data set."""
-        notes: tuple[str, ...] = ()
-        if self.others:
-            told = ", ".join(f"{count} {kind}" for kind, count in sorted(self.others.items()))
-            notes = (f"{self.others.total()} files are not read, for no picture or no image extension: {told}",)
+        told = ", ".join(f"{count} {kind}" for kind, count in sorted(self.others.items()))
+        note = f"{self.others.total()} files are not read, for no picture or no image extension: {told}"
+        notes = (note,) if told else ()
         labels, official = torch.tensor(self.labels), torch.tensor(self.official)
         return Material(request.spec, classes, Files(self.paths), labels, source, official, notes)
 
@@ -99,11 +100,8 @@ def imagefolder(request: Request) -> Material:
     for part, place in parts.items():
         unknown = [name for name in subfolders(place) if name not in classes]
         if unknown:
-            raise InvalidArgument(
-                "every class needs training images",
-                argument=f"the classes of {parts[TRAIN]}",
-                given=f"{place} has also {shortened(unknown)}",
-            )
+            rule, given = "every class needs training images", f"{place} has also {shortened(unknown)}"
+            raise InvalidArgument(rule, argument=f"the classes of {parts[TRAIN]}", given=given)
         found = {n: listing.add_folder(path, classes.index(n), part) for n, path in subfolders(place).items()}
         empty = [name for name, count in found.items() if count == 0]
         if part == TRAIN and empty and any(found.values()):
@@ -111,12 +109,9 @@ def imagefolder(request: Request) -> Material:
     if not listing.paths:
         raise _no_pictures(request, folder, listing, len(classes))
     if len(classes) < 2:
-        raise InvalidArgument(
-            "a data set with classes has two or more",
-            argument=request.spec,
-            given=f"{folder}: the one class folder {classes[0]!r}",
-            hint=f"add class folders, or images:{folder} for pictures without classes",
-        )
+        given = f"{folder}: the one class folder {classes[0]!r}"
+        hint = f"add class folders, or images:{folder} for pictures without classes"
+        raise InvalidArgument("a data set with classes has two or more", argument=request.spec, given=given, hint=hint)
     return listing.material(request, tuple(classes), f"pictures in {folder}")
 
 
@@ -124,12 +119,10 @@ def _no_pictures(request: Request, folder: Path, listing: Listing, classes: int)
     loose = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     pictures = sum(p.suffix.lower() in EXTENSIONS for p in loose)
     kinds = sorted({*listing.others, *(p.suffix or "(none)" for p in loose)})
-    return InvalidArgument(
-        "the folder holds no picture in a class folder",
-        argument=f"{request.spec}: files ending in {' '.join(sorted(EXTENSIONS))} in one sub-folder per class",
-        given=f"{folder}: {classes} sub-folders, {len(loose)} files, endings {', '.join(kinds) or 'none'}",
-        hint=f"images:{folder} reads {pictures} pictures without classes" if pictures else None,
-    )
+    given = f"{folder}: {classes} sub-folders, {len(loose)} files, endings {', '.join(kinds) or 'none'}"
+    hint = f"images:{folder} reads {pictures} pictures without classes" if pictures else None
+    wanted = f"{request.spec}: {_ENDINGS} in one sub-folder per class"
+    return InvalidArgument("the folder holds no picture in a class folder", argument=wanted, given=given, hint=hint)
 
 
 @SOURCES.register("images", takes="PATH", extra=None)
@@ -138,11 +131,8 @@ def images(request: Request) -> Material:
     folder = existing(request.argument, request.spec, folder=True)
     listing = Listing()
     if not listing.add_folder(folder, -1, TRAIN):
-        raise InvalidArgument(
-            "the folder holds no picture",
-            argument=f"{request.spec}: files ending in {' '.join(sorted(EXTENSIONS))}",
-            given=f"{folder}: {listing.others.total()} files, endings {', '.join(sorted(listing.others)) or 'none'}",
-        )
+        given = f"{folder}: {listing.others.total()} files, endings {', '.join(sorted(listing.others)) or 'none'}"
+        raise InvalidArgument("the folder holds no picture", argument=f"{request.spec}: {_ENDINGS}", given=given)
     return listing.material(request, (), f"unlabelled pictures in {folder}")
 
 
@@ -161,8 +151,7 @@ def picture_files(names: Sequence[str | Path]) -> list[Path]:
             found.append(path)
         else:
             given = f"{printable(str(name))}: {'no picture in it' if path.is_dir() else 'no such image'}"
-            rule = f"an image is a file, or a folder of files ending in {' '.join(sorted(EXTENSIONS))}"
-            raise InvalidArgument(rule, argument="IMAGE", given=given)
+            raise InvalidArgument(f"an image is a file, or a folder of {_ENDINGS}", argument="IMAGE", given=given)
     return found
 
 

@@ -109,14 +109,10 @@ def _column(
     if kind in options:
         if options[kind] in columns:
             return options[kind]
-        raise InvalidArgument(
-            "no such column", argument=request.spec, given=options[kind], hint=close_matches(options[kind], columns)
-        )
+        hint = close_matches(options[kind], columns)
+        raise InvalidArgument("no such column", argument=request.spec, given=options[kind], hint=hint)
     if len(candidates) != 1:
-        raise InvalidArgument(
-            f"the data set has {len(candidates)} {kind} columns, not one",
-            argument=request.spec,
-            given=f"columns {', '.join(columns)}",
-            hint=f"{request.spec}{'&' if '?' in request.spec else '?'}{kind}=COLUMN",
-        )
+        rule, given = f"the data set has {len(candidates)} {kind} columns, not one", f"columns {', '.join(columns)}"
+        hint = f"{request.spec}{'&' if '?' in request.spec else '?'}{kind}=COLUMN"
+        raise InvalidArgument(rule, argument=request.spec, given=given, hint=hint)
     return candidates[0]

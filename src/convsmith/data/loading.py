@@ -10,18 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convsmith.data.arrays import mean_and_std
+from convsmith.arguments import one_of
+from convsmith.data.arrays import mean_and_std, prepared
 from convsmith.data.augment import AUGMENTATIONS
 from convsmith.data.checking import examine
-from convsmith.data.description import DataDescription
-from convsmith.data.image_data import ImageData
-from convsmith.data.ink import prepared
 from convsmith.data.partition import LEFT_OUT, NAMES, TRAIN, copies, fingerprints, partition
 from convsmith.data.pictures import Arrays, Files, shortened
-from convsmith.data.preprocessing import Preprocessing
+from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.data.source import SOURCES, BrokenFile, Material, Progress, Request, existing
-from convsmith.data.split import ImageSplit
-from convsmith.data.store import MemoryStore, PictureStore, Size, Store
+from convsmith.data.split import ImageData, ImageSplit, MemoryStore, PictureStore, Size, Store
 from convsmith.errors import InvalidArgument, close_matches
 
 #: mean and std of grey pictures on disk: those of ImageNet's luma
@@ -80,8 +77,7 @@ def load(
     wanted = checked_size(size)
     if channels not in (None, 1, 3):
         raise InvalidArgument("images have 1 or 3 channels", argument="channels", given=channels)
-    if broken not in ("refuse", "skip"):
-        raise InvalidArgument("broken files are refused or skipped", argument="'refuse' or 'skip'", given=repr(broken))
+    one_of("broken", broken, ("refuse", "skip"))
     AUGMENTATIONS.entry(augment)
     if preprocessing is not None:
         count = channels or preprocessing.channels
@@ -122,19 +118,12 @@ def parsed(spec: str) -> tuple[str, str]:
         inside = any(child.is_dir() and not child.name.startswith(".") for child in Path(spec).expanduser().iterdir())
         return ("imagefolder" if inside else "images"), spec
     if name not in SOURCES:
-        raise InvalidArgument(
-            "no data set has this name",
-            argument="a data set",
-            given=repr(spec),
-            hint=close_matches(name, SOURCES.names()) + f" (all: {', '.join(available())}, or a folder)",
-        )
+        hint = close_matches(name, SOURCES.names()) + f" (all: {', '.join(available())}, or a folder)"
+        raise InvalidArgument("no data set has this name", argument="a data set", given=repr(spec), hint=hint)
     takes = SOURCES.entry(name).traits["takes"]
     if bool(colon and argument) != (takes is not None):
-        raise InvalidArgument(
-            "a path or name follows the colon" if takes else "nothing follows this name",
-            argument=_spelling(name, takes),
-            given=repr(spec),
-        )
+        rule = "a path or name follows the colon" if takes else "nothing follows this name"
+        raise InvalidArgument(rule, argument=_spelling(name, takes), given=repr(spec))
     return name, argument
 
 
@@ -203,7 +192,5 @@ def _check_classes(material: Material, good: Tensor, official: Tensor) -> None:
     if material.classes and len(good) < len(material.labels):
         lost = set(material.labels[official == TRAIN].tolist()) - set(good.tolist())
         if lost:
-            names = ", ".join(material.classes[n] for n in sorted(lost))
-            raise InvalidArgument(
-                "every picture of a class is broken", argument=material.name, given=names, hint="mend the files"
-            )
+            names, rule = ", ".join(material.classes[n] for n in sorted(lost)), "every picture of a class is broken"
+            raise InvalidArgument(rule, argument=material.name, given=names, hint="mend the files")

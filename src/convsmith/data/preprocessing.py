@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from numbers import Real
 from typing import Any
 
@@ -49,17 +49,15 @@ class Preprocessing:
     def __post_init__(self) -> None:
         size = _numbers("input_size", self.input_size)
         if len(size) != 3 or any(s != int(s) or not 1 <= s <= _LARGEST_SIDE for s in size):
-            raise InvalidArgument(
-                "an input has channels, height and width", argument="input_size", given=self.input_size, hint="C, H, W"
-            )
+            rule = "an input has channels, height and width"
+            raise InvalidArgument(rule, argument="input_size", given=self.input_size, hint="C, H, W")
         object.__setattr__(self, "input_size", tuple(int(s) for s in size))
         for name in ("mean", "std"):
             values = _numbers(name, getattr(self, name))
             values = values * int(size[0]) if len(values) == 1 else values
             if len(values) != size[0] or (name == "std" and not all(v > 0 for v in values)):
-                raise InvalidArgument(
-                    f"one mean and one positive std per channel: {int(size[0])}", argument=name, given=values
-                )
+                rule = f"one mean and one positive std per channel: {int(size[0])}"
+                raise InvalidArgument(rule, argument=name, given=values)
             object.__setattr__(self, name, values)
         if not isinstance(self.crop_pct, Real) or isinstance(self.crop_pct, bool) or not 0.05 <= self.crop_pct <= 4:
             raise InvalidArgument("a share of the side from 0.05 to 4", argument="crop_pct", given=repr(self.crop_pct))
@@ -148,6 +146,57 @@ class Preprocessing:
             share = math.nextafter(share, 0.0)
         mean, std = tuple(transforms.mean), tuple(transforms.std)
         return cls((len(mean), crop, crop), transforms.interpolation.value, mean, std, share)
+
+
+@dataclass(frozen=True)
+class DataDescription:
+    """What a model, a report and a run folder need to know about a data set.
+
+    ``size`` is (height, width) in pixels, ``mean`` and ``std`` are per channel for pixels in [0, 1], ``counts`` the
+    number of images by split, ``source`` one line on where the images come from. With ``interpolation``, ``crop_pct``
+    and ``crop_mode`` they make the `Preprocessing`; interpolation "box" is the area average of images in memory.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+    interpolation: str = "box"
+    crop_pct: float = 1.0
+    crop_mode: str = "center"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a picture becomes an image of this data set."""
+        size = (self.channels, *self.size)
+        return Preprocessing(size, self.interpolation, self.mean, self.std, self.crop_pct, self.crop_mode)
+
+    def seen_through(self, preprocessing: Preprocessing) -> DataDescription:
+        """Return the description of the same images under another preprocessing."""
+        channels, height, width = preprocessing.input_size
+        rest = {k: v for k, v in asdict(preprocessing).items() if k != "input_size"}
+        return replace(self, channels=channels, size=(height, width), **rest)
+
+    def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> DataDescription:
+        """Return the description with other statistics, one number per channel, checked."""
+        if {len(mean), len(std)} != {self.channels}:
+            rule, given = f"one mean and one positive std per channel: {self.channels}", (tuple(mean), tuple(std))
+            raise InvalidArgument(rule, argument="normalisation", given=given)
+        return self.seen_through(replace(self.preprocessing, mean=tuple(mean), std=tuple(std)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold; `from_json` reads it back."""
+        return {**asdict(self), "counts": dict(self.counts)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> DataDescription:
+        """Read what `to_json` wrote."""
+        tuples = {name: tuple(value[name]) for name in ("classes", "size", "mean", "std")}
+        return cls(**{**value, **tuples, "counts": dict(value.get("counts", {}))})
 
 
 class Pipeline:

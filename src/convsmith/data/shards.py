@@ -7,6 +7,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -85,26 +86,17 @@ def webdataset(request: Request) -> Material:
 def _shards(request: Request) -> list[str]:
     text = request.argument
     if re.match(r"[a-z]+://|pipe:", text):
-        raise InvalidArgument(
-            "shards are read by an index, so that every image is seen once; a stream has none",
-            argument=request.spec,
-            hint="copy the shards to a disk",
-        )
-    if (request.root or Path()).joinpath(text).expanduser().is_dir():
+        rule = "shards are read by an index, so that every image is seen once; a stream has none"
+        raise InvalidArgument(rule, argument=request.spec, hint="copy the shards to a disk")
+    base = request.root or Path()
+    if (base / Path(text).expanduser()).is_dir():
         text = str(Path(text) / "*.tar")
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", text)
-    names = [text]
+    names, found = [text], re.search(r"\{(\d+)\.\.(\d+)\}", text)
     if found:
-        width = len(found[1])
-        numbers = range(int(found[1]), int(found[2]) + 1)
-        names = [text[: found.start()] + f"{n:0{width}d}" + text[found.end() :] for n in numbers]
-    base = str((request.root or Path()) / "")
-    paths = [Path(base) / Path(name).expanduser() for name in names]
-    shards = [
-        p
-        for path in paths
-        for p in (sorted(map(str, path.parent.glob(path.name))) if "*" in path.name else [str(path)])
-    ]
+        numbers = (f"{n:0{len(found[1])}d}" for n in range(int(found[1]), int(found[2]) + 1))
+        names = [text[: found.start()] + number + text[found.end() :] for number in numbers]
+    paths = [base / Path(name).expanduser() for name in names]
+    shards = [p for path in paths for p in (sorted(path.parent.glob(path.name)) if "*" in path.name else [path])]
     if not shards:
         raise InvalidArgument("no shard is there", argument=request.spec, given=text)
     return [str(existing(shard, request.spec, folder=False)) for shard in shards]
@@ -118,27 +110,27 @@ def _samples(shard: str, request: Request) -> Iterator[tuple[int, int, str | Non
     """Yield offset and length of every picture of a shard with its label, None where it has none."""
     try:
         with tarfile.open(shard, "r:") as tar:
-            stem, picture, label = "", None, None
-            for member in tar:
-                if not member.isfile():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                first, _, suffix = name.partition(".")
-                if f"{folder}/{first}" != stem:
-                    if picture is not None:
-                        yield (*picture, label)
-                    stem, picture, label = f"{folder}/{first}", None, None
-                if f".{suffix.rpartition('.')[2].lower()}" in EXTENSIONS:
-                    picture = (member.offset_data, member.size)
-                elif suffix.lower() in _LABELS:
-                    held: Any = tar.extractfile(member)
-                    label = _label(held.read().decode().strip(), suffix.lower())
-            if picture is not None:
-                yield (*picture, label)
+            for _, members in groupby((member for member in tar if member.isfile()), lambda member: _split(member)[0]):
+                picture, label = None, None
+                for member in members:
+                    suffix = _split(member)[1]
+                    if f".{suffix.rpartition('.')[2]}" in EXTENSIONS:
+                        picture = (member.offset_data, member.size)
+                    elif suffix in _LABELS:
+                        held: Any = tar.extractfile(member)
+                        label = _label(held.read().decode().strip(), suffix)
+                if picture is not None:
+                    yield (*picture, label)
     except (tarfile.TarError, UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
-        raise InvalidArgument(
-            "a shard is an uncompressed tar file", argument=request.spec, given=f"{shard}: {error}"
-        ) from error
+        rule, given = "a shard is an uncompressed tar file", f"{shard}: {error}"
+        raise InvalidArgument(rule, argument=request.spec, given=given) from error
+
+
+def _split(member: tarfile.TarInfo) -> tuple[str, str]:
+    """Return what names the sample of a member, and the rest of its name."""
+    folder, slash, name = member.name.rpartition("/")
+    stem, _, suffix = name.partition(".")
+    return f"{folder}{slash}{stem}", suffix.lower()
 
 
 def _label(text: str, suffix: str) -> str | None:

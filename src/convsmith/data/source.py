@@ -93,9 +93,8 @@ def numbered(values: Sequence[Any], request: Request, *, unknown: bool = False) 
     if low < (-1 if unknown else 0):
         raise InvalidArgument("labels count from 0", argument=request.spec, given=f"label {low}")
     if high > 10 * max(len(set(numbers)), 10_000):
-        raise InvalidArgument(
-            "a label counts classes from 0", argument=request.spec, given=f"label {high} among {len(set(numbers))}"
-        )
+        given = f"label {high} among {len(set(numbers))}"
+        raise InvalidArgument("a label counts classes from 0", argument=request.spec, given=given)
     return tuple(str(n) for n in range(high + 1)), torch.tensor(numbers, dtype=torch.int64)
 
 

@@ -1,24 +1,74 @@
-"""A part of a data set that batches are drawn from."""
+"""A data set of images, its splits that batches are drawn from, and where their pixels come from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from convsmith.data.augment import AUGMENTATIONS, kept_random_states, keyed
 from convsmith.data.batch import Batch
-from convsmith.data.description import DataDescription
 from convsmith.data.keyed import hash64
-from convsmith.data.preprocessing import Pipeline
-from convsmith.data.store import Store
-from convsmith.errors import InvalidArgument
+from convsmith.data.pictures import Arrays, Pictures
+from convsmith.data.preprocessing import DataDescription, Pipeline, Preprocessing
+from convsmith.data.source import BrokenFile
+from convsmith.errors import InvalidArgument, RunFailed
 
 Positions = Tensor | Sequence[int] | range | slice
+Size = tuple[int, int]
+
+
+class Store(Protocol):
+    """All images of a data set; ``pictures`` is what random transforms start from."""
+
+    pictures: Pictures
+
+    def pixels(self, positions: Tensor) -> Tensor:
+        """Return [B, C, H, W] float32, in [0, 1] unless the images came already normalised."""
+
+
+class MemoryStore:
+    """Images in one tensor [N, C, H, W]: uint8 (divided by 255 on the way out) or float32."""
+
+    pictures: Pictures
+
+    def __init__(self, images: Tensor) -> None:
+        self.images, self.pictures = images, Arrays(images)
+
+    def pixels(self, positions: Tensor) -> Tensor:
+        """See `Store.pixels`."""
+        chosen = self.images[positions]
+        return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen
+
+
+class PictureStore:
+    """Pictures that the geometry of a `Preprocessing` brings to one size; ``exact``: they must have that size."""
+
+    def __init__(self, pictures: Pictures, preprocessing: Preprocessing, *, exact: bool = False) -> None:
+        self.pictures, self.exact = pictures, exact
+        count = preprocessing.channels
+        # a mean of 0 and a std of 1 change no bit; the split normalises
+        self.preprocessing = replace(preprocessing, mean=(0.0,) * count, std=(1.0,) * count)
+        self.transform = self.preprocessing.transform()
+
+    def pixels(self, positions: Tensor) -> Tensor:
+        """See `Store.pixels`."""
+        found = [self._one(int(position)) for position in positions]
+        return torch.stack(found) if found else torch.zeros(0, *self.preprocessing.input_size)
+
+    def _one(self, position: int) -> Tensor:
+        image = self.pictures.picture(position, self.preprocessing.channels)
+        wanted = self.preprocessing.input_size[1:]
+        size = tuple(image.shape[1:]) if isinstance(image, Tensor) else image.size[::-1]
+        if self.exact and size != wanted:
+            rule, given = f"all pictures must be {wanted[0]} x {wanted[1]}", f"{size[0]} x {size[1]}"
+            given = f"{self.pictures.name(position)}, {given}"
+            raise RunFailed(rule, given=given, hint="pass size= to resize them")
+        return self.transform.apply(image)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +112,11 @@ class ImageSplit:
         rows, index = self.rows[chosen], self.index[chosen]
         if key is None or self.augment == "none" or not len(rows):
             return Batch(self.normalise(self.store.pixels(rows)), self.labels[chosen], index)
+        pictures, channels = self.store.pictures, self.description.channels
         words = hash64(*key, index.numpy()).tolist()
         with kept_random_states():
             images = [
-                keyed(self._augmentation, self._picture(row), word)
+                keyed(self._augmentation, pictures.picture(row, channels), word)
                 for row, word in zip(rows.tolist(), words, strict=True)
             ]
         return Batch(torch.stack(images), self.labels[chosen], index)
@@ -73,9 +124,6 @@ class ImageSplit:
     def name(self, position: int) -> str:
         """Return what messages and tables call an image: its path, where it has one."""
         return self.store.pictures.name(int(self.rows[position]))
-
-    def _picture(self, row: int) -> Any:
-        return self.store.pictures.picture(row, self.description.channels)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return ``(pixels - mean) / std`` by channel, for pixels [B, C, H, W]."""
@@ -94,14 +142,10 @@ class ImageSplit:
 
     def of_classes(self, classes: Sequence[int]) -> ImageSplit:
         """Return the images whose label is among ``classes``; the numbering of the classes stays."""
-        wanted = torch.as_tensor(list(classes), dtype=torch.int64)
-        if wanted.numel() and not (int(wanted.min()) >= 0 and int(wanted.max()) < len(self.classes)):
-            raise InvalidArgument(
-                "no such class",
-                argument=f"classes {list(classes)}",
-                given=f"{len(self.classes)} classes, counted from 0",
-            )
-        return self.subset(torch.isin(self.labels, wanted).nonzero()[:, 0])
+        if not all(0 <= number < len(self.classes) for number in classes):
+            given = f"{len(self.classes)} classes, counted from 0"
+            raise InvalidArgument("no such class", argument=f"classes {list(classes)}", given=given)
+        return self.subset(torch.isin(self.labels, torch.tensor(list(classes), dtype=torch.int64)))
 
     def with_augment(self, name: str, **settings: Any) -> ImageSplit:
         """Return the same images with another augmentation; ``settings`` are those of its function."""
@@ -125,23 +169,52 @@ class ImageSplit:
         return replace(self, description=self.description.with_normalisation(mean, std))
 
     def _checked(self, positions: Positions) -> Tensor:
-        if isinstance(positions, slice):
-            return torch.arange(len(self))[positions]
-        chosen = torch.as_tensor(positions if isinstance(positions, Tensor) else list(positions))
-        if chosen.dtype == torch.bool:
-            if chosen.shape != (len(self),):
-                raise InvalidArgument("a mask has one entry per image", argument=len(self), given=tuple(chosen.shape))
-            return chosen.nonzero()[:, 0]
-        if chosen.numel() == 0:
-            return torch.zeros(0, dtype=torch.int64)
-        if chosen.ndim != 1 or chosen.is_floating_point():
-            raise InvalidArgument(
-                "positions are a list of whole numbers", given=f"{chosen.dtype} {tuple(chosen.shape)}"
-            )
-        if int(chosen.min()) < 0 or int(chosen.max()) >= len(self):
-            raise InvalidArgument(
-                f"positions run from 0 to {len(self) - 1}",
-                argument="an image of this split",
-                given=chosen.tolist()[:10],
-            )
-        return chosen.long().cpu()
+        every = torch.arange(len(self))
+        try:
+            if not isinstance(positions, slice):
+                positions = torch.as_tensor(positions if isinstance(positions, Tensor) else list(positions)).cpu()
+                positions = positions.long() if positions.numel() == 0 else positions
+                if positions.ndim != 1 or bool((positions < 0).any()):
+                    raise IndexError("one number from 0 on, or one bool, per image")
+            return every[positions]
+        except (IndexError, TypeError, ValueError) as error:
+            rule = f"positions are whole numbers from 0 to {len(self) - 1}, or one bool per image"
+            raise InvalidArgument(rule, argument="an image of this split", given=f"{positions}: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """What `load` returns.
+
+    ``train`` alone carries the augmentation. ``skipped`` lists the broken files that ``broken="skip"`` passed over,
+    ``notes`` everything else that is not used, in words.
+    """
+
+    description: DataDescription
+    train: ImageSplit
+    validation: ImageSplit
+    test: ImageSplit
+    skipped: tuple[BrokenFile, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in label order."""
+        return self.description.classes
+
+    @property
+    def splits(self) -> dict[str, ImageSplit]:
+        """The three splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def map(self, **changed: ImageSplit) -> ImageData:
+        """Return the data with some splits replaced; the description follows the train split and the new counts."""
+        splits = {**self.splits, **changed}
+        counts = {name: len(split) for name, split in splits.items()}
+        about = replace(splits["train"].description, counts=counts)
+        train, validation, test = (replace(split, description=about) for split in splits.values())
+        return replace(self, description=about, train=train, validation=validation, test=test)
+
+    def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> ImageData:
+        """Return the data normalised by other statistics, one number per channel."""
+        return self.map(**{name: split.with_normalisation(mean, std) for name, split in self.splits.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -66,12 +65,8 @@ def torchvision_set(request: Request) -> Material:
     """Any classification set of torchvision, from files under the root or downloaded there."""
     name = request.argument
     if name not in TORCHVISION:
-        raise InvalidArgument(
-            "no torchvision set of images with classes has this name",
-            argument=request.spec,
-            given=repr(name),
-            hint=close_matches(name, TORCHVISION),
-        )
+        rule, hint = "no torchvision set of images with classes has this name", close_matches(name, TORCHVISION)
+        raise InvalidArgument(rule, argument=request.spec, given=repr(name), hint=hint)
     home = request.root or data_home()
     parts = {part: downloaded(name, home, request.spec, **chosen) for part, chosen in TORCHVISION[name].items()}
     return _material(request, parts, f"torchvision.datasets.{name}, files in {home}")
@@ -83,27 +78,35 @@ def timm_set(request: Request) -> Material:
     from timm.data import create_dataset
 
     name, home = request.argument, request.root or data_home()
-    parts = {}
+    parts, hint = {}, f"root= (--data-root) names the folder, now {home}"
     for part, split in ((TRAIN, "train"), (TEST, "validation")):
-        hint = f"root= (--data-root) names the folder, now {home}"
-        held = quietly(request.spec, hint, create_dataset, name, root=str(home), split=split, download=True)
-        if not hasattr(held, "__getitem__"):
+        parts[part] = quietly(request.spec, hint, create_dataset, name, root=str(home), split=split, download=True)
+        if not hasattr(parts[part], "__getitem__"):
             rule = "a stream is not divided, shuffled as a whole or resumed"
             raise InvalidArgument(rule, argument=request.spec, hint="wds:SHARDS reads tar shards by an index")
-        parts[part] = held
     return _material(request, parts, f"timm.data.create_dataset({name!r}), files in {home}")
+
+
+def on_disk(name: str, home: Path, **arguments: Any) -> Any:
+    """Return ``torchvision.datasets.NAME`` from files under ``home``, or None where they are not there."""
+    import torchvision
+
+    try:
+        return getattr(torchvision.datasets, name)(str(home), download=False, **arguments)
+    except (RuntimeError, OSError):
+        return None
 
 
 def downloaded(name: str, home: Path, spec: str, **arguments: Any) -> Any:
     """Return ``torchvision.datasets.NAME``, from files under ``home`` or else downloaded there, without printing."""
     import torchvision
 
-    kind = getattr(torchvision.datasets, name)
-    with contextlib.suppress(RuntimeError):
-        return kind(str(home), download=False, **arguments)
+    held = on_disk(name, home, **arguments)
+    if held is not None:
+        return held
     hint = f"connect to the network, or put its files under {home} (root= or CONVSMITH_DATA name another folder)"
     home.mkdir(parents=True, exist_ok=True)
-    return quietly(spec, hint, kind, str(home), download=True, **arguments)
+    return quietly(spec, hint, getattr(torchvision.datasets, name), str(home), download=True, **arguments)
 
 
 def _material(request: Request, parts: dict[int, Any], source: str) -> Material:
@@ -125,9 +128,7 @@ def labels_of(held: Any) -> Tensor:
             # QMNIST keeps eight numbers per image, the first being the class
             return torch.from_numpy(values if values.ndim == 1 else values[:, 0].copy())
     samples = getattr(held, "_samples", None) or getattr(getattr(held, "reader", None), "samples", None)
-    if samples is not None:
-        return torch.tensor([int(sample[1]) for sample in samples])
-    return torch.tensor([int(held[n][1]) for n in range(len(held))])
+    return torch.tensor([int(sample[1]) for sample in (samples or map(held.__getitem__, range(len(held))))])
 
 
 def _classes(held: Any, labels: Tensor) -> tuple[str, ...]:
@@ -135,7 +136,7 @@ def _classes(held: Any, labels: Tensor) -> tuple[str, ...]:
     known: Any = getattr(getattr(held, "reader", None), "class_to_idx", None) or getattr(held, "classes", ())
     names = tuple(map(str, known))
     if len(names) < count:
-        return tuple(str(n) for n in range(count))
+        return tuple(map(str, range(count)))
     # MNIST calls its classes "0 - zero"; the digit alone is what pairs with other digits
     return tuple(n.split(" - ")[0] for n in names) if all(" - " in n for n in names) else names
 
@@ -143,9 +144,8 @@ def _classes(held: Any, labels: Tensor) -> tuple[str, ...]:
 def images_of(held: Any) -> Tensor | None:
     """Return all images of a set that holds them in one array, as uint8 [N, C, H, W], else None."""
     data = getattr(held, "data", None)
-    images = torch.as_tensor(data) if isinstance(data, Tensor | np.ndarray) else None
-    if images is None or images.dtype != torch.uint8 or images.ndim not in (3, 4):
+    images = torch.as_tensor(data) if isinstance(data, Tensor | np.ndarray) else torch.zeros(())
+    if images.dtype != torch.uint8 or images.ndim not in (3, 4):
         return None
-    if images.ndim == 3:
-        return images[:, None]
-    return images if images.shape[1] in (1, 3) else images.permute(0, 3, 1, 2).contiguous()
+    channels_first = images[:, None] if images.ndim == 3 else images
+    return channels_first if channels_first.shape[1] in (1, 3) else images.permute(0, 3, 1, 2).contiguous()

@@ -15,8 +15,7 @@ import timm
 import torch
 from torch import nn
 
-from convsmith.data.description import DataDescription
-from convsmith.data.preprocessing import Preprocessing
+from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
 
 FORMAT = 1

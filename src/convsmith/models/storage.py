@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convsmith.arguments import integer
-from convsmith.data.description import DataDescription
-from convsmith.data.preprocessing import Preprocessing
+from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import unwrap
 from convsmith.models import sources

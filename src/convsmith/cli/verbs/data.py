@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from convsmith.cli.shell import terminal
 from convsmith.cli.shell.options import Listing, option
 from convsmith.cli.shell.progress import progress
-
-if TYPE_CHECKING:
-    from convsmith.data import DataSummary
 
 EXAMPLES = (
     "data",
@@ -38,7 +35,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
     if arguments.data is None:
         known = data.summaries()
-        terminal.table(("DATA", "here", "what it is"), [(row.spec, here(row), row.source) for row in known])
+        terminal.table(
+            ("DATA", "here", "what it is"),
+            [(row.spec, f"needs {row.missing}" if row.missing else "yes", row.source) for row in known],
+        )
         return {"data": [asdict(row) for row in known]}
     with progress("read") as callback:
         loaded = data.load(
@@ -65,11 +65,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
         terminal.complain("warning", f"skipped a broken image: {file.path}: {file.reason}")
     terminal.say(*(f"note: {note}" for note in loaded.notes))
     return {"description": about.to_json(), "skipped": [str(file.path) for file in loaded.skipped]}
-
-
-def here(row: DataSummary) -> str:
-    """Say whether a data set can be loaded without a download, or what it needs."""
-    return "yes" if row.present else f"needs {row.missing}"
 
 
 def _by_class(loaded: Any) -> list[tuple[Any, ...]]:

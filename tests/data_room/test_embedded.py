@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from convsmith.data import idx, load, read_idx
+from convsmith.data import embedded, load, read_idx
 from convsmith.errors import InvalidArgument
 
 CODES = {"u1": 8, "i1": 9, "i2": 11, "i4": 12, "f4": 13, "f8": 14}
@@ -119,7 +119,9 @@ def test_without_files_and_without_network_the_error_says_what_to_do(tmp_path, m
     assert str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.skipif(not any(map(idx.find_idx, idx.SYSTEM_PLACES)), reason="no system package of Fashion-MNIST")
+@pytest.mark.skipif(
+    not any(map(embedded.find_idx, embedded.SYSTEM_PLACES)), reason="no system package of Fashion-MNIST"
+)
 def test_the_real_set(monkeypatch):
     monkeypatch.delenv("CONVSMITH_DATA", raising=False)
     data = load("fashion-mnist")
