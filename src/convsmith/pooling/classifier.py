@@ -100,6 +100,9 @@ class PooledClassifier(nn.Module):
 
     def prune_intermediate_layers(self, *args: Any, prune_head: bool = True, **kwargs: Any) -> Any:
         """Drop the backbone's layers after the last intermediate that is wanted; timm's arguments."""
+        head = getattr(self.backbone, "head", None)
+        if isinstance(head, nn.Identity):
+            head.drop = nn.Dropout(0.0)  # timm's VGG reads the rate of the head it takes off
         kept = self.backbone.prune_intermediate_layers(  # type: ignore[operator]  # timm's interface
             *args, prune_head=False, **kwargs
         )

@@ -88,16 +88,20 @@ def check_model(
         require_that([m.shape[1] for m in found] == widths, "feature_info tells the maps' channels", widths)
 
     def numbers() -> None:
-        wanted = run(model)
-        double = run(copy.deepcopy(model).double(), x.double())
+        wanted, exact = run(model), copy.deepcopy(model).double()
+        double = run(exact, x.double())
         require_that(double.dtype == torch.float64, "float64 stays")
-        near = (wanted - double).norm() <= 1e-4 * double.norm()
-        require_that(bool(near), "float32 is float64 to rounding")
+        # a deep network amplifies rounding: what it does when every weight moves by one is its own measure
+        moved, generator = copy.deepcopy(exact), torch.Generator().manual_seed(2)
+        for p in moved.parameters():
+            p.data *= 1 + torch.finfo(torch.float32).eps * (2 * torch.rand(p.shape, generator=generator) - 1)
+        most = torch.maximum(4 * (run(moved, x.double()) - double).norm(), 1e-4 * double.norm())
+        require_that(bool((wanted - double).norm() <= most), "float32 is float64 to rounding")
         last = run(model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last))
         model.to(memory_format=torch.contiguous_format)
-        require_that(bool((last - wanted).norm() <= 1e-4 * wanted.norm()), "channels_last changes nothing")
+        require_that(bool((last - wanted).norm() <= most), "channels_last changes nothing")
         alone = torch.cat([run(model, image[None]) for image in x])
-        require_that(bool((alone - wanted).norm() <= 1e-4 * wanted.norm()), "samples are apart in evaluation")
+        require_that(bool((alone - wanted).norm() <= most), "samples are apart in evaluation")
 
     def repeatable() -> None:
         with untouched(x, *model.state_dict().values()):
