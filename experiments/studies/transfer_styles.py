@@ -167,7 +167,8 @@ def _balanced_table(cells: Cells, sets: tuple[str, ...]) -> Table:
                 both = zip(own, cells[direction, spec, "source-only"], strict=False)
                 gains = [100 * (x["balanced"] - y["balanced"]) for x, y in both if "balanced" in x and "balanced" in y]
                 row.append(str(interval(gains)) if gains else None)
-            rows.append(row)
+            if any(row[2:]):
+                rows.append(row)
     return Table(
         ["method", "target", *directions],
         rows,
