@@ -15,7 +15,7 @@ from experiments.benchmarks.contract import Bench, suite
 
 #: network -> height and width of its images
 NETWORKS = {"resnet18": 224, "tf_efficientnet_lite0": 224, "resnet50": 224}
-KEEP, RUNTIME, BATCH = 0.5, "onnxruntime", 8
+KEEP, RUNTIME, BATCH = 0.5, "onnxruntime", 2
 
 
 @suite("latency")
