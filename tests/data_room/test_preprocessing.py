@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
+from timm.data import create_transform, resolve_data_config, resolve_model_data_config
 
 import convsmith  # noqa: F401  (registers our models)
 from convsmith.data.preprocessing import Preprocessing
@@ -107,3 +107,51 @@ def test_bad_fields_are_named(fields, argument):
 def test_only_a_mapping_is_read():
     with pytest.raises(InvalidArgument, match="mapping"):
         Preprocessing.from_json([1])
+
+
+NETWORKS = (
+    "resnet50",
+    "tf_efficientnet_lite0",
+    "vit_base_patch16_224",
+    "convnext_tiny",
+    "swin_tiny_patch4_window7_224",
+    "mobilenetv3_large_100",
+    "inception_v3",
+    "efficientnet_b3",
+    "vgg16_bn",
+    "beit_base_patch16_224",
+)
+
+
+def photographs(count):
+    """Cut windows of many sizes from sample photographs, in the modes that timm reads as colour without losing any."""
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    whole = [*load_sample_images().images, data.astronaut(), data.chelsea(), data.coffee()]
+    draw = np.random.default_rng(0)
+    for number in range(count):
+        source = whole[number % len(whole)]
+        height, width = (int(draw.integers(40, side + 1)) for side in source.shape[:2])
+        top, left = (
+            int(draw.integers(0, side - n + 1)) for side, n in zip(source.shape, (height, width), strict=False)
+        )
+        cut = Image.fromarray(np.ascontiguousarray(source[top : top + height, left : left + width]))
+        yield cut.convert(("RGB", "L", "LA", "P", "CMYK", "RGBA")[number % 6])
+
+
+@pytest.mark.slow
+def test_200_pictures_through_ten_networks_are_timms_bit_for_bit(tmp_path):
+    """Opaque alpha and upright EXIF: what is transparent is composed on white and turned here, and not by timm."""
+    paths = []
+    for number, image in enumerate(photographs(200)):
+        paths.append(tmp_path / f"{number:03d}.{'jpg' if image.mode in ('RGB', 'L', 'CMYK') else 'png'}")
+        exif = Image.Exif()
+        exif[0x0112] = 1
+        image.save(paths[-1], exif=exif)
+    for name in NETWORKS:
+        config = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+        ours, theirs = Preprocessing(**config).transform(), create_transform(**config, is_training=False)
+        for path in paths:
+            with Image.open(path) as one, Image.open(path) as other:
+                assert torch.equal(ours(one), theirs(other.convert("RGB"))), f"{name}, {path.name}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,6 +80,42 @@ class LoadedModel:
             Prediction(self.name_of(int(o[0])), float(v[0]), self.name_of(int(o[1])) if len(o) > 1 else None)
             for v, o in zip(values, order, strict=True)
         ]
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write weights and ``config.json`` as timm's ``save_for_hf`` does, for ``local-dir:`` and `from_pretrained`.
+
+        Raises:
+            InvalidArgument: a network that no name of timm's registry builds, a compressed one for instance.
+        """
+        from timm.models import save_for_hf
+
+        network, config = self._for_timm()
+        save_for_hf(network, str(folder), model_config=config, safe_serialization=True)
+        return Path(folder)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> LoadedModel:
+        """Load a folder that `save_pretrained` wrote, or ``owner/name`` of the hub; see `convsmith.load`."""
+        from convsmith.models.storage import load
+
+        return load(name if Path(name).expanduser().exists() or ":" in str(name) else f"hf-hub:{name}")
+
+    def push_to_hub(self, repo_id: str, **settings: Any) -> None:
+        """Upload what `save_pretrained` writes; ``settings`` are those of timm's ``push_to_hf_hub``."""
+        from timm.models import push_to_hf_hub
+
+        network, config = self._for_timm()
+        push_to_hf_hub(network, repo_id, model_config=config, safe_serialization=True, **settings)
+
+    def _for_timm(self) -> tuple[nn.Module, dict[str, Any]]:
+        """Return the network with this preprocessing in its configuration, and the class names for timm's file."""
+        published = getattr(self.model, "pretrained_cfg", None) or {}
+        if self.recipe.compression or not published.get("architecture"):
+            rule, hint = "timm's registry does not build this network", "save_model keeps every recipe"
+            raise InvalidArgument(rule, argument="model", given=type(self.model).__name__, hint=hint)
+        network: Any = copy.copy(self.model)  # shares the weights; the configuration alone is another
+        network.pretrained_cfg = {**published, **asdict(self.preprocessing), "num_classes": self.model.num_classes}
+        return network, {} if self.classes is None else {"label_names": list(self.classes)}
 
     def name_of(self, index: int) -> str:
         """Return the name of a class, its number where no names are known."""
