@@ -96,9 +96,10 @@ class LoadedModel:
     @classmethod
     def from_pretrained(cls, name: str | Path) -> LoadedModel:
         """Load a folder that `save_pretrained` wrote, or ``owner/name`` of the hub; see `convsmith.load`."""
-        from convsmith.models.storage import load
+        import convsmith
 
-        return load(name if Path(name).expanduser().exists() or ":" in str(name) else f"hf-hub:{name}")
+        found: LoadedModel = convsmith.load(name if Path(name).expanduser().exists() else f"hf-hub:{name}")
+        return found
 
     def push_to_hub(self, repo_id: str, **settings: Any) -> None:
         """Upload what `save_pretrained` writes; ``settings`` are those of timm's ``push_to_hf_hub``."""
