@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import platform
 import sys
 import tempfile
 import time
@@ -10,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
+import numpy
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
@@ -64,8 +67,10 @@ def page(counts: Counter[tuple[str, str]], cases: int, seconds: float) -> str:
         [
             "# Reliability: what fuzzed input leads to",
             "",
-            f"Written by `make fuzz` ({cases:,} cases, {seconds / 60:.0f} minutes, torch {torch.__version__},",
-            f"CPU capability {torch.backends.cpu.get_cpu_capability()}). The cases are the same every time.",
+            f"Written by `python -m tests.fuzz` ({cases:,} cases, {seconds / 60:.0f} minutes, torch {torch.__version__},",
+            f"hypothesis {hypothesis.__version__}, numpy {numpy.__version__}, Python {platform.python_version()},",
+            f"{platform.machine()}, CPU capability {torch.backends.cpu.get_cpu_capability()},",
+            f"{torch.get_num_threads()} thread). Seed 0; the cases are the same every time.",
             "",
             "Allowed are a right answer (finite where the input is, of the input's type, float32 equal to float64",
             "within the method's tolerance, arguments untouched) and one error that names the argument.",

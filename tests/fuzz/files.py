@@ -92,7 +92,7 @@ def sound_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
         "detector.safetensors": (folder / "detector.safetensors", interpretation.RouteDetector.load),
         "config.yaml": (
             folder / "config.yaml",
-            lambda path: settings.checked("train", Arguments, path.read_text(), where=str(path)),
+            lambda path: settings.checked("train", Arguments, settings.text_of(path), where=str(path)),
         ),
     }
 

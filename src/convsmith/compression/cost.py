@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from convsmith import arguments
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.counting import Count, count_operations
 from convsmith.inspection.modes import BATCH_NORMS
@@ -99,14 +100,16 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
     Raises:
         InvalidArgument: if ``input_size`` is not three or four positive integers.
     """
-    size = tuple(int(n) for n in input_size)
-    if len(size) not in (3, 4) or any(n < 1 for n in size):
+    arguments.module("model", model)
+    sequence = isinstance(input_size, Sequence) and not isinstance(input_size, str)
+    if not sequence or len(input_size) not in (3, 4):
         raise InvalidArgument(
             "an input size has three or four positive numbers",
-            argument="cost(model, input_size)",
-            given=tuple(input_size),
+            argument="input_size",
+            given=arguments.spelled(input_size),
             hint="(channels, height, width), or (batch, channels, height, width)",
         )
+    size = tuple(arguments.integer("input_size", n, least=1) for n in input_size)
     if len(size) == 3:
         size = (1, *size)
     counts = count_operations(model, size)

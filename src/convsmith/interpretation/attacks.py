@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import number, one_of, tensor
 from convsmith.errors import InvalidArgument, close_matches, require
 from convsmith.interpretation.find import prepare, rows_at_once
 from convsmith.registry import Registry
@@ -78,12 +79,13 @@ def attack(
     Raises:
         InvalidArgument: an unknown method, a negative epsilon, pixels outside [0, 1] (the mean or std is wrong).
     """
-    if epsilon < 0:
-        raise InvalidArgument("epsilon is not negative", argument="epsilon", given=epsilon)
+    number("epsilon", epsilon, least=0)
+    if not isinstance(method, str):
+        one_of("method", method, ATTACKS.names())
     if steps is not None and steps < 1:
         raise InvalidArgument("an attack takes at least one step", argument="steps", given=steps)
     model, images = prepare(model, images)
-    if labels.shape != (len(images),):
+    if tensor("labels", labels, floating=False, what="one label per image").shape != (len(images),):
         raise InvalidArgument("one label per image", argument=f"[{len(images)}]", given=tuple(labels.shape))
     labels = labels.to(images.device).long()
     shift, scale = _normalisation(images, mean, std)

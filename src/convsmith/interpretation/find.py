@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import module
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.inspection.modes import check_evaluation, unwrap
 from convsmith.interpretation.gates import GatedNetwork
@@ -112,7 +113,7 @@ def rows_at_once(images: Tensor, batch_size: int | None) -> int:
 
 def prepare(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     """Unwrap and check the model, check the images and bring them to the model's device (and dtype if float64)."""
-    model = unwrap(model)
+    model = unwrap(module("model", model))
     check_evaluation(model)
     if not isinstance(images, Tensor) or images.dim() < 2 or not images.is_floating_point():
         given = (tuple(images.shape), images.dtype) if isinstance(images, Tensor) else type(images).__name__

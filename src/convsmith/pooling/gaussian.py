@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convsmith.arguments import number
 from convsmith.errors import InvalidArgument
 from convsmith.pooling.covariance import centred, covariance, triu_size, triu_vector
 from convsmith.pooling.inputs import columns, float32_island, float64_island, one_of, positive, square
@@ -50,7 +51,7 @@ def von_neumann_estimate(s: Tensor, theta: float = 0.75) -> Tensor:
     Paper: Wang, Li, Zuo, Zhang, "RAID-G: Robust Estimation of Approximate Infinite Dimensional Gaussian with
     Application to Material Recognition" (CVPR 2016), theorem 1.
     """
-    if not theta > 0:
+    if not number("theta", theta) > 0:
         raise InvalidArgument("the weight of the divergence must be positive", argument="theta", given=theta)
     s = refuse_indefinite(square(s, "von_neumann_estimate"), "von_neumann_estimate")
     return spectral_map(s, ShiftedRoot((1.0 - theta) / (2.0 * theta), float(theta)))

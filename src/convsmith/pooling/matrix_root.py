@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convsmith.arguments import number, spelled
 from convsmith.errors import InvalidArgument
 from convsmith.pooling import product_form
 from convsmith.pooling.inputs import float32_island, float64_island, is_plain, moves_forward, one_of, positive, square
@@ -71,6 +72,8 @@ def matrix_sqrt(
     backward = backward or BACKWARDS[method][0]
     one_of(f"backward of method {method!r}", backward, BACKWARDS[method])
     positive("iterations", iterations)
+    if not isinstance(compensate, bool):
+        raise InvalidArgument("compensate is True or False", argument="compensate", given=spelled(compensate))
     a = refuse_indefinite(square(a, "matrix_sqrt"), "matrix_sqrt")
     settings = (method, iterations, normalization, compensate, backward)
     if method == "newton-schulz":
@@ -159,7 +162,7 @@ def matrix_log(a: Tensor, *, ridge: float = 1e-3) -> Tensor:
 
     Paper: Ionescu et al., "Matrix Backpropagation for Deep Networks with Structured Layers" (ICCV 2015), section 6.
     """
-    if not ridge > 0:
+    if not number("ridge", ridge) > 0:
         raise InvalidArgument(
             "the logarithm of a singular matrix needs a positive ridge", argument="ridge", given=ridge
         )

@@ -76,7 +76,7 @@ def _check_occupied(folder: Path, arguments: options.Computation) -> None:
 
 
 def _check_same_settings(verb: str, folder: Path, arguments: options.Computation) -> None:
-    stored = settings.checked(verb, type(arguments), (folder / MARK).read_text(), where=str(folder / MARK))
+    stored = settings.checked(verb, type(arguments), settings.text_of(folder / MARK), where=str(folder / MARK))
     now = options.resolved(verb, arguments)
     differing = []
     for name, then in stored.items():

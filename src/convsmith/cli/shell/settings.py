@@ -30,7 +30,7 @@ def layers(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, An
         values |= checked(verb, arguments, preset_text(verb, preset), where=f"preset {preset}")
     if file is not None:
         path = Path(file) / "config.yaml" if (Path(file) / "config.yaml").is_file() else Path(file)
-        values |= checked(verb, arguments, _text_of(path), where=str(path))
+        values |= checked(verb, arguments, text_of(path), where=str(path))
     elif "resume" in known and "--resume" in argv:
         folder = _flag_value(argv, "out")
         if folder is None:
@@ -43,7 +43,7 @@ def layers(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, An
                 given="a folder without config.yaml" if Path(folder).is_dir() else "no such folder",
                 hint="name the folder of an interrupted run, or leave --resume out",
             )
-        values |= checked(verb, arguments, stored.read_text(), where=str(stored))
+        values |= checked(verb, arguments, text_of(stored), where=str(stored))
         values["out"] = folder
     return values
 
@@ -205,7 +205,8 @@ def preset_text(verb: str | None, name: str) -> str:
     return known[name]
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of a settings file, or raise `InvalidArgument`."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:

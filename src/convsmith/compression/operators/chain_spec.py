@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convsmith.arguments import integer, spelled
 from convsmith.errors import InvalidArgument
 
 
@@ -216,12 +217,10 @@ def path_counts(spec: ChainSpec) -> Tensor:
 
 def check_partitions(partitions: Sequence[int]) -> tuple[int, ...]:
     """Return the sizes as a tuple of positive integers, or raise."""
-    sizes = tuple(int(k) for k in partitions)
-    if not sizes or any(k < 1 for k in sizes):
-        raise InvalidArgument(
-            "a chain has at least one factor and every partition at least one member", given=tuple(partitions)
-        )
-    return sizes
+    if not isinstance(partitions, Sequence) or isinstance(partitions, str) or not partitions:
+        rule = "a chain is a sequence of at least one partition"
+        raise InvalidArgument(rule, argument="partitions", given=spelled(partitions))
+    return tuple(integer("each partition", k, least=1) for k in partitions)
 
 
 def check_divides(divisor: int, number: int, what: str) -> None:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from convsmith.arguments import integer, number
 from convsmith.compression.operators.chain_spec import check_partitions
 from convsmith.compression.operators.conditions import balanced_partition
 from convsmith.errors import InvalidArgument
@@ -80,7 +81,10 @@ def structures(
     """
     if kind not in ("params", "macs"):
         raise InvalidArgument("a budget counts 'params' or 'macs'", given=repr(kind))
-    _positive(channels, area, positions)
+    for name, value in (("channels", channels), ("area", area), ("positions", positions)):
+        integer(name, value, least=1)
+    if budget is not None:
+        number("budget", budget)
     rows = [_structure("dense", (channels,), area, positions)]
     for members in range(1, channels + 1):
         if channels % members == 0 and channels > 1:
@@ -128,5 +132,5 @@ def _primary_within(budget: int, members: int, area: int) -> int:
 
 
 def _positive(*numbers: float) -> None:
-    if any(number < 1 for number in numbers):
+    if any(value < 1 for value in numbers):
         raise InvalidArgument("channels, budget, taps and positions are at least 1", given=numbers)

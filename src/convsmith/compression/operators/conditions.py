@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convsmith.arguments import integer, spelled
 from convsmith.compression.operators.chain_spec import ChainSpec, check_partitions, mixed_radix, path_counts
 from convsmith.errors import InvalidArgument
 
@@ -67,9 +68,9 @@ def counts_of(partitions: Any) -> Tensor:
     spec = getattr(partitions, "spec", partitions)
     if isinstance(spec, ChainSpec):
         return path_counts(spec)
+    if not isinstance(spec, Sequence) or isinstance(spec, str) or not spec:
+        raise InvalidArgument("a chain is a sequence of at least one layer", argument="partitions", given=spelled(spec))
     layers = list(spec)
-    if not layers:
-        raise InvalidArgument("a chain has at least one layer", given=partitions)
     if all(isinstance(layer, int) for layer in layers):
         return path_counts(mixed_radix(layers))
     labels = [_labels(layer, number) for number, layer in enumerate(layers, 1)]
@@ -127,12 +128,8 @@ def balanced_partition(channels: int, layers: int, *, area: int = 1) -> tuple[in
     ``area * K_1 = K_2 = ... = K_n = (area * channels)^(1/n)`` (IGCV2, balance condition). ``area`` is the number of
     taps of the first factor (9 for a 3x3); with ``area=1`` all factors are 1x1. Equal factors ascend.
     """
-    if channels < 1 or layers < 1 or area < 1:
-        raise InvalidArgument(
-            "channels, layers and area are positive",
-            argument="balanced_partition(channels, layers, area=...)",
-            given=(channels, layers, area),
-        )
+    for name, value in (("channels", channels), ("layers", layers), ("area", area)):
+        integer(name, value, least=1)
     if area == 1:
         return _lightest(channels, layers)[1]
     best: tuple[int, tuple[int, ...]] | None = None
