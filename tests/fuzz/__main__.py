@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
-import numpy
+import numpy as np
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
@@ -67,8 +67,9 @@ def page(counts: Counter[tuple[str, str]], cases: int, seconds: float) -> str:
         [
             "# Reliability: what fuzzed input leads to",
             "",
-            f"Written by `python -m tests.fuzz` ({cases:,} cases, {seconds / 60:.0f} minutes, torch {torch.__version__},",
-            f"hypothesis {hypothesis.__version__}, numpy {numpy.__version__}, Python {platform.python_version()},",
+            f"Written by `python -m tests.fuzz` ({cases:,} cases, {seconds / 60:.0f} minutes,",
+            f"torch {torch.__version__},",
+            f"hypothesis {hypothesis.__version__}, numpy {np.__version__}, Python {platform.python_version()},",
             f"{platform.machine()}, CPU capability {torch.backends.cpu.get_cpu_capability()},",
             f"{torch.get_num_threads()} thread). Seed 0; the cases are the same every time.",
             "",
