@@ -102,14 +102,14 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
     """
     arguments.module("model", model)
     sequence = isinstance(input_size, Sequence) and not isinstance(input_size, str)
-    if not sequence or len(input_size) not in (3, 4):
+    if not sequence or len(input_size) not in (3, 4) or any(not isinstance(n, int) or n < 1 for n in input_size):
         raise InvalidArgument(
             "an input size has three or four positive numbers",
             argument="input_size",
             given=arguments.spelled(input_size),
             hint="(channels, height, width), or (batch, channels, height, width)",
         )
-    size = tuple(arguments.integer("input_size", n, least=1) for n in input_size)
+    size = tuple(input_size)
     if len(size) == 3:
         size = (1, *size)
     counts = count_operations(model, size)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convsmith.arguments import integer, spelled
+from convsmith.arguments import spelled
 from convsmith.errors import InvalidArgument
 
 
@@ -217,10 +217,11 @@ def path_counts(spec: ChainSpec) -> Tensor:
 
 def check_partitions(partitions: Sequence[int]) -> tuple[int, ...]:
     """Return the sizes as a tuple of positive integers, or raise."""
-    if not isinstance(partitions, Sequence) or isinstance(partitions, str) or not partitions:
-        rule = "a chain is a sequence of at least one partition"
+    plain = isinstance(partitions, Sequence) and not isinstance(partitions, str)
+    if not plain or not partitions or any(not isinstance(k, int) or k < 1 for k in partitions):
+        rule = "a chain has at least one factor and every partition at least one member"
         raise InvalidArgument(rule, argument="partitions", given=spelled(partitions))
-    return tuple(integer("each partition", k, least=1) for k in partitions)
+    return tuple(map(int, partitions))
 
 
 def check_divides(divisor: int, number: int, what: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convsmith.arguments import integer, spelled
+from convsmith.arguments import spelled, tensor
 from convsmith.compression.operators.chain_spec import ChainSpec, check_partitions, mixed_radix, path_counts
 from convsmith.errors import InvalidArgument
 
@@ -68,6 +68,8 @@ def counts_of(partitions: Any) -> Tensor:
     spec = getattr(partitions, "spec", partitions)
     if isinstance(spec, ChainSpec):
         return path_counts(spec)
+    if isinstance(spec, Tensor):
+        spec = tensor("partitions", spec, rank=(1, 2), floating=False).tolist()
     if not isinstance(spec, Sequence) or isinstance(spec, str) or not spec:
         raise InvalidArgument("a chain is a sequence of at least one layer", argument="partitions", given=spelled(spec))
     layers = list(spec)
@@ -128,8 +130,12 @@ def balanced_partition(channels: int, layers: int, *, area: int = 1) -> tuple[in
     ``area * K_1 = K_2 = ... = K_n = (area * channels)^(1/n)`` (IGCV2, balance condition). ``area`` is the number of
     taps of the first factor (9 for a 3x3); with ``area=1`` all factors are 1x1. Equal factors ascend.
     """
-    for name, value in (("channels", channels), ("layers", layers), ("area", area)):
-        integer(name, value, least=1)
+    if any(not isinstance(value, int) or value < 1 for value in (channels, layers, area)):
+        raise InvalidArgument(
+            "channels, layers and area are positive",
+            argument="balanced_partition(channels, layers, area=...)",
+            given=", ".join(map(spelled, (channels, layers, area))),
+        )
     if area == 1:
         return _lightest(channels, layers)[1]
     best: tuple[int, tuple[int, ...]] | None = None
