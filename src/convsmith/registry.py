@@ -71,7 +71,7 @@ class Registry(Generic[T]):
     def entry(self, name: str) -> Entry[T]:
         """Return the entry called ``name`` or raise `InvalidArgument` with close matches."""
         known = self._known()
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise InvalidArgument(
                 f"no {self.kind} has this name",
                 argument=self.kind,

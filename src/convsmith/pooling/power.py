@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convsmith.arguments import number
 from convsmith.errors import InvalidArgument
 from convsmith.pooling.covariance import centred
 from convsmith.pooling.inputs import columns, float32_island, one_of, power_of_two
@@ -34,7 +35,7 @@ def power_covariance(x: Tensor, *, exponent: float = 0.5, center: bool = True, s
     Differs from the paper: no division by eigenvalue gaps; the Gram side; singular values in place of their squares.
     """
     one_of("side", side, SIDES)
-    if not exponent > 0:
+    if not number("exponent", exponent) > 0:
         raise InvalidArgument("the exponent of a covariance must be positive", argument="exponent", given=exponent)
     refuse_export()
     x = columns(x, "power_covariance")

@@ -46,6 +46,7 @@ def ramp(step: int, length: int, *, upper: float = 1.0, alpha: float = 10.0, sta
     It is 0 at ``start`` and ``0.99991 * upper`` (alpha 10) from ``start + length`` on. The step comes from the training
     loop; nothing is counted here, so a resumed run goes on where it stopped.
     """
+    arguments.number("step", step)
     arguments.integer("length", length, least=1)
     p = min(1.0, max(0, step - start) / length)
     return upper * (2.0 / (1.0 + math.exp(-alpha * p)) - 1.0)
