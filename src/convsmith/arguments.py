@@ -62,11 +62,16 @@ def integer(name: str, value: Any, *, least: int | None = None, most: int | None
     return int(value)
 
 
-def number(name: str, value: Any, *, least: float | None = None, most: float | None = None) -> float:
-    """Return ``value`` if it is a finite real number (no boolean) within the bounds."""
+def number(
+    name: str, value: Any, *, least: float | None = None, most: float | None = None, above: float | None = None
+) -> float:
+    """Return ``value`` if it is a finite real number (no boolean) within the bounds; ``above`` itself is outside."""
     real = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-    if not real or (least is not None and value < least) or (most is not None and value > most):
-        bounds = [f"at least {least}"] * (least is not None) + [f"at most {most}"] * (most is not None)
+    low = real and ((least is not None and value < least) or (above is not None and value <= above))
+    if not real or low or (most is not None and value > most):
+        bounds = [
+            f"{words} {b}" for words, b in (("above", above), ("at least", least), ("at most", most)) if b is not None
+        ]
         wanted = " ".join(["a finite number", " and ".join(bounds)]).strip()
         raise InvalidArgument(f"{name} must be {wanted}", argument=name, given=spelled(value))
     return float(value)

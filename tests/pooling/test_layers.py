@@ -181,10 +181,10 @@ def test_bad_settings():
         (lambda: ISQRTCOV(6, iterations=0), "at least 1"),
         (lambda: ISQRTCOV(6, normalization="max"), "one of 'trace'"),
         (lambda: ISQRTCOV(6, side="positions", compensate=False), "side can be forced"),
-        (lambda: MPNCOV(6, exponent=0.0), "must be positive"),
+        (lambda: MPNCOV(6, exponent=0.0), "exponent must be a finite number above 0"),
         (lambda: MPNCOV(6, normalization="trace"), "one of None"),
-        (lambda: DeepO2P(6, ridge=-1.0), "positive ridge"),
-        (lambda: G2DeNet(6, method="lu"), "one of 'eigh'"),
+        (lambda: DeepO2P(6, ridge=-1.0), "ridge must be a finite number above 0"),
+        (lambda: G2DeNet(6, method="lu"), "method has no such choice"),
         (lambda: BilinearPooling(6, root="lu"), "one of None"),
         (lambda: POOLINGS["isqrt"], "did you mean 'isqrt-cov'"),
     ):

@@ -248,5 +248,5 @@ def test_the_gradient_stays_bounded_as_an_eigenvalue_vanishes(n):
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, True])
 def test_bad_numbers_of_iterations(n):
-    with pytest.raises(InvalidArgument, match="integer of at least 1"):
+    with pytest.raises(InvalidArgument, match="iterations must be a whole number at least 1"):
         newton_schulz_steps(n)

@@ -117,5 +117,5 @@ def test_degenerate_maps(exponent, side):
 
 @pytest.mark.parametrize("exponent", [0, -0.5])
 def test_bad_exponents(exponent):
-    with pytest.raises(InvalidArgument, match="must be positive"):
+    with pytest.raises(InvalidArgument, match="exponent must be a finite number above 0"):
         power_covariance(torch.randn(1, 3, 4), exponent=exponent)

@@ -161,9 +161,44 @@ def test_sizes_whose_squares_leave_single_precision(size):
         assert relative(layer(x), layer.double()(x.double()).detach()) < 1e-4, layer
 
 
-def test_what_cannot_be_held_is_said():
-    with pytest.raises(InvalidArgument, match="overflow float32"):
-        covariance(features(1, 3, 4) * 1e30)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: covariance(features(1, 3, 4) * 1e30),
+        lambda: MPNCOV(3, exponent=2.0)(features(1, 3, 4) * 1e12),
+        lambda: DeepO2P(3).half() and covariance((300 + features(1, 3, 4)).half(), center=False),
+        lambda: matrix_power(torch.eye(3).half() * 1e3, 2.0),
+    ],
+)
+def test_what_cannot_be_held_is_said(call):
+    with pytest.raises(InvalidArgument, match=r"overflow float(32|16)"):
+        call()
+
+
+@pytest.mark.parametrize("size", [1e-24, 1e24])
+def test_the_frobenius_norm_of_small_and_large_matrices(size):
+    a = covariance(features(2, 4, 9)) * size
+    assert (
+        relative(matrix_sqrt(a, normalization="frobenius"), matrix_sqrt(a.double(), normalization="frobenius")) < 1e-6
+    )
+
+
+@pytest.mark.parametrize("positions", [4, 25])
+def test_l2emg_far_from_zero_keeps_its_small_eigenvalues(positions):
+    # the embedding's eigenvalues are 1e-10 and 1e7, closer than double precision holds; scaled by 2^k its own do not
+    from mpmath import matrix, mp
+
+    with mp.workdps(60):
+        x = features(1, 3, positions, offset=1e3, seed=4).double()
+        y = torch.cat([torch.cat([x[0], torch.ones(1, positions, dtype=D)]) * positions**-0.5], 1).tolist()
+        block = matrix(y) * matrix(y).T
+        for i in range(3):
+            block[i, i] += mp.mpf(1e-3)
+        values, vectors = mp.eigsy(block)
+        log = vectors * mp.diag([mp.log(v) / 2 for v in values]) * vectors.T
+        exact = torch.tensor([[float(log[i, j]) for j in range(4)] for i in range(4)], dtype=D)
+    found = L2EMG(3).double()(x)[0]
+    assert relative(found, exact[np.triu_indices(4)]) < 1e-8
 
 
 def test_arguments_by_their_documented_names():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from convsmith.pooling import available
+from convsmith.pooling import available, pooling_options
 from convsmith.pooling.layers import GlobalAverage
 from convsmith.testing import Nonconforming, check_pooling
 
@@ -9,6 +9,37 @@ from convsmith.testing import Nonconforming, check_pooling
 @pytest.mark.parametrize("name", available())
 def test_every_pooling_conforms(name):
     assert check_pooling(name).excepted == {}
+
+
+OPTIONS = [
+    ("isqrt-cov", {"method": "polar-express", "iterations": 7}),
+    ("isqrt-cov", {"normalization": "frobenius"}),
+    ("isqrt-cov", {"compensate": False}),
+    ("isqrt-cov", {"method": "polar-express", "iterations": 8, "normalization": "frobenius", "isometric": True}),
+    ("mpn-cov", {"exponent": 0.3}),
+    ("mpn-cov", {"normalization": "frobenius"}),
+    ("mpn-cov", {"normalization": "spectral"}),
+    ("deep-o2p", {"center": True, "ridge": 1e-8}),
+    ("g2denet", {"method": "newton-schulz"}),
+    ("g2denet", {"method": "polar-express", "iterations": 8}),
+    ("raid-g", {"theta": 3.0, "mean_weight": 0.1}),
+    ("l2emg", {"ridge": 1e-8}),
+    ("l2emg", {"mode": "de"}),
+    ("bilinear", {"root": "polar-express"}),
+    ("improved-bilinear", {"root": "eigh"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), OPTIONS, ids=[f"{n}-{'-'.join(map(str, o.values()))}" for n, o in OPTIONS]
+)
+def test_every_option_conforms(name, options):
+    assert check_pooling(name, options=options).excepted == {}
+
+
+def test_options_for_every_pooling_that_has_some():
+    missing = {name for name in available() if pooling_options(name)} - {name for name, _ in OPTIONS}
+    assert missing == {"compact-bilinear"}, "its options are sizes and a seed"
 
 
 def test_a_pooling_that_breaks_rules_is_told_all_of_them(monkeypatch):

@@ -9,11 +9,11 @@ from typing import Any, get_type_hints
 
 from torch import Tensor, nn
 
+from convsmith import arguments
 from convsmith.arguments import module
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.feature_maps import feature_fn, infer_channels, input_shape
 from convsmith.pooling.classifier import ATTACHED, PooledClassifier
-from convsmith.pooling.inputs import positive
 from convsmith.pooling.last_stage import set_last_stride
 from convsmith.pooling.layers import POOLINGS
 
@@ -83,7 +83,7 @@ def attach(
     if keeps and dim not in (256, None):
         raise InvalidArgument(f"{pooling} pooling keeps all channels", argument=f"dim={dim}", hint="leave dim out")
     _check_options(pooling, options)
-    hidden = tuple(positive("hidden", size) for size in hidden)
+    hidden = tuple(arguments.integer("hidden", size, least=1) for size in hidden)
     if not 0.0 <= drop_rate < 1.0:
         raise InvalidArgument("a share from 0 to below 1", argument="drop_rate", given=drop_rate)
     if not head_lr_mult > 0:

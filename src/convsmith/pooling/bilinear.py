@@ -5,10 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from convsmith import arguments
 from convsmith.pooling.covariance import covariance
-from convsmith.pooling.inputs import columns, float32_island, one_of, positive, power_of_two
+from convsmith.pooling.inputs import columns, float32_island, float64_island, power_of_two
 from convsmith.pooling.layers import POOLINGS, Pooling
 from convsmith.pooling.matrix_root import matrix_sqrt
+
+#: features are scaled up by so much at most: the ridge of the signed root over its square is still a number
+LEAST = 2.0**-62
 
 
 def signed_sqrt(x: Tensor, *, ridge: float | Tensor = 1e-8) -> Tensor:
@@ -27,7 +31,6 @@ def _unit_length(values: Tensor, moment: Tensor, size: Tensor) -> Tensor:
     return nn.functional.normalize(signed_sqrt(values, ridge=ridge), dim=1)
 
 
-@float32_island
 def bilinear(x: Tensor, *, root: str | None = None, iterations: int = 5) -> Tensor:
     """Return the B-CNN descriptor, ``[B, C, H, W]`` -> ``[B, C^2]``.
 
@@ -37,12 +40,21 @@ def bilinear(x: Tensor, *, root: str | None = None, iterations: int = 5) -> Tens
     Papers: Lin, RoyChowdhury, Maji, "Bilinear CNN Models for Fine-grained Visual Recognition" (ICCV 2015); with a root,
     Lin and Maji, "Improved Bilinear Pooling with CNNs" (BMVC 2017).
     """
+    if root is None:
+        return _single(x, root, iterations)
+    return _double(x, root, iterations)
+
+
+def _descriptor(x: Tensor, root: str | None, iterations: int) -> Tensor:
     x = columns(x, "bilinear")
-    size = power_of_two(x).clamp(min=1.0)
+    size = power_of_two(x).clamp(min=LEAST)
     moment = covariance(x / size, center=False)
     if root is not None:
         moment = matrix_sqrt(moment, method=root, iterations=iterations)
     return _unit_length(moment.flatten(1), moment, size[..., 0] if root is not None else size[..., 0].square())
+
+
+_single, _double = float32_island(_descriptor), float64_island(_descriptor)
 
 
 @POOLINGS.register("bilinear", order=2, paper="Lin et al., ICCV 2015")
@@ -53,8 +65,8 @@ class BilinearPooling(Pooling):
         self, in_channels: int, dim: int | None = None, *, root: str | None = None, iterations: int = 5
     ) -> None:
         super().__init__(in_channels, dim)
-        one_of("root", root, (None, "newton-schulz", "polar-express", "eigh"))
-        self.root, self.iterations = root, positive("iterations", iterations)
+        arguments.one_of("root", root, (None, "newton-schulz", "polar-express", "eigh"))
+        self.root, self.iterations = root, arguments.integer("iterations", iterations, least=1)
         self.out_features = self.dim * self.dim
 
     def pool(self, x: Tensor) -> Tensor:
@@ -96,7 +108,7 @@ def _sketched(moment: Tensor, target: Tensor, sign: Tensor, size: int) -> Tensor
 def compact_bilinear(x: Tensor, target: Tensor, sign: Tensor, size: int) -> Tensor:
     """Return `count_sketch_bilinear` after signed square root, at unit length; a zero map gives zeros."""
     x = columns(x, "compact_bilinear")
-    scale = power_of_two(x).clamp(min=1.0)
+    scale = power_of_two(x).clamp(min=LEAST)
     moment = covariance(x / scale, center=False)
     return _unit_length(_sketched(moment, target, sign, size), moment, scale[..., 0].square())
 
@@ -113,7 +125,7 @@ class CompactBilinear(Pooling):
 
     def __init__(self, in_channels: int, out_features: int = 8192, dim: int | None = None, *, seed: int = 0) -> None:
         super().__init__(in_channels, dim)
-        self.out_features = positive("out_features", out_features)
+        self.out_features = arguments.integer("out_features", out_features, least=1)
         random = torch.Generator("cpu").manual_seed(seed)
         h = torch.randint(out_features, (2, self.dim), generator=random, device="cpu")
         s = torch.randint(2, (2, self.dim), generator=random, device="cpu") * 2 - 1

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convsmith import arguments
 from convsmith.errors import InvalidArgument
 from convsmith.pooling.covariance import covariance
-from convsmith.pooling.inputs import columns, positive
+from convsmith.pooling.inputs import columns
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def diagnose(x: Tensor, *, iterations: int = 5) -> Diagnostics:
     Computed in float64. Raises `InvalidArgument` as `convsmith.pooling.covariance` does, and if every sample is
     constant.
     """
-    positive("iterations", iterations)
+    arguments.integer("iterations", iterations, least=1)
     x = columns(x, "diagnose").double()
     values = torch.linalg.eigvalsh(covariance(x)).clamp(min=0).flip(1)
     trace = values.sum(1, keepdim=True)

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convsmith.arguments import number
-from convsmith.errors import InvalidArgument
+from convsmith import arguments
 from convsmith.pooling.covariance import centred, covariance, triu_size, triu_vector
-from convsmith.pooling.inputs import columns, float32_island, float64_island, one_of, positive, square
+from convsmith.pooling.inputs import columns, float32_island, float64_island, square
 from convsmith.pooling.layers import POOLINGS, Pooling
-from convsmith.pooling.matrix_root import matrix_log, matrix_sqrt, refuse_indefinite
+from convsmith.pooling.matrix_root import matrix_sqrt, refuse_indefinite
 from convsmith.pooling.power import power_covariance
-from convsmith.pooling.spectral import ShiftedRoot, spectral_map
+from convsmith.pooling.spectral import ShiftedRoot, gram_log, spectral_map
 
 
 @float32_island
@@ -51,8 +50,7 @@ def von_neumann_estimate(s: Tensor, theta: float = 0.75) -> Tensor:
     Paper: Wang, Li, Zuo, Zhang, "RAID-G: Robust Estimation of Approximate Infinite Dimensional Gaussian with
     Application to Material Recognition" (CVPR 2016), theorem 1.
     """
-    if not number("theta", theta) > 0:
-        raise InvalidArgument("the weight of the divergence must be positive", argument="theta", given=theta)
+    arguments.number("theta", theta, above=0)
     s = refuse_indefinite(square(s, "von_neumann_estimate"), "von_neumann_estimate")
     return spectral_map(s, ShiftedRoot((1.0 - theta) / (2.0 * theta), float(theta)))
 
@@ -67,16 +65,20 @@ class G2DeNet(Pooling):
 
     def __init__(self, in_channels: int, dim: int | None = None, *, method: str = "eigh", iterations: int = 5) -> None:
         super().__init__(in_channels, dim)
-        one_of("method", method, ("eigh", "newton-schulz", "polar-express"))
-        self.method, self.iterations = method, positive("iterations", iterations)
+        arguments.one_of("method", method, ("eigh", "newton-schulz", "polar-express"))
+        self.method, self.iterations = method, arguments.integer("iterations", iterations, least=1)
         self.out_features = triu_size(self.dim + 1)
 
     def pool(self, x: Tensor) -> Tensor:
         """Return the upper triangle of the root."""
         if self.method == "eigh":
             return _exact_root(x.flatten(2))
-        root = matrix_sqrt(gaussian_embedding(x), method=self.method, iterations=self.iterations)
-        return triu_vector(root)
+        return _iterated_root(x, self.method, self.iterations)
+
+
+@float64_island
+def _iterated_root(x: Tensor, method: str, iterations: int) -> Tensor:
+    return triu_vector(matrix_sqrt(gaussian_embedding(x), method=method, iterations=iterations))
 
 
 @float64_island
@@ -97,9 +99,8 @@ class RAIDG(Pooling):
         self, in_channels: int, dim: int | None = None, *, theta: float = 0.75, mean_weight: float = 1.0
     ) -> None:
         super().__init__(in_channels, dim)
-        if not theta > 0:
-            raise InvalidArgument("the weight of the divergence must be positive", argument="theta", given=theta)
-        self.theta, self.mean_weight = float(theta), float(mean_weight)
+        self.theta = arguments.number("theta", theta, above=0)
+        self.mean_weight = arguments.number("mean_weight", mean_weight)
         self.out_features = triu_size(self.dim + 1)
 
     def pool(self, x: Tensor) -> Tensor:
@@ -130,10 +131,8 @@ class L2EMG(Pooling):
 
     def __init__(self, in_channels: int, dim: int | None = None, *, mode: str = "ie", ridge: float = 1e-3) -> None:
         super().__init__(in_channels, dim)
-        one_of("mode", mode, ("ie", "de"))
-        if not ridge > 0:
-            raise InvalidArgument("a singular covariance needs a positive ridge", argument="ridge", given=ridge)
-        self.mode, self.ridge = mode, float(ridge)
+        arguments.one_of("mode", mode, ("ie", "de"))
+        self.mode, self.ridge = mode, arguments.number("ridge", ridge, above=0)
         self.out_features = triu_size(self.dim + 1)
 
     def pool(self, x: Tensor) -> Tensor:
@@ -143,9 +142,10 @@ class L2EMG(Pooling):
 
 @float64_island
 def _inner_log(x: Tensor, ridge: float) -> Tensor:
-    # the block matrix is positive definite; the ridge inside the logarithm only guards its rounding
-    tiny = torch.finfo(x.dtype).tiny
-    return triu_vector(0.5 * matrix_log(gaussian_embedding(x, ridge=ridge), ridge=tiny))
+    # a factor of the embedding: features with a 1 appended, and the ridge's columns
+    ones = _with_ones(x) * x.shape[2] ** -0.5
+    lift = torch.eye(x.shape[1] + 1, x.shape[1], dtype=x.dtype, device=x.device) * ridge**0.5
+    return triu_vector(0.5 * gram_log(torch.cat([ones, lift.expand(len(x), -1, -1)], 2)))
 
 
 @float64_island

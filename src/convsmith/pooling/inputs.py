@@ -99,34 +99,16 @@ def square(a: Tensor, asked: str) -> Tensor:
     return a
 
 
-def positive(name: str, value: int, least: int = 1) -> int:
-    """Return the integer ``value`` if it is at least ``least``, or raise `InvalidArgument`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InvalidArgument(f"an integer of at least {least} is needed", argument=name, given=repr(value))
-    return value
-
-
-def one_of(name: str, value: object, known: tuple[object, ...]) -> None:
-    """Raise `InvalidArgument` unless ``value`` is among ``known``."""
-    if value not in known:
-        raise InvalidArgument(
-            "not one of the known choices",
-            argument=name,
-            given=repr(value),
-            hint=f"one of {', '.join(map(repr, known))}",
-        )
-
-
 def refuse_overflow(out: Tensor, x: Tensor, asked: str) -> Tensor:
     """Return ``out``, or raise `InvalidArgument` if finite features made it overflow; as `refuse_not_finite`."""
     if is_plain(out) and not bool(torch.isfinite(out.detach().sum())) and bool(torch.isfinite(x.detach()).all()):
         if bool(torch.isfinite(out.detach()).all()):
             return out
         raise InvalidArgument(
-            f"second moments of these features overflow {str(out.dtype).removeprefix('torch.')}",
+            f"numbers this large overflow {str(out.dtype).removeprefix('torch.')}",
             argument=asked,
-            given=f"features up to {float(x.detach().abs().max()):.3g}",
-            hint="scale the features, or give them in float64",
+            given=f"values up to {float(x.detach().abs().max()):.3g}",
+            hint="scale them, or give them in a wider type",
         )
     return out
 
@@ -177,6 +159,6 @@ def _island(function: F, wide: Callable[[Tensor], torch.dtype]) -> F:
             return function(x, *rest, **kwargs)
         with torch.autocast(x.device.type, enabled=False):
             out = function(x.to(dtype), *rest, **kwargs)
-        return out.to(x.dtype)
+        return refuse_overflow(out.to(x.dtype), x, first)
 
     return run  # type: ignore[return-value]  # wraps() keeps the signature, which mypy cannot see

@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from convsmith import arguments
 from convsmith.pooling import product_form
 from convsmith.pooling.covariance import is_signal
-from convsmith.pooling.inputs import columns, float32_island, is_plain, moves_forward, one_of, power_of_two
+from convsmith.pooling.inputs import columns, float32_island, is_plain, moves_forward, power_of_two
 from convsmith.pooling.minimax import minimax_root
 from convsmith.pooling.newton_schulz import newton_schulz_steps, warn_if_unsafe
 from convsmith.pooling.product_form import Step, product_of, pull_back, symmetric_product
@@ -45,7 +46,7 @@ def isqrt_covariance(x: Tensor, *, iterations: int = 5, side: str = "auto", keep
     carries.
     """
     steps = newton_schulz_steps(iterations)
-    one_of("side", side, SIDES)
+    arguments.one_of("side", side, SIDES)
     warn_if_unsafe(iterations, torch.float64 if x.dtype == torch.float64 else torch.float32)
     return covariance_root(x, steps, side=side, keep=keep)
 

@@ -12,9 +12,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, fx, nn
 
+from convsmith import arguments
 from convsmith.errors import InvalidArgument
 from convsmith.pooling.covariance import covariance, triu_size, triu_vector
-from convsmith.pooling.inputs import HALVES, columns, float64_island, one_of, positive
+from convsmith.pooling.inputs import columns, float64_island
 from convsmith.pooling.isqrt import SIDES, covariance_root
 from convsmith.pooling.matrix_root import matrix_log, matrix_sqrt
 from convsmith.pooling.newton_schulz import newton_schulz_steps, warn_if_unsafe
@@ -52,8 +53,8 @@ class Pooling(nn.Module, ABC):
 
     def __init__(self, in_channels: int, dim: int | None = None) -> None:
         super().__init__()
-        self.in_channels = positive("in_channels", in_channels)
-        self.dim = in_channels if dim is None else positive("dim", dim)
+        self.in_channels = arguments.integer("in_channels", in_channels, least=1)
+        self.dim = in_channels if dim is None else arguments.integer("dim", dim, least=1)
         self.reduce: nn.Module = nn.Identity() if dim is None else Reduction(in_channels, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,10 +120,10 @@ class ISQRTCOV(Pooling):
         side: str = "auto",
     ) -> None:
         super().__init__(in_channels, dim)
-        self.iterations = positive("iterations", iterations)
-        one_of("method", method, ("newton-schulz", "polar-express"))
-        one_of("normalization", normalization, ("trace", "frobenius", None))
-        one_of("side", side, SIDES)
+        self.iterations = arguments.integer("iterations", iterations, least=1)
+        arguments.one_of("method", method, ("newton-schulz", "polar-express"))
+        arguments.one_of("normalization", normalization, ("trace", "frobenius", None))
+        arguments.one_of("side", side, SIDES)
         self.fused = normalization == "trace" and compensate
         if side != "auto" and not self.fused:
             raise InvalidArgument(
@@ -142,14 +143,15 @@ class ISQRTCOV(Pooling):
             warn_if_unsafe(self.iterations, torch.float64 if x.dtype == torch.float64 else torch.float32)
             root = covariance_root(x, self.steps, side=self.side)
         else:
-            root = matrix_sqrt(
-                covariance(x),
-                method=self.method,
-                iterations=self.iterations,
-                normalization=self.normalization,
-                compensate=self.compensate,
-            )
+            root = _plain_root(x, self.method, self.iterations, self.normalization, self.compensate)
         return triu_vector(root, isometric=self.isometric)
+
+
+@float64_island  # the covariance's squares, or the root over its trace, leave single precision from 1e-12 on
+def _plain_root(x: Tensor, method: str, iterations: int, normalization: str | None, compensate: bool) -> Tensor:
+    return matrix_sqrt(
+        covariance(x), method=method, iterations=iterations, normalization=normalization, compensate=compensate
+    )
 
 
 @POOLINGS.register("mpn-cov", order=2, paper="Li et al., ICCV 2017")
@@ -173,28 +175,33 @@ class MPNCOV(Pooling):
         side: str = "auto",
     ) -> None:
         super().__init__(in_channels, dim)
-        if not exponent > 0:
-            raise InvalidArgument("the exponent of a covariance must be positive", argument="exponent", given=exponent)
-        one_of("normalization", normalization, (None, "frobenius", "spectral"))
-        one_of("side", side, SIDES)
-        self.exponent, self.normalization = float(exponent), normalization
+        self.exponent = arguments.number("exponent", exponent, above=0)
+        arguments.one_of("normalization", normalization, (None, "frobenius", "spectral"))
+        arguments.one_of("side", side, SIDES)
+        self.normalization = normalization
         self.isometric, self.side = isometric, side
         self.out_features = triu_size(self.dim)
 
     def pool(self, x: Tensor) -> Tensor:
         """Return the upper triangle of the power."""
-        dtype, power = x.dtype, power_covariance(x, exponent=self.exponent, side=self.side)
-        if self.normalization is not None:
-            power = power.float() if dtype in HALVES else power
-            squares = power.square().sum((1, 2), keepdim=True)
-            alive = squares > 0
-            if self.normalization == "frobenius":
-                size = torch.where(alive, squares, 1.0).sqrt()
-            else:
-                filled = torch.where(alive, power, torch.eye(self.dim, dtype=power.dtype, device=power.device))
-                size = torch.linalg.eigvalsh(filled)[:, -1, None, None]
-            power = (torch.where(alive, power, 0.0) / size).to(dtype)
+        if self.normalization is None:
+            power = power_covariance(x, exponent=self.exponent, side=self.side)
+        else:
+            power = _normalised_power(x, self.exponent, self.side, self.normalization)
         return triu_vector(power, isometric=self.isometric)
+
+
+@float64_island
+def _normalised_power(x: Tensor, exponent: float, side: str, normalization: str) -> Tensor:
+    power = power_covariance(x, exponent=exponent, side=side)
+    squares = power.square().sum((1, 2), keepdim=True)
+    alive = squares > 0
+    if normalization == "frobenius":
+        size = torch.where(alive, squares, 1.0).sqrt()
+    else:
+        filled = torch.where(alive, power, torch.eye(power.shape[-1], dtype=power.dtype, device=power.device))
+        size = torch.linalg.eigvalsh(filled)[:, -1, None, None]
+    return torch.where(alive, power, 0.0) / size
 
 
 @POOLINGS.register("deep-o2p", order=2, paper="Ionescu et al., ICCV 2015")
@@ -210,9 +217,7 @@ class DeepO2P(Pooling):
 
     def __init__(self, in_channels: int, dim: int | None = None, *, ridge: float = 1e-3, center: bool = False) -> None:
         super().__init__(in_channels, dim)
-        if not ridge > 0:
-            raise InvalidArgument("the logarithm needs a positive ridge", argument="ridge", given=ridge)
-        self.ridge, self.center = float(ridge), center
+        self.ridge, self.center = arguments.number("ridge", ridge, above=0), center
         self.out_features = triu_size(self.dim)
 
     def pool(self, x: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convsmith.arguments import number, spelled
+from convsmith import arguments
 from convsmith.errors import InvalidArgument
 from convsmith.pooling import product_form
-from convsmith.pooling.inputs import float32_island, float64_island, is_plain, moves_forward, one_of, positive, square
+from convsmith.pooling.inputs import float32_island, float64_island, is_plain, moves_forward, square
 from convsmith.pooling.newton_schulz import (
     coupled,
     newton_schulz_steps,
@@ -68,12 +68,12 @@ def matrix_sqrt(
 
     Paper: Li et al. (CVPR 2018), sections 3.2 and 3.3.
     """
-    one_of("method", method, tuple(BACKWARDS))
+    arguments.one_of("method", method, tuple(BACKWARDS))
     backward = backward or BACKWARDS[method][0]
-    one_of(f"backward of method {method!r}", backward, BACKWARDS[method])
-    positive("iterations", iterations)
-    if not isinstance(compensate, bool):
-        raise InvalidArgument("compensate is True or False", argument="compensate", given=spelled(compensate))
+    arguments.one_of(f"backward of method {method!r}", backward, BACKWARDS[method])
+    arguments.integer("iterations", iterations, least=1)
+    arguments.one_of("normalization", normalization, ("trace", "frobenius", None))
+    arguments.one_of("compensate", compensate, (True, False))
     a = refuse_indefinite(square(a, "matrix_sqrt"), "matrix_sqrt")
     settings = (method, iterations, normalization, compensate, backward)
     if method == "newton-schulz":
@@ -144,9 +144,8 @@ def matrix_power(a: Tensor, exponent: float, *, method: str = "eigh") -> Tensor:
 
     Paper: Li et al. (ICCV 2017), equation (4) with f(lambda) = lambda^alpha.
     """
-    if not isinstance(exponent, (int, float)) or isinstance(exponent, bool) or exponent != exponent:
-        raise InvalidArgument("the exponent is a number", argument="matrix_power", given=repr(exponent))
-    one_of("method", method, ("eigh", "newton-schulz", "polar-express"))
+    arguments.number("exponent", exponent)
+    arguments.one_of("method", method, ("eigh", "newton-schulz", "polar-express"))
     if method != "eigh":
         if exponent != 0.5:
             raise InvalidArgument(
@@ -162,10 +161,7 @@ def matrix_log(a: Tensor, *, ridge: float = 1e-3) -> Tensor:
 
     Paper: Ionescu et al., "Matrix Backpropagation for Deep Networks with Structured Layers" (ICCV 2015), section 6.
     """
-    if not number("ridge", ridge) > 0:
-        raise InvalidArgument(
-            "the logarithm of a singular matrix needs a positive ridge", argument="ridge", given=ridge
-        )
+    arguments.number("ridge", ridge, above=0)
     return spectral_map(refuse_indefinite(square(a, "matrix_log"), "matrix_log"), Logarithm(float(ridge)))
 
 

@@ -17,8 +17,8 @@ import warnings
 import torch
 from torch import Tensor
 
-from convsmith.errors import InvalidArgument
-from convsmith.pooling.inputs import has_values, positive
+from convsmith import arguments
+from convsmith.pooling.inputs import has_values
 from convsmith.pooling.product_form import Step
 
 #: (3 - p) / 2, one Newton-Schulz step
@@ -32,7 +32,7 @@ SAFE_STEPS = {torch.float16: 8, torch.bfloat16: 7, torch.float32: 20, torch.floa
 
 def newton_schulz_steps(iterations: int) -> tuple[Step, ...]:
     """Return the factors of ``iterations`` Newton-Schulz steps: pairs first, a single one last if the number is odd."""
-    positive("iterations", iterations)
+    arguments.integer("iterations", iterations, least=1)
     return (DOUBLE,) * (iterations // 2) + (SINGLE,) * (iterations % 2)
 
 
@@ -43,7 +43,7 @@ def coupled(a: Tensor, iterations: int = 5) -> tuple[Tensor, Tensor | None]:
     differentiable operations: this is the ``backward="unrolled"`` form, and the reference that the fast form is
     tested against.
     """
-    positive("iterations", iterations)
+    arguments.integer("iterations", iterations, least=1)
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     z = 1.5 * eye - 0.5 * a
     y = a @ z
@@ -96,14 +96,9 @@ def normalizer(a: Tensor, normalization: str | None) -> Tensor | None:
     if normalization == "trace":
         return a.diagonal(dim1=-2, dim2=-1).sum(-1)
     if normalization == "frobenius":
-        squares = a.square().sum((-2, -1))
-        alive = squares > 0
-        return torch.where(alive, squares, 1.0).sqrt() * alive
-    if normalization is None:
-        return None
-    raise InvalidArgument(
-        "not one of the known choices",
-        argument="normalization",
-        given=repr(normalization),
-        hint="one of 'trace', 'frobenius', None",
-    )
+        largest = a.detach().abs().amax((-2, -1))
+        alive = largest > 0
+        scale = torch.where(alive, largest, 1.0)[..., None, None]
+        squares = (a / scale).square().sum((-2, -1))  # the squares themselves may leave the type's range
+        return torch.where(alive, squares, 1.0).sqrt() * scale[..., 0, 0] * alive
+    return None

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convsmith.arguments import number
-from convsmith.errors import InvalidArgument
+from convsmith import arguments
 from convsmith.pooling.covariance import centred
-from convsmith.pooling.inputs import columns, float32_island, one_of, power_of_two
+from convsmith.pooling.inputs import columns, float32_island, power_of_two, refuse_overflow
 from convsmith.pooling.isqrt import SIDES
 from convsmith.pooling.singular import singular
 from convsmith.pooling.spectral import Power, refuse_export, spectral_map, spectral_pull_back
@@ -34,16 +33,15 @@ def power_covariance(x: Tensor, *, exponent: float = 0.5, center: bool = True, s
     Paper: Li et al. (ICCV 2017), section 3.2, with the gradient of Daleckii and Krein.
     Differs from the paper: no division by eigenvalue gaps; the Gram side; singular values in place of their squares.
     """
-    one_of("side", side, SIDES)
-    if not number("exponent", exponent) > 0:
-        raise InvalidArgument("the exponent of a covariance must be positive", argument="exponent", given=exponent)
+    arguments.one_of("side", side, SIDES)
+    arguments.number("exponent", exponent, above=0)
     refuse_export()
     x = columns(x, "power_covariance")
     d, m = x.shape[1], x.shape[2]
     size = power_of_two(x)
     x = (centred(x / size) if center else x / size) * (1.0 / math.sqrt(m))
     out: Tensor = _CovariancePower.apply(x, float(exponent), side == "positions" or (side == "auto" and m < d))[0]
-    return out * size ** (2.0 * exponent)
+    return refuse_overflow(out * size ** (2.0 * exponent), x, "power_covariance")
 
 
 class _CovariancePower(torch.autograd.Function):

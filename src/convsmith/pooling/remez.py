@@ -17,8 +17,8 @@ from __future__ import annotations
 import functools
 import math
 
+from convsmith import arguments
 from convsmith.errors import InvalidArgument
-from convsmith.pooling.inputs import positive
 from convsmith.pooling.product_form import Step
 
 #: 15/8, -10/8, 3/8: the quintic with a triple fixed point at one, where the interval is narrower than Remez resolves
@@ -106,7 +106,7 @@ def level_reach(smallest: float) -> float:
 
 @functools.lru_cache(maxsize=64)
 def _schedule(iterations: int, smallest: float, largest: float | None) -> tuple[tuple[Step, float], ...]:
-    positive("iterations", iterations)
+    arguments.integer("iterations", iterations, least=1)
     if not 0.0 < smallest < 1.0:
         raise InvalidArgument("a singular value between 0 and 1 is needed", argument="smallest", given=smallest)
     if largest is not None and not largest >= 1.0:

@@ -252,3 +252,55 @@ class _SquareRoot(torch.autograd.Function):
             return None
         root, roots, vectors = ctx.saved_tensors
         return LyapunovExact.apply(root, (g + g.mT) * 0.5, roots, vectors)
+
+
+@torch.compiler.disable  # as spectral_map
+def gram_log(y: Tensor) -> Tensor:
+    """Return log(Y Y^T) for Y [B, d, n] of rank d, [B, d, d], by the singular values of Y.
+
+    The eigenvalues of Y Y^T are squares: in double precision those below 1e-16 of the largest are lost in it. Those of
+    the factor are not: features at an offset of 1e3 with few positions have some at 1e-17.
+    """
+    refuse_export()
+    out: Tensor = _GramLog.apply(y)[0]
+    return out
+
+
+class _GramLog(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        u, s, _ = torch.linalg.svd(torch.linalg.qr(y.mT, mode="r")[1].mT)
+        return (u * (2.0 * s.log())[..., None, :]) @ u.mT, s, u
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, *output[1:])
+        ctx.save_for_forward(*inputs, *output[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        y, s, u = ctx.saved_tensors
+        half = (u.mT @ dy) @ (u.mT @ y).mT
+        return u @ (_gram_slopes(s) * (half + half.mT)) @ u.mT, None, None
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Tensor | None:
+        g = grads[0]
+        if g is None:
+            return None
+        y, s, u = ctx.saved_tensors
+        exact = u @ (_gram_slopes(s) * (u.mT @ (g + g.mT) @ u)) @ (u.mT @ y)
+        if not torch.is_grad_enabled():
+            return exact
+        # its own derivative comes from the product's eigenvalues, where those are there
+        again = 2.0 * spectral_pull_back(y @ y.mT, g, Logarithm(torch.finfo(y.dtype).tiny)) @ y
+        return torch.where(again.isfinite(), again + (exact - again).detach(), exact)
+
+
+def _gram_slopes(s: Tensor) -> Tensor:
+    squares = s.square()
+    return Logarithm(0.0).slope(squares[..., :, None], squares[..., None, :])

@@ -69,11 +69,17 @@ def check_pooling(
         require_that(made(channels=1)(x[:, :1]).isfinite().all().item(), "one channel gives finite numbers")
 
     def precision() -> None:
-        scales = {"plain": x, "offset 1e3": x + 1e3, "1e-12": x * 1e-12, "1e12": x * 1e12}
+        scales = {"plain": x, "offset 1e3": x + 1e3, "few, offset": x[..., :1, :4] - 1e3}
+        scales |= {f"{size:.0e}": x * size for size in (1e-20, 1e-12, 1e12)}
         for words, features in scales.items():
             wanted, found = exact(features.double()), layer(features)
             require_that(wanted.dtype == torch.float64 and found.dtype == torch.float32, "the dtype stays")
             require_that(_near(found, wanted, 1e-3), f"float32 is float64 to rounding, {words}", _error(found, wanted))
+            g = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
+            (slope,), (right,) = (
+                torch.func.vjp(f, features.to(g.dtype))[1](g) for f, g in ((layer, g), (exact, g.double()))
+            )
+            require_that(_near(slope, right, 1e-2), f"so are gradients, {words}", _error(slope, right))
 
     def halves() -> None:
         for dtype in (torch.float16, torch.bfloat16):
@@ -119,6 +125,12 @@ def check_pooling(
             torch.compiler.reset()  # the compiler gives up on a function that it has seen in eight classes
             found = torch.compile(copy.deepcopy(layer), backend="eager")(x)
         require_that(_near(found, layer(x), 1e-4), "compiled code gives the same numbers")
+
+    def traced() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.jit.trace(layer, (x,), check_trace=False)
+        require_that(_near(program(x), layer(x), 1e-4), "the traced program gives the same numbers")
 
     def exported() -> None:
         try:
@@ -172,6 +184,7 @@ def check_pooling(
             "gradients": gradients,
             "vmap": mapped,
             "compile": compiled,
+            "trace": traced,
             "export": exported,
             "copies and state": kept,
             "meta device": meta,
