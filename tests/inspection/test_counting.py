@@ -80,6 +80,7 @@ CASES = {
     "solve": (Using(None, lambda _, x: torch.linalg.solve(x, x[:, :2])), (6, 6), 72 + 72),
     "inverse": (Using(None, lambda _, x: torch.linalg.inv(x)), (6, 6), 216),
     "determinant": (Using(None, lambda _, x: torch.linalg.det(x)), (6, 6), 72),
+    "qr": (Using(None, lambda _, x: torch.linalg.qr(x)[1]), (5, 3), 2 * (5 * 9 - 9)),
     "elementwise": (Using(None, lambda _, x: F.gelu(x * x).softmax(-1)), (6, 6), 0),
 }
 

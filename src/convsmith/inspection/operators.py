@@ -199,6 +199,14 @@ def _solve(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
     return _lu(args, kwargs, out) + int(out[0].numel() * args[0].shape[-1])
 
 
+def _qr(args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> int:
+    """Return l k^2 - k^3 / 3 for every matrix, k its shorter and l its longer side, twice unless only R is asked for."""
+    rows, columns = args[0].shape[-2:]
+    k, length = min(rows, columns), max(rows, columns)
+    mode = args[1] if len(args) > 1 else kwargs.get("mode", "reduced")
+    return int(args[0].shape[:-2].numel() * (length * k**2 - k**3 // 3) * (1 if mode == "r" else 2))
+
+
 def _inverse(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
     """Return n^3 for every matrix."""
     return int(args[0].numel() * args[0].shape[-1])
@@ -242,4 +250,5 @@ RULES: dict[str, Rule] = {
     "aten::_linalg_slogdet": _lu,
     "aten::_linalg_solve_ex": _solve,
     "aten::linalg_inv_ex": _inverse,
+    "aten::linalg_qr": _qr,
 }

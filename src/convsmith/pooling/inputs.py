@@ -100,15 +100,16 @@ def square(a: Tensor, asked: str) -> Tensor:
 
 
 def refuse_overflow(out: Tensor, x: Tensor, asked: str) -> Tensor:
-    """Return ``out``, or raise `InvalidArgument` if finite features made it overflow; as `refuse_not_finite`."""
+    """Return ``out``, or raise `InvalidArgument` if finite features made it infinite or NaN; as `refuse_not_finite`."""
     if is_plain(out) and not bool(torch.isfinite(out.detach().sum())) and bool(torch.isfinite(x.detach()).all()):
         if bool(torch.isfinite(out.detach()).all()):
             return out
         raise InvalidArgument(
-            f"numbers this large overflow {str(out.dtype).removeprefix('torch.')}",
+            f"the result is not finite in {str(out.dtype).removeprefix('torch.')}",
             argument=asked,
-            given=f"values up to {float(x.detach().abs().max()):.3g}",
-            hint="scale them, or give them in a wider type",
+            given=f"finite values up to {float(x.detach().abs().max()):.3g}",
+            hint="numbers this large overflow: scale them or give them in a wider type; "
+            "if they are small, an iteration without its normalisation diverged",
         )
     return out
 

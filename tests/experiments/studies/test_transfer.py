@@ -103,6 +103,8 @@ def test_studies_are_registered_with_claim_and_rule():
         "transfer/convergence",
         "transfer/features",
         "transfer/methods",
+        "transfer/selection",
+        "transfer/styles",
         "transfer/target-classes",
     ]
     for name in names:
