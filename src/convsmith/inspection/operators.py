@@ -200,7 +200,7 @@ def _solve(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
 
 
 def _qr(args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> int:
-    """Return l k^2 - k^3 / 3 for every matrix, k its shorter and l its longer side, twice unless only R is asked for."""
+    """Return l k^2 - k^3 / 3 for every matrix, k its shorter and l its longer side, twice with Q."""
     rows, columns = args[0].shape[-2:]
     k, length = min(rows, columns), max(rows, columns)
     mode = args[1] if len(args) > 1 else kwargs.get("mode", "reduced")
