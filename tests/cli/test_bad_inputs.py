@@ -146,7 +146,9 @@ CASES = {
         None, (*TRAIN, *SHARP, "iterations=many"), ["iterations must be a whole number", "'many'"]
     ),
     "pooling option outside its rule": (None, (*TRAIN, *SHARP, "iterations=0"), ["at least 1", "iterations"]),
-    "pooling option not among its choices": (None, (*TRAIN, *SHARP, "side=left"), ["'left'", "auto, channels, positions"]),
+    "pooling option not among its choices": (
+        None, (*TRAIN, *SHARP, "side=left"), ["'left'", "auto, channels, positions"]
+    ),
     "pooling option given twice": (None, (*TRAIN, *SHARP, "iterations=3", "iterations=4"), ["given twice"]),
     "pooling dimension as an option": (None, (*TRAIN, *SHARP, "dim=8"), ["--pooling-dim N"]),
     "bad pooling option before missing data": (
