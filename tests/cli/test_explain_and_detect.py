@@ -46,11 +46,23 @@ def test_pictures_are_explained_with_neighbours_on_one_page(saved, pictures, tmp
     assert result["headline"]["images"] == 3  # the one named twice is explained once
     page = (tmp_path / "run").rglob("*.html")
     text = next(iter(page)).read_text()
-    assert "pathway gradient" in text
+    assert "under its heat map" in text
     assert "Without the critical nodes" in text
-    chapter = json.loads((tmp_path / "run" / "sections" / "42-image-000.json").read_text())
-    assert len(chapter["pictures"]) == 4
+    chapter = json.loads((tmp_path / "run" / "sections" / "41-image-000.json").read_text())
+    assert [picture["width"] for picture in chapter["pictures"]] == [320, 320, 96, 96]
+    assert all(table["folded"] for table in chapter["tables"])
+    assert chapter["text"][0].startswith("The network says ")
     assert chapter["title"] == "0.png"
+
+
+@pytest.mark.parametrize("verb", [["explain"], ["detect", "score"]])
+def test_a_missing_picture_is_named_before_any_network_is_looked_for(verb, tmp_path, capsys, monkeypatch):
+    from convsmith.cli.shell import classifier
+
+    monkeypatch.setattr(classifier, "load", lambda *_a, **_k: pytest.fail("the network was loaded first"))
+    more = ["--detector", str(tmp_path / "d.safetensors")] if verb[0] == "detect" else []
+    assert main([*verb, "resnet18", str(tmp_path / "missing.png"), *more]) == 2
+    assert "missing.png" in capsys.readouterr().err
 
 
 def explaining_digits(saved, *, steps):

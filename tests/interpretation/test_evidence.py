@@ -1,26 +1,11 @@
-"""Heat maps, neighbours and contrasts against plain autograd and plain loops."""
+"""Neighbours and contrasts against plain autograd and plain loops."""
 
 import pytest
 import torch
 
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation import find_routes, heat_map, nearest_routes, runner_up_contrast
+from convsmith.interpretation import find_routes, nearest_routes, runner_up_contrast
 from tests.interpretation.naive import gated_logits
-
-
-def test_the_heat_map_is_the_input_gradient_on_the_route(digits):
-    x = digits.test_x[:4]
-    routes = find_routes(digits.model, x, steps=40)
-    maps = heat_map(digits.model, x, routes, batch_size=3)
-    assert maps.shape == (4, 8, 8)
-    for row in range(4):
-        point = x[row : row + 1].clone().requires_grad_(True)
-        gates = [(g[row] > 0).float() for g in routes.gates.values()]
-        gated_logits(digits.model, point, gates)[0, routes.prediction[row]].backward()
-        torch.testing.assert_close(maps[row], point.grad.abs().amax(1)[0], atol=1e-5, rtol=1e-4)
-    digits.model.zero_grad()
-    other = heat_map(digits.model, x, routes, target=routes.runner_up, binary=False)
-    assert not torch.equal(other, maps)
 
 
 @pytest.mark.parametrize("measure", ["cosine", "jaccard"])

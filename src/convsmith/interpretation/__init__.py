@@ -23,8 +23,9 @@ from convsmith.interpretation.detector import (
     detection_report,
     folds_by_group,
 )
-from convsmith.interpretation.evidence import Contrast, heat_map, nearest_routes, runner_up_contrast
+from convsmith.interpretation.evidence import Contrast, nearest_routes, runner_up_contrast
 from convsmith.interpretation.find import find_routes
+from convsmith.interpretation.heat import heat_map, overlay
 from convsmith.interpretation.protocol import DetectionRow, Pictures, detection_table
 from convsmith.interpretation.routes import RouteFlags, Routes
 from convsmith.interpretation.search import initialisation_overlap, jaccard, regularisation_path, routes_at_sparsity
@@ -80,6 +81,7 @@ __all__ = [
     "label_units",
     "layer_statistics",
     "nearest_routes",
+    "overlay",
     "prediction_difference",
     "regularisation_path",
     "removal_curve",

@@ -1,4 +1,4 @@
-"""What a route points to: pixels, training images, and the channels that decide against the runner-up."""
+"""What a route points to: training images, and the channels that decide against the runner-up."""
 
 from __future__ import annotations
 
@@ -12,41 +12,6 @@ from convsmith.interpretation.ablation import _flat, plan_for
 from convsmith.interpretation.find import prepare, rows_at_once
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
-
-
-def heat_map(
-    model: nn.Module,
-    images: Tensor,
-    routes: Routes,
-    *,
-    target: Tensor | None = None,
-    binary: bool = True,
-    batch_size: int | None = None,
-) -> Tensor:
-    """Return the pathway gradient [B, H, W]: |d logit / d pixel| of the network restricted to the route.
-
-    The gradient of the class logit by the input with critical nodes on (``binary``: at 1, else at their gates) and
-    all others off; the largest channel's absolute value at each pixel. ``target`` [B] defaults to the predicted class.
-    Khakzar et al., CVPR 2021, section 3.4 (a network on one path is locally linear in its input).
-    """
-    model, images = prepare(model, images)
-    plan = plan_for(model, images, routes.layers)
-    gates = _flat(dict(routes.gates), plan, len(images)).to(images)
-    gates = (gates > 0).to(images) if binary else gates
-    wanted = (routes.prediction if target is None else target).to(images.device).long()
-    maps, size = [], rows_at_once(images, batch_size)
-    for first in range(0, len(images), size):
-        rows = slice(first, first + size)
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            GatedNetwork(model, plan, images[rows], cache=False) as network,
-        ):
-            network.images = network.images.clone().requires_grad_(True)
-            logits = network.logits(gates[rows]).gather(1, wanted[rows, None])
-            (slope,) = torch.autograd.grad(logits.sum(), network.images)
-        maps.append(slope.abs().amax(1))
-    return torch.cat(maps)
 
 
 def nearest_routes(

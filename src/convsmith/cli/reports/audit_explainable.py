@@ -10,8 +10,6 @@ from convsmith.cli.reports.audit_subject import Chapter, Subject
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from convsmith.interpretation import Routes
-
 TITLE = "Explainable: what carries a prediction"
 IMAGES, PASSES = 12, 60
 #: share of open channels above which the search has found no route
@@ -22,7 +20,7 @@ def run(subject: Subject) -> Chapter:
     """Find routes of a dozen pictures, one a group, and overlay what they look at."""
     import torch
 
-    from convsmith.interpretation import find_routes
+    from convsmith.interpretation import find_routes, heat_map, overlay
     from convsmith.report import Picture, Section, Table
     from convsmith.report.images import photo
 
@@ -37,7 +35,7 @@ def run(subject: Subject) -> Chapter:
         began, batch = time.monotonic(), images[start : start + size]
         with torch.no_grad():
             routes = find_routes(subject.model, batch, steps=PASSES, batch_size=size)
-        found.append((batch, routes, _heat(subject, batch, routes)))
+        found.append((batch, routes, heat_map(subject.model, batch, routes).cpu()))
         took = time.monotonic() - began
     if not found:
         return Chapter(absent=f"one picture needs {took:.0f} s for its {PASSES} passes; a larger --minutes")
@@ -46,6 +44,7 @@ def run(subject: Subject) -> Chapter:
     for start, (batch, routes, heat) in zip(range(0, len(rows), size), found, strict=False):
         critical = torch.cat([gate > 0 for gate in routes.gates.values()], 1).cpu()
         pixels = subject.pixels(batch)
+        shown = overlay(pixels, heat)
         for k in range(len(batch)):
             share = float(routes.sparsity()[k])
             carried = bool(routes.kept[k]) and share < ALL
@@ -56,7 +55,7 @@ def run(subject: Subject) -> Chapter:
             name, sure = subject.pictures.names[rows[start + k]], float(routes.confidence[k])
             told = f"{share:.0%} of channels carry it" if carried else "no smaller route found"
             caption = f"{first}, {sure:.0%} (then {second}): {told}"
-            jpeg = photo(_overlay(pixels[k], heat[k]))
+            jpeg = photo(shown[k].numpy())
             small = max(pixels.shape[-2:]) <= 64
             pictures.append(Picture(jpeg, caption, f"{name} with overlay", width=200, pixelated=small))
             table.append([name, first, 100 * sure, second, 100 * share if carried else None])
@@ -74,7 +73,7 @@ def run(subject: Subject) -> Chapter:
         TITLE,
         [
             sentence,
-            "Warm colours mark pixels that move the class score along the channels a prediction needs. A route is what "
+            "Warm colours mark places that speak for the class in the channels a prediction needs. A route is what "
             f"a search of {PASSES} passes leaves open while the prediction stays.",
         ],
         [Table(["picture", "prediction", "confidence, %", "runner-up", "critical channels, %"], table, folded=True)],
@@ -105,36 +104,3 @@ def _different(subject: Subject, most: int) -> list[int]:
     first = [groups.index(g) for g in dict.fromkeys(groups)]
     rest = [i for i in range(len(groups)) if i not in first]
     return (first + rest)[:most]
-
-
-def _heat(subject: Subject, images: Tensor, routes: Routes) -> Tensor:
-    """Return heat maps [B, H, W]: along the route; of the whole network where the route passes no gradient."""
-    from dataclasses import replace
-
-    import torch
-
-    from convsmith.interpretation import heat_map
-
-    heat = heat_map(subject.model, images, routes).cpu()
-    dark = heat.amax((1, 2)) <= 0
-    if bool(dark.any()):
-        everything = replace(routes, gates={name: torch.ones_like(gate) for name, gate in routes.gates.items()})
-        heat = torch.where(dark[:, None, None], heat_map(subject.model, images, everything).cpu(), heat)
-    return heat
-
-
-def _overlay(pixels: Tensor, heat: Tensor) -> Any:
-    """Return the picture in grey under a smoothed heat map in warm colours, [3, H, W] in [0, 1]."""
-    from torch.nn import functional as F
-
-    side = max(1, heat.shape[-1] // 12 // 2 * 2 + 1)
-    smooth = heat[None, None]
-    for _ in range(2):
-        smooth = F.avg_pool2d(F.pad(smooth, [side // 2] * 4, mode="replicate"), side, 1)
-    smooth = smooth[0, 0]
-    low, high = smooth.quantile(0.6), smooth.quantile(0.995)
-    strength = 0.7 * ((smooth - low) / (high - low).clamp(min=1e-20)).clamp(0, 1)
-    colour = pixels if len(pixels) == 3 else pixels.expand(3, -1, -1)
-    grey = 0.3 * colour + 0.7 * colour.mean(0, keepdim=True)
-    warm = grey.new_tensor([1.0, 0.35, 0.0])[:, None, None]
-    return ((1 - strength) * grey + strength * warm).numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,10 @@ FRACTIONS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 @dataclass(frozen=True)
 class Explained:
-    """The images of one run: normalised [B, C, H, W], pixels in [0, 1], names, labels (-1 unknown)."""
+    """The images of one run: normalised [B, C, H, W], names, labels (-1 unknown).
+
+    ``pixels`` [B, C, h, w] in [0, 1] are what the network sees, larger where the file has more to show.
+    """
 
     images: Tensor
     pixels: Tensor
@@ -37,19 +41,18 @@ def write(
     seed: int,
 ) -> dict[str, Any]:
     """Write the sections into a run folder and return the numbers for its top."""
-    from convsmith.interpretation import heat_map, runner_up_contrast
+    from convsmith.interpretation import apply_routes, heat_map, runner_up_contrast
 
-    removal(model, found.images, found.labels, routes, seed).save(folder, "41-removal")
     shown = min(show, len(routes))
     if shown:
         some, images = routes[:shown], found.images[:shown]
         maps, contrast = heat_map(model, images, some).cpu(), runner_up_contrast(model, images, some)
-        probabilities = _probabilities(model, images)
+        probabilities = apply_routes(model, images, {}).softmax(1).cpu()
         for row in range(shown):
             near = None if neighbours is None else tuple(part[row] for part in neighbours)
-            chapter(found, routes, row, maps[row], contrast, probabilities[row], near).save(
-                folder, f"42-image-{row:03d}"
-            )
+            made = chapter(found, routes, row, maps[row], contrast, probabilities[row], near)
+            made.save(folder, f"41-image-{row:03d}")
+    removal(model, found.images, found.labels, routes, seed).save(folder, "42-removal")
     return {
         "images": len(routes),
         "critical nodes, %": round(100 * float(routes.sparsity().mean()), 2),
@@ -105,12 +108,17 @@ def chapter(
     probabilities: Tensor,
     neighbours: tuple[Any, ...] | None,
 ) -> Section:
-    """Return one image's chapter: picture, heat map, classes, strips of gates, deciding channels, neighbours, flags."""
+    """Return one image's chapter: photograph, overlay, the answer in words, strips of gates; tables are folded."""
+    from convsmith.interpretation import overlay
     from convsmith.report import Figure, Picture, Section, Table
     from convsmith.report.figures import png, strips
+    from convsmith.report.images import photo
 
     def named(label: int) -> str:
         return found.classes[label] if found.classes else f"class {label}"
+
+    def short(label: int) -> str:
+        return named(label).split(",")[0]
 
     top = probabilities.topk(min(5, len(probabilities)))
     classes = [[named(int(k)), round(float(p), 4)] for p, k in zip(top.values, top.indices, strict=True)]
@@ -123,43 +131,38 @@ def chapter(
         )
         if float(effect) != 0
     ]
-    prediction, second = named(int(routes.prediction[row])), named(int(routes.runner_up[row]))
-    label = int(found.labels[row])
-    truth = "" if label < 0 else f" The label is {named(label)}."
-    share, kept = float(routes.sparsity()[row]), bool(routes.kept[row])
-    lowered = float(routes.gamma[row]) < 0.999 * float(routes.settings["gamma"])
-    text = [
-        f"Predicted {prediction} ({float(routes.confidence[row]):.1%}).{truth} {share:.1%} of {routes.total} nodes "
-        f"{'carry' if kept else 'do not carry'} it: the network restricted to them "
-        f"{'predicts the same' if kept else 'predicts something else'}, at a divergence of "
-        f"{float(routes.divergence[row]):.3f} nats. Gates weigh {float(routes.gamma[row]):.2g} each"
-        + (" (lowered until every layer stays open)." if lowered else "."),
-    ]
+    prediction, second = short(int(routes.prediction[row])), short(int(routes.runner_up[row]))
+    pixels, name = _large(found.pixels[row].cpu().float()), found.names[row]
+    warm = "where these channels find it" if float(heat.max()) > 0 else "no place: no gated layer passes evidence on"
     pictures = [
-        Picture(png(found.pixels[row].cpu().numpy()), "the image", f"{found.names[row]}"),
+        Picture(photo(pixels.numpy()), prediction, f"{name}, as the network sees it", width=320, pixelated=False),
         Picture(
-            png((heat / heat.max().clamp(min=1e-12)).numpy()),
-            "pathway gradient",
-            "bright where a pixel moves the class score on this route",
+            photo(overlay(pixels[None], heat[None])[0].numpy()),
+            warm,
+            f"{name} under its heat map",
+            320,
+            pixelated=False,
         ),
     ]
     if neighbours is not None:
-        for pixels, near, alike in zip(*neighbours, strict=True):
+        for near_pixels, near, alike in zip(*neighbours, strict=True):
             shown = named(int(near)) if int(near) >= 0 else "unlabelled"
-            pictures.append(
-                Picture(png(pixels.numpy()), f"{shown}, {float(alike):.2f}", "training image with a near route")
-            )
+            caption = f"{shown}, {float(alike):.2f}"
+            pictures.append(Picture(png(near_pixels.numpy()), caption, "training image with a near route"))
     return Section(
-        found.names[row],
-        text,
+        name,
+        _words(
+            routes, row, prediction, second, float(probabilities[routes.runner_up[row]]), int(found.labels[row]), named
+        ),
         [
-            Table(["class", "probability"], classes, "Top classes of the full network."),
-            Table(["layer", "nodes", "critical", "largest gate"], layers, "The route by layer."),
+            Table(["class", "probability"], classes, "Top classes of the full network.", folded=True),
+            Table(["layer", "nodes", "critical", "largest gate"], layers, "The route by layer.", folded=True),
             Table(
                 ["layer", "channel", "effect"],
                 deciding,
                 f"Channels of the route that weigh most between {prediction} and {second} (margin "
                 f"{float(contrast.margin[row]):.2f}); a positive effect speaks for {prediction}.",
+                folded=True,
             ),
         ],
         [
@@ -174,7 +177,29 @@ def chapter(
     )
 
 
-def _probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    from convsmith.interpretation import apply_routes
+def _words(
+    routes: Routes, row: int, first: str, second: str, second_share: float, label: int, named: Callable[[int], str]
+) -> list[str]:
+    """Return what one route says, in plain words; then its numbers."""
+    count = round(float(routes.sparsity()[row]) * routes.total)
+    truth = "" if label < 0 else f" Its label is {named(label)}."
+    answer = (
+        f"The network says {first}, {float(routes.confidence[row]):.0%} sure; next comes {second}, {second_share:.0%}."
+    )
+    if bool(routes.kept[row]):
+        told = f"{count:,} of its {routes.total:,} channels are enough for that: without all others it says the same."
+    else:
+        told = f"No part of its {routes.total:,} channels was found that says the same without the others."
+    lowered = float(routes.gamma[row]) < 0.999 * float(routes.settings["gamma"])
+    numbers = (
+        f"{float(routes.sparsity()[row]):.1%} are critical; divergence {float(routes.divergence[row]):.3f} "
+        f"nats; each gate weighs {float(routes.gamma[row]):.2g}"
+        + (", lowered until every layer stays open." if lowered else ".")
+    )
+    return [f"{answer}{truth} {told}", numbers]
 
-    return apply_routes(model, images, {}).softmax(1).cpu()
+
+def _large(pixels: Tensor) -> Tensor:
+    """Return a small image [C, H, W] with every pixel as a square, so that heat can be smooth on it."""
+    factor = max(1, -(-320 // max(pixels.shape[-2:])))
+    return pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

@@ -117,11 +117,13 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
 def _score(arguments: Arguments) -> dict[str, Any]:
     from convsmith import interpretation
     from convsmith.cli.verbs.explain import pictures_of
+    from convsmith.data import picture_files
 
     if arguments.detector is None:
         raise InvalidArgument("scoring needs a fitted detector", argument="detect score", hint="add --detector FILE")
     if bool(arguments.pictures) == bool(arguments.data):
         raise InvalidArgument("score either IMAGEs or --data DATA", argument="detect score")
+    picture_files(arguments.pictures)  # a missing one is named before any network is looked for
     path = Path(arguments.detector)
     detector = interpretation.RouteDetector.load(path / DETECTOR if path.is_dir() else path)
     model, about, data = _model_and_data(arguments)

@@ -24,6 +24,8 @@ EXAMPLES = (
     "explain runs/first --data digits --limit 1000 --save routes.safetensors --show 0",
     "explain resnet18 photo.jpg --sites block --gamma 0.02",
 )
+#: side at which images are shown; inputs of at most SMALL pixels show their pixels instead
+SHOWN, SMALL = 320, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,9 @@ def _check(arguments: Arguments) -> None:
     ):
         if value is not None and value < least:
             raise InvalidArgument(f"must be {least} or more", argument=name, given=value)
+    from convsmith.data import picture_files
+
+    picture_files(arguments.pictures)  # a missing one is named before any network is looked for
     if arguments.allow_closed and arguments.mode == "paper":
         raise InvalidArgument(
             "the published schedule has no other way",
@@ -170,20 +175,22 @@ def pictures_of(
             argument=model,
             hint="name the run folder of a training, or a timm model with published weights",
         )
-    sides = about.size if size is None else (size, size)
-    count = about.channels
-    shown = replace(about.preprocessing, input_size=(count, *sides), mean=(0.0,) * count, std=(1.0,) * count)
-    transform, made = shown.transform(), []
+    count, sides = about.channels, about.size if size is None else (size, size)
+    seen = replace(about.preprocessing, input_size=(count, *sides))
+    larger = -(-SHOWN // max(sides)) if max(sides) > SMALL else 1
+    big = (count, larger * sides[0], larger * sides[1])
+    shown = replace(seen, input_size=big, mean=(0.0,) * count, std=(1.0,) * count)
+    transforms, made = (seen.transform(), shown.transform()), []
     for file in files:
         try:
-            made.append(transform(read_picture(file, count)))
+            picture = read_picture(file, count)
         except RunFailed as error:
             reason = "not a picture, or a damaged one; leave the file out or replace it"
             raise InvalidArgument("an image file cannot be read", given=error.given, hint=reason) from error
-    pixels = torch.stack(made)
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (about.mean, about.std))
+        made.append([transform(picture) for transform in transforms])
+    images, pixels = (torch.stack(column) for column in zip(*made, strict=True))
     labels = torch.full((len(files),), -1)
-    return Explained((pixels - mean) / std, pixels, tuple(f.name for f in files), labels, tuple(about.classes))
+    return Explained(images, pixels, tuple(f.name for f in files), labels, tuple(about.classes))
 
 
 def _from_data(arguments: Arguments, data: ImageData | None) -> Explained:

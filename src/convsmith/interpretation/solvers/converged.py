@@ -23,6 +23,8 @@ SLOW, STRIDE, MEMORY = 25, 0.1, (0.9, 0.99)
 #: accepted points in a row without the prediction, or size of the projected gradient in units of the threshold without
 #: it, at which the cross-entropy weighs more; by how much; factor after every accepted point with it, down to the floor
 LOST_FOR, NEAR, RAISE, FALL = 20, 5.0, 4.0, 0.85
+#: a search at rest within this share of its passes goes on once more, from its gates with none below `REOPENED`
+EARLY, REOPENED = 1 / 3, 0.4
 #: the stop test of rows happens once in so many passes, so that the device is asked to wait only then
 _CHECK_EVERY = 5
 
@@ -45,7 +47,8 @@ def solve_converged(
     there those that carry the prediction grow: on nine photographs and a pretrained network this needed half of the
     passes of closing gates one by one and ended lower on seven. Gates below 1e-3 that the objective wants smaller are
     set to 0. A row in which the shrinking leaves no gradient starts a second time with 25 steps of about 0.1 a gate
-    down its own slope (Kingma and Ba 2015).
+    down its own slope (Kingma and Ba 2015). A row at rest within a third of its passes begins once more from its own
+    gates, none below 0.4, and keeps the better of the two points.
 
     Stop: ``|lambda - clip(lambda - g, 0, upper)| <= tolerance * gamma * sqrt(total)``, g the gradient by lambda, and
     gates that would rather close weigh at most 1 % of the objective. The right side is the left one at open gates,
@@ -58,7 +61,7 @@ def solve_converged(
     and never gets worse. Nocedal and Wright, Numerical Optimization, 2nd ed., algorithm 3.1; Byrd, Nocedal, Schnabel,
     Math. Programming 1994, (3.1).
     """
-    rows = _Rows(probabilities, gamma, start, upper, tolerance)
+    rows = _Rows(probabilities, gamma, start, upper, tolerance, passes)
     result = Solution(
         start.clone(),
         torch.full_like(gamma, torch.inf),
@@ -89,11 +92,13 @@ def smallest_gamma(dtype: torch.dtype, tolerance: float) -> float:
 class _Rows:
     """Everything the converging solver knows about each unfinished image; first dimension the row."""
 
-    def __init__(self, probabilities: Tensor, gamma: Tensor, start: Tensor, upper: float, tolerance: float) -> None:
+    def __init__(
+        self, probabilities: Tensor, gamma: Tensor, start: Tensor, upper: float, tolerance: float, passes: int
+    ) -> None:
         rows, total = start.shape
         self.probabilities, self.gamma, self.label = probabilities, gamma, probabilities.argmax(1)
         self.place = torch.arange(rows, device=start.device)
-        self.highest, self.upper = upper ** (1 / POWER), upper
+        self.highest, self.upper, self.early = upper ** (1 / POWER), upper, EARLY * passes
         least = smallest_gamma(start.dtype, tolerance)
         self.threshold = tolerance * gamma.clamp(min=least, max=1) * total**0.5
 
@@ -109,7 +114,8 @@ class _Rows:
         self.fresh = torch.ones_like(self.place, dtype=torch.bool)
         self.slow, self.restarted = torch.zeros_like(self.place), torch.zeros_like(self.fresh)
         self.lost, self.raised = torch.zeros_like(self.place), torch.zeros_like(self.fresh)
-        self.converged = torch.zeros_like(self.fresh)
+        self.converged, self.reopened = torch.zeros_like(self.fresh), torch.zeros_like(self.fresh)
+        self.at_rest = torch.full_like(gamma, -torch.inf)  # the objective where the row came to rest
         self.accepted = torch.zeros_like(self.fresh)
         self.passes = torch.zeros_like(self.place)
         # all ones keeps the prediction; its objective is the entropy of p plus gamma times the gates
@@ -166,10 +172,21 @@ class _Rows:
         shut = (self.root == 0)[:, None]
         self.steps, self.changes = self.steps.masked_fill(shut, 0.0), self.changes.masked_fill(shut, 0.0)
         unfinished = closing.any(1)
-        self.converged = self.converged | (rest & feasible & ~unfinished)
         self.fresh = self.fresh | (rest & unfinished)  # what is left without the gates just closed
         self.accepted = accepted
+        self._rest(rest & feasible & ~unfinished)
         self._weigh(accepted, feasible, accepted & ~feasible & (size <= NEAR * self.threshold))
+
+    def _rest(self, rest: Tensor) -> None:
+        """End the rows at rest, or let them begin again from their best gates."""
+        again = rest & ~self.reopened & (self.passes <= self.early)
+        self.converged = self.converged | (rest & ~again)
+        self.reopened = self.reopened | again
+        self.at_rest = torch.where(rest, self.lowest, self.at_rest)
+        self.root = torch.where(again[:, None], self.best.clamp(min=REOPENED) ** (1 / POWER), self.root)
+        self.steps = self.steps.masked_fill(again[:, None, None], 0.0)
+        self.changes = self.changes.masked_fill(again[:, None, None], 0.0)
+        self.fresh = self.fresh | again
 
     def _weigh(self, accepted: Tensor, feasible: Tensor, dead: Tensor) -> None:
         """Let the weight fall to its floor; raise both where the prediction stays lost, back at the best point."""
@@ -243,7 +260,7 @@ class _Rows:
         result.gates[self.place] = self.best
         result.objective[self.place] = self.lowest
         result.passes[self.place] = self.passes
-        result.converged[self.place] = self.converged
+        result.converged[self.place] = self.converged | (self.lowest == self.at_rest)
 
     def select(self, rows: Tensor) -> None:
         """Go on with ``rows`` only."""
