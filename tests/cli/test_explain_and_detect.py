@@ -151,3 +151,39 @@ def test_a_detector_is_fitted_shown_and_scores_pictures(saved, pictures, tmp_pat
     assert set(found["scores"]) == {"0.png", "1.png", "2.png"}
     assert main(score) == 0
     assert last(capsys)["scores"] == found["scores"]
+
+
+def test_a_detector_of_the_best_features_refuses_another_network_of_the_same_shape(saved, tmp_path, capsys):
+    from convsmith.models.storage import build, load_model, save_model
+
+    fit = ["detect", "fit", str(saved), "--data", "digits", "--per-class", "2", "--test-images", "12", "--json"]
+    assert main([*fit, "--features", "best", "--out", str(tmp_path / "guard")]) == 0
+    result = last(capsys)
+    score = ["--data", "digits", "--limit", "4", "--detector", result["detector"], "--json"]
+    assert main(["detect", "score", str(saved), *score]) == 0
+    assert last(capsys)["images"] > 0
+    loaded = load_model(saved)
+    other = build(loaded.recipe)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.01)
+    save_model(tmp_path / "other", other, loaded.recipe)
+    assert main(["detect", "score", str(tmp_path / "other"), *score]) == 2
+    assert "other weights" in capsys.readouterr().err
+
+
+def test_a_detector_that_should_not_be_used_says_why():
+    from types import SimpleNamespace
+
+    from convsmith.cli.reports.detect_report import best_features, warnings
+
+    def row(features, area, low):
+        report = SimpleNamespace(auroc=area, auroc_low=low, auroc_high=0.99)
+        return SimpleNamespace(features=features, seen=True, report=report)
+
+    rows = [row("routes", 0.6, 0.45), row("logits", 0.9, 0.8)]
+    assert best_features(rows) == "logits"
+    chance, better = warnings(rows, "routes")
+    assert "0.60 (0.45 to 0.99)" in chance
+    assert "logits do better than routes" in better
+    assert warnings(rows, "logits") == []

@@ -129,6 +129,17 @@ def test_the_adapter_has_the_signature_of_art(digits):
     assert flagged.shape == (80,)
     assert np.array_equal(flagged, report["scores"] > report["threshold"])
     assert flagged[40:].mean() > flagged[:40].mean()
+    mixed = np.concatenate([both[:40], both[40:][::-1]])
+    groups = np.concatenate([np.arange(40), np.arange(40)[::-1]])
+    other = ArtDetector(digits.model, RouteDetector(trees=20), {"mode": "paper"})
+    other.fit(mixed, np.repeat([0, 1], 40), groups=groups.tolist())
+    fold = folds_by_group(groups, 0)
+    assert all(not set(groups[train]) & set(groups[test]) for train, test in fold)
+    assert np.isfinite(other.detector.out_of_fold_).all()
+    with torch.no_grad():
+        next(digits.model.parameters()).mul_(1.01)
+    with pytest.raises(InvalidArgument, match="other weights"):
+        other.detect(both)
 
 
 def test_area_and_interval_against_scikit_learn():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.modes import unwrap
 from convsmith.interpretation.find import find_routes
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.trees import CLASSIFIERS, fit_trees, load_trees, make_classifier, save_trees
@@ -43,15 +45,22 @@ class RouteDetector:
         self.false_positive_rate, self.trees = false_positive_rate, trees
 
     def fit(
-        self, clean: Routes, adversarial: Routes, groups: tuple[Sequence[int], Sequence[int]] | None = None
+        self,
+        clean: Routes,
+        adversarial: Routes,
+        groups: tuple[Sequence[int], Sequence[int]] | None = None,
+        *,
+        network: nn.Module | None = None,
     ) -> RouteDetector:
         """Fit on routes of clean and adversarial images; return self.
+
+        ``network`` they were found on: `check_network` then refuses every other one, also after `save` and `load`.
 
         ``groups``: image numbers of the clean and of the adversarial rows. Default: the routes' ``index``; where both
         sides are numbered 0..n-1 with equal length, row i of one is taken as a version of row i of the other.
 
-        Sets ``ensemble_``, ``threshold_``, ``widths_``, ``settings_`` and ``out_of_fold_`` (scores [N] of all training
-        rows, clean first, each from trees that saw no version of its image).
+        Sets ``ensemble_``, ``threshold_``, ``widths_``, ``settings_``, ``network_`` and ``out_of_fold_`` (scores [N] of
+        all training rows, clean first, each from trees that saw no version of its image).
         """
         if self.classifier not in CLASSIFIERS:
             make_classifier(self.classifier, self.seed)
@@ -74,7 +83,19 @@ class RouteDetector:
         self.out_of_fold_ = self._cross_fit(x, y, group)
         self.threshold_ = _threshold(self.out_of_fold_[y == 0], self.false_positive_rate)
         self.ensemble_ = fit_trees(self.classifier, x, y, self.seed, self.trees)
+        self.network_ = None if network is None else fingerprint(network)
         return self
+
+    def check_network(self, network: nn.Module) -> None:
+        """Refuse a network with other weights than the one it was fitted on, where that was named."""
+        self._check_fitted()
+        if self.network_ is not None and fingerprint(network) != self.network_:
+            raise InvalidArgument(
+                "the detector was fitted on a network with other weights",
+                argument="network",
+                given=type(unwrap(network)).__name__,
+                hint="fit a detector of its own for this network",
+            )
 
     def score(self, routes: Routes) -> Tensor:
         """Return [B] float64 in [0, 1]: higher means more adversarial."""
@@ -116,6 +137,7 @@ class RouteDetector:
             "threshold": self.threshold_,
             "widths": self.widths_,
             "settings": self.settings_,
+            "network": self.network_,
         }
         save_trees(Path(path), self.ensemble_, header)
         return Path(path)
@@ -133,6 +155,7 @@ class RouteDetector:
         )
         detector.ensemble_, detector.threshold_ = ensemble, header["threshold"]
         detector.widths_, detector.settings_ = header["widths"], header["settings"]
+        detector.network_ = header["network"]
         return detector
 
     def _features(self, routes: Routes) -> NDArray[np.float32]:
@@ -155,6 +178,15 @@ class RouteDetector:
             raise InvalidArgument("the detector is not fitted", hint="call fit(clean, adversarial) or load(path) first")
 
 
+def fingerprint(network: nn.Module, *more: Tensor) -> str:
+    """Return a digest of all weights and buffers of a network, and of more tensors."""
+    found = hashlib.sha256()
+    for name, value in [*unwrap(network).state_dict().items(), *((str(place), one) for place, one in enumerate(more))]:
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
 @dataclass(frozen=True)
 class ArtDetector:
     """The detector behind the signature of adversarial-robustness-toolbox's evasion detectors (numpy in, numpy out).
@@ -166,19 +198,29 @@ class ArtDetector:
     detector: RouteDetector
     find: Mapping[str, Any]
 
-    def fit(self, x: NDArray[Any], y: NDArray[Any], **_settings: Any) -> ArtDetector:
-        """Fit on images ``x`` with ``y`` [N] (or one-hot [N, 2]): 1 is adversarial; return self."""
+    def fit(
+        self, x: NDArray[Any], y: NDArray[Any], groups: Sequence[int] | None = None, **_settings: Any
+    ) -> ArtDetector:
+        """Fit on images ``x`` with ``y`` [N] (or one-hot [N, 2]): 1 is adversarial; return self.
+
+        ``groups`` [N]: image numbers; versions of one image share a number. Default: as many attacked as clean images
+        are taken as their versions in the same order, else every row as an image of its own.
+        """
         y = np.asarray(y)
         y = y.argmax(1) if y.ndim == 2 else y
         x = np.asarray(x, dtype=np.float32)
+        names = np.arange(len(y)) if groups is None else np.asarray(groups).reshape(-1)
+        if len(names) != len(y):
+            raise InvalidArgument("one image number per row", argument="groups", given=len(names))
         clean, adversarial = (self._routes(x[y == side]) for side in (0, 1))
-        own = np.arange(len(clean)), len(clean) + np.arange(len(adversarial))
-        paired = len(clean) == len(adversarial)
-        self.detector.fit(clean, adversarial, None if paired else (own[0].tolist(), own[1].tolist()))
+        paired = groups is None and len(clean) == len(adversarial)
+        sides = None if paired else (names[y == 0].tolist(), names[y == 1].tolist())
+        self.detector.fit(clean, adversarial, sides, network=self.model)
         return self
 
     def detect(self, x: NDArray[Any], **_settings: Any) -> tuple[dict[str, Any], NDArray[np.bool_]]:
         """Return a report (scores and threshold) and which images are adversarial, bool [N]."""
+        self.detector.check_network(self.model)
         scores = self.detector.score(self._routes(np.asarray(x, dtype=np.float32))).numpy()
         report = {"scores": scores, "threshold": self.detector.threshold_}
         return report, scores > self.detector.threshold_

@@ -108,7 +108,7 @@ def detection_table(
     flipped = {name: float((_predictions(model, x) != plain).float().mean()) for name, x in changes.items()}
     rows: list[DetectionRow] = []
     for done, feature in enumerate(features, 1):
-        extract = _extractor(model, feature, settings)
+        extract = extractor(model, feature, settings)
         train_routes = {name: extract(x, chosen) for name, x in fit_on.items()}
         test_routes = {name: extract(x, test) for name, x in changes.items()}
         for classifier in classifiers:
@@ -192,7 +192,8 @@ def _jpeg(pixels: Tensor) -> Tensor:
     return torch.stack(made).to(pixels) / 255
 
 
-def _extractor(model: nn.Module, feature: str, settings: dict[str, Any]) -> Callable[[Tensor, Pictures], Routes]:
+def extractor(model: nn.Module, feature: str, settings: Mapping[str, Any]) -> Callable[[Tensor, Pictures], Routes]:
+    """Return what finds ``"routes"`` (with settings of `find_routes`) or a baseline's features of images."""
     if feature == "routes":
         return lambda images, about: find_routes(model, images, labels=about.labels, index=about.index, **settings)
     sites = settings.get("sites", "auto")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from convsmith.report import Section
 
 
-def section(rows: Sequence[DetectionRow], epsilon: float) -> Section:
+def section(rows: Sequence[DetectionRow], epsilon: float, notes: Sequence[str] = ()) -> Section:
     """Return the table: every feature against seen and unseen attacks, harmless changes and the null."""
     from convsmith.report import Section, Table
 
@@ -23,7 +23,26 @@ def section(rows: Sequence[DetectionRow], epsilon: float) -> Section:
             "attacker who knows it."
         ],
         [Table(COLUMNS, [cells(row) for row in rows], "Area under the ROC curve and hit rate at 5 % false positives.")],
+        notes=notes,
     )
+
+
+def best_features(rows: Sequence[DetectionRow]) -> str:
+    """Return the features with the largest area against the attack the detectors were fitted on."""
+    return max((row for row in rows if row.seen), key=lambda row: row.report.auroc).features
+
+
+def warnings(rows: Sequence[DetectionRow], features: str) -> list[str]:
+    """Return sentences on why a detector on ``features`` should not be used; empty if nothing speaks against it."""
+    own = next(row.report for row in rows if row.seen and row.features == features)
+    best, notes = best_features(rows), []
+    if own.auroc_low <= 0.5:
+        interval = f"{own.auroc:.2f} ({own.auroc_low:.2f} to {own.auroc_high:.2f})"
+        notes.append(f"The area under its ROC curve is {interval}: it may be no better than chance. Do not use it.")
+    if best != features:
+        area = next(row.report.auroc for row in rows if row.seen and row.features == best)
+        notes.append(f"{best} do better than {features}: {area:.2f} against {own.auroc:.2f}; fit with --features best.")
+    return notes
 
 
 COLUMNS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -33,12 +32,13 @@ def find_and_save(
     Parts that are there already, of the same network, images and settings, are not searched again.
     """
     from convsmith.interpretation import Routes, RouteSettings, find_routes_from_loader
+    from convsmith.interpretation.detector import fingerprint
     from convsmith.interpretation.find import rows_at_once
 
     parts = Path(file + ".parts")
     chosen = {k: v for k, v in settings.items() if k not in ("sites", "batch_size")}
     size = rows_at_once(images, settings["batch_size"])
-    owner = json.dumps({"digest": digest(model, images, labels), "batch size": size})
+    owner = json.dumps({"digest": fingerprint(model, images, labels), "batch size": size})
     parts.mkdir(parents=True, exist_ok=True)
     record = parts / OWNER
     if record.exists() and record.read_text() != owner:
@@ -68,14 +68,3 @@ def find_and_save(
     routes.save(file)
     shutil.rmtree(parts)
     return routes
-
-
-def digest(model: nn.Module, images: Tensor, labels: Tensor) -> str:
-    """Return a fingerprint of all weights, buffers, images and labels."""
-    import torch
-
-    found = hashlib.sha256()
-    for name, value in [*model.state_dict().items(), ("images", images), ("labels", labels)]:
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

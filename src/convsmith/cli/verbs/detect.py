@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from convsmith.data import DataDescription, ImageData, ImageSplit
-    from convsmith.interpretation import Pictures
+    from convsmith.interpretation import Pictures, RouteDetector, Routes
 
 EXAMPLES = (
     "detect fit runs/first --data digits --per-class 10 --out runs/guard",
@@ -24,6 +24,8 @@ EXAMPLES = (
     "detect score runs/first --data digits --limit 50 --detector runs/guard/detector.safetensors --json",
 )
 DETECTOR = "detector.safetensors"
+#: how cheap features are marked in a detector's settings -> their name
+FEATURES = {"activation": "activations", "logits": "logits", "max-probability": "max-probability"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,9 @@ class Arguments(data_options.DataOptions):
     attack: Literal["fgsm", "ifgsm", "pgd", "targeted ifgsm"] = option("ifgsm", "fit: the attack it is fitted on")
     epsilon: float = option(16.0, "fit: largest change of a pixel, of 255")
     classifier: Literal["random-forest", "adaboost", "gradient-boosting"] = option("random-forest", "fit: on routes")
+    features: Literal["routes", "activations", "logits", "max-probability", "best"] = option(
+        "routes", "fit: what the detector looks at; best: whatever tells the attack best"
+    )
     per_class: int = option(10, "fit: clean images of each class", metavar="N")
     test_images: int = option(100, "fit: images of the table", metavar="N")
     rate: float = option(0.05, "fit: false-positive rate of the threshold")
@@ -91,23 +96,26 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
             progress=callback,
         )
     chosen = train.rows(protocol.balanced(train.labels, arguments.per_class, arguments.seed))
-    clean = interpretation.find_routes(model, protocol.rounded(chosen), index=chosen.index, **find)
+    features = detect_report.best_features(rows) if arguments.features == "best" else arguments.features
+    extract = protocol.extractor(model, features, find)
     moved = protocol.attacked(model, chosen, arguments.attack, epsilon, arguments.seed)
-    bad = interpretation.find_routes(model, moved, index=chosen.index, **find)
     detector = interpretation.RouteDetector(
         arguments.classifier, seed=arguments.seed, false_positive_rate=arguments.rate
-    ).fit(clean, bad)
+    ).fit(extract(protocol.rounded(chosen), chosen), extract(moved, chosen), network=model)
+    notes = detect_report.warnings(rows, features)
     folder = run_folder.open_run("detect", arguments)
     detector.save(folder / DETECTOR)
-    detect_report.section(rows, epsilon).save(folder, "48-detector")
+    detect_report.section(rows, epsilon, notes).save(folder, "48-detector")
     terminal.table(list(detect_report.COLUMNS), [detect_report.cells(row) for row in rows])
-    own = next(row for row in rows if row.features == "routes" and row.seen)
+    for note in notes:
+        terminal.complain("warning", note)
+    own = next(row for row in rows if row.features == features and row.seen)
     headline = {
         "AUROC, seen attack": round(own.report.auroc, 3),
         "threshold": round(detector.threshold_, 4),
         "training images": len(chosen.labels),
     }
-    summary = {"title": f"Detector on routes of {arguments.model}", "headline": headline}
+    summary = {"title": f"Detector on {features} of {arguments.model}", "headline": headline, "notes": notes}
     run_folder.write_json(folder / "result.json", summary)
     report = build_report([folder])
     terminal.say(f"detector {folder / DETECTOR}", f"report   {report}")
@@ -135,17 +143,9 @@ def _score(arguments: Arguments) -> dict[str, Any]:
         images, names = found.images, list(found.names)
     # as in fitting: the values a stored picture can have
     images = _rounded(images, about, data)
-    names_of = [field.name for field in fields(interpretation.RouteSettings)]
-    settings = {name: detector.settings_[name] for name in names_of if name in detector.settings_}
-    with progress("routes") as callback:
-        routes = interpretation.find_routes(
-            model,
-            images,
-            layers=list(detector.widths_),
-            sites=detector.settings_["sites"],
-            progress=callback,
-            **settings,
-        )
+    detector.check_network(model)
+    with progress(FEATURES.get(detector.settings_["mode"], "routes")) as callback:
+        routes = _features(detector, model, images, callback)
     scores = detector.score(routes)
     flagged = scores > detector.threshold_
     values = [float(score) for score in scores]
@@ -159,6 +159,26 @@ def _score(arguments: Arguments) -> dict[str, Any]:
         "images": len(rows),
         "scores": {name: round(score, 6) for name, score in zip(names, values, strict=True)},
     }
+
+
+def _features(detector: RouteDetector, model: nn.Module, images: Tensor, callback: Any) -> Routes:
+    """Return what the detector looks at, found as for its fit."""
+    from convsmith import interpretation
+
+    settings = detector.settings_
+    if settings["mode"] in FEATURES:
+        return interpretation.baseline_features(
+            model, images, FEATURES[settings["mode"]], sites=settings.get("sites", "auto")
+        )
+    known = {field.name for field in fields(interpretation.RouteSettings)}
+    return interpretation.find_routes(
+        model,
+        images,
+        layers=list(detector.widths_),
+        sites=settings["sites"],
+        progress=callback,
+        **{name: value for name, value in settings.items() if name in known},
+    )
 
 
 def _model_and_data(arguments: Arguments) -> tuple[nn.Module, DataDescription | None, ImageData | None]:
