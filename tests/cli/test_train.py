@@ -101,6 +101,25 @@ def test_overwrite_replaces_the_run(run, tmp_path):
     assert not (folder / "stale.txt").exists()
 
 
+@pytest.mark.parametrize("named", ["weights", "saved"])
+def test_weights_named_by_flag_go_before_the_published_ones_of_a_preset(run, named, tmp_path):
+    chosen = ["--model", str(run)]
+    if named == "weights":
+        file = run / "model.safetensors"
+        chosen = ["--model", "cs_resnet20", "--weights", str(file), "--model-args", "width=4", "depth=8", "in_chans=1"]
+    words = ["train", "--preset", "linear-probe", *chosen, "--data", "digits", "--num-workers", "0"]
+    assert main.main([*words, "--out", str(tmp_path / "probe")]) == 0
+    then, now = (load_model(folder).model.state_dict() for folder in (run, tmp_path / "probe"))
+    changed = {name for name in then if not (then[name] == now[name]).all()}
+    assert changed == {"fc.weight", "fc.bias"}
+    assert yaml.safe_load((tmp_path / "probe" / "config.yaml").read_text())["pretrained"] is True
+
+
+def test_two_flags_that_both_name_weights_clash(run, capsys):
+    assert main.main([*WORDS, "--pretrained", "--weights", str(run / "model.safetensors")]) == 2
+    assert "leave --pretrained out" in capsys.readouterr().err
+
+
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main.main([*WORDS, "--epochs", "3", "--dry-run", "--json"]) == 0

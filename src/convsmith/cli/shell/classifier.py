@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from convsmith.cli.shell import terminal
+from convsmith.cli.shell import environment, terminal
 from convsmith.cli.shell.method_settings import keyword_arguments, method_settings
 from convsmith.cli.shell.options import Computation, option
 from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
@@ -24,7 +24,7 @@ class ModelOptions(Computation):
     """Which network to train."""
 
     model: str = option("cs_resnet20", "timm name, or a run folder or weights file to start from", metavar="MODEL")
-    pretrained: bool = option(False, "start from published weights")
+    pretrained: bool = option(False, "start from published weights (--weights and a saved model go before)")
     weights: str | None = option(None, "weights to start from: .safetensors or .pth", metavar="FILE")
     model_args: tuple[str, ...] = option((), "arguments of the network, like width=8", metavar="NAME=VALUE")
     pooling: str | None = option(
@@ -61,7 +61,8 @@ def check(arguments: ModelOptions) -> None:
             )
         pooling_arguments(arguments.pooling, arguments.pooling_args)
     if is_saved(arguments.model) or arguments.weights is not None:
-        if arguments.pretrained:
+        # a preset or file that asks for published weights gives way to weights named in particular; two flags clash
+        if "--pretrained" in environment.COMMAND.get():
             hint = "leave --pretrained out: the saved weights are taken"
             raise InvalidArgument(
                 "published weights belong to a name", argument=f"--model {arguments.model}", hint=hint
@@ -106,15 +107,15 @@ def preprocessing_of(arguments: ModelOptions) -> Preprocessing | None:
     from convsmith.data import Preprocessing
     from convsmith.models.storage import load_model
 
-    if is_saved(arguments.model) or arguments.weights is not None:
+    if is_saved(arguments.model):
         return load_model(arguments.model, weights=arguments.weights).preprocessing
-    if not arguments.pretrained:
+    if not arguments.pretrained and arguments.weights is None:
         return None
     import timm
     import torch
 
     with torch.device("meta"):
-        return Preprocessing.from_model(timm.create_model(arguments.model))
+        return Preprocessing.from_model(timm.create_model(arguments.model, **keyword_arguments(arguments.model_args)))
 
 
 def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, ModelRecipe]:
