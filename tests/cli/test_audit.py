@@ -10,7 +10,7 @@ from PIL import Image
 
 from convsmith.cli import main
 from convsmith.cli.reports import audit_leaner, audit_sharper, audit_subject
-from convsmith.cli.verbs import audit
+from convsmith.cli.verbs import audit, demo
 from convsmith.errors import RunFailed
 from convsmith.models.storage import ModelRecipe, build, save_model
 
@@ -111,6 +111,41 @@ def test_bad_input_is_refused_before_work(words, said, capsys, tmp_path, monkeyp
     assert main.main(words) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+FACTORY = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["resnet50", "vit_tiny_patch16_224", "own_networks:build"])
+def test_any_network_is_audited_on_photographs(model, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("skimage")
+    demo.photographs(tmp_path / "photographs", 0)
+    (tmp_path / "own_networks.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    random = [] if ":" in model else ["--random"]
+    assert (
+        main.main(["audit", model, *random, "--data", "photographs", "--minutes", "6", "--out", "run", "--json"]) == 0
+    )
+    printed = capsys.readouterr().out.splitlines()
+    said = json.loads(printed[-1])
+    assert said["chapters"]["leaner"]["facts"]["ways"][0]["agreement"]
+    assert said["chapters"]["guarded"]["sentence"]
+    assert (
+        said["chapters"]["explainable"]["sentence"] or "no smaller route" in said["chapters"]["explainable"]["absent"]
+    )
+    assert "no labels" in said["chapters"]["sharper"]["absent"]
+    assert sum("untrained" in line for line in printed[:-1]) == 1
+    assert sum(line.startswith("next:") for line in printed) == 1
 
 
 def test_an_interval_is_wilsons():

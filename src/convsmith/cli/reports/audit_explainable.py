@@ -64,7 +64,8 @@ def run(subject: Subject) -> Chapter:
         return Chapter(absent=f"no smaller route was found for any of {tried} pictures in {PASSES} passes")
     middle = sorted(shares)[len(shares) // 2]
     unused = float((~needed).double().mean())
-    number = f"{100 * middle:.0f} % ({100 * min(shares):.0f} to {100 * max(shares):.0f} over {len(shares)} pictures)"
+    span = f"{100 * min(shares):.0f} to {100 * max(shares):.0f}"
+    number = f"{100 * middle:.0f} % ({span}) of channels carry a prediction"
     sentence = (
         f"{100 * middle:.0f} % of the channels carry the median prediction ({len(shares)} of {tried} pictures have a "
         f"route); {100 * unused:.0f} % of {len(needed)} channels are needed by none of these."

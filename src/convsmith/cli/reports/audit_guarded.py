@@ -85,7 +85,7 @@ def run(subject: Subject) -> Chapter:
     facts: dict[str, Any] = {f"flipped at {s}/255": v[0] for s, v in flips.items()}
     if found is not None:
         facts |= {"detector AUROC": found.auroc, "caught at 5 % false alarms": found.hit_rate}
-    return Chapter(sentence, f"flipped at 2/255: {small}", command, facts=facts, section=section)
+    return Chapter(sentence, f"{small} flipped by 2/255", command, facts=facts, section=section)
 
 
 def _detector(subject: Subject, images: Tensor, moved: Tensor) -> tuple[DetectionReport | None, int, str]:

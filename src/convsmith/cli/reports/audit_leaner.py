@@ -29,6 +29,7 @@ AGREES = 0.85
 FASTER = 0.95
 #: seconds of timing a network
 SECONDS = 1.5
+OVER = "the budget was used up; a larger --minutes gives an answer"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def run(subject: Subject) -> Chapter:
     for done, (name, method, settings, flags) in enumerate(WAYS):
         command = f"--method {method} {flags}".strip()
         if not subject.lasts(needed):
-            ways.append(Way(name, command, reason="the budget was used up; a larger --minutes"))
+            ways.append(Way(name, command, reason=OVER))
             continue
         try:
             subject.progress(done, len(WAYS), name)
@@ -77,7 +78,7 @@ def run(subject: Subject) -> Chapter:
             agreement = wilson(int((answers == plain).sum()), len(plain))
             ways.append(Way(name, command, ratio, took, _kilobytes(smaller), agreement))
         except OutOfTime:
-            ways.append(Way(name, command, reason="the budget was used up; a larger --minutes"))
+            ways.append(Way(name, command, reason=OVER))
         except ConvsmithError as error:
             ways.append(Way(name, command, reason=error.rule))
     return _chapter(subject, ways, milliseconds, size)
@@ -86,7 +87,8 @@ def run(subject: Subject) -> Chapter:
 def _chapter(subject: Subject, ways: list[Way], milliseconds: float, size: float) -> Chapter:
     measured = [way for way in ways if way.ratio is not None and way.agreement is not None]
     if not measured:
-        return Chapter(absent="; ".join(f"{way.name}: {way.reason}" for way in ways))
+        reasons = {w.reason: ", ".join(v.name for v in ways if v.reason == w.reason) for w in ways}
+        return Chapter(absent="; ".join(f"{reason} ({names})" for reason, names in reasons.items()))
     good = [w for w in measured if w.ratio and w.agreement and w.ratio[2] < FASTER and w.agreement[0] >= AGREES]
     model, data = subject.words["model"], subject.words["data"]
     if good:
@@ -111,7 +113,7 @@ def _chapter(subject: Subject, ways: list[Way], milliseconds: float, size: float
             f"{percent(fastest.agreement)}. Fine-tuning after compression brings accuracy back."
         )
         command = f"convsmith compress {model} --data {data} --method low-rank --keep-macs 0.5 --finetune-epochs 5"
-        number = "not faster here"
+        number = "nothing tried is faster here"
     facts = {
         "runtime": subject.runtime,
         "original, ms": milliseconds,

@@ -101,7 +101,13 @@ def _with_labels(
         "accuracy": {row[0]: row[3] for row in rows},
     }
     section = _section([sentence, *text], rows, dict(zip(source.classes, weights.tolist(), strict=True)))
-    return Chapter(sentence, f"told apart: {percent(apart)}", command, facts=facts, section=section)
+    return Chapter(
+        sentence,
+        f"{len(held)} of {len(weights)} classes held, told apart in {percent(apart)}",
+        command,
+        facts=facts,
+        section=section,
+    )
 
 
 def _section(text: list[str], rows: Any = (), weights: dict[str, float] | None = None) -> Section:

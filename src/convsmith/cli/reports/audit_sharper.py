@@ -70,7 +70,7 @@ def run(subject: Subject) -> Chapter:
     )
     facts: dict[str, Any] = {"gain": gain, "low": float(low), "high": float(high)}
     facts |= {name: share[0] for name, share in shares.items()}
-    return Chapter(sentence, interval, command, facts=facts, section=section)
+    return Chapter(sentence, f"{interval} of accuracy", command, facts=facts, section=section)
 
 
 def _second_order(maps: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ EXAMPLES = (
 #: the chapters in the order of the page
 CHAPTERS = ("explainable", "leaner", "sharper", "guarded", "portable")
 #: the order they run in, each with its weight: what the quick ones leave of the time goes to the others
-WEIGHTS = {"sharper": 1, "portable": 1, "guarded": 2, "leaner": 3, "explainable": 3}
+WEIGHTS = {"sharper": 1, "portable": 1, "leaner": 6, "guarded": 2, "explainable": 3}
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "sentence": str,
     "number": str,
@@ -77,7 +77,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "model": arguments.model + weights,
         "start": f"--model {arguments.model}" + (" --pretrained" if bare else weights),
         "data": arguments.data,
-        "labelled": arguments.data,
+        "labelled": arguments.data if data.labels is not None else "FOLDER_WITH_CLASSES",
         "target": arguments.target or "TARGET",
     }
     labelled = data if data.labels is not None else None
@@ -188,8 +188,7 @@ def _conclude(
     first = Section.load(folder / "sections" / "10-explainable.json")
     Section(
         "In short",
-        [f"{name.capitalize()}: {_answer(c)}" for name, c in found.items()],
-        [Table(["chapter", "time, s"], [[name, c["seconds"]] for name, c in found.items()], "What it took", True)],
+        tables=[Table(["chapter", "answer", "s"], [[n, _answer(c), round(c["seconds"])] for n, c in found.items()])],
         pictures=[replace(picture, width=140) for picture in list(first.pictures)[:6]],
         notes=notes,
     ).save(folder, "00-in-short")
@@ -207,9 +206,11 @@ def _conclude(
     }
     run_folder.write_json(folder / "result.json", summary)
     report = build_report([folder])
+    following: dict[str, list[str]] = {}
     for name, chapter in found.items():
         if chapter["command"]:
-            terminal.say(f"next: {name:<12} {chapter['command']}")
+            following.setdefault(chapter["command"], []).append(name)
+    terminal.say(*notes, *(f"next: {', '.join(names):<12} {command}" for command, names in following.items()))
     terminal.say("", f"done in {seconds:.0f} s", f"report  {report.resolve()}")
     if broken:
         raise RunFailed(
