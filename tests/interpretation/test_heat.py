@@ -48,14 +48,17 @@ def places(model, point, gates, label, stage):
     return (gates[:, None, None] * (seen["y"] * slope)[0]).sum(0).detach()
 
 
-def test_the_class_activation_is_that_of_a_loop(digits):
+@pytest.mark.parametrize("method", ["class-activation", "route-activation"])
+def test_an_activation_map_is_that_of_a_loop(digits, method):
     x = digits.test_x[:3]
     model, routes = out_of_place(digits.model), find_routes(digits.model, x, steps=40)
-    one, two = (heat_map(digits.model, x, routes, sizes=n, batch_size=2) for n in (1, 2))
+    one, two = (heat_map(digits.model, x, routes, method=method, sizes=n, batch_size=2) for n in (1, 2))
     for row in range(3):
         made = []
         for stage, layer in ((5, "5"), (2, "2")):
-            signed = places(model, x[row : row + 1], routes.gates[layer][row], routes.prediction[row], stage)
+            gates = routes.gates[layer][row]
+            weights = gates if method == "route-activation" else torch.ones_like(gates)
+            signed = places(model, x[row : row + 1], weights, routes.prediction[row], stage)
             big = F.interpolate(signed.relu()[None, None], size=(8, 8), mode="bilinear", align_corners=False)[0, 0]
             made.append(big / big.max())
         torch.testing.assert_close(one[row], made[0], atol=1e-5, rtol=1e-4)
@@ -75,27 +78,33 @@ def test_places_add_up_to_the_scores_of_the_route(digits):
 def test_a_map_is_a_share_and_turns_with_the_gates(digits):
     x = digits.test_x[:6]
     routes = find_routes(digits.model, x, steps=40)
-    maps = heat_map(digits.model, x, routes)
-    assert (maps >= 0).all()
-    assert (maps <= 1 + 1e-6).all()
+    maps, routed = (heat_map(digits.model, x, routes, method=m) for m in ("class-activation", "route-activation"))
+    assert not torch.allclose(maps, routed)
+    for made in (maps, routed):
+        assert (made >= 0).all()
+        assert (made <= 1 + 1e-6).all()
     double = type(routes)(**{**vars(routes), "gates": {n: 2 * g for n, g in routes.gates.items()}})
-    torch.testing.assert_close(heat_map(digits.model, x, double), maps)
+    torch.testing.assert_close(heat_map(digits.model, x, double, method="route-activation"), routed)
     closed = type(routes)(**{**vars(routes), "gates": {n: 0 * g for n, g in routes.gates.items()}})
-    for method in ("class-activation", "pathway-gradient"):
+    assert torch.equal(heat_map(digits.model, x, closed), maps)
+    for method in ("route-activation", "pathway-gradient"):
         assert (heat_map(digits.model, x, closed, method=method) == 0).all()
 
 
-def test_weights_drawn_anew_destroy_the_map(digits):
+@pytest.mark.parametrize("method", ["class-activation", "route-activation"])
+def test_weights_drawn_anew_destroy_the_map(digits, method):
     x = digits.test_x[:40]
     torch.manual_seed(1)
     other = copy.deepcopy(digits.model)
     for module in other.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
-    mine, theirs = (heat_map(model, x, find_routes(model, x, steps=60)) for model in (digits.model, other))
+    mine, theirs = (
+        heat_map(model, x, find_routes(model, x, steps=60), method=method) for model in (digits.model, other)
+    )
     pairs = zip(mine.flatten(1), theirs.flatten(1), strict=True)
     alike = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs]).nan_to_num()
-    own = heat_map(digits.model, x, find_routes(digits.model, x, steps=60, gamma=0.02))
+    own = heat_map(digits.model, x, find_routes(digits.model, x, steps=60, gamma=0.02), method=method)
     same = torch.stack(
         [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(mine.flatten(1), own.flatten(1), strict=True)]
     )

@@ -13,7 +13,7 @@ from convsmith.interpretation.find import prepare, rows_at_once
 from convsmith.interpretation.gates import GatedNetwork, spread
 from convsmith.interpretation.routes import Routes
 
-METHODS = ("class-activation", "pathway-gradient")
+METHODS = ("class-activation", "route-activation", "pathway-gradient")
 
 
 def heat_map(
@@ -27,14 +27,16 @@ def heat_map(
     target: Tensor | None = None,
     batch_size: int | None = None,
 ) -> Tensor:
-    """Return how much every pixel speaks for a class along the route, non-negative [B, H, W]; 0 where nothing does.
+    """Return how much every pixel speaks for a class, non-negative [B, H, W]; 0 where nothing does.
 
-    ``"class-activation"``: at a gated layer, the sum over channels of gate x activation x d logit / d activation of the
+    ``"class-activation"``: at a gated layer, the sum over all channels of activation x d logit / d activation of the
     full network, position by position, its negative part cut off, resized bilinearly to [H, W] and divided by its
     largest value. The last gated layer of each of the ``sizes`` coarsest map sizes gives one, and the result is their
-    geometric mean: warm where coarse and fine layers agree. A layer without any heat (closed, say) is left out. Before
-    the cut the sum over positions is the sum of gate x slope of `score_units`, the layer's first-order contribution to
-    the logit. Selvaraju et al., ICCV 2017, section 3; element by element as Draelos and Carin 2020.
+    geometric mean: warm where coarse and fine layers agree. A layer without any heat is left out. Before the cut the
+    sum over positions is the layer's first-order contribution to the logit. Selvaraju et al., ICCV 2017, section 3;
+    element by element as Draelos and Carin 2020.
+
+    ``"route-activation"``: the same with every channel weighed by its gate, so that a closed layer is left out.
 
     ``"pathway-gradient"``: |d logit / d pixel| of the network with critical nodes on and all others off, the largest
     channel at each pixel. Khakzar et al., CVPR 2021, section 3.4. ``sizes`` is not used.
@@ -57,15 +59,16 @@ def heat_map(
             torch.enable_grad(),
             GatedNetwork(model, plan, images[rows], cache=False) as network,
         ):
-            if method == "class-activation":
-                maps.append(_class_activation(network, gates[rows], wanted[rows], sizes))
-            else:
+            if method == "pathway-gradient":
                 maps.append(_pathway_gradient(network, (gates[rows] > 0).to(images), wanted[rows]))
+            else:
+                weights = gates[rows] if method == "route-activation" else torch.ones_like(gates[rows])
+                maps.append(_activation(network, weights, wanted[rows], sizes))
     return blurred(torch.cat(maps), smooth)
 
 
-def _class_activation(network: GatedNetwork, gates: Tensor, target: Tensor, sizes: int) -> Tensor:
-    """Return maps [B, H, W] of the full network's activations and gradients, channels weighed by their gates."""
+def _activation(network: GatedNetwork, gates: Tensor, target: Tensor, sizes: int) -> Tensor:
+    """Return maps [B, H, W] of the full network's activations and gradients, channels weighed by ``gates``."""
     size = network.images.shape[-2:]
     network.images = network.images.clone().requires_grad_(True)  # so that the outputs of frozen layers have gradients
     # gates of one: what is watched stays as it is even where an activation after it works in place
