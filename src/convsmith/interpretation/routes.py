@@ -111,7 +111,8 @@ class Routes:
             )
         shut = self.flags.closed_layers[row]
         if shut:
-            notes.append("all gates closed in " + ", ".join(shut) + ": the prediction comes from biases behind it")
+            names = ", ".join(shut) if len(shut) <= 3 else f"{len(shut)} of {len(self.layers)} layers, first {shut[0]}"
+            notes.append(f"all gates closed in {names}: the prediction comes from biases behind it")
         share = float(self.flags.dead_share[row])
         if share > 0.1:
             notes.append(f"{share:.0%} of the critical nodes are silent in the full network")

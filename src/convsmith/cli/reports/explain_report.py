@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,10 +46,11 @@ def write(
     if shown:
         some, images = routes[:shown], found.images[:shown]
         maps, contrast = heat_map(model, images, some).cpu(), runner_up_contrast(model, images, some)
+        passed = heat_map(model, images, some, method="pathway-gradient").amax((1, 2)) > 0
         probabilities = apply_routes(model, images, {}).softmax(1).cpu()
         for row in range(shown):
             near = None if neighbours is None else tuple(part[row] for part in neighbours)
-            made = chapter(found, routes, row, maps[row], contrast, probabilities[row], near)
+            made = chapter(found, routes, row, maps[row], contrast, probabilities[row], near, bool(passed[row]))
             made.save(folder, f"41-image-{row:03d}")
     removal(model, found.images, found.labels, routes, seed).save(folder, "42-removal")
     return {
@@ -58,6 +58,7 @@ def write(
         "critical nodes, %": round(100 * float(routes.sparsity().mean()), 2),
         "searches converged, %": round(100 * float(routes.converged.double().mean()), 2),
         "predictions kept, %": round(100 * float(routes.kept.double().mean()), 2),
+        "routes through every layer, %": round(100 * float((~routes.flags.closed.any(1)).double().mean()), 2),
         "nodes": routes.total,
         "layers": len(routes.layers),
     }
@@ -107,6 +108,7 @@ def chapter(
     contrast: Contrast,
     probabilities: Tensor,
     neighbours: tuple[Any, ...] | None,
+    passed: bool,
 ) -> Section:
     """Return one image's chapter: photograph, overlay, the answer in words, strips of gates; tables are folded."""
     from convsmith.interpretation import overlay
@@ -133,7 +135,7 @@ def chapter(
     ]
     prediction, second = short(int(routes.prediction[row])), short(int(routes.runner_up[row]))
     pixels, name = _large(found.pixels[row].cpu().float()), found.names[row]
-    warm = "where these channels find it" if float(heat.max()) > 0 else "no place: no gated layer passes evidence on"
+    warm = f"warm places speak for {prediction}" if float(heat.max()) > 0 else f"no place speaks for {prediction}"
     pictures = [
         Picture(photo(pixels.numpy()), prediction, f"{name}, as the network sees it", width=320, pixelated=False),
         Picture(
@@ -152,7 +154,12 @@ def chapter(
     return Section(
         name,
         _words(
-            routes, row, prediction, second, float(probabilities[routes.runner_up[row]]), int(found.labels[row]), named
+            routes,
+            row,
+            prediction,
+            f"{second}, {float(probabilities[routes.runner_up[row]]):.0%}",
+            "" if int(found.labels[row]) < 0 else f" Its label is {named(int(found.labels[row]))}.",
+            passed,
         ),
         [
             Table(["class", "probability"], classes, "Top classes of the full network.", folded=True),
@@ -173,21 +180,20 @@ def chapter(
             )
         ],
         pictures,
-        routes.messages(row),
     )
 
 
-def _words(
-    routes: Routes, row: int, first: str, second: str, second_share: float, label: int, named: Callable[[int], str]
-) -> list[str]:
-    """Return what one route says, in plain words; then its numbers."""
-    count = round(float(routes.sparsity()[row]) * routes.total)
-    truth = "" if label < 0 else f" Its label is {named(label)}."
-    answer = (
-        f"The network says {first}, {float(routes.confidence[row]):.0%} sure; next comes {second}, {second_share:.0%}."
-    )
-    if bool(routes.kept[row]):
-        told = f"{count:,} of its {routes.total:,} channels are enough for that: without all others it says the same."
+def _words(routes: Routes, row: int, first: str, second: str, truth: str, passed: bool) -> list[str]:
+    """Return what one route says, in plain words; then its numbers. ``passed``: its answer depends on the image."""
+    count = f"{round(float(routes.sparsity()[row]) * routes.total):,} of its {routes.total:,} channels"
+    answer = f"The network says {first}, {float(routes.confidence[row]):.0%} sure; next comes {second}.{truth}"
+    if not passed:
+        told = (
+            f"No route through all layers was found: the {count} that are left say {first} whatever the picture shows, "
+            "from constants inside the network. They explain nothing about this picture."
+        )
+    elif bool(routes.kept[row]):
+        told = f"{count} are enough for that: with all others switched off it says the same."
     else:
         told = f"No part of its {routes.total:,} channels was found that says the same without the others."
     lowered = float(routes.gamma[row]) < 0.999 * float(routes.settings["gamma"])
@@ -196,7 +202,8 @@ def _words(
         f"nats; each gate weighs {float(routes.gamma[row]):.2g}"
         + (", lowered until every layer stays open." if lowered else ".")
     )
-    return [f"{answer}{truth} {told}", numbers]
+    notes = [f"{note[0].upper()}{note[1:]}." for note in routes.messages(row)]
+    return [f"{answer} {told}", " ".join([numbers, *notes])]
 
 
 def _large(pixels: Tensor) -> Tensor:
