@@ -1,10 +1,11 @@
-"""One recipe for every network of the redundancy studies: same images, same order, same number of updates."""
+"""One recipe for every network of a redundancy study: same images, same order, same number of updates."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,10 +21,30 @@ INPUT = (1, SIZE, SIZE)
 Builder = Callable[[], nn.Module]
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What every network of a study is trained on and how; the networks take [B, 1, size, size]."""
+
+    spec: str = SPEC
+    size: int = SIZE
+    batch: int = BATCH
+    lr: float = 0.1
+    warmup: int = 0
+    channels_last: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """One image's shape."""
+        return (1, self.size, self.size)
+
+
+DIGITS = Recipe()
+
+
 @functools.cache
-def images() -> ImageData:
+def images(recipe: Recipe = DIGITS) -> ImageData:
     """Return the images, read once per process."""
-    return load(SPEC, size=SIZE, channels=1)
+    return load(recipe.spec, size=recipe.size, channels=1)
 
 
 def accuracy(model: nn.Module, split: ImageSplit, device: str) -> float:
@@ -37,15 +58,20 @@ def updates(quick: bool) -> int:
     return 60 if quick else 300
 
 
-def train(build: Builder, seed: int, steps: int, device: str) -> dict[str, Any]:
+def train(build: Builder, seed: int, steps: int, device: str, recipe: Recipe = DIGITS) -> dict[str, Any]:
     """Train one network and return its test accuracy in percent with its counts and its time."""
-    data = images()
+    data = images(recipe)
     torch.manual_seed(seed)
     model = build()
-    counted = cost(model, INPUT)
+    counted = cost(model, recipe.shape)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     begin = time.perf_counter()
-    config = TrainConfig(steps=steps, lr=0.1, weight_decay=1e-4, seed=seed, device=device, precision="fp32")
-    loader = Loader(data.train, BATCH, seed=seed, shuffle=True, drop_last=True)
+    config = TrainConfig(
+        steps=steps, lr=recipe.lr, warmup_steps=min(recipe.warmup, steps // 4), weight_decay=1e-4, seed=seed,
+        device=device, precision="fp32",
+    )  # fmt: skip
+    loader = Loader(data.train, recipe.batch, seed=seed, shuffle=True, drop_last=True)
     result = fit(ClassificationTask(model, 10), loader, config)
     if result.interrupted:
         raise KeyboardInterrupt
@@ -58,10 +84,10 @@ def train(build: Builder, seed: int, steps: int, device: str) -> dict[str, Any]:
     }
 
 
-def latency(build: Builder, *, batch: int = 1, rounds: int = 15) -> float:
+def latency(build: Builder, *, batch: int = 1, rounds: int = 15, shape: tuple[int, ...] = INPUT) -> float:
     """Return the median seconds of one forward pass on the CPU, in evaluation mode, after a warm-up."""
     model = build().eval().requires_grad_(False)
-    x = torch.randn(batch, *INPUT)
+    x = torch.randn(batch, *shape)
     times = []
     with torch.no_grad():
         for repetition in range(rounds + 5):
@@ -72,13 +98,19 @@ def latency(build: Builder, *, batch: int = 1, rounds: int = 15) -> float:
     return sorted(times)[len(times) // 2]
 
 
-def nearest(make: Callable[[int], nn.Module], target: int, kind: str = "params", step: int = 1) -> int:
+def nearest(
+    make: Callable[[int], nn.Module],
+    target: int,
+    kind: str = "params",
+    step: int = 1,
+    shape: tuple[int, int, int] = INPUT,
+) -> int:
     """Return the width (a multiple of ``step``) whose network comes nearest to ``target`` parameters or MACs."""
 
     def size(width: int) -> int:
         with torch.device("meta"):
             model = make(width)
-        return getattr(cost(model, INPUT), kind) if kind == "macs" else sum(p.numel() for p in model.parameters())
+        return getattr(cost(model, shape), kind) if kind == "macs" else sum(p.numel() for p in model.parameters())
 
     low = high = step
     while size(high) < target:

@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from convsmith.models.igcv1 import igcv1_net
-from convsmith.models.lean_controls import xception_igc_net
 from convsmith.report import Figure, Table
 from convsmith.report.figures import Series, lines
 from experiments.studies.contract import Outcome, Study, Verdict, study
 from experiments.studies.lean_training import DATA, nearest, train, updates
+from experiments.studies.redundancy_family import network
 from experiments.studies.statistics import interval, paired_difference
 
-DEPTH, BUDGET = 8, 20_000
+BUDGET = 20_000
 MEMBERS = (1, 2, 4, 8)
 ARMS = (*(f"M={m}" for m in MEMBERS), "dense")
 
@@ -98,12 +97,7 @@ def build(arm: str) -> nn.Module:
 
 
 def _network(arm: str, channels: int) -> nn.Module:
-    settings: dict[str, Any] = {"depth": DEPTH, "num_classes": 10, "in_chans": 1}
-    if arm == "dense":
-        return igcv1_net(primary=None, width=channels, **settings)
-    if arm == "M=1":
-        return xception_igc_net(width=channels, **settings)
-    return igcv1_net(primary=channels // int(arm[2:]), members=int(arm[2:]), **settings)
+    return network({"dense": "regular", "M=1": "Xception"}.get(arm, arm), channels)
 
 
 def same_budget() -> bool:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from convsmith.compression import cost
-from experiments.studies import redundancy_family, redundancy_members
+from experiments.studies import redundancy_family, redundancy_fashion, redundancy_members
 from experiments.studies.contract import Study
 from experiments.studies.lean_training import INPUT, nearest, train
 from experiments.studies.redundancy_arithmetic import arithmetic
@@ -56,8 +56,34 @@ def test_the_rule_of_the_family():
 @pytest.mark.parametrize("kind", ["params", "macs"])
 @pytest.mark.parametrize("arm", redundancy_family.ARMS)
 def test_arms_meet_their_budget(arm, kind):
-    counted = cost(redundancy_family.build(arm, kind), INPUT)
-    assert getattr(counted, kind) == pytest.approx(redundancy_family.BUDGETS[kind], rel=0.15)
+    budget = redundancy_family.BUDGETS[kind]
+    counted = cost(redundancy_family.build(arm, budget), INPUT)
+    assert getattr(counted, kind) == pytest.approx(budget.amount, rel=0.15)
+
+
+@pytest.mark.parametrize("name", redundancy_fashion.BUDGETS)
+def test_folded_arms_meet_their_budget(name):
+    budget, recipe = redundancy_fashion.BUDGETS[name], redundancy_fashion.RECIPE
+    for arm in budget.arms:
+        counted = cost(redundancy_family.build(arm, budget, recipe, redundancy_fashion.FOLD), recipe.shape)
+        assert getattr(counted, budget.kind) == pytest.approx(budget.amount, rel=0.15), arm
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "verdict"),
+    [
+        ([92, 93.1], [91.0], "reproduced"),
+        ([92, 93.1], [90.4], "partly"),
+        ([90.1, 90.9], [95.0], "not reproduced"),
+        ([92], [95.0], "not reproduced"),
+    ],
+)
+def test_the_rule_of_fashion(small, large, verdict):
+    accuracy = {}
+    for name, values, regular in ((redundancy_fashion.SMALL, small, [90, 91]), ("larger", large, [90.5])):
+        accuracy[name, "regular"] = regular[: len(values)]
+        accuracy |= {(name, arm): values for arm in redundancy_family.INTERLEAVED}
+    assert redundancy_fashion.decide(accuracy)[0] == verdict
 
 
 def test_members_meet_the_budget():
