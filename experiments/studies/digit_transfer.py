@@ -24,6 +24,7 @@ from convsmith.data import DomainLoader, ImageSplit, Loader, pair
 from convsmith.data.classes import chosen_classes
 from convsmith.inspection.features import Features, extract_features
 from convsmith.training import TrainConfig, fit
+from experiments.studies.lean_training import joined
 
 DIRECTIONS = {"UCI to MNIST": ("digits", "mnist-5k", (None, 20)), "MNIST to UCI": ("mnist-5k", "digits", (20, None))}
 VALIDATOR = "infomax"
@@ -63,13 +64,7 @@ def digits(direction: str) -> Digits:
     """Load one direction."""
     source, target, crop = DIRECTIONS[direction]
     both = pair(source, target, size=16, channels=1, crop=crop)
-    parts = list(both.target.splits.values())
-    whole = replace(
-        parts[0],
-        rows=torch.cat([p.rows for p in parts]),
-        labels=torch.cat([p.labels for p in parts]),
-        index=torch.cat([p.index for p in parts]),
-    )
+    whole = joined(*both.target.splits.values())
     return Digits(both.source.train, both.source.validation, whole.without_labels(), whole.labels)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,10 @@ Builder = Callable[[], nn.Module]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What every network of a study is trained on and how; the networks take [B, 1, size, size]."""
+    """What every network of a study is trained on and how; the networks take [B, 1, size, size].
+
+    ``whole`` trains on the validation images too, in a study where nothing is chosen on them.
+    """
 
     spec: str = SPEC
     size: int = SIZE
@@ -31,6 +34,7 @@ class Recipe:
     lr: float = 0.1
     warmup: int = 0
     channels_last: bool = False
+    whole: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -45,6 +49,12 @@ DIGITS = Recipe()
 def images(recipe: Recipe = DIGITS) -> ImageData:
     """Return the images, read once per process."""
     return load(recipe.spec, size=recipe.size, channels=1)
+
+
+def joined(*parts: ImageSplit) -> ImageSplit:
+    """Return the images of several splits of one set as one split."""
+    rows, labels, index = (torch.cat([getattr(p, name) for p in parts]) for name in ("rows", "labels", "index"))
+    return replace(parts[0], rows=rows, labels=labels, index=index)
 
 
 def accuracy(model: nn.Module, split: ImageSplit, device: str) -> float:
@@ -71,7 +81,8 @@ def train(build: Builder, seed: int, steps: int, device: str, recipe: Recipe = D
         steps=steps, lr=recipe.lr, warmup_steps=min(recipe.warmup, steps // 4), weight_decay=1e-4, seed=seed,
         device=device, precision="fp32",
     )  # fmt: skip
-    loader = Loader(data.train, recipe.batch, seed=seed, shuffle=True, drop_last=True)
+    training = joined(data.train, data.validation) if recipe.whole else data.train
+    loader = Loader(training, recipe.batch, seed=seed, shuffle=True, drop_last=True)
     result = fit(ClassificationTask(model, 10), loader, config)
     if result.interrupted:
         raise KeyboardInterrupt
