@@ -1,6 +1,7 @@
 """Cached maps of a pretrained network in place of images, for studies that train its end only.
 
-The emoji of one style pass through EfficientNet-Lite0 up to its last convolution once; the studies train from there on.
+The emoji of one style, or the stamps, pass through EfficientNet-Lite0 up to its last convolution once; the studies
+train from there on.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
-from experiments.datasets import backbone
+from experiments.datasets import backbone, stamps
 
 #: where `python -m experiments data emoji` puts the pictures if it is not told otherwise
 ROOT = Path("runs/emoji")
+STAMPS_ROOT = Path("runs/stamps")
 #: no class gives more pictures than this: flags alone would be a sixth of all
 MOST = 60
 #: channels of the maps: what enters the network's last convolution
@@ -73,9 +75,32 @@ def emoji_maps(
             given=str(folder),
             hint=f"python -m experiments data emoji --least 12 --out {root}",
         )
-    maps, labels, classes, _ = backbone.maps(folder, root / f"maps-{style}.safetensors", progress=progress)
+    return _ends(folder, root / f"maps-{style}.safetensors", stride, MOST, progress)
+
+
+@lru_cache(maxsize=2)
+def stamp_maps(*, root: Path = STAMPS_ROOT, stride: int = 1) -> tuple[Maps, Maps]:
+    """Return photographs and drawings of stamps alike; the classes that have drawings come first in both."""
+    classes = stamps.DRAWN + stamps.ONLY_PHOTOGRAPHED
+    found = []
+    for folder in stamps.write_folders(root):
+        own = _ends(folder, root / f"maps-{folder.name}.safetensors", stride)
+        numbers = torch.tensor([classes.index(name) for name in own.classes])
+        found.append(replace(own, labels=numbers[own.labels], classes=classes))
+    return found[0], found[1]
+
+
+def _ends(
+    folder: Path,
+    cache: Path,
+    stride: int,
+    most: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Maps:
+    """Return what enters the last convolution for the pictures of ``folder``, at most ``most`` of a class."""
+    maps, labels, classes, _ = backbone.maps(folder, cache, progress=progress)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    kept = torch.cat([order[labels[order] == k][:MOST] for k in range(len(classes))]).sort().values
+    kept = torch.cat([order[labels[order] == k][:most] for k in range(len(classes))]).sort().values
     stage = backbone.pretrained().blocks[-1]
     with torch.inference_mode():
         found = [stage(part.float())[:, :, ::stride, ::stride].clone() for part in maps[kept].split(64)]

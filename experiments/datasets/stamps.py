@@ -18,6 +18,12 @@ from convsmith.errors import InvalidArgument
 ROOT = Path("/usr/share/tuxpaint/stamps")
 #: kinds of things that are there both as photographs and as drawings
 KINDS = ("animals", "plants", "food", "vehicles", "town", "household")
+#: classes of partial adaptation, from photographs to drawings: 17 drawings at the least of the first four, few or none
+#: of the others; signs and the seasons' mixture are no kinds of things
+DRAWN, ONLY_PHOTOGRAPHED = (
+    ("animals", "food", "town", "vehicles"),
+    ("clothes", "hobbies", "household", "plants", "space"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,3 +74,15 @@ def stamps(*, root: Path = ROOT, kinds: tuple[str, ...] = KINDS) -> list[Stamp]:
         if parts and parts[0] in kinds:
             found.append(Stamp(path, parts[0], "/".join(parts), "cartoon" in parts))
     return found
+
+
+def write_folders(root: Path, source: Path = ROOT) -> tuple[Path, Path]:
+    """Write ``root/photographs/KIND`` and ``root/drawings/KIND``, the cut-outs of ``source`` on white; return both."""
+    folders = root / "photographs", root / "drawings"
+    for stamp in stamps(root=source, kinds=DRAWN + ONLY_PHOTOGRAPHED):
+        name = "--".join((*stamp.family.split("/")[1:], stamp.name))
+        out = folders[stamp.drawn] / stamp.kind / f"{name}.png"
+        if not out.is_file() and (stamp.kind in DRAWN or not stamp.drawn):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            stamp.composed()[0].save(out)
+    return folders

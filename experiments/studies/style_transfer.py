@@ -1,9 +1,10 @@
-"""What the emoji transfer studies share: four drawing styles, one recipe, one run as numbers.
+"""What the transfer studies of a pretrained network share: emoji styles, stamps, one recipe, one run as numbers.
 
 The same things drawn by four houses, like Office's cameras: the source is one style with all its classes, the target
-another style with the first few classes. The pretrained network's last convolution, a bottleneck and a classifier are
-trained; all arms see the same network, order and number of updates. Target labels are used for the accuracies in the
-result and for nothing else (the ablation that is told the target's classes says so).
+another style with the first few classes; or photographs are the source and drawings the target (`STAMPS`). The
+pretrained network's last convolution, a bottleneck and a classifier are trained; all arms see the same network, order
+and number of updates. Target labels are used for the accuracies in the result and for nothing else (the ablation that
+is told the target's classes says so).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from convsmith.data import DomainLoader, Loader
 from convsmith.data.classes import chosen_classes
 from convsmith.inspection.features import Features, extract_features
 from convsmith.training import TrainConfig, fit
-from experiments.datasets.maps import HeadOnMaps, Maps, divided, emoji_maps
+from experiments.datasets.maps import HeadOnMaps, Maps, divided, emoji_maps, stamp_maps
 from experiments.studies.digit_transfer import HALVED, compute_metrics
 
 #: source and target style
@@ -33,6 +34,7 @@ DIRECTIONS = {
     "OpenMoji to Facebook": ("openmoji", "facebook"),
     "Twitter to Google": ("twitter", "google"),
 }
+STAMPS = "photographs to drawings"
 DATA = (
     "emoji in four drawing styles, 53 sub-groups of Unicode's list, at most 60 pictures each; EfficientNet-Lite0 "
     "(ImageNet) frozen up to its last convolution, every second row and column of its 7 x 7 map"
@@ -72,6 +74,8 @@ class InformedSAN(SAN):
 @lru_cache(maxsize=2)
 def styles(direction: str) -> tuple[Maps, Maps]:
     """Return all maps of the source's and of the target's style."""
+    if direction == STAMPS:
+        return stamp_maps(stride=2)
     source, target = (emoji_maps(style, stride=2) for style in DIRECTIONS[direction])
     return source, target
 

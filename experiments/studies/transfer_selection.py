@@ -31,7 +31,7 @@ Runs = dict[tuple[str, ...], dict[int, Any]]
     data=DATA,
 )
 def selection(running: Study) -> Outcome:
-    """Read the cells of transfer/styles (it runs first if it has not), and of transfer/methods where they are."""
+    """Read the cells of transfer/styles (it runs first if it has not), of the stamps and the digits where they are."""
     assert running.results is not None
     styles = run_study(
         "transfer/styles",
@@ -42,9 +42,10 @@ def selection(running: Study) -> Outcome:
         progress=running.progress,
     )
     lost = {"emoji styles": losses(grouped(styles["cells"]))}
-    digits = result_path(running.results, "transfer/methods", running.quick, running.device)
-    if digits.is_file():
-        lost["digits"] = losses(grouped(json.loads(digits.read_text())["cells"]))
+    for name, other in (("stamps", "transfer/stamps"), ("digits", "transfer/methods")):
+        file = result_path(running.results, other, running.quick, running.device)
+        if file.is_file():
+            lost[name] = losses(grouped(json.loads(file.read_text())["cells"]))
     running.cell("lost", lambda: {name: {c: v.mean for c, v in each.items()} for name, each in lost.items()})
     verdict, best = decide(lost["emoji styles"])
     table = Table(

@@ -5,7 +5,7 @@ from PIL import Image
 
 from convsmith.errors import InvalidArgument
 from experiments.datasets.photographs import crops, photographs
-from experiments.datasets.stamps import stamps
+from experiments.datasets.stamps import stamps, write_folders
 
 
 def test_photographs_are_colour_and_small():
@@ -42,3 +42,13 @@ def test_a_cut_out_lies_where_its_mask_says(tmp_path):
 def test_without_the_package_the_error_names_it(tmp_path):
     with pytest.raises(InvalidArgument, match="tuxpaint-stamps-default"):
         stamps(root=tmp_path / "none")
+
+
+def test_folders_hold_photographs_of_all_kinds_and_drawings_of_four(tmp_path):
+    for name in ("food/fruit/pear", "food/fruit/cartoon/pear", "plants/fern", "plants/cartoon/fern", "symbols/sign"):
+        file = tmp_path / "stamps" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (8, 8), (200, 10, 10, 255)).save(file)
+    folders = write_folders(tmp_path / "out", source=tmp_path / "stamps")
+    found = [sorted(str(p.relative_to(folder)) for p in folder.rglob("*.png")) for folder in folders]
+    assert found == [["food/fruit--pear.png", "plants/fern.png"], ["food/fruit--cartoon--pear.png"]]

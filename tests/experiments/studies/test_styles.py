@@ -8,7 +8,15 @@ import torch
 from convsmith.errors import InvalidArgument
 from experiments.datasets import maps as datasets
 from experiments.datasets.maps import Maps, divided
-from experiments.studies import page, pooling_fine_tune, style_transfer, transfer_selection, transfer_styles
+from experiments.studies import (
+    page,
+    pooling_fine_tune,
+    style_transfer,
+    transfer_selection,
+    transfer_stamps,
+    transfer_styles,
+)
+from experiments.studies.contract import Study
 from experiments.studies.statistics import Interval
 from experiments.studies.style_transfer import DIRECTIONS, Recipe, run
 
@@ -36,6 +44,7 @@ def made_up(monkeypatch):
         return Maps(values, labels, torch.arange(120), tuple(f"class-{k:02}" for k in range(12)))
 
     monkeypatch.setattr(style_transfer, "emoji_maps", maps)
+    monkeypatch.setattr(style_transfer, "stamp_maps", lambda *, stride: (maps("photographs"), maps("drawings")))
     monkeypatch.setattr(pooling_fine_tune, "emoji_maps", maps)
     monkeypatch.setattr(datasets.backbone, "pretrained", SmallBackbone)
     for cached in (style_transfer.styles, style_transfer.source_only, pooling_fine_tune.parts):
@@ -100,6 +109,27 @@ def cells(dann, san):
 )
 def test_the_rule_of_styles(dann, san, verdict):
     assert transfer_styles.decide(cells(dann, san))[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("dann", "san", "verdict"),
+    [(-0.2, 0.1, "reproduced"), (-0.2, -0.1, "partly"), (0.1, 0.2, "partly"), (0.1, -0.2, "not reproduced")],
+)
+def test_the_rule_of_stamps(dann, san, verdict):
+    found = {
+        (style_transfer.STAMPS, transfer_stamps.TARGET, arm): [
+            {"curve": [{"accuracy": 0.5 + gain + slope * n}]} for n in range(3)
+        ]
+        for arm, gain, slope in (("source-only", 0, 0), ("dann", dann, 0.01), ("san", san, 0.02))
+    }
+    assert transfer_stamps.judged(found)[0] == verdict
+
+
+def test_the_stamps_run_whole(made_up, monkeypatch):
+    monkeypatch.setattr(transfer_stamps, "RECIPE", TINY)
+    outcome = transfer_stamps.stamps(Study("transfer/stamps", quick=False, seeds=[0, 1], device="cpu"))
+    assert [len(table.rows) for table in outcome.tables] == [21, 6, 5, 1]
+    assert "<svg" in outcome.figures[0].svg
 
 
 def test_points_lost_by_a_choice():
