@@ -180,6 +180,13 @@ def test_fine_tuning_repeats_and_keeps_identities_apart(made_up):
     assert len(training) == 2 * len(sides[0])
 
 
+def test_a_head_may_have_a_rate_of_its_own(made_up):
+    head = pooling_fine_tune.PooledHead("average", 12, head_lr_mult=5.0)
+    pretrained, new = head.parameter_groups(0.1)
+    assert (pretrained["lr"], new["lr"]) == (0.1, 0.5)
+    assert len(pretrained["params"]) + len(new["params"]) == len(list(head.parameters()))
+
+
 def test_the_equal_head_has_as_many_parameters():
     ours = 1280 * 128 + 2 * 128 + (128 * 129 // 2 + 1) * 53
     made = sum(p.numel() for p in pooling_fine_tune.hidden_classifier(1280, 53).parameters())
