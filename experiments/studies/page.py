@@ -58,7 +58,8 @@ def results_page(results: Path) -> tuple[str, dict[str, str]]:
         "Every study states its claim and the rule of its verdict before it runs. All arms of a comparison get the "
         "same recipe, data order and number of updates. Intervals are 95 % Student intervals over seeds unless a table "
         "says otherwise. A negative verdict is a result. Computing in all: "
-        f"{sum(value['seconds'] for value in values) / 3600:.1f} hours on one shared core.",
+        f"{sum(value['seconds'] for value in values) / 3600:.1f} hours on one core: processor time in "
+        "the newest results, elapsed time on a shared machine in the others.",
         table(summary.columns, summary.rows),
     ]
     files: dict[str, str] = {}
