@@ -14,7 +14,7 @@ from convsmith.data import Loader
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.pooling import POOLINGS
 from convsmith.training import ClassificationTask, TrainConfig, fit
-from experiments.studies.lean_training import BATCH, accuracy, images
+from experiments.studies.lean_training import DIGITS, Recipe, accuracy, images
 
 CHANNELS, CLASSES = 32, 10
 CHANCE = 100 / CLASSES
@@ -28,9 +28,9 @@ def updates(quick: bool) -> int:
 
 
 class PooledNet(nn.Module):
-    """Three convolutions to 32 channels at 7 x 7 positions, a pooling, one linear layer."""
+    """Three convolutions to 32 channels at 7 x 7 positions, a pooling, one linear layer (two with ``hidden`` units)."""
 
-    def __init__(self, pooling: str, **options: Any) -> None:
+    def __init__(self, pooling: str, hidden: int | None = None, **options: Any) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for taken, given in ((1, 16), (16, 32), (32, CHANNELS)):
@@ -39,8 +39,11 @@ class PooledNet(nn.Module):
                 layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.pooling = POOLINGS.entry(pooling).value(CHANNELS, **NO_REDUCTION, **options)
-        self.classifier = nn.Linear(self.pooling.out_features, CLASSES)
-        nn.init.zeros_(self.classifier.bias)
+        last = nn.Linear(hidden or self.pooling.out_features, CLASSES)
+        nn.init.zeros_(last.bias)
+        self.classifier: nn.Module = last
+        if hidden:
+            self.classifier = nn.Sequential(nn.Linear(self.pooling.out_features, hidden), nn.ReLU(), last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, 10]."""
@@ -56,13 +59,14 @@ def train(
     options: dict[str, Any] | None = None,
     images_used: int | None = None,
     evaluate_every: int | None = None,
+    recipe: Recipe = DIGITS,
 ) -> dict[str, Any]:
     """Train one network; return test accuracy in percent, seconds, and the validation curve if one is asked for.
 
     ``images_used`` takes the first so many of a random order that only the seed decides. A run whose numbers stop being
     finite is a result: its accuracy is chance, ``failed`` says what happened.
     """
-    data = images()
+    data = images(recipe)
     part = data.train
     if images_used is not None:
         order = torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))
@@ -79,7 +83,7 @@ def train(
         precision="fp32",
         evaluate_every=evaluate_every,
     )
-    loader = Loader(part, min(BATCH, len(part)), seed=seed, shuffle=True, drop_last=True)
+    loader = Loader(part, min(recipe.batch, len(part)), seed=seed, shuffle=True, drop_last=True)
     validation = None if evaluate_every is None else Loader(data.validation, 250)
     begin = time.perf_counter()
     with warnings.catch_warnings():
@@ -88,7 +92,7 @@ def train(
             result = fit(ClassificationTask(model, CLASSES), loader, config, validation=validation)
             if result.interrupted:
                 raise KeyboardInterrupt
-            found: dict[str, Any] = {"accuracy": accuracy(model, data.test, device)}
+            found: dict[str, Any] = {"accuracy": accuracy(model, data.test, device), "params": head_size(model)}
         except (RunFailed, InvalidArgument) as error:
             if "finite" not in str(error):
                 raise
@@ -98,6 +102,11 @@ def train(
         rows = [row for row in result.history if row["kind"] == "evaluation"]
         found["curve"] = [[row["step"], round(100 * row["accuracy"], 3)] for row in rows]
     return found
+
+
+def head_size(model: PooledNet) -> int:
+    """Return the parameters behind the last convolution."""
+    return sum(p.numel() for module in (model.pooling, model.classifier) for p in module.parameters())
 
 
 def accuracies(cells: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, list[float]]:

@@ -6,13 +6,18 @@ from convsmith.errors import InvalidArgument
 from experiments.studies import (
     pooling_convergence,
     pooling_cost,
+    pooling_fashion,
     pooling_iterations,
     pooling_layers,
     pooling_power,
     pooling_small_data,
 )
-from experiments.studies.second_order_training import CHANCE, PooledNet, train
+from experiments.studies.contract import Study
+from experiments.studies.lean_training import DIGITS
+from experiments.studies.second_order_training import CHANCE, PooledNet, head_size, train
 from experiments.studies.statistics import Interval
+
+QUICK = pooling_fashion.QUICK
 
 
 @pytest.mark.parametrize(
@@ -102,3 +107,15 @@ def test_the_recipe_is_repeatable_and_a_run_that_diverges_is_a_result():
     assert "finite" in failed["failed"]
     with pytest.raises(InvalidArgument):
         PooledNet("isqrt-cow")
+
+
+def test_fashion_runs_whole_and_its_equal_head_has_as_many_parameters(monkeypatch):
+    for name, value in (("RECIPE", DIGITS), ("UPDATES", 10), ("ARMS", {a: pooling_fashion.ARMS[a] for a in QUICK})):
+        monkeypatch.setattr(pooling_fashion, name, value)
+    outcome = pooling_fashion.fashion(Study("pooling/fashion", quick=False, seeds=[0, 1], device="cpu"))
+    assert [row[0] for row in outcome.tables[0].rows] == list(QUICK)
+    ours, equal = (
+        head_size(PooledNet(pooling, **options))
+        for pooling, options in (pooling_fashion.ARMS[arm] for arm in (pooling_fashion.OURS, pooling_fashion.EQUAL))
+    )
+    assert abs(equal - ours) < 0.01 * ours
