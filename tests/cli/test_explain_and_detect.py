@@ -187,3 +187,25 @@ def test_a_detector_that_should_not_be_used_says_why():
     assert "0.60 (0.45 to 0.99)" in chance
     assert "logits do better than routes" in better
     assert warnings(rows, "logits") == []
+
+
+def test_a_detector_is_fitted_on_pictures_without_labels(saved, tmp_path, capsys):
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path / "own"
+    folder.mkdir()
+    words = ["detect", "fit", str(saved), "--data", f"images:{folder}", "--json", "--features", "best"]
+    for number, image in enumerate(load_digits().images[:24]):
+        Image.fromarray((image * 15.9).astype("uint8")).save(folder / f"{number:02d}.png")
+        if number == 4:
+            assert main([*words, "--out", str(tmp_path / "few")]) == 2
+            assert "too few images to test on" in capsys.readouterr().err
+    assert main([*words, "--per-class", "8", "--out", str(tmp_path / "guard")]) == 0
+    printed = capsys.readouterr()
+    assert "the network's own predictions take their place" in printed.out
+    assert " to fit, " in printed.out
+    result = json.loads(printed.out.splitlines()[-1])
+    assert result["headline"]["training images"] <= 16
+    assert main(["detect", "score", str(saved), str(folder), "--detector", result["detector"], "--json"]) == 0
+    assert last(capsys)["images"] == 24

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ HARMLESS = ("noise", "blur", "jpeg")
 
 @dataclass(frozen=True)
 class Pictures:
-    """Normalised images [B, C, H, W], labels [B], image numbers [B], and the normalisation to undo."""
+    """Normalised images [B, C, H, W], labels [B] (-1 unknown), image numbers [B], and the normalisation to undo."""
 
     images: Tensor
     labels: Tensor
@@ -42,6 +42,13 @@ class Pictures:
     def rows(self, chosen: Tensor) -> Pictures:
         """Return some of them."""
         return Pictures(self.images[chosen], self.labels[chosen], self.index[chosen], self.mean, self.std)
+
+    def labelled(self, model: nn.Module) -> Pictures:
+        """Return them with the network's prediction in the place of every unknown label."""
+        known = self.labels >= 0
+        if bool(known.all()):
+            return self
+        return replace(self, labels=torch.where(known, self.labels, _predictions(model, self.images).to(self.labels)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,8 @@ def detection_table(
 ) -> list[DetectionRow]:
     """Fit detectors on few images a class and one attack, and score them on other images, attacks and harmless changes.
 
-    Test images are never train images (refused by ``index``). Clean images go through the same rounding to 8 bit as
+    Test images are never train images (refused by ``index``). Where a label is unknown the prediction takes its place;
+    then a class may have fewer training images than asked for. Clean images go through the same rounding to 8 bit as
     attacked ones. Targeted attacks aim at a class drawn by the seed, another for train and test. A row "none" is the
     null check: the clean test images once more, in a pass of their own, must score 0.5 (state left over from the first
     pass, as in the published code, gives 1.0).
@@ -95,30 +103,51 @@ def detection_table(
                 "no attack has this name", argument="attack", given=repr(name), hint=", ".join(ATTACKS_SHOWN)
             )
     settings = dict(find or {"mode": "paper"})
-    chosen = train.rows(balanced(train.labels, max(per_class), seed))
+    fewer = bool((train.labels < 0).any())
+    train, test = train.labelled(model), test.labelled(model)
+    chosen = train.rows(balanced(train.labels, max(per_class), seed, fewer=fewer))
+    names = (seen, *unseen, *HARMLESS, "none")
+    done, total = 0, 2 + len(unseen) + len(features) * (len(names) + 3)
+
+    def step(note: str) -> None:
+        nonlocal done
+        if progress is not None:
+            progress(done, total, note)
+        done += 1
+
+    def moved(pictures: Pictures, name: str, drawn: int) -> Tensor:
+        step(f"{name} on {len(pictures.labels)} images")
+        return attacked(model, pictures, name, epsilon, drawn)
+
     changes = {
         "clean": rounded(test),
-        seen: attacked(model, test, seen, epsilon, seed + 1),
-        **{name: attacked(model, test, name, epsilon, seed + 1) for name in unseen},
+        **{name: moved(test, name, seed + 1) for name in (seen, *unseen)},
         **{name: harmless(test, name, epsilon, seed) for name in HARMLESS},
         "none": rounded(test),
     }
-    fit_on = {"clean": rounded(chosen), seen: attacked(model, chosen, seen, epsilon, seed)}
+    fit_on = {"clean": rounded(chosen), seen: moved(chosen, seen, seed)}
     plain = _predictions(model, changes["clean"])
     flipped = {name: float((_predictions(model, x) != plain).float().mean()) for name, x in changes.items()}
     rows: list[DetectionRow] = []
-    for done, feature in enumerate(features, 1):
+    for feature in features:
         extract = extractor(model, feature, settings)
-        train_routes = {name: extract(x, chosen) for name, x in fit_on.items()}
-        test_routes = {name: extract(x, test) for name, x in changes.items()}
+
+        def found(side: dict[str, Tensor], about: Pictures, feature: str = feature, extract: Any = extract) -> Any:
+            made = {}
+            for name, x in side.items():
+                step(f"{feature} of {name}")
+                made[name] = extract(x, about)
+            return made
+
+        train_routes, test_routes = found(fit_on, chosen), found(changes, test)
         for classifier in classifiers:
             for count in per_class:
-                few = balanced(chosen.labels, count, seed)
+                few = balanced(chosen.labels, count, seed, fewer=fewer)
                 detector = RouteDetector(classifier, seed=seed, trees=trees)
                 detector.fit(train_routes["clean"][few], train_routes[seen][few])
                 rows += _score(detector, test_routes, feature, classifier, count, seen, flipped, seed)
-        if progress is not None:
-            progress(done, len(features), feature)
+    if progress is not None:
+        progress(total, total, "detectors")
     return rows
 
 
@@ -230,13 +259,16 @@ def _score(
     return rows
 
 
-def balanced(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Return places of ``count`` rows of each class, drawn by ``seed``; nested: fewer rows are among more."""
+def balanced(labels: Tensor, count: int, seed: int, *, fewer: bool = False) -> Tensor:
+    """Return places of ``count`` rows of each class, drawn by ``seed``; nested: fewer rows are among more.
+
+    ``fewer``: a class with less gives what it has; else that is an error.
+    """
     generator = torch.Generator().manual_seed(seed)
     places = []
     for label in labels.unique().tolist():
         own = (labels == label).nonzero()[:, 0].cpu()
-        if len(own) < count:
+        if len(own) < count and not fewer:
             raise InvalidArgument("too few images of a class", argument=f"{count} of class {label}", given=len(own))
         places.append(own[torch.randperm(len(own), generator=generator)[:count]] if len(own) > count else own)
     return torch.cat(places).to(labels.device)

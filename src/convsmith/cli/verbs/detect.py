@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.options import option
-from convsmith.cli.shell.progress import progress
+from convsmith.cli.shell.progress import duration, progress
 from convsmith.cli.verbs.evaluate import trained_on
 from convsmith.errors import InvalidArgument
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "detect fit runs/first --data digits --per-class 10 --out runs/guard",
+    "detect fit resnet18 --data images:holiday --features best --out runs/guard",
     "detect score runs/first photo.png --detector runs/guard/detector.safetensors",
     "detect score runs/first --data digits --limit 50 --detector runs/guard/detector.safetensors --json",
 )
@@ -36,7 +37,9 @@ class Arguments(data_options.DataOptions):
     model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
     weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     pictures: tuple[str, ...] = option((), "score: image files or folders", metavar="IMAGE", positional=True)
-    data: str = option("", "fit: images to attack; score: images to score", metavar="DATA")
+    data: str = option(
+        "", "fit: images to attack, labels not needed (images:PATH); score: images to score", metavar="DATA"
+    )
     detector: str | None = option(None, "score: the fitted detector", metavar="FILE")
     attack: Literal["fgsm", "ifgsm", "pgd", "targeted ifgsm"] = option("ifgsm", "fit: the attack it is fitted on")
     epsilon: float = option(16.0, "fit: largest change of a pixel, of 255")
@@ -77,10 +80,22 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
 
     model, _, data = _model_and_data(arguments)
     assert data is not None
+    for name, split in (("fit on", data.train), ("test on", data.test)):
+        if len(split) < 2:
+            raise InvalidArgument(f"too few images to {name}", argument=f"--data {arguments.data}", given=len(split))
     train, test = _pictures(data.train, data, None), _pictures(data.test, data, arguments.test_images)
     find: dict[str, Any] = {"mode": arguments.mode, "gamma": arguments.gamma, "sites": arguments.sites}
     epsilon = arguments.epsilon / 255
     unseen = tuple(name for name in protocol.ATTACKS_SHOWN if name != arguments.attack)
+    fewer = bool((train.labels < 0).any())
+    if fewer:
+        terminal.say("no labels: the network's own predictions take their place")
+    named = train.labelled(model)
+    chosen = named.rows(protocol.balanced(named.labels, arguments.per_class, arguments.seed, fewer=fewer))
+    seconds, find["batch_size"] = detect_report.estimate(
+        model, chosen.images, len(test.labels), interpretation.RouteSettings(mode=arguments.mode).most_steps
+    )
+    terminal.say(f"{len(chosen.labels)} images to fit, {len(test.labels)} to test: {duration(seconds)} or so")
     with progress("detect") as callback:
         rows = interpretation.detection_table(
             model,
@@ -95,7 +110,6 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
             seed=arguments.seed,
             progress=callback,
         )
-    chosen = train.rows(protocol.balanced(train.labels, arguments.per_class, arguments.seed))
     features = detect_report.best_features(rows) if arguments.features == "best" else arguments.features
     extract = protocol.extractor(model, features, find)
     moved = protocol.attacked(model, chosen, arguments.attack, epsilon, arguments.seed)
