@@ -104,6 +104,7 @@ def test_studies_are_registered_with_claim_and_rule():
         "transfer/features",
         "transfer/methods",
         "transfer/selection",
+        "transfer/stamps",
         "transfer/styles",
         "transfer/target-classes",
     ]
