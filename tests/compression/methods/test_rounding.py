@@ -39,6 +39,19 @@ def test_the_codes_are_those_of_elimination():
         assert torch.equal(found[g], by_elimination(weight[g], known.damped(RIDGE)[g], step[g]))
 
 
+def test_codes_lie_within_what_the_columns_before_them_may_move_a_weight():
+    """A rounding errs by half a step at most and moves column k by U_jk / U_jj of that: |q_k - w_k| is bounded."""
+    known = moments(groups=3, outputs=16, width=12)
+    weight = torch.randn(3, 16, 12, generator=GENERATOR, dtype=torch.float64)
+    step = weight.abs().amax(-1) / 100  # no code reaches the ends
+    upper = torch.linalg.cholesky(torch.linalg.inv(known.damped(RIDGE)), upper=True)
+    shares = (upper / upper.diagonal(dim1=-2, dim2=-1)[..., None]).abs()
+    bound = shares.triu().sum(-2) / 2  # steps, by column: its own half, and its share of those before it
+    off = (round_to_grid(weight, known, step, -(2**15), 2**15) - weight / step[..., None]).abs()
+    assert bool((off <= bound[:, None] + 1e-9).all())
+    assert float(off.max()) > 0.5, "later columns make good what earlier ones cost"
+
+
 def test_outputs_move_less_than_with_the_nearest_codes():
     known = moments(groups=4, outputs=16)
     weight = torch.randn(4, 16, 6, generator=GENERATOR, dtype=torch.float64)

@@ -28,6 +28,7 @@ from convsmith.compression.methods.graphs import graph_from_json, graph_to_json,
 from convsmith.compression.methods.low_bit import lowbit
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.methods.precision import apply_lowbit, plan_lowbit
+from convsmith.compression.methods.quantiser import Quantiser
 from convsmith.compression.methods.rounding import round_by_moments
 from convsmith.compression.planning.plan import WHOLE, Budget, Choice, Plan
 from convsmith.compression.planning.replacement import replace
@@ -180,7 +181,6 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool, skip: Sequence
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
-        from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
         work = _padded_by_number(copy.deepcopy(model))
         _part_from_norms(work, example)
@@ -198,19 +198,12 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool, skip: Sequence
                 given=f"{type(error).__name__}: {str(error)[:400]}",
                 hint="use int8 with mode='weight-only'",
             ) from error
-        _tell_calls_apart(exported)
-        quantiser = x86.X86InductorQuantizer()
-        quantiser.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=training))
-        # products of two activations (scales in front of a pooling) have ranges that eight bits do not hold
-        quantiser.set_function_type_qconfig(torch.mul, None)
-        for name in skip:
-            quantiser.set_module_name_qconfig(name, None)
         try:
-            prepared = (prepare_qat_pt2e if training else prepare_pt2e)(exported, quantiser)
+            prepared = (prepare_qat_pt2e if training else prepare_pt2e)(exported, Quantiser(training, skip))
             return Int8Training(prepared, trainable=training, structure=structure)
         except Exception as error:
             raise RunFailed(
-                "torchao's x86 quantiser cannot annotate this network (a layer that runs twice is one reason)",
+                "torchao cannot put observers into this network",
                 argument="int8",
                 given=f"{type(error).__name__}: {str(error)[:400]}",
                 hint="use int8 with mode='weight-only'",
@@ -268,25 +261,6 @@ def _part_from_norms(model: nn.Module, example: Tensor) -> None:
     for name, given in read.items():
         if any(x is out for x in given for out in outputs):
             replace(model, name, _ChannelAffine(named[name]))
-
-
-def _tell_calls_apart(exported: fx.GraphModule) -> None:
-    """Give every call in the graph a name of its own.
-
-    The quantiser gathers operators by the name of their module or function, and refuses what seems to have two results:
-    a module that ran twice (the one ReLU of a torchvision residual block), or ``a + b`` here and ``torch.add`` there,
-    which torch.export numbers apart and names alike (the sums of a residual block and of a pooling).
-    """
-    for node in exported.graph.nodes:
-        stack = node.meta.get("nn_module_stack")
-        if not stack:
-            continue
-        *outer, (key, (path, kind)) = stack.items()
-        call = key.rpartition("@")[2] if "@" in key else "0"
-        node.meta["nn_module_stack"] = {**dict(outer), key: (f"{path}@{call}" if call != "0" else path, kind)}
-        if node.meta.get("torch_fn"):
-            name, function = node.meta["torch_fn"]
-            node.meta["torch_fn"] = (f"{key}/{function}/{name}", function)
 
 
 def converted(prepared: Int8Training, *, images: Tensor | None = None) -> tuple[Int8Model, dict[str, Any]]:
