@@ -71,8 +71,38 @@ def write_onnx(model: nn.Module, images: Tensor, file: Path) -> Path:
                 hint="leave out the layer it names, or use --format torch-export",
             ) from error
     program.optimize()
+    _absorb_paddings(program.model)
     program.save(str(file), external_data=False)
     return file
+
+
+def _absorb_paddings(model: Any) -> None:
+    """Let convolutions pad by themselves where zeros stand around their input, in place.
+
+    torch pads both sides alike and writes "same" padding at stride two as an operator of its own; ONNX's convolution
+    takes every side by itself, and ONNX Runtime has no padding of codes in its order of channels.
+    """
+    import onnx_ir
+
+    for node in [node for node in model.graph if node.op_type == "Pad" and len(node.inputs) <= 3]:
+        given = [None if value is None else onnx_ir.convenience.get_const_tensor(value) for value in node.inputs[1:]]
+        mode = node.attributes.get("mode")
+        if given[0] is None or (node.inputs[-1] is not node.inputs[1] and (given[-1] is None or given[-1].numpy() != 0)):
+            continue
+        pads, between = given[0].numpy().tolist(), [node.outputs[0]]
+        if len(pads) != 8 or any(pads[i] for i in (0, 1, 4, 5)) or min(pads) < 0 or (mode and mode.value != "constant"):
+            continue
+        while (users := between[-1].consumers()) and users[0].op_type in ("QuantizeLinear", "DequantizeLinear"):
+            between.append(users[0].outputs[0])
+        if any(len(value.uses()) != 1 for value in between) or users[0].op_type != "Conv":
+            continue
+        own = users[0].attributes["pads"].value
+        sides = [a + b for a, b in zip(own, (*pads[2:4], *pads[6:8]), strict=True)]
+        users[0].attributes["pads"] = onnx_ir.AttrInt64s("pads", sides)
+        for value in between:
+            value.shape = None
+        onnx_ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
+        model.graph.remove(node, safe=True)
 
 
 def onnx_function(file: Path, threads: int | None = None) -> Callable[[Tensor], Tensor]:

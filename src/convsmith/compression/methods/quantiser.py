@@ -36,6 +36,7 @@ _PASSING = (
     _ATEN.adaptive_avg_pool2d.default,
     _ATEN.flatten.using_ints,
     _ATEN.cat.default,
+    _ATEN.pad.default,
 )
 _KEY = "quantization_annotation"
 
@@ -83,7 +84,7 @@ class Quantiser:
                 mark(node, {image: codes, weight: weights}, codes if rounds else None)
             elif node.target in _SUMS and len(inputs) == 2 and coded.issuperset(inputs) and _is_map(node):
                 mark(node, dict.fromkeys(inputs, codes), codes)
-            elif node.target in _PASSING and coded.issuperset(inputs):
+            elif node.target in _PASSING and coded.issuperset(inputs) and _keeps_codes(node):
                 first, *others = inputs
                 shared = SharedQuantizationSpec((first, node))
                 mark(node, {first: codes, **dict.fromkeys(others, shared)}, shared)
@@ -104,6 +105,11 @@ def _between(first: fx.Node, last: fx.Node) -> list[fx.Node]:
         first = next(iter(first.users))
         found.append(first)
     return found
+
+
+def _keeps_codes(node: fx.Node) -> bool:
+    """Return whether what a node adds has a code: zero has one in every scale, the edge of a padding another one."""
+    return node.target is not _ATEN.pad.default or (node.args[2:3] in ((), ("constant",)) and not any(node.args[3:]))
 
 
 def _is_map(node: fx.Node) -> bool:
