@@ -39,3 +39,15 @@ def test_unknown_runtimes_offer_the_near_ones():
     assert "onnxruntime" in RUNTIMES
     with pytest.raises(InvalidArgument, match="onnxruntime"):
         check_runtime("onnx-runtime")
+
+
+@pytest.mark.parametrize(("padding", "left"), [(nn.ZeroPad2d((0, 1, 2, 0)), 0), (nn.ReflectionPad2d((0, 1, 2, 0)), 1)])
+def test_convolutions_pad_by_themselves_where_zeros_stand_around(padding, left, tmp_path):
+    import onnx
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), padding, nn.Conv2d(4, 4, 3, stride=2, padding=(0, 1)), nn.ReLU()).eval()
+    images = torch.randn(3, 3, 9, 8)
+    file = write_onnx(model, images, tmp_path / "n.onnx")
+    assert [node.op_type for node in onnx.load(file).graph.node].count("Pad") == left
+    assert max(differences(model, onnx_function(file, 1), images).values()) < 1e-5

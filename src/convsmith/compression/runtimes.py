@@ -83,13 +83,14 @@ def _absorb_paddings(model: Any) -> None:
     takes every side by itself, and ONNX Runtime has no padding of codes in its order of channels.
     """
     import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     for node in [node for node in model.graph if node.op_type == "Pad" and len(node.inputs) <= 3]:
-        given = [None if value is None else onnx_ir.convenience.get_const_tensor(value) for value in node.inputs[1:]]
+        sides, filling = ([*map(onnx_ir.convenience.get_const_tensor, node.inputs[1:]), None])[:2]
         mode = node.attributes.get("mode")
-        if given[0] is None or (node.inputs[-1] is not node.inputs[1] and (given[-1] is None or given[-1].numpy() != 0)):
+        if sides is None or (len(node.inputs) == 3 and (filling is None or filling.numpy() != 0)):
             continue
-        pads, between = given[0].numpy().tolist(), [node.outputs[0]]
+        pads, between = sides.numpy().tolist(), [node.outputs[0]]
         if len(pads) != 8 or any(pads[i] for i in (0, 1, 4, 5)) or min(pads) < 0 or (mode and mode.value != "constant"):
             continue
         while (users := between[-1].consumers()) and users[0].op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -97,12 +98,13 @@ def _absorb_paddings(model: Any) -> None:
         if any(len(value.uses()) != 1 for value in between) or users[0].op_type != "Conv":
             continue
         own = users[0].attributes["pads"].value
-        sides = [a + b for a, b in zip(own, (*pads[2:4], *pads[6:8]), strict=True)]
-        users[0].attributes["pads"] = onnx_ir.AttrInt64s("pads", sides)
+        both = [a + b for a, b in zip(own, (*pads[2:4], *pads[6:8]), strict=True)]
+        users[0].attributes["pads"] = onnx_ir.AttrInt64s("pads", both)
         for value in between:
             value.shape = None
         onnx_ir.convenience.replace_all_uses_with(node.outputs[0], node.inputs[0])
         model.graph.remove(node, safe=True)
+    RemoveUnusedNodesPass()(model)
 
 
 def onnx_function(file: Path, threads: int | None = None) -> Callable[[Tensor], Tensor]:
