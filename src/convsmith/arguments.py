@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,17 +64,27 @@ def integer(name: str, value: Any, *, least: int | None = None, most: int | None
 
 
 def number(
-    name: str, value: Any, *, least: float | None = None, most: float | None = None, above: float | None = None
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
 ) -> float:
-    """Return ``value`` if it is a finite real number (no boolean) within the bounds; ``above`` itself is outside."""
-    real = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-    low = real and ((least is not None and value < least) or (above is not None and value <= above))
-    if not real or low or (most is not None and value > most):
-        bounds = [
-            f"{words} {b}" for words, b in (("above", above), ("at least", least), ("at most", most)) if b is not None
-        ]
-        wanted = " ".join(["a finite number", " and ".join(bounds)]).strip()
-        raise InvalidArgument(f"{name} must be {wanted}", argument=name, given=spelled(value))
+    """Return ``value`` if it is a finite real number (no boolean) in bounds; ``above``, ``below`` are outside."""
+    real = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    rules = [
+        ("above", above, lambda bound: value > bound),
+        ("at least", least, lambda bound: value >= bound),
+        ("below", below, lambda bound: value < bound),
+        ("at most", most, lambda bound: value <= bound),
+    ]
+    bounds = [(words, bound, holds) for words, bound, holds in rules if bound is not None]
+    if not real or not all(holds(bound) for _, bound, holds in bounds):
+        wanted = " and ".join(f"{words} {bound}" for words, bound, _ in bounds)
+        rule = f"{name} must be a finite number {wanted}".strip()
+        raise InvalidArgument(rule, argument=name, given=spelled(value))
     return float(value)
 
 

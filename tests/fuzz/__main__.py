@@ -23,10 +23,11 @@ from tests.fuzz.outcomes import Outcome
 SHARES = {"calls": 0.8, "files": 0.12, "lines": 0.08}
 
 
-def fuzzed_calls(cases: int) -> list[Outcome]:
-    """Return the outcomes of ``cases`` calls, the same ones every time."""
+def fuzzed_calls(cases: int, seed: int = 0) -> list[Outcome]:
+    """Return the outcomes of ``cases`` calls, the same ones every time for one ``seed``."""
     found: list[Outcome] = []
 
+    @hypothesis.seed(seed)
     @settings(
         max_examples=cases,
         database=None,
@@ -43,18 +44,18 @@ def fuzzed_calls(cases: int) -> list[Outcome]:
     return found
 
 
-def all_outcomes(cases: int) -> Iterator[tuple[str, Outcome]]:
+def all_outcomes(cases: int, seed: int) -> Iterator[tuple[str, Outcome]]:
     """Yield every outcome with the kind of its case."""
-    for outcome in fuzzed_calls(round(cases * SHARES["calls"])):
+    for outcome in fuzzed_calls(round(cases * SHARES["calls"]), seed):
         yield "calls", outcome
     with tempfile.TemporaryDirectory() as folder:
-        for outcome in files.run(Path(folder) / "files", round(cases * SHARES["files"])):
+        for outcome in files.run(Path(folder) / "files", round(cases * SHARES["files"]), seed):
             yield "files", outcome
-        for outcome in lines.run(Path(folder) / "lines", round(cases * SHARES["lines"])):
+        for outcome in lines.run(Path(folder) / "lines", round(cases * SHARES["lines"]), seed):
             yield "lines", outcome
 
 
-def page(counts: Counter[tuple[str, str]], cases: int, seconds: float) -> str:
+def page(counts: Counter[tuple[str, str]], cases: int, seed: int, seconds: float) -> str:
     """Return ``docs/reliability.md``."""
     kinds = {"calls": "public functions", "files": "damaged files", "lines": "command lines"}
     columns = ("answered", "refused", "wrong", "broken")
@@ -71,7 +72,7 @@ def page(counts: Counter[tuple[str, str]], cases: int, seconds: float) -> str:
             f"torch {torch.__version__},",
             f"hypothesis {hypothesis.__version__}, numpy {np.__version__}, Python {platform.python_version()},",
             f"{platform.machine()}, CPU capability {torch.backends.cpu.get_cpu_capability()},",
-            f"{torch.get_num_threads()} thread). Seed 0; the cases are the same every time.",
+            f"{torch.get_num_threads()} thread). Seed {seed}; the cases are the same every time.",
             "",
             "Allowed are a right answer (finite where the input is, of the input's type, float32 equal to float64",
             "within the method's tolerance, arguments untouched) and one error that names the argument.",
@@ -88,20 +89,21 @@ def main() -> int:
     """Run, print what is not allowed kind by kind, write the page; 1 if anything is not allowed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=20000)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path, help="the page to write")
     parser.add_argument("--show", type=int, default=60, help="how many kinds of failures to print")
     given_arguments = parser.parse_args()
     began = time.monotonic()
     counts: Counter[tuple[str, str]] = Counter()
     failures: dict[str, list[Outcome]] = {}
-    for kind, outcome in all_outcomes(given_arguments.cases):
+    for kind, outcome in all_outcomes(given_arguments.cases, given_arguments.seed):
         counts[kind, outcome.kind] += 1
         if not outcome.allowed:
             key = f"{kind} {outcome.case.split('(')[0].split(':')[0][:40]} {outcome.detail.splitlines()[-1][:60]}"
             failures.setdefault(key, []).append(outcome)
     for found in sorted(failures.values(), key=len, reverse=True)[: given_arguments.show]:
         print(f"{len(found):5d} x {found[0].kind}: {found[0].case[:300]}\n        {found[0].detail[:400]}")
-    text = page(counts, given_arguments.cases, time.monotonic() - began)
+    text = page(counts, given_arguments.cases, given_arguments.seed, time.monotonic() - began)
     print(text)
     if given_arguments.write is not None:
         given_arguments.write.write_text(text, encoding="utf-8")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith import arguments
+from convsmith.errors import InvalidArgument
 from convsmith.interpretation.gates import PRECISIONS
 
 MODES = ("converged", "paper")
@@ -43,22 +44,21 @@ class RouteSettings:
     open_layers: bool = False
 
     def __post_init__(self) -> None:
-        rules: list[tuple[bool, str, str]] = [
-            (self.mode in MODES, "the solver has one of two modes", "mode"),
-            (self.gamma_per in ("sum", "mean"), "gamma weighs the sum or the mean of the gates", "gamma_per"),
-            (self.init in ("ones", "uniform"), "gates start at ones or uniform in [0, 1]", "init"),
-            (self.precision in PRECISIONS, "the precision is one of " + ", ".join(PRECISIONS), "precision"),
-            (0 <= self.gamma < float("inf"), "gamma is a finite weight of at least 0", "gamma"),
-            (self.steps is None or self.steps >= 1, "the solver takes at least one step", "steps"),
-            (self.upper is None or self.upper >= 1, "gates start at 1, so their bound is at least 1", "upper"),
-            (0 < self.tolerance < 1, "the tolerance is a share of the start, between 0 and 1", "tolerance"),
-            (not self.open_layers or self.mode == "converged", "only the converging mode opens layers", "open_layers"),
-        ]
-        for holds, rule, asked in rules:
-            if not holds:
-                given = getattr(self, asked)
-                hint = close_matches(str(given), MODES) if asked == "mode" else None
-                raise InvalidArgument(rule, argument=asked, given=repr(given), hint=hint)
+        arguments.one_of("mode", self.mode, MODES)
+        arguments.one_of("gamma_per", self.gamma_per, ("sum", "mean"))
+        arguments.one_of("init", self.init, ("ones", "uniform"))
+        arguments.one_of("precision", self.precision, PRECISIONS)
+        arguments.number("gamma", self.gamma, least=0)
+        arguments.integer("seed", self.seed)
+        if self.steps is not None:
+            arguments.integer("steps", self.steps, least=1)
+        if self.upper is not None:
+            arguments.number("upper", self.upper, least=1)
+        arguments.number("tolerance", self.tolerance, above=0, below=1)
+        if self.open_layers and self.mode != "converged":
+            raise InvalidArgument(
+                "only the converging mode opens layers", argument="open_layers", given=f"mode={self.mode!r}"
+            )
 
     @property
     def most_steps(self) -> int:
