@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from convsmith.cli.main import Program, main
-from tests.fuzz.outcomes import Outcome
+from tests.fuzz.outcomes import Outcome, limited
 
 WORDS = (
     "",
@@ -72,7 +72,8 @@ def run(folder: Path, cases: int, seed: int = 0) -> Iterator[Outcome]:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                code: object = main(words)
+                with limited(120):
+                    code: object = main(words)
             except BaseException as error:
                 code = f"{type(error).__name__}: {error}"
         text = err.getvalue()

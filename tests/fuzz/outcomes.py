@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,8 @@ from convsmith.errors import ConvsmithError
 
 #: outcome -> what it means; the first two are allowed
 ALLOWED = ("answered", "refused")
+#: a case that has used this much processor time hangs
+SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ def outcome(case: str, work: Callable[[], Any], names: Iterable[str], check: Cal
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            answer = work()
+            with limited():
+                answer = work()
     except ConvsmithError as error:
         return Outcome("refused", case, str(error))
     except (ValueError, TypeError) as error:
@@ -44,6 +49,22 @@ def outcome(case: str, work: Callable[[], Any], names: Iterable[str], check: Cal
         return Outcome("broken", case, f"{type(error).__name__}: {str(error)[:200]}\n{_last(error)}")
     wrong = check(answer)
     return Outcome("answered", case) if wrong is None else Outcome("wrong", case, wrong)
+
+
+@contextmanager
+def limited(seconds: float = SECONDS) -> Iterator[None]:
+    """Raise RuntimeError in a block that takes more processor time than ``seconds``."""
+
+    def stop(*_: object) -> None:
+        raise RuntimeError(f"still at it after {seconds} s of processor time")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _last(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.fuzz import files, lines
 from tests.fuzz.__main__ import fuzzed_calls
-from tests.fuzz.outcomes import Outcome, outcome
+from tests.fuzz.outcomes import Outcome, limited, outcome
 
 
 def said(found: list[Outcome]) -> str:
@@ -43,3 +43,14 @@ def test_command_lines(tmp_path):
 def test_the_judge_can_condemn(work, kind):
     judged = outcome("case", work, ("argument",), lambda answer: None if answer == 1 else "not one")
     assert judged.kind == kind
+
+
+def test_the_judge_sees_a_hang():
+    def hang():
+        with limited(0.05):
+            while True:
+                pass
+
+    judged = outcome("case", hang, ("argument",), lambda answer: None)
+    assert judged.kind == "broken"
+    assert "still at it" in judged.detail

@@ -310,6 +310,8 @@ def test_labels_and_index_travel(digits):
         ({"upper": 0.5}, "upper"),
         ({"init": "zeros"}, "init"),
         ({"precision": "int8"}, "precision"),
+        ({"steps": 10**30}, "steps"),
+        ({"gamma": torch.zeros(2, 3)}, "gamma"),
         ({"batch_size": 0}, "batch"),
         ({"sites": "convs"}, "conv"),
         ({"sites": "block"}, "shortcut"),

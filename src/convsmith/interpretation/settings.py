@@ -11,6 +11,7 @@ from convsmith.interpretation.gates import PRECISIONS
 MODES = ("converged", "paper")
 #: passes where the caller names none: the published horizon; enough for nearly all rows of the other solver to converge
 DEFAULT_STEPS = {"paper": 30, "converged": 150}
+MOST_STEPS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class RouteSettings:
         arguments.number("gamma", self.gamma, least=0)
         arguments.integer("seed", self.seed)
         if self.steps is not None:
-            arguments.integer("steps", self.steps, least=1)
+            arguments.integer("steps", self.steps, least=1, most=MOST_STEPS)
         if self.upper is not None:
             arguments.number("upper", self.upper, least=1)
         arguments.number("tolerance", self.tolerance, above=0, below=1)

@@ -16,6 +16,8 @@ from convsmith.errors import InvalidArgument
 from convsmith.pooling import POOLINGS, Pooling, attach, pooling_options
 from convsmith.testing.suite import (
     Conformance,
+    near,
+    relative_error,
     require_refusal,
     require_that,
     run_checks,
@@ -74,12 +76,12 @@ def check_pooling(
         for words, features in scales.items():
             wanted, found = exact(features.double()), layer(features)
             require_that(wanted.dtype == torch.float64 and found.dtype == torch.float32, "the dtype stays")
-            require_that(_near(found, wanted, 1e-3), f"float32 is float64 to rounding, {words}", _error(found, wanted))
+            require_that(near(found, wanted, 1e-3), f"float32 is float64 to rounding, {words}", relative_error(found, wanted))
             g = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
             (slope,), (right,) = (
                 torch.func.vjp(f, features.to(g.dtype))[1](g) for f, g in ((layer, g), (exact, g.double()))
             )
-            require_that(_near(slope, right, 1e-2), f"so are gradients, {words}", _error(slope, right))
+            require_that(near(slope, right, 1e-2), f"so are gradients, {words}", relative_error(slope, right))
 
     def halves() -> None:
         for dtype in (torch.float16, torch.bfloat16):
@@ -92,11 +94,11 @@ def check_pooling(
         wanted = layer(x)
         strided = x.transpose(2, 3).contiguous().transpose(2, 3)
         for features in (x.contiguous(memory_format=torch.channels_last), strided):
-            require_that(_near(layer(features), wanted, 1e-5), "the memory's layout changes nothing")
+            require_that(near(layer(features), wanted, 1e-5), "the memory's layout changes nothing")
 
     def samples() -> None:
         alone = torch.cat([layer(sample[None]) for sample in x])
-        require_that(_near(alone, layer(x), 1e-5), "samples do not influence each other")
+        require_that(near(alone, layer(x), 1e-5), "samples do not influence each other")
 
     def degenerate() -> None:
         for features in (torch.zeros_like(x), torch.full_like(x, 0.3)):
@@ -112,32 +114,32 @@ def check_pooling(
         g = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(2))
         pulled = torch.func.vjp(exact, features)[1]
         forward, backward = (g * tangent).sum(), (pulled(g)[0] * direction).sum()
-        require_that(_near(forward, backward, 1e-6), "forward and backward mode agree", (forward, backward))
+        require_that(near(forward, backward, 1e-6), "forward and backward mode agree", (forward, backward))
 
     def mapped() -> None:
         stacked = torch.stack([x, x + 0.5])
         found = torch.func.vmap(layer)(stacked)
-        require_that(_near(found, torch.stack([layer(s) for s in stacked]), 1e-4), "vmap is a loop")
+        require_that(near(found, torch.stack([layer(s) for s in stacked]), 1e-4), "vmap is a loop")
 
     def compiled() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.compiler.reset()  # the compiler gives up on a function that it has seen in eight classes
             found = torch.compile(copy.deepcopy(layer), backend="eager")(x)
-        require_that(_near(found, layer(x), 1e-4), "compiled code gives the same numbers")
+        require_that(near(found, layer(x), 1e-4), "compiled code gives the same numbers")
 
     def traced() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.jit.trace(layer, (x,), check_trace=False)
-        require_that(_near(program(x), layer(x), 1e-4), "the traced program gives the same numbers")
+        require_that(near(program(x), layer(x), 1e-4), "the traced program gives the same numbers")
 
     def exported() -> None:
         try:
             program = torch.export.export(layer, (x,))
         except InvalidArgument:
             return  # a declared refusal
-        require_that(_near(program.module()(x), layer(x), 1e-4), "the exported program gives the same numbers")
+        require_that(near(program.module()(x), layer(x), 1e-4), "the exported program gives the same numbers")
 
     def kept() -> None:
         for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):  # noqa: S301  (its own bytes)
@@ -197,12 +199,3 @@ def check_pooling(
 
 def _features(seed: int = 0) -> Tensor:
     return torch.randn(BATCH, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
-
-
-def _error(found: Tensor, wanted: Tensor) -> float:
-    size = wanted.detach().double().norm()
-    return float((found.detach().double() - wanted.detach().double()).norm() / size.clamp(min=1e-300))
-
-
-def _near(found: Tensor, wanted: Tensor, bound: float) -> bool:
-    return bool(torch.equal(found.double(), wanted.double())) or _error(found, wanted) < bound

@@ -91,6 +91,17 @@ def require_refusal(call: Callable[[], Any], argument: str | None = None) -> Non
     raise AssertionError(f"bad input for {argument or 'the call'} was taken and gave {str(result)[:80]}")
 
 
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    """Return ``|found - wanted| / |wanted|``, in float64."""
+    size = wanted.detach().double().norm()
+    return float((found.detach().double() - wanted.detach().double()).norm() / size.clamp(min=1e-300))
+
+
+def near(found: Tensor, wanted: Tensor, bound: float) -> bool:
+    """Tell whether two tensors are the same, or their relative error is below ``bound``."""
+    return bool(torch.equal(found.double(), wanted.double())) or relative_error(found, wanted) < bound
+
+
 @contextmanager
 def untouched(*tensors: Tensor) -> Iterator[None]:
     """Raise AssertionError if a block changes a tensor or draws from torch's or numpy's global generators."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from convsmith.arguments import integer, number
 from convsmith.compression.operators.chain_spec import check_partitions
-from convsmith.compression.operators.conditions import balanced_partition
+from convsmith.compression.operators.conditions import MOST_CHANNELS, balanced_partition
 from convsmith.errors import InvalidArgument
 
 
@@ -51,7 +51,8 @@ def widest_bound(budget: float, area: int = 9) -> float:
 
 def widest_pairs(budget: int, area: int = 9) -> list[Structure]:
     """Return, for every number of members M, the widest pair within ``budget`` weights; the widest of all first."""
-    _positive(budget, area)
+    integer("budget", budget, least=1, most=MOST_CHANNELS**2)
+    integer("area", area, least=1)
     found = []
     members = 1
     while (primary := _primary_within(budget, members, area)) >= 1:
@@ -77,11 +78,12 @@ def structures(
         kind: ``"params"`` or ``"macs"``.
 
     Raises:
-        InvalidArgument: a number below 1, an unknown kind, or a budget that nothing meets (names the lightest).
+        InvalidArgument: a number out of its bounds, an unknown kind, or a budget that nothing meets (names the lightest).
     """
     if kind not in ("params", "macs"):
         raise InvalidArgument("a budget counts 'params' or 'macs'", given=repr(kind))
-    for name, value in (("channels", channels), ("area", area), ("positions", positions)):
+    integer("channels", channels, least=1, most=MOST_CHANNELS)
+    for name, value in (("area", area), ("positions", positions)):
         integer(name, value, least=1)
     if budget is not None:
         number("budget", budget)

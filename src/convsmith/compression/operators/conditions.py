@@ -14,9 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convsmith.arguments import spelled, tensor
+from convsmith.arguments import integer, spelled, tensor
 from convsmith.compression.operators.chain_spec import ChainSpec, check_partitions, mixed_radix, path_counts
 from convsmith.errors import InvalidArgument
+
+#: beyond these, listing divisors takes minutes; no network is near them
+MOST_CHANNELS, MOST_LAYERS = 2**20, 64
 
 
 @dataclass(frozen=True)
@@ -129,13 +132,13 @@ def balanced_partition(channels: int, layers: int, *, area: int = 1) -> tuple[in
     Minimises ``area * K_1 + K_2 + ... + K_n`` subject to ``K_1 ... K_n = channels``; over the reals the minimum has
     ``area * K_1 = K_2 = ... = K_n = (area * channels)^(1/n)`` (IGCV2, balance condition). ``area`` is the number of
     taps of the first factor (9 for a 3x3); with ``area=1`` all factors are 1x1. Equal factors ascend.
+
+    Raises:
+        InvalidArgument: channels outside 1 to 2**20, layers outside 1 to 64, an area below 1.
     """
-    if any(not isinstance(value, int) or value < 1 for value in (channels, layers, area)):
-        raise InvalidArgument(
-            "channels, layers and area are positive",
-            argument="balanced_partition(channels, layers, area=...)",
-            given=", ".join(map(spelled, (channels, layers, area))),
-        )
+    integer("channels", channels, least=1, most=MOST_CHANNELS)
+    integer("layers", layers, least=1, most=MOST_LAYERS)
+    integer("area", area, least=1)
     if area == 1:
         return _lightest(channels, layers)[1]
     best: tuple[int, tuple[int, ...]] | None = None

@@ -1,0 +1,222 @@
+"""The suite of compression methods: a plan, a smaller copy that computes, and a history that builds it again."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convsmith.compression import (
+    METHODS,
+    Plan,
+    compress,
+    compression_history,
+    cost,
+    load_packed_state,
+    packed_state,
+    plan_compression,
+    restore_structure,
+)
+from convsmith.compression.runtimes import onnx_function, write_onnx
+from convsmith.registry import setting_types
+from convsmith.testing.suite import (
+    Conformance,
+    near,
+    relative_error,
+    require_refusal,
+    require_that,
+    run_checks,
+    untouched,
+    wrong_tensors,
+)
+
+CLASSES, SIDE, KEEP = 4, 12, 0.6
+
+
+def check_compressor(
+    name: str, *, settings: Mapping[str, Any] | None = None, exceptions: Mapping[str, str] | None = None
+) -> Conformance:
+    """Check the registered compression method ``name`` on a small residual network.
+
+    Its settings are a frozen dataclass whose values are checked; it obeys the budgets it declares and refuses others;
+    the network it is given stays as it is; the result is repeatable, in the same mode, dtype and of the same output
+    shape, copies, takes other batch sizes and layouts, has a gradient where it can be trained, exports to ONNX with the
+    same numbers, and comes back bit for bit from its history and its packed weights; a plan survives its file.
+
+    Args:
+        name: see `convsmith.compression.available`.
+        settings: in place of its defaults.
+        exceptions: reasons by check for rules that it cannot follow.
+
+    Raises:
+        Nonconforming: names every broken rule.
+    """
+    entry = METHODS.entry(name)
+    kind, chosen = entry.value, dict(settings or {})
+    budget = {"keep_macs": KEEP} if "macs" in kind.budgets else {}
+    images = torch.randn(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+    def done(model: nn.Module | None = None, example: Tensor = images, **more: Any) -> nn.Module:
+        given = {**budget, **chosen, **more}
+        return compress(network() if model is None else model, name, example=example, **given)
+
+    original, result = network(), done()
+
+    def run(model: nn.Module, maps: Tensor = images) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = model(maps)
+            return found
+
+    wanted = run(result)
+
+    def traits() -> None:
+        require_that(kind.budgets <= {"macs", "params"}, "budgets are macs and params", kind.budgets)
+        require_that(bool(entry.summary), "the first line of the docstring says what it is")
+        try:
+            kind().skip = ("conv",)  # type: ignore[misc]
+        except FrozenInstanceError:
+            return
+        raise AssertionError("settings are frozen")
+
+    def settings_are_checked() -> None:
+        require_refusal(lambda: done(no_such_setting=1))
+        for key in setting_types(kind):
+            for wrong in ("no such choice", object(), -1, float("nan"), [None]):
+                require_refusal(lambda key=key, wrong=wrong: done(**{key: wrong}), key)  # type: ignore[misc]
+
+    def budgets() -> None:
+        for asked in ("macs", "params"):
+            share = {"keep_macs": None, f"keep_{asked}": KEEP}
+            if asked not in kind.budgets:
+                require_refusal(lambda share=share: compress(original, name, example=images, **share))  # type: ignore[misc]
+                continue
+            small = compress(original, name, example=images, **share, **chosen)
+            before, after = (cost(model, images.shape[1:]) for model in (original, small))
+            kept = getattr(after, asked) / getattr(before, asked)
+            require_that(kept <= KEEP + 1e-9, f"at most {KEEP} of {asked} are left", kept)
+        for wrong in (0, 1.5, -1, float("nan"), "half"):
+            require_refusal(lambda wrong=wrong: compress(original, name, example=images, keep_macs=wrong))  # type: ignore[misc]
+
+    def untouched_arguments() -> None:
+        model = network()
+        with untouched(images, *model.state_dict().values()):
+            done(model)
+        require_that(str(model) == str(network()), "the network given keeps its structure")
+
+    def repeatable() -> None:
+        require_that(torch.equal(run(done()), wanted), "two results have the same bits")
+        require_that(torch.equal(run(result), wanted), "one result gives the same bits twice")
+        require_that(torch.equal(run(copy.deepcopy(result)), wanted), "a copy gives the same bits")
+
+    def output() -> None:
+        require_that(wanted.shape == (len(images), CLASSES), "the output keeps its shape", tuple(wanted.shape))
+        require_that(wanted.dtype == torch.float32 and bool(wanted.isfinite().all()), "it is finite and of its type")
+        few = torch.cat([run(result, images[:1]), run(result, images[1:4])])
+        require_that(near(few, wanted[:4], 1e-4), "any number of images", relative_error(few, wanted[:4]))
+        last = run(result, images.contiguous(memory_format=torch.channels_last))
+        require_that(near(last, wanted, 1e-4), "the memory's layout changes nothing", relative_error(last, wanted))
+
+    def modes() -> None:
+        require_that(not result.training, "a network in evaluation mode stays in it")
+        require_that(done(network().train()).training, "so does one in training mode")
+
+    def wide() -> None:
+        found = run(done(network().double(), images.double()), images.double())
+        require_that(found.dtype == torch.float64, "float64 stays float64", found.dtype)
+        require_that(near(wanted, found, 0.05), "float32 is float64 to rounding", relative_error(wanted, found))
+
+    def trains() -> None:
+        model = copy.deepcopy(result).train()
+        model(images).square().mean().backward()
+        grown = [p.grad for p in model.parameters() if p.grad is not None]
+        require_that(bool(grown) and all(bool(g.isfinite().all()) for g in grown), "the result can be trained on")
+
+    def history() -> None:
+        told = compression_history(result)
+        require_that(json.loads(json.dumps(told, allow_nan=False)) == told, "the history is JSON", told)
+        require_that([item["method"] for item in told] == [name], "it names the method")
+        again = load_packed_state(restore_structure(network(seed=9), told), packed_state(result)).eval()
+        require_that(torch.equal(run(again), wanted), "history and packed weights give it back bit for bit")
+
+    def plans() -> None:
+        made = plan_compression(original, name, example=images, **budget, **chosen)
+        with tempfile.TemporaryDirectory() as folder:
+            read = Plan.load(made.save(Path(folder) / "plan.yaml"))
+        found = compress(original, name, example=images, plan=read, **chosen)
+        require_that(torch.equal(run(found), wanted), "the plan from its file gives the same network")
+
+    def onnx() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            found = onnx_function(write_onnx(result, images, Path(folder) / "model.onnx"))(images)
+        require_that(near(found, wanted, 1e-2), "ONNX Runtime gives the same numbers", relative_error(found, wanted))
+
+    def refusals() -> None:
+        for wrong in ("resnet18", None, torch.zeros(2)):
+            require_refusal(lambda wrong=wrong: compress(wrong, name, example=images, **chosen), "model")  # type: ignore[misc, arg-type]
+        bad = images.clone()
+        bad[0, 0, 0, 0] = torch.nan
+        wrongs = {k: v for k, v in wrong_tensors(images).items() if k != "None"} | {"empty": images[:0], "NaN": bad}
+        for wrong in wrongs.values():
+            require_refusal(lambda wrong=wrong: done(example=wrong), "example")  # type: ignore[misc]
+        require_refusal(lambda: done(nn.Sequential(nn.Flatten(), nn.ReLU())))
+
+    return run_checks(
+        f"the compression method {name!r}",
+        {
+            "traits are declared": traits,
+            "settings are checked": settings_are_checked,
+            "budgets": budgets,
+            "arguments untouched": untouched_arguments,
+            "repeatable": repeatable,
+            "output": output,
+            "modes": modes,
+            "float64": wide,
+            "trains": trains,
+            "history and state": history,
+            "plans": plans,
+            "onnx": onnx,
+            "refusals": refusals,
+        },
+        exceptions,
+    )
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x))))))
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    """Return the suite's network: a stem, a residual block, a strided convolution and a linear classifier."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            _Residual(16),
+            nn.Conv2d(16, 32, 3, padding=1, stride=2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(32, CLASSES),
+        )
+        for module in made.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+    return made.eval()
