@@ -29,7 +29,15 @@ LAYERS = {
     "binary": lambda: lowbit(nn.Conv2d(6, 4, 3), "binary"),
     "ternary": lambda: lowbit(nn.Conv2d(6, 4, 3), "ternary"),
 }
-EXCEPTIONS: dict[str, dict[str, str]] = {}
+LOW_BIT = {
+    "script": "TorchScript cannot compile a weight that is quantised on the way; trace, export or ONNX",
+    "fx": "symbolic tracing has no values to quantise; export, or trace around the layer",
+}
+EXCEPTIONS = {
+    "binary": LOW_BIT,
+    "ternary": LOW_BIT,
+    "merge and run": {"script": "it takes one tensor or a pair, which TorchScript cannot type; trace, export or ONNX"},
+}
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import of_type, tensor
 from convsmith.compression.methods.method import METHODS, Method
 from convsmith.compression.planning.agreement import WARN_BELOW, agreement, is_scores, predicted_agreement
 from convsmith.compression.planning.latency import plan_for_latency
@@ -23,6 +24,7 @@ from convsmith.inspection.layers import LayerInventory
 from convsmith.inspection.modes import evaluating, unwrap
 from convsmith.inspection.outputs import main_output
 from convsmith.inspection.trace import trace_layers
+from convsmith.registry import setting_types
 
 #: one of so many example images is left out of a reconstruction and checks it
 HELD_OUT = 8
@@ -184,11 +186,10 @@ def look(
     if parameter is None:
         raise InvalidArgument("there is nothing to compress in a network without weights", given=type(model).__name__)
     if example is not None:
-        if not isinstance(example, Tensor) or example.dim() != 4 or len(example) == 0:
-            given = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
-            raise InvalidArgument(
-                "an example is a non-empty batch of images [B, C, H, W]", argument="example", given=given
-            )
+        tensor("example", example, rank=4, what="images [B, C, H, W]")
+        if len(example) == 0 or not bool(example.isfinite().all()):
+            given = "NaN or infinite pixels" if len(example) else "no image"
+            raise InvalidArgument("an example is a batch of finite images", argument="example", given=given)
         return _trace(model, example.detach().to(parameter.device, parameter.dtype))
     if calibrates:
         raise InvalidArgument(
@@ -250,8 +251,8 @@ def _methods(model: nn.Module, method: str, settings: dict[str, Any]) -> list[tu
                 f"{method} has no such setting", argument=method, given=key, hint=close_matches(key, everything)
             )
     return [
-        (name, cls(**{k: v for k, v in settings.items() if k in known}))
-        for name, cls, known in zip(names, classes, fields, strict=True)
+        (name, cls(**{k: of_type(k, settings[k], kind) for k, kind in setting_types(cls).items() if k in settings}))
+        for name, cls in zip(names, classes, strict=True)
     ]
 
 
@@ -287,6 +288,11 @@ def budget_of(
 
 
 def _plan(subject: Subject, method: Method, budget: Budget | None, runtime: str) -> Plan:
+    known = [layer.name for layer in subject.seen.layers]
+    for name in method.skip:
+        if name not in known:
+            hint = close_matches(name, known)
+            raise InvalidArgument("the network has no such layer", argument="skip", given=repr(name), hint=hint)
     if budget is not None and budget.kind == "latency":
         made = plan_for_latency(subject, method, budget, runtime=runtime)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import module
+from convsmith.arguments import integer, module, tensor
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.inspection.modes import check_evaluation, unwrap
 from convsmith.interpretation.gates import GatedNetwork
@@ -106,8 +106,8 @@ def solve(
 
 def rows_at_once(images: Tensor, batch_size: int | None) -> int:
     """Return the batch size: as asked, else 32, on CUDA 128."""
-    if batch_size is not None and batch_size < 1:
-        raise InvalidArgument("a batch holds at least one image", argument="batch_size", given=batch_size)
+    if batch_size is not None:
+        integer("batch_size", batch_size, least=1)
     return batch_size or (128 if images.is_cuda else 32)
 
 
@@ -115,9 +115,7 @@ def prepare(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     """Unwrap and check the model, check the images and bring them to the model's device (and dtype if float64)."""
     model = unwrap(module("model", model))
     check_evaluation(model)
-    if not isinstance(images, Tensor) or images.dim() < 2 or not images.is_floating_point():
-        given = (tuple(images.shape), images.dtype) if isinstance(images, Tensor) else type(images).__name__
-        raise InvalidArgument("images are a float tensor [B, C, H, W]", argument="images", given=given)
+    tensor("images", images, rank=(2, 3, 4, 5), what="floating-point numbers [B, C, H, W]")
     if len(images) == 0:
         raise InvalidArgument("there is no image", argument="images", given=tuple(images.shape))
     if not bool(images.isfinite().all()):

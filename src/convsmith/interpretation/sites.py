@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
+from convsmith.arguments import spelled
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import Call, LayerInventory, is_activation
 from convsmith.inspection.trace import trace_layers
@@ -73,7 +74,14 @@ def plan_sites(
     Raises:
         InvalidArgument: no site, an unknown layer, an output that is no tensor of rows with a channel axis.
     """
-    seen = trace_layers(model, _two_rows(images))
+    try:
+        seen = trace_layers(model, _two_rows(images))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InvalidArgument(
+            "the network must run on the images",
+            argument="images",
+            given=f"{spelled(images)}, and the network raised {type(error).__name__}: {str(error)[:200]}",
+        ) from error
     kind = sites if isinstance(sites, str) else "rule"
     if isinstance(sites, str) and sites not in KINDS:
         raise InvalidArgument(

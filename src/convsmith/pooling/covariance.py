@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from convsmith import arguments
 from convsmith.errors import InvalidArgument
 from convsmith.pooling.inputs import columns, float32_island, power_of_two, refuse_overflow, square
 
@@ -24,6 +25,7 @@ def covariance(x: Tensor, *, center: bool = True, weights: Tensor | None = None)
     Paper: Li et al., "Is Second-order Information Helpful for Large-scale Visual Recognition?" (ICCV 2017), section 3.
     Differs from the paper: the mean is subtracted instead of multiplying by the M x M centring matrix.
     """
+    arguments.one_of("center", center, (True, False))
     x = columns(x, "covariance")
     if weights is not None:
         return _weighted(x, weights, center)

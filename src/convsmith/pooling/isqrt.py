@@ -47,7 +47,7 @@ def isqrt_covariance(x: Tensor, *, iterations: int = 5, side: str = "auto", keep
     """
     steps = newton_schulz_steps(iterations)
     arguments.one_of("side", side, SIDES)
-    warn_if_unsafe(iterations, torch.float64 if x.dtype == torch.float64 else torch.float32)
+    warn_if_unsafe(iterations, torch.float64 if getattr(x, "dtype", None) == torch.float64 else torch.float32)
     return covariance_root(x, steps, side=side, keep=keep)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from convsmith.interpretation import Routes, score_units
 from convsmith.testing.check_compressor import CLASSES, SIDE, network
@@ -104,7 +104,7 @@ def check_explainer(
             found(own)
         require_that(all(p.grad is None for p in own.parameters()), "no gradient is left behind")
         require_that([p.requires_grad for p in own.parameters()] == flags, "no flag is changed")
-        hooks = [m for m in own.modules() if m._forward_hooks or m._forward_pre_hooks]  # noqa: SLF001
+        hooks = [m for m in own.modules() if m._forward_hooks or m._forward_pre_hooks]
         require_that(not hooks and not own.training, "no hook is left, the mode stays", hooks)
 
     def repeatable() -> None:

@@ -76,7 +76,9 @@ def check_pooling(
         for words, features in scales.items():
             wanted, found = exact(features.double()), layer(features)
             require_that(wanted.dtype == torch.float64 and found.dtype == torch.float32, "the dtype stays")
-            require_that(near(found, wanted, 1e-3), f"float32 is float64 to rounding, {words}", relative_error(found, wanted))
+            require_that(
+                near(found, wanted, 1e-3), f"float32 is float64 to rounding, {words}", relative_error(found, wanted)
+            )
             g = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
             (slope,), (right,) = (
                 torch.func.vjp(f, features.to(g.dtype))[1](g) for f, g in ((layer, g), (exact, g.double()))

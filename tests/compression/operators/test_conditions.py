@@ -134,5 +134,5 @@ def test_the_table_of_balanced_costs(channels, costs):
 
 @pytest.mark.parametrize("arguments", [(0, 2), (4, 0), (-1, 1)])
 def test_bad_balance(arguments):
-    with pytest.raises(InvalidArgument, match="positive"):
+    with pytest.raises(InvalidArgument, match="at least 1"):
         balanced_partition(*arguments)

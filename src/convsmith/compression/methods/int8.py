@@ -117,6 +117,13 @@ class Int8(Method):
         if self.mode == "weight-only":
             return plan_lowbit(self, "int8", subject, ends=self.ends)
         seen, whole = subject.seen, subject.cost
+        if seen.example.dtype != torch.float32:
+            raise InvalidArgument(
+                "int8 programs compute in float32",
+                argument="model",
+                given=str(seen.example.dtype),
+                hint="model.float()",
+            )
         macs, params = (whole.macs, whole.macs), (whole.params, whole.params)
         runs = [layer for layer in seen.layers if layer.kind in ("conv", "linear") and layer.calls]
         choices = (Choice(WHOLE, {"mode": self.mode}, macs, params),) if runs else ()

@@ -31,10 +31,21 @@ TERNARY_THRESHOLD = 0.7
 class _StraightThroughSign(torch.autograd.Function):
     """sign with sign(0) = 1; the gradient passes where the input is at most 1 in magnitude."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, v: Tensor) -> Tensor:
-        ctx.save_for_backward(v)
+    def forward(v: Tensor) -> Tensor:
         return torch.where(v >= 0, 1.0, -1.0).to(v.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        (v,) = ctx.saved_tensors
+        return tangent * (v.abs() <= 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.compression.operators.chain_spec import ChainSpec, ChannelPermutation
+from convsmith.compression.operators.chain_spec import ChainSpec, ChannelPermutation, is_channels_last
 from convsmith.compression.operators.geometry import ChainGeometry
 
 #: a narrow chain with more than this share of the dense layer's weights runs dense (docs/compression/backends.md)
@@ -85,7 +85,7 @@ def by_matmul(x: Tensor, chain: Chain) -> Tensor:
     Without gradients the images pass one after the other, so that what lies between the factors stays in the cache.
     """
     weights = list(chain.weights)
-    if torch.is_autocast_enabled(x.device.type):
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weights = x.to(dtype), [weight.to(dtype) for weight in weights]
     spec, g = chain.spec, chain.geometry
@@ -201,11 +201,6 @@ def is_traced(x: Tensor) -> bool:
         or type(x) not in (Tensor, nn.Parameter)
         or x.device.type == "meta"
     )
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether ``x`` is laid out channels last and not both ways."""
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def needs_gradient(x: Tensor, weights: Iterable[Tensor]) -> bool:

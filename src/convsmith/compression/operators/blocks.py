@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from convsmith.arguments import spelled
 from convsmith.compression.operators.chain_spec import ChainSpec, GroupConvSpec, check_divides, shuffle
 from convsmith.compression.operators.interleaved import ChannelOrder, InterleavedGroupConv2d, LinearChain, one_node
 from convsmith.errors import InvalidArgument
@@ -267,11 +268,11 @@ class MergeAndRunBlock(nn.Module):
         if isinstance(x, tuple):
             y = self(torch.cat(x, 1))
             return y if self.merge == "sum" else y.chunk(2, 1)
-        if x.dim() != 4 or x.shape[1] != 2 * self.in_channels:
+        if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != 2 * self.in_channels:
             raise InvalidArgument(
                 "two streams stand stacked along the channels",
                 argument=f"[B, {2 * self.in_channels}, H, W]",
-                given=list(x.shape),
+                given=spelled(x),
             )
         y = self.branches(x).unflatten(1, (2, self.out_channels))
         if self.merge == "sum":

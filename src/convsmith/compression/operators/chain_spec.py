@@ -41,7 +41,7 @@ class ChannelPermutation:
         """Reorder the channels of ``x`` [B, C, H, W]; its memory layout is kept."""
         batch, channels, height, width = x.shape
         axes = range(len(self.view))
-        if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+        if is_channels_last(x):
             grid = x.permute(0, 2, 3, 1).reshape(batch, height, width, *self.view)
             grid = grid.permute(0, 1, 2, *(3 + self.dims[axis] for axis in axes))
             return grid.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
@@ -49,6 +49,14 @@ class ChannelPermutation:
         last = len(self.view) + 1
         grid = grid.permute(0, *(1 + self.dims[axis] for axis in axes), last, last + 1)
         return grid.reshape(batch, channels, height, width)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether ``x`` [B, C, H, W] is laid out channels last and not both ways; under vmap it counts as not."""
+    try:
+        return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    except RuntimeError:  # torch does not tell it of a batched tensor
+        return False
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def structures(
         kind: ``"params"`` or ``"macs"``.
 
     Raises:
-        InvalidArgument: a number out of its bounds, an unknown kind, or a budget that nothing meets (names the lightest).
+        InvalidArgument: a number out of bounds, an unknown kind, or a budget that nothing meets (names the lightest).
     """
     if kind not in ("params", "macs"):
         raise InvalidArgument("a budget counts 'params' or 'macs'", given=repr(kind))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from convsmith.arguments import spelled
 from convsmith.compression.operators.backends import BACKENDS, convolution_of, dense_kernel, run_chain
 from convsmith.compression.operators.chain_spec import (
     ChainSpec,
@@ -87,11 +88,11 @@ class LinearChain(nn.Module, ABC):
         """Map [B, in_channels, H, W] to [B, out_channels, H', W']."""
         if isinstance(x, fx.Proxy):
             return one_node(self, x)
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
+        if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != self.in_channels:
             raise InvalidArgument(
                 "the input has the channels the chain was built for",
                 argument=f"[B, {self.in_channels}, H, W]",
-                given=list(x.shape),
+                given=spelled(x),
             )
         return run_chain(self, x)
 
