@@ -29,7 +29,7 @@ def check_layer(
     """Check the layers that ``make()`` returns, in evaluation mode.
 
     They give [B, C', H', W'] for any layout and an empty batch; float64 stays, float32 agrees with it, also far from
-    zero, for tiny and large maps; half precision and autocast are finite; samples do not influence each other; gradients
+    zero, for tiny and large maps; half precision and autocast are finite; samples stay apart; gradients
     agree forward and backward; they map, copy, pickle, compile, trace, script, export (to ONNX too) and travel in a
     state dict, or refuse by an error that says why; they live on the meta device; they change nothing and draw no
     random number.
