@@ -288,10 +288,10 @@ def budget_of(
 
 
 def _plan(subject: Subject, method: Method, budget: Budget | None, runtime: str) -> Plan:
-    known = [layer.name for layer in subject.seen.layers]
+    layers = [layer.name for layer in subject.seen.layers]
     for name in method.skip:
-        if name not in known:
-            hint = close_matches(name, known)
+        if name not in layers:
+            hint = close_matches(name, layers)
             raise InvalidArgument("the network has no such layer", argument="skip", given=repr(name), hint=hint)
     if budget is not None and budget.kind == "latency":
         made = plan_for_latency(subject, method, budget, runtime=runtime)

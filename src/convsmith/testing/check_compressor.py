@@ -65,7 +65,7 @@ def check_compressor(
     """
     entry = METHODS.entry(name)
     kind, chosen = entry.value, dict(settings or {})
-    budget = {"keep_macs": KEEP} if "macs" in kind.budgets else {}
+    budget: dict[str, Any] = {"keep_macs": KEEP} if "macs" in kind.budgets else {}
     images = torch.randn(8, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
 
     def done(model: nn.Module | None = None, example: Tensor = images, **more: Any) -> nn.Module:
@@ -98,7 +98,7 @@ def check_compressor(
 
     def budgets() -> None:
         for asked in ("macs", "params"):
-            share = {"keep_macs": None, f"keep_{asked}": KEEP}
+            share: dict[str, Any] = {"keep_macs": None, f"keep_{asked}": KEEP}
             if asked not in kind.budgets:
                 require_refusal(lambda share=share: compress(original, name, example=images, **share))  # type: ignore[misc]
                 continue
@@ -200,7 +200,8 @@ def _count(model: nn.Module, kind: str, *, zeros: bool) -> float:
         return float(getattr(cost(model, (3, SIDE, SIDE)), kind))
     total = 0.0
     for name, positions in (("0", SIDE**2), ("3.conv1", SIDE**2), ("3.conv2", SIDE**2), ("4", SIDE**2 / 4), ("8", 1)):
-        used = float(model.get_submodule(name).weight.count_nonzero())
+        layer: Any = model.get_submodule(name)
+        used = float(layer.weight.count_nonzero())
         total += used * (positions if kind == "macs" else 1)
     return total
 

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -118,7 +119,8 @@ def check_layer(
         torch.compiler.reset()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            same(run(torch.compile(copy.deepcopy(layer), backend="eager")), "compiled code gives the same numbers")
+            program: Any = torch.compile(copy.deepcopy(layer), backend="eager")
+            same(run(program), "compiled code gives the same numbers")
 
     def traced() -> None:
         with warnings.catch_warnings():
