@@ -25,6 +25,7 @@ def test_every_method_conforms(name):
 class Remembers(Sparse):
     """Its second result differs from its first."""
 
+    label: ClassVar[str] = "broken"
     seen: ClassVar = []
 
     def apply(self, subject, plan):
@@ -37,6 +38,8 @@ class Remembers(Sparse):
 @dataclass(frozen=True)
 class Greedy(Sparse):
     """Ignores its budget."""
+
+    label: ClassVar[str] = "broken"
 
     def apply(self, subject, plan):
         return Applied(subject.model, {})
