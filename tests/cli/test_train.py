@@ -39,11 +39,11 @@ def test_the_run_folder_holds_settings_environment_log_weights_and_report(run):
     assert environment["command"].startswith("convsmith train --data digits")
     assert {"torch", "timm", "convsmith"} <= set(environment["versions"])
     rows = read_history(run)
-    assert rows[-1]["step"] == 38
+    assert rows[-1]["step"] == 40
     (table,) = run.glob("*.csv")
     with table.open() as file:
         assert len(list(csv.DictReader(file))) == len(rows)
-    assert checkpoint.saved_steps(run)[-1] == 38
+    assert checkpoint.saved_steps(run)[-1] == 40
     result = json.loads((run / "result.json").read_text())
     assert result["headline"]["test images"] == 359
     low, high = result["metrics"]["intervals"]["top1"]
@@ -125,7 +125,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypa
     assert main.main([*WORDS, "--epochs", "3", "--dry-run", "--json"]) == 0
     heard = capsys.readouterr().out
     said = json.loads(heard.splitlines()[-1])
-    assert (said["steps"], said["run"]) == (57, "runs/train-1")
+    assert (said["steps"], said["run"]) == (60, "runs/train-1")
     assert f"{said['parameters']:,} parameters" in heard
     assert list(tmp_path.iterdir()) == []
 

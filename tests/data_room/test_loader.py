@@ -96,8 +96,34 @@ def test_drop_last_and_lengths():
 
 
 @pytest.mark.parametrize(
+    ("count", "batch", "world", "mixup", "steps", "twice"),
+    [
+        (10, 4, 1, None, 3, 2),
+        (10, 2, 3, None, 2, 2),
+        (13, 2, 3, None, 3, 5),
+        (2, 1, 3, None, 1, 1),
+        (4, 8, 3, None, 1, 2),  # smaller than one global batch: equally many for all, no more
+        (12, 4, 3, None, 1, 0),
+        (4, 4, 3, {"mixup_alpha": 0.8}, 1, 2),
+    ],
+)
+def test_a_filled_last_batch_shows_every_image_and_the_first_again(count, batch, world, mixup, steps, twice):
+    options = {"seed": 1, "shuffle": True, "fill_last": True, "mixup": mixup}
+    loaders = [Loader(split_of(count), batch, **options).sharded(r, world) for r in range(world)]
+    assert {(len(loader), loader.filled) for loader in loaders} == {(steps, twice)}
+    order = loaders[0].order(2).tolist()
+    assert order[count:] == (order[:count] * 2)[:twice]
+    together = [torch.cat([b.index for b in parts]) for parts in zip(*(one.epoch(2) for one in loaders), strict=True)]
+    assert len({len(b) for loader in loaders for b in loader.epoch(2)}) == 1
+    assert sorted(torch.cat(together).tolist()) == sorted(order)
+    if mixup is None:
+        assert torch.cat(together).tolist() == order
+
+
+@pytest.mark.parametrize(
     ("arguments", "rule"),
     [
+        ({"batch_size": 4, "drop_last": True, "fill_last": True}, "one of them"),
         ({"batch_size": 0}, "one image or more"),
         ({"batch_size": -1}, "one image or more"),
         ({"batch_size": 4, "rank": 2, "world": 2}, "rank < world"),

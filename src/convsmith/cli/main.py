@@ -156,13 +156,13 @@ def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
         if not ended.code:
             print("examples:", *(f"  {program.name} {line}" for line in module.EXAMPLES), sep="\n")
         raise
-    from convsmith.cli.shell import lock
+    from convsmith.cli.shell import lock, terminal
 
     try:
         summary = module.run(arguments)
     finally:
         lock.release()
-    if arguments.json:
+    if arguments.json and terminal.is_main_process():
         import json
 
         print(json.dumps({"verb": verb, "exit_code": 0, **(summary or {})}, allow_nan=False))
@@ -174,7 +174,7 @@ def _complain(words: Sequence[str], kind: str, text: str, *, code: int) -> None:
     """Say on stderr what went wrong; with ``--json`` also as the last line of stdout."""
     from convsmith.cli.shell import terminal
 
-    terminal.complain(kind, text)
+    terminal.complain(kind, text, everywhere=code == 1)
     if "--json" in words:
         _last_line(words, text, code)
 

@@ -38,6 +38,8 @@ class Loader:
         rank: number of this process.
         world: number of processes.
         drop_last: leave the last, incomplete global batch out.
+        fill_last: complete it with the first images of the epoch's order, so that every image is seen; a split smaller
+            than one global batch is only filled until all processes have equally many.
         workers: processes that prepare batches ahead; changes the speed only, never what is seen.
         stream: a further key; two loaders with unequal streams have independent orders.
         mixup: settings of `timm.data.Mixup` (``mixup_alpha``, ``cutmix_alpha``, ``prob``, ``switch_prob``, ``mode``,
@@ -52,6 +54,7 @@ class Loader:
     rank: int = 0
     world: int = 1
     drop_last: bool = False
+    fill_last: bool = False
     workers: int = 0
     stream: int = 0
     mixup: Mapping[str, Any] | None = None
@@ -63,13 +66,15 @@ class Loader:
             raise InvalidArgument("0 <= rank < world", argument="rank, world", given=(self.rank, self.world))
         if self.workers < 0:
             raise InvalidArgument("no fewer than 0 processes", argument="workers", given=self.workers)
-        rest = len(self.split) % self.global_batch_size
+        if self.drop_last and self.fill_last:
+            raise InvalidArgument("one of them", argument="drop_last, fill_last", given="both")
+        rest = (len(self.split) + self.filled) % self.global_batch_size
         if 0 < rest < self.world and not self.drop_last:
             raise InvalidArgument(
                 f"the last global batch has {rest} images, too few for {self.world} processes",
                 argument=f"batches of {self.batch_size} x {self.world}",
                 given=f"{len(self.split)} images",
-                hint="drop_last=True, or another batch size",
+                hint="fill_last=True, drop_last=True, or another batch size",
             )
         odd = self.batch_size % 2 or (rest % 2 and not self.drop_last)
         if self.mixup is not None and odd:
@@ -87,8 +92,16 @@ class Loader:
         """Images per step over all processes."""
         return self.batch_size * self.world
 
+    @property
+    def filled(self) -> int:
+        """Images that an epoch shows a second time, to complete its last batch."""
+        if not self.fill_last:
+            return 0
+        least = self.world * (1 if self.mixup is None else 2)  # pairs go to one process
+        return -len(self.split) % (self.global_batch_size if len(self.split) >= self.global_batch_size else least)
+
     def __len__(self) -> int:
-        count = len(self.split) / self.global_batch_size
+        count = (len(self.split) + self.filled) / self.global_batch_size
         return math.floor(count) if self.drop_last else math.ceil(count)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -99,10 +112,10 @@ class Loader:
         return replace(self, rank=rank, world=world)
 
     def order(self, epoch: int) -> Tensor:
-        """Return positions [N] in the split, in the order of this epoch, for all processes."""
-        if not self.shuffle:
-            return torch.arange(len(self.split))
-        return shuffled(self.split.index, self.seed, self.stream, epoch)
+        """Return positions [N + filled] in the split, in the order of this epoch, for all processes."""
+        count = len(self.split)
+        found = shuffled(self.split.index, self.seed, self.stream, epoch) if self.shuffle else torch.arange(count)
+        return found[torch.arange(count + self.filled) % count] if self.filled else found
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's batches of one epoch, from batch ``start`` on."""

@@ -10,6 +10,7 @@ from convsmith.training.evaluation import (
     classification_metrics,
     expected_calibration_error,
     predict,
+    predict_split,
 )
 from convsmith.training.freezing import freeze, norms
 from convsmith.training.linear_probe import linear_probe
@@ -34,6 +35,7 @@ __all__ = [
     "linear_probe",
     "norms",
     "predict",
+    "predict_split",
     "rank_and_world",
     "resolve_device",
 ]

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.data.batch import Batch
+from convsmith.data.loader import Loader
+from convsmith.data.split import ImageSplit
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import evaluating
 from convsmith.inspection.outputs import class_scores
+from convsmith.training.machine import gather
 
 BINS = 15
 
@@ -82,6 +85,31 @@ def predict(
     if not logits:
         return torch.empty(0, 0), torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
     return torch.cat(logits).cpu(), torch.cat(labels).cpu(), torch.cat(index).cpu()
+
+
+def predict_split(
+    model: nn.Module,
+    split: ImageSplit,
+    batch_size: int,
+    device: torch.device | str | None = None,
+    *,
+    workers: int = 0,
+    share: tuple[int, int] = (0, 1),
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`predict` over a split in batches of ``batch_size``, each image once, in the split's order.
+
+    ``share`` (`rank_and_world`): every process of a launcher takes whole batches in turn, and all return what one
+    process alone would, bit for bit.
+    """
+    rank, world = share
+    turn = torch.arange(len(split)) // batch_size % world
+    mine = split.subset((turn == rank).nonzero()[:, 0])
+    batches = Loader(mine, batch_size, workers=workers) if len(mine) else ()
+    parts = [part for part in gather(predict(model, batches, device, progress=progress), world) if len(part[1])]
+    place = turn.argsort(stable=True).argsort()
+    logits, labels, index = (torch.cat([part[i] for part in parts])[place] for i in range(3))
+    return logits, labels, index
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS) -> float:

@@ -42,7 +42,7 @@ def fit(
 
     Raises:
         InvalidArgument: before any work, for settings, data or a checkpoint that do not fit.
-        RunFailed: a loss that is not finite; the last good checkpoint stays.
+        RunFailed: a loss that is not finite, or another process of the run that ended; the last good checkpoint stays.
 
     SIGTERM and Ctrl-C end the run between two steps, after a checkpoint, with ``interrupted`` set; a second Ctrl-C
     stops at once. The global random states are put back to what they were before the call.
@@ -52,10 +52,11 @@ def fit(
     before = randomness.capture()
     try:
         with start_machine(config, out) as machine, Interruption() as interruption:
-            run = Run(task, loader, config, validation, out, progress, machine)
-            run.start(resume)
-            interrupted = run.train(interruption)
-            return run.finish(interrupted)
+            with machine.together(out):
+                run = Run(task, loader, config, validation, out, progress, machine)
+                run.start(resume)
+                interrupted = run.train(interruption)
+                return run.finish(interrupted)
     finally:
         randomness.restore(before)
 

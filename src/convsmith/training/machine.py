@@ -6,6 +6,8 @@ import atexit
 import gc
 import importlib.util
 import os
+import platform
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from convsmith.data.batch import Batch
-from convsmith.errors import InvalidArgument, MissingExtra, require
+from convsmith.errors import ConvsmithError, InvalidArgument, MissingExtra, RunFailed, require
 from convsmith.training.config import TrainConfig
 
 
@@ -99,13 +101,26 @@ class Machine:
         torch.distributed.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
-    def gather(self, value: Any) -> list[Any]:
-        """Return every process's value, by rank."""
+    @contextmanager
+    def together(self, out: Path | None) -> Iterator[None]:
+        """Turn what a collective raises once another process has ended into `RunFailed` that names the process."""
         if self.world == 1:
-            return [value]
-        values = [None] * self.world
-        torch.distributed.all_gather_object(values, value)
-        return values
+            yield
+            return
+        places = gather((platform.node(), os.getpid()), self.world)
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error)
+            if isinstance(error, ConvsmithError) or not ("gloo" in text or "NCCL" in text or "peer" in text):
+                raise
+            named = [f"process {n} (pid {places[n][1]} on {places[n][0]})" for n in _ended(places)]
+            raise RunFailed(
+                "another process of this run ended",
+                argument=", ".join(named) or f"one of {self.world} processes",
+                given=" ".join(text.split())[:160],
+                hint=f"start as many processes again with --resume --out {out}: its checkpoints are kept",
+            ) from error
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
@@ -120,6 +135,37 @@ class Machine:
         if self.world > 1:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
+
+
+def gather(value: Any, world: int) -> list[Any]:
+    """Return every process's value, by rank; the processes of a launcher become a group if they are none yet."""
+    if world == 1:
+        return [value]
+    if not _has_group():
+        torch.distributed.init_process_group("gloo")
+        atexit.register(_end_group)
+    values = [None] * world
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _ended(places: list[tuple[str, int]]) -> list[int]:
+    """Return the processes of this host that are no more; a killed one may take a moment to go."""
+    import psutil
+
+    for _ in range(20):
+        gone = []
+        for rank, (host, number) in enumerate(places):
+            try:
+                over = psutil.Process(number).status() == psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:
+                over = True
+            if over and host == platform.node():
+                gone.append(rank)
+        if gone:
+            return gone
+        time.sleep(0.1)
+    return []
 
 
 class OnDevice:

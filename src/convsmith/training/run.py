@@ -27,7 +27,7 @@ from convsmith.training import randomness
 from convsmith.training.config import RESUME_FREE, TrainConfig
 from convsmith.training.history import History, read_history
 from convsmith.training.interruption import Interruption
-from convsmith.training.machine import Machine, OnDevice
+from convsmith.training.machine import Machine, OnDevice, gather
 from convsmith.training.recipe import create_optimizer, create_schedule
 from convsmith.training.result import FitResult, Progress
 from convsmith.training.stream import endless
@@ -285,7 +285,7 @@ class Run:
             return
         self._check_window()
         checkpoints.refuse_broken(self.task, self.position.step)
-        random_states = self.machine.gather(randomness.capture())
+        random_states = gather(randomness.capture(), self.machine.world)
         self.saved = self.position.step
         if not self.machine.main:
             return

@@ -29,14 +29,26 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, split: ImageSplit, *, name: str, device: str, batch_size: int, seed: int, workers: int = 0
+    model: nn.Module,
+    split: ImageSplit,
+    *,
+    name: str,
+    device: str,
+    batch_size: int,
+    seed: int,
+    workers: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Evaluation:
-    """Run the model over a split; intervals are 95 % bootstrap intervals over images, drawn by ``seed``."""
-    from convsmith.data import Loader
-    from convsmith.training import classification_metrics, predict
+    """Run the model over a split; intervals are 95 % bootstrap intervals over images, drawn by ``seed``.
+
+    ``share``: number of this process and of all that evaluate together.
+    """
+    from convsmith.training import classification_metrics, predict_split
 
     with progress(f"evaluate {name}") as callback:
-        logits, labels, _ = predict(model, Loader(split, batch_size, workers=workers), device, progress=callback)
+        logits, labels, _ = predict_split(
+            model, split, batch_size, device, workers=workers, share=share, progress=callback
+        )
     if not bool(logits.isfinite().all()):
         raise RunFailed(
             "the network's output is not finite",

@@ -102,11 +102,12 @@ def discard(folder: Path, arguments: options.Computation) -> None:
 @contextmanager
 def beginning(folder: Path, arguments: options.Computation) -> Iterator[None]:
     """Run a training: bad input met before its first logged number leaves no folder, later it is a failed run."""
+    log = folder / "history.jsonl"
+    before = log.stat().st_size if log.is_file() else 0
     try:
         yield
     except (InvalidArgument, MissingExtra) as error:
-        log = folder / "history.jsonl"
-        if not log.is_file() or not log.stat().st_size:
+        if before == (log.stat().st_size if log.is_file() else 0):
             discard(folder, arguments)
             raise
         hint = error.hint or "the checkpoints from before are kept"

@@ -19,10 +19,15 @@ def say(*lines: str) -> None:
         print(*lines, sep="\n", flush=True)
 
 
-def complain(kind: str, text: str) -> None:
-    """Print ``convsmith: kind: text`` on stderr, with a red head on a terminal."""
-    if not is_main_process():
+def complain(kind: str, text: str, *, everywhere: bool = False) -> None:
+    """Print ``convsmith: kind: text`` on stderr, with a red head on a terminal.
+
+    ``everywhere``: from every process, with its number: what ends one need not be known to the first.
+    """
+    if not is_main_process() and not everywhere:
         return
+    if everywhere and (world := os.environ.get("WORLD_SIZE", "1")) != "1":
+        kind = f"{kind} in process {os.environ.get('RANK', '0')} of {world}"
     text = text.strip()
     if sys.stderr.isatty():
         from rich.console import Console

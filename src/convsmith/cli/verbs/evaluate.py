@@ -43,7 +43,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     model = arguments.model or arguments.checkpoint
     if model is None or (arguments.model and arguments.checkpoint):
         raise InvalidArgument("one model is evaluated", argument="MODEL", hint="evaluate MODEL --data DATA")
-    from convsmith.training import resolve_device
+    from convsmith.training import rank_and_world, resolve_device
 
     device = resolve_device(arguments.device)
     loaded = classifier.load(model, weights=arguments.weights)
@@ -61,7 +61,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         workers=arguments.num_workers,
+        share=rank_and_world(),
     )
+    if not terminal.is_main_process():
+        return {}
     evaluation.show(found)
     summary = {
         "title": f"{model} on {images.description.name}",

@@ -43,7 +43,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Load, predict, print; write the table if asked."""
     out = _target(arguments)
     from convsmith import data
-    from convsmith.training import predict, resolve_device
+    from convsmith.training import predict_split, rank_and_world, resolve_device
 
     if not arguments.pictures:
         raise InvalidArgument("there is nothing to predict", argument="predict MODEL", hint="name images or folders")
@@ -55,8 +55,17 @@ def run(arguments: Arguments) -> dict[str, Any]:
     split, skipped = data.from_files(files, loaded.preprocessing, broken=arguments.broken)
     classifier.check_takes(loaded.model, split)
     with progress("predict") as callback:
-        loader = data.Loader(split, arguments.batch_size, workers=arguments.num_workers)
-        logits, _, _ = predict(loaded.model, loader, device, progress=callback)
+        logits, _, _ = predict_split(
+            loaded.model,
+            split,
+            arguments.batch_size,
+            device,
+            workers=arguments.num_workers,
+            share=rank_and_world(),
+            progress=callback,
+        )
+    if not terminal.is_main_process():
+        return {}
     rows = table(loaded, split, logits)
     for file in skipped:
         terminal.complain("warning", f"skipped a broken image: {file}")

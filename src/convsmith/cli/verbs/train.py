@@ -136,11 +136,11 @@ def plan(batches: int, parameters: int, arguments: Arguments) -> dict[str, Any]:
 
 
 def training_loader(images: ImageData, arguments: Arguments) -> Loader:
-    """Return the batches of this process; an incomplete last batch is left out unless it is the only one."""
+    """Return the batches of this process; an incomplete last batch is filled, and that is said."""
     from convsmith import data, training
 
     rank, world = training.rank_and_world()
-    return data.Loader(
+    loader = data.Loader(
         images.train,
         arguments.batch_size,
         seed=arguments.seed,
@@ -148,10 +148,14 @@ def training_loader(images: ImageData, arguments: Arguments) -> Loader:
         augment=arguments.augment != "none",
         rank=rank,
         world=world,
-        drop_last=len(images.train) >= arguments.batch_size * world,
+        fill_last=True,
         workers=arguments.num_workers,
         mixup=augment_options.mixup_settings(arguments, arguments.label_smoothing),
     )
+    if loader.filled:
+        among = f" of {world} processes" if world > 1 else ""
+        terminal.say(f"epoch   every image once, {loader.filled} twice: the last batch{among} is filled")
+    return loader
 
 
 def fit(task: Task, loader: Loader, images: ImageData, arguments: Arguments, folder: Path) -> FitResult:
