@@ -51,12 +51,11 @@ def fit(
     _check(loader, config, validation, out, resume)
     before = randomness.capture()
     try:
-        with start_machine(config, out) as machine, Interruption() as interruption:
-            with machine.together(out):
-                run = Run(task, loader, config, validation, out, progress, machine)
-                run.start(resume)
-                interrupted = run.train(interruption)
-                return run.finish(interrupted)
+        with start_machine(config, out) as machine, Interruption() as interruption, machine.together(out):
+            run = Run(task, loader, config, validation, out, progress, machine)
+            run.start(resume)
+            interrupted = run.train(interruption)
+            return run.finish(interrupted)
     finally:
         randomness.restore(before)
 
