@@ -1,4 +1,4 @@
-"""Three processes of torchrun: every image once, results of one process, and one clear end when one of them is killed."""
+"""Three processes of torchrun: every image once, the results of one, and a clear end when one of them is killed."""
 
 import csv
 import json
