@@ -128,8 +128,16 @@ def test_bad_input_after_the_first_number_is_a_failed_run_and_keeps_the_folder()
         raise InvalidArgument("no")
     assert not folder.exists()
     folder = run_folder.open_run("work", Arguments(out="run"))
-    (folder / "history.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(RunFailed, match="not finite") as caught, run_folder.beginning(folder, Arguments(out="run")):
+        (folder / "history.jsonl").write_text('{"step": 1}\n')
         raise InvalidArgument("the features are not finite", argument="x")
     assert caught.value.exit_code == 1
     assert folder.is_dir()
+
+
+def test_a_resume_that_is_refused_before_its_first_number_is_bad_input_and_keeps_the_folder():
+    folder = run_folder.open_run("work", Arguments(out="run"))
+    (folder / "history.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(InvalidArgument), run_folder.beginning(folder, Arguments(out="run", resume=True)):
+        raise InvalidArgument("processes: 3 then, 2 now")
+    assert (folder / "history.jsonl").is_file()

@@ -33,6 +33,8 @@ from convsmith.training import TrainConfig
         ({"keep_last": 0}, "1 or more"),
         ({"log_every": 0}, "1 or more"),
         ({"warmup_steps": -1}, "0 or more"),
+        ({"warmup_share": 1.0}, "must lie in"),
+        ({"warmup_share": 0.1, "warmup_steps": 4}, "one says how long"),
         ({"seed": -1}, "0 or more"),
         ({"milestones": (0.5, 0.5)}, "must grow"),
         ({"milestones": (0.5, 1.0)}, "must lie in"),

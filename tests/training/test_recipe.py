@@ -135,6 +135,7 @@ NAMES = ["cosine", "step", "inverse", "constant", "poly", "tanh", "wsd"]
 
 @given(st.sampled_from(NAMES[:5]), st.integers(2, 200), st.integers(0, 50))
 def test_rates_stay_between_zero_and_the_base_and_only_fall_after_warm_up(name, total, warmup):
+    warmup = min(warmup, total - 1)
     values = rates(total, schedule=name, warmup_steps=warmup)
     assert all(0 <= v <= 1 for v in values)
     assert all(a >= b for a, b in itertools.pairwise(values[warmup:]))
@@ -147,6 +148,14 @@ def test_warm_up_is_linear_and_ends_at_the_base_rate(name):
     assert found[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
     if name != "tanh":  # which begins a little below
         assert found[4] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_share_is_that_many_steps_and_fits_the_shortest_run(name):
+    assert rates(40, schedule=name, warmup_share=0.1) == rates(40, schedule=name, warmup_steps=4)
+    assert rates(3, schedule=name, warmup_share=0.3) == rates(3, schedule=name)
+    with pytest.raises(InvalidArgument, match=r"ends before its run[\s\S]*warmup_share"):
+        rates(20, schedule=name, warmup_steps=20)
 
 
 def test_every_group_has_its_own_base_rate():

@@ -38,7 +38,8 @@ class TrainConfig:
         schedule: timm's ``"cosine"``, ``"poly"``, ``"tanh"``, ``"wsd"``, ``"rsqrt"`` down to ``min_lr``; ``"step"``:
             times ``step_factor`` at each of ``milestones`` (fractions of all steps); ``"inverse"``:
             ``lr * (1 + gamma * t) ** -power``; ``"constant"``.
-        warmup_steps: linear warm-up from ``warmup_lr`` before the schedule begins.
+        warmup_steps: linear warm-up from ``warmup_lr`` before the schedule begins; shorter than the run.
+        warmup_share: the same as a share of all steps, for runs whose length follows from the data.
         clip: largest gradient norm, None for no clipping.
         accumulate: batches per step.
         precision: ``"auto"`` is bf16 on a GPU that has it and fp32 elsewhere.
@@ -79,6 +80,7 @@ class TrainConfig:
     gamma: float = 0.001
     power: float = 0.75
     warmup_steps: int = 0
+    warmup_share: float | None = None
     warmup_lr: float = 1e-5
     clip: float | None = None
     accumulate: int = 1
@@ -117,6 +119,10 @@ class TrainConfig:
             _number(name, getattr(self, name), low=0)
         for name in ("momentum", "beta1", "beta2", "ema"):
             _number(name, getattr(self, name), low=0, high=1, open_high=True)
+        _number("warmup_share", self.warmup_share, low=0, high=1, open_high=True)
+        if self.warmup_steps and self.warmup_share is not None:
+            given = (self.warmup_steps, self.warmup_share)
+            raise InvalidArgument("one says how long the warm-up is", argument="warmup_steps, warmup_share", given=given)
         _number("layer_decay", self.layer_decay, low=0, high=1, open_low=True)
         for name, known in (
             ("schedule", SCHEDULES),
@@ -139,6 +145,16 @@ class TrainConfig:
             return self.steps
         epochs = self.epochs if self.epochs is not None else DEFAULT_EPOCHS
         return math.ceil(epochs * batches_per_epoch / self.accumulate)
+
+    def warmup(self, total: int) -> int:
+        """Return the updates of warm-up in a run of ``total``."""
+        if self.warmup_share is not None:
+            return int(self.warmup_share * total)
+        if self.warmup_steps >= max(1, total):
+            hint = "fewer warmup_steps, or warmup_share=0.1"
+            given = f"warmup_steps={self.warmup_steps}"
+            raise InvalidArgument("a warm-up ends before its run", argument=f"{total} steps", given=given, hint=hint)
+        return self.warmup_steps
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold; `from_json` reads it back."""

@@ -59,18 +59,19 @@ def create_optimizer(task: Task, config: TrainConfig) -> torch.optim.Optimizer:
 def create_schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, total: int) -> Any:
     """Return the schedule; ``step_update(t)`` sets the rates of update ``t`` (0-based), a pure function of ``t``.
 
-    The schedule proper begins after ``config.warmup_steps`` of linear warm-up from ``config.warmup_lr``.
+    The schedule proper begins after ``config.warmup(total)`` updates of linear warm-up from ``config.warmup_lr``.
     """
     from timm.scheduler import create_scheduler_v2
 
-    length = max(1, total - config.warmup_steps)
+    warmup = config.warmup(total)
+    length = total - warmup
     if config.schedule == "inverse":
-        return InverseScheduler(optimizer, config)
+        return InverseScheduler(optimizer, config, warmup)
     found, _ = create_scheduler_v2(
         optimizer,
         sched="multistep" if config.schedule == "step" else config.schedule,
         num_epochs=length,
-        warmup_epochs=config.warmup_steps,
+        warmup_epochs=warmup,
         warmup_lr=config.warmup_lr,
         warmup_prefix=True,
         min_lr=config.min_lr,
@@ -90,13 +91,13 @@ class InverseScheduler:
     Ganin and Lempitsky (2015) use gamma 10/total.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
-        self.optimizer, self.config = optimizer, config
+    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, warmup: int) -> None:
+        self.optimizer, self.config, self.warmup = optimizer, config, warmup
         self.base = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
 
     def step_update(self, t: int) -> None:
         """Set the rates of update ``t``."""
-        first, warmup = self.config.warmup_lr, self.config.warmup_steps
+        first, warmup = self.config.warmup_lr, self.warmup
         for group, base in zip(self.optimizer.param_groups, self.base, strict=True):
             if t < warmup:
                 rate = first + t / warmup * (base - first)

@@ -34,6 +34,7 @@ class LoopOptions(Work):
     )
     step_factor: float = option(0.1, "what step multiplies lr by", group=_LOOP, metavar="X")
     warmup_steps: int = option(0, "updates of linear warm-up", group=_LOOP, metavar="N")
+    warmup_share: float | None = option(None, "the same as a share of all updates", group=_LOOP, metavar="X")
     clip: float | None = option(None, "largest gradient norm", group=_LOOP, metavar="X")
     accumulate: int = option(1, "batches per update", group=_LOOP, metavar="N")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option("auto", "auto: bf16 on a GPU that has it", group=_LOOP)
