@@ -122,7 +122,9 @@ class TrainConfig:
         _number("warmup_share", self.warmup_share, low=0, high=1, open_high=True)
         if self.warmup_steps and self.warmup_share is not None:
             given = (self.warmup_steps, self.warmup_share)
-            raise InvalidArgument("one says how long the warm-up is", argument="warmup_steps, warmup_share", given=given)
+            raise InvalidArgument(
+                "one says how long the warm-up is", argument="warmup_steps, warmup_share", given=given
+            )
         _number("layer_decay", self.layer_decay, low=0, high=1, open_low=True)
         for name, known in (
             ("schedule", SCHEDULES),
