@@ -128,9 +128,13 @@ def test_bad_input_after_the_first_number_is_a_failed_run_and_keeps_the_folder()
         raise InvalidArgument("no")
     assert not folder.exists()
     folder = run_folder.open_run("work", Arguments(out="run"))
-    with pytest.raises(RunFailed, match="not finite") as caught, run_folder.beginning(folder, Arguments(out="run")):
+
+    def work():
         (folder / "history.jsonl").write_text('{"step": 1}\n')
         raise InvalidArgument("the features are not finite", argument="x")
+
+    with pytest.raises(RunFailed, match="not finite") as caught, run_folder.beginning(folder, Arguments(out="run")):
+        work()
     assert caught.value.exit_code == 1
     assert folder.is_dir()
 
