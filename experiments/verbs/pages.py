@@ -38,6 +38,7 @@ class Arguments(Listing):
     """Write results, benchmarks and index of the documentation from the committed JSON."""
 
     root: str = option(".", "the project's folder", metavar="DIR")
+    demo: str | None = option(None, "keep what this run of convsmith demo measured", metavar="RUN")
 
 
 def index_page(docs: Path) -> str:
@@ -54,8 +55,9 @@ def index_page(docs: Path) -> str:
 
 
 def write_pages(root: Path) -> list[Path]:
-    """Write ``docs/results.md`` with its figures and ``docs/benchmarks.md``; return what was written."""
+    """Write the results with their figures, the benchmarks, index and measured tables; return what was written."""
     from experiments.benchmarks.page import benchmark_page
+    from experiments.readme import WORDS, measured, with_measured
     from experiments.studies.page import results_page
 
     docs = root / "docs"
@@ -66,11 +68,18 @@ def write_pages(root: Path) -> list[Path]:
         path = docs / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return [docs / name for name in texts]
+    for name, words in WORDS.items():
+        path = root / name
+        path.write_text(with_measured(path.read_text(encoding="utf-8"), measured(root / "results", words)), encoding="utf-8")
+    return [*(docs / name for name in texts), *(root / name for name in WORDS)]
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Write the pages and name them."""
+    if arguments.demo is not None:
+        from experiments.readme import keep_demo
+
+        keep_demo(Path(arguments.demo), Path(arguments.root) / "results")
     written = [str(path) for path in write_pages(Path(arguments.root))]
     terminal.say(*written)
     return {"written": written}

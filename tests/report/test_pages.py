@@ -11,6 +11,7 @@ from convsmith.report.markdown import table
 from experiments.benchmarks.page import benchmark_page
 from experiments.studies import available
 from experiments.studies.page import finished, results_html, results_page
+from experiments.readme import WORDS, keep_demo, measured, with_measured
 from experiments.verbs.pages import CHAPTERS, PAGES, index_page
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +98,27 @@ def test_the_results_page_is_the_json():
 
 def test_the_benchmark_page_is_the_json():
     assert (ROOT / "docs" / "benchmarks.md").read_text() == benchmark_page(BENCHMARKS), "run `make docs`"
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_measured_table_is_the_json(name):
+    text = (ROOT / name).read_text()
+    assert text == with_measured(text, measured(ROOT / "results", WORDS[name])), "run `make docs`"
+
+
+def test_a_demo_is_kept_with_its_conditions(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    where = {"machine": "2core-x86_64", "device": "cpu", "capability": "avx2"}
+    (run / "environment.json").write_text(json.dumps(where))
+    chapters = {"sharper": {"number": "+1 points", "facts": {"gain": 0.01}, "sentence": "s"}}
+    (run / "result.json").write_text(json.dumps({"chapters": chapters}))
+    kept = keep_demo(run, tmp_path)
+    assert kept.name == "demo--2core-x86_64--cpu-avx2.json"
+    assert json.loads(kept.read_text()) == {
+        "conditions": where,
+        "chapters": {"sharper": {"number": "+1 points", "gain": 0.01}},
+    }
 
 
 def test_the_html_page_holds_every_verdict():

@@ -53,9 +53,9 @@ def run(subject: Subject) -> Chapter:
     if found is None:
         sentence += f"No detector was fitted: {reason}."
     else:
-        hit = percent(wilson(found.hit_rate * scored, scored))
+        caught = wilson(found.hit_rate * scored, scored)
         good = found.auroc_low > 0.6
-        sentence += f"A detector on activations catches {hit} of them at 5 % false alarms"
+        sentence += f"A detector on activations catches {percent(caught)} of them at 5 % false alarms"
         sentence += "." if good else ": do not use this detector."
     shown = subject.pixels(torch.cat([images[:1], moved[SIZES[-1]][:1]]))
     names = [subject.name(int(labels[0])), subject.name(int(answers[SIZES[-1]][0]))]
@@ -84,7 +84,7 @@ def run(subject: Subject) -> Chapter:
     command = f"convsmith detect fit {subject.words['model']} --data {subject.words['data']}"
     facts: dict[str, Any] = {f"flipped at {s}/255": v[0] for s, v in flips.items()}
     if found is not None:
-        facts |= {"detector AUROC": found.auroc, "caught at 5 % false alarms": found.hit_rate}
+        facts |= {"detector AUROC": found.auroc, "caught": caught}
     return Chapter(sentence, f"{small} flipped by 2/255", command, facts=facts, section=section)
 
 

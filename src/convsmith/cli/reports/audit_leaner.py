@@ -116,7 +116,9 @@ def _chapter(subject: Subject, ways: list[Way], milliseconds: float, size: float
         number = "nothing tried is faster here"
     facts = {
         "runtime": subject.runtime,
+        "pictures": len(subject.pictures),
         "original, ms": milliseconds,
+        "original, kB": size,
         "ways": [
             {"name": w.name, "time kept": w.ratio, "agreement": w.agreement, "kB": w.kilobytes, "reason": w.reason}
             for w in ways
@@ -142,6 +144,8 @@ def _section(subject: Subject, sentence: str, ways: list[Way], milliseconds: flo
             points[way.name] = (100 * way.ratio[0], 100 * way.agreement[0])
     front = [n for n, (x, y) in points.items() if not any(a < x and b >= y for m, (a, b) in points.items() if m != n)]
     columns = ["network", "one picture, ms", "time kept (95 % interval)", "file, kB", "same answer, %", "why not"]
+    if not any(way.reason for way in ways):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     svg = scatter(points, xlabel="time of one picture, % of the original's", ylabel="same answer, %", front=front)
     return Section(
         TITLE,

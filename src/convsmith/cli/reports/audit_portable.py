@@ -81,12 +81,14 @@ def _with_labels(
         + ("would pull it towards classes it does not have" if partial else "has nothing against it")
         + f". Label-free selection recommends {recommended}."
     )
+    if truth is not None:
+        top = max(rows, key=lambda row: row[3])
+        sentence += f" By the target's labels, which none of this saw, {top[0]} is best ({top[3]:.0f} % right)."
     text += [
         f"Classes the target seems to hold: {', '.join(held[:20]) or 'none'}{', ...' if len(held) > 20 else ''} "
         f"(effective number {effective:.1f} of {len(weights)}, from the predictions of a head trained on the source).",
         "Alignment here matches mean and spread of every feature to the target's, on frozen features; the score "
         "(InfoMax) uses no target label. Training adapts more; this shows the direction in seconds."
-        + ("" if truth is None else " Accuracy uses the target's labels and is shown only."),
     ]
     command = (
         f"convsmith adapt --source {subject.words['labelled']} --target {subject.words['target']} "
@@ -101,10 +103,7 @@ def _with_labels(
         "accuracy": {row[0]: row[3] for row in rows},
     }
     section = _section([sentence, *text], rows, dict(zip(source.classes, weights.tolist(), strict=True)))
-    return Chapter(
-        sentence,
-        f"{len(held)} of {len(weights)} classes held, told apart in {percent(apart)}",
-        command,
+    return Chapter(sentence, f"{len(held)} of {len(weights)} classes held", command,
         facts=facts,
         section=section,
     )

@@ -68,7 +68,7 @@ def run(subject: Subject) -> Chapter:
             )
         ],
     )
-    facts: dict[str, Any] = {"gain": gain, "low": float(low), "high": float(high)}
+    facts: dict[str, Any] = {"pictures": len(labels), "gain": gain, "low": float(low), "high": float(high)}
     facts |= {name: share[0] for name, share in shares.items()}
     return Chapter(sentence, f"{interval} of accuracy", command, facts=facts, section=section)
 
