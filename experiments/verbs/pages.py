@@ -70,7 +70,9 @@ def write_pages(root: Path) -> list[Path]:
         path.write_text(text, encoding="utf-8")
     for name, words in WORDS.items():
         path = root / name
-        path.write_text(with_measured(path.read_text(encoding="utf-8"), measured(root / "results", words)), encoding="utf-8")
+        path.write_text(
+            with_measured(path.read_text(encoding="utf-8"), measured(root / "results", words)), encoding="utf-8"
+        )
     return [*(docs / name for name in texts), *(root / name for name in WORDS)]
 
 

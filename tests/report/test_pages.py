@@ -9,9 +9,9 @@ from jsonschema import validate
 
 from convsmith.report.markdown import table
 from experiments.benchmarks.page import benchmark_page
+from experiments.readme import WORDS, keep_demo, measured, with_measured
 from experiments.studies import available
 from experiments.studies.page import finished, results_html, results_page
-from experiments.readme import WORDS, keep_demo, measured, with_measured
 from experiments.verbs.pages import CHAPTERS, PAGES, index_page
 
 ROOT = Path(__file__).parents[2]

@@ -88,7 +88,7 @@ def _with_labels(
         f"Classes the target seems to hold: {', '.join(held[:20]) or 'none'}{', ...' if len(held) > 20 else ''} "
         f"(effective number {effective:.1f} of {len(weights)}, from the predictions of a head trained on the source).",
         "Alignment here matches mean and spread of every feature to the target's, on frozen features; the score "
-        "(InfoMax) uses no target label. Training adapts more; this shows the direction in seconds."
+        "(InfoMax) uses no target label. Training adapts more; this shows the direction in seconds.",
     ]
     command = (
         f"convsmith adapt --source {subject.words['labelled']} --target {subject.words['target']} "
@@ -103,7 +103,10 @@ def _with_labels(
         "accuracy": {row[0]: row[3] for row in rows},
     }
     section = _section([sentence, *text], rows, dict(zip(source.classes, weights.tolist(), strict=True)))
-    return Chapter(sentence, f"{len(held)} of {len(weights)} classes held", command,
+    return Chapter(
+        sentence,
+        f"{len(held)} of {len(weights)} classes held",
+        command,
         facts=facts,
         section=section,
     )
