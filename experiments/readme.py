@@ -41,7 +41,8 @@ WORDS = {
         "answers": "时间 {ratio}；文件 {size:.2f}；答案相同 {same}",
         "accuracy": "准确率 {gain} 点",
         "where": "时间与文件为相对原网络的比例。{machine}，{capability}，计时均为单线程，torch {torch}，ONNX Runtime "
-        "{onnxruntime}；前几行是 `bench latency` 与 `bench folded` 的中位数与四分位数，其余来自 `convsmith demo`（{date}）。",
+        "{onnxruntime}；前几行是 `bench latency` 与 `bench folded` 的中位数与四分位数，"
+        "其余来自 `convsmith demo`（{date}）。",
     },
 }
 
