@@ -184,3 +184,28 @@ def test_a_second_order_head_keeps_its_width(settled):
     again = load_packed_state(restore_structure(model, compression_history(made)), packed_state(made)).eval()
     with torch.no_grad():
         assert torch.equal(again(IMAGES), made.eval()(IMAGES))
+
+
+class Attends(nn.Module):
+    """Two heads of four channels, cut out of queries, keys and values by numbers in the code; then two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.wide, self.narrow, self.head = nn.Linear(8, 32), nn.Linear(32, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = x.flatten(2).mT
+        q, k, v = self.qkv(x).reshape(len(x), -1, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        x = x + self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(len(x), -1, 8))
+        return self.head((x + self.narrow(torch.relu(self.wide(x)))).mean(1))
+
+
+@pytest.mark.parametrize("method", ["prune-filters", "prune-channels"])
+def test_queries_keys_and_values_are_left_alone_and_the_layers_behind_shrink(method):
+    torch.manual_seed(0)
+    images = torch.randn(4, 8, 3, 3)
+    made = compress(Attends().eval(), method, example=images, keep_macs=0.8)
+    assert made.qkv.weight.shape == (24, 8)
+    assert made.wide.out_features < 32
+    assert "trial removal failed" in compression_history(made)[-1]["skipped"]["qkv"]

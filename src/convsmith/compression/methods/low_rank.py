@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -121,11 +122,9 @@ class LowRankMethod(Method):
             exact = setting["rank"] == full_rank(layer.module, setting["decomposition"])
             basis = None if exact or setting["decomposition"] != "svd" else outputs.get(name)
             replace(subject.model, name, factor(layer.module, setting["decomposition"], setting["rank"], basis))
-            macs = counts(
-                layer.module, setting["decomposition"], setting["rank"], layer.input_shape, layer.output_shape
-            )[0]
-            if macs * layer.calls > layer.macs:
-                notes.append(f"{name}: {macs * layer.calls / layer.macs:.2f} times the MACs of the layer it replaces")
+            macs = _counts(layer, setting["decomposition"], setting["rank"])[0]
+            if macs > layer.macs:
+                notes.append(f"{name}: {macs / layer.macs:.2f} times the MACs of the layer it replaces")
         return Applied(subject.model, layers, tuple(notes))
 
     @classmethod
@@ -146,7 +145,7 @@ class LowRankMethod(Method):
         for decomposition in able:
             kept = spectrum(layer.module, decomposition, outputs if decomposition == "svd" else None)
             most = full_rank(layer.module, decomposition)
-            half = [r for r in range(1, most + 1) if _macs(layer, decomposition, r) <= 0.5 * layer.macs]
+            half = [r for r in range(1, most + 1) if _counts(layer, decomposition, r)[0] <= 0.5 * layer.macs]
             energy = float(kept[half[-1] - 1]) if half else -1.0
             if best is None or energy > best[0]:
                 best = (energy, decomposition)
@@ -157,13 +156,13 @@ class LowRankMethod(Method):
         most = full_rank(layer.module, decomposition)
         ranks: Sequence[int] = range(1, most + 1)
         if self.rank is None and self.energy is None:
-            ranks = [r for r in ranks if _macs(layer, decomposition, r) < layer.macs]
+            ranks = [r for r in ranks if _counts(layer, decomposition, r)[0] < layer.macs]
             if len(ranks) > LEVELS:
                 ranks = sorted({ranks[round(i * (len(ranks) - 1) / (LEVELS - 1))] for i in range(LEVELS)})
         found = []
         for rank in ranks:
-            macs, params = counts(layer.module, decomposition, rank, layer.input_shape, layer.output_shape)
-            found.append(Option(setting_of(decomposition, rank), macs * layer.calls, params, float(1 - kept[rank - 1])))
+            macs, params = _counts(layer, decomposition, rank)
+            found.append(Option(setting_of(decomposition, rank), macs, params, float(1 - kept[rank - 1])))
         return found
 
     def _pick(self, layer: Layer, options: list[Option], skipped: dict[str, str]) -> Option:
@@ -188,8 +187,12 @@ class LowRankMethod(Method):
         return found
 
 
-def _macs(layer: Layer, decomposition: str, rank: int) -> int:
-    return layer.calls * counts(layer.module, decomposition, rank, layer.input_shape, layer.output_shape)[0]
+def _counts(layer: Layer, decomposition: str, rank: int) -> tuple[int, int]:
+    """Return (MACs of all calls for one image, parameters) of the chain: a layer may run on windows of an image."""
+    macs, params = counts(layer.module, decomposition, rank, layer.input_shape, layer.output_shape)
+    shape = layer.input_shape if layer.kind == "transposed" else layer.output_shape
+    places = math.prod(shape[1:-1] if layer.kind == "linear" else shape[2:])
+    return macs * layer.macs // (layer.module.weight.numel() * places), params
 
 
 def output_moments(model: nn.Module, seen: LayerInventory, names: Sequence[str]) -> dict[str, Outputs]:

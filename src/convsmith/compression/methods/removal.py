@@ -23,9 +23,12 @@ def traceable(seen: LayerInventory) -> bool:
     """Return whether every weight that worked belongs to a layer torch-pruning understands.
 
     Weights used by functional calls and foreign layers are invisible to its tracing, and so are channels returned in a
-    dictionary or tuple beside the rest; groups near them need a trial.
+    dictionary or tuple beside the rest; groups near them need a trial. So do those of token maps [B, ..., N, C]: heads
+    are cut out of queries, keys and values by numbers that stay in the code.
     """
     if not isinstance(seen.output, Tensor):
+        return False
+    if any(layer.kind == "linear" and layer.calls and len(layer.output_shape) > 2 for layer in seen.layers):
         return False
     return not any(layer.problem is not None and (layer.calls or "function" in layer.problem) for layer in seen.layers)
 
