@@ -70,7 +70,7 @@ def trace_layers(model: nn.Module, example: Tensor, *, real: bool = True) -> Lay
         if call.input_shape and call.shape:
             by_module.setdefault(call.module, []).append(call)
     owners.sort(key=lambda owner: by_module[owner.module][0].order if owner.module in by_module else math.inf)
-    layers = tuple(_describe(x, by_module.get(x.module, []), watch) for x in owners)
+    layers = tuple(_describe(x, by_module.get(x.module, []), watch, len(example)) for x in owners)
     return LayerInventory(layers, tuple(watch.done), tuple(dict.fromkeys(watch.functional)), example, output, real)
 
 
@@ -199,12 +199,13 @@ def _flat(values: Any) -> Iterator[Any]:
             yield value
 
 
-def _describe(owner: _Owner, calls: list[Call], watch: _Watch) -> Layer:
+def _describe(owner: _Owner, calls: list[Call], watch: _Watch, images: int) -> Layer:
     module = owner.module
     kind = KINDS.get(type(module), "other")
     shapes = [(call.input_shape or (), call.shape or ()) for call in calls]
     inner, outer = shapes[0] if shapes else ((), ())
-    macs = sum(_macs(module, kind, a, b) for a, b in shapes)
+    # a layer may run on windows of the images: its rows are not theirs
+    macs = sum(_macs(module, kind, a, b) * b[0] // images for a, b in shapes if b)
     params = sum(p.numel() for p in module.parameters(recurse=False))
     return Layer(
         owner.name, module, kind, len(calls), inner, outer, macs, params, _problem(owner, kind, len(calls), watch)
@@ -232,7 +233,7 @@ def _problem(owner: _Owner, kind: str, calls: int, watch: _Watch) -> str | None:
 
 
 def _macs(module: Weighted, kind: str, inner: tuple[int, ...], outer: tuple[int, ...]) -> int:
-    """Return the multiply-accumulates of one call for one image."""
+    """Return the multiply-accumulates of one call for one row of its output."""
     if kind == "linear":
         return int(module.in_features) * math.prod(outer[1:])
     if kind == "conv":
