@@ -29,11 +29,19 @@ def on_config(config: Any) -> Any:
         {"Methods": [{title: chapter(folder)} for folder, title in CHAPTERS.items() if folder != "guides"]},
         {
             "Results": [
-                {title: name} for name, title in PAGES.items() if name not in ("cli.md", "testing.md", "decisions.md")
+                {title: name}
+                for name, title in PAGES.items()
+                if name not in ("cli.md", "testing.md", "reliability.md", "decisions.md")
             ]
         },
         {"Reference": [{"The command line": "cli.md"}, *({room: f"reference/{room}.md"} for room in ROOMS)]},
-        {"Development": [{"Conformance suites": "testing.md"}, {"Decisions and their reasons": "decisions.md"}]},
+        {
+            "Development": [
+                {"Conformance suites": "testing.md"},
+                {"Reliability": "reliability.md"},
+                {"Decisions and their reasons": "decisions.md"},
+            ]
+        },
     ]
     return config
 

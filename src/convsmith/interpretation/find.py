@@ -96,7 +96,7 @@ def solve(
     parts = []
     for start in range(0, count, size):
         rows = slice(start, min(start + size, count))
-        asked = torch.full((rows.stop - start,), settings.gamma, dtype=torch.float64)
+        asked = torch.full((rows.stop - start,), float(settings.gamma), dtype=torch.float64)
         gamma = asked if gammas is None else gammas[rows].cpu()
         parts.append(_solve_rows(model, images[rows], plan, settings, gamma, first + start, labels[rows], index[rows]))
         if progress is not None:

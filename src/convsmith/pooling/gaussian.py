@@ -25,6 +25,7 @@ def gaussian_embedding(x: Tensor, *, ridge: float = 0.0) -> Tensor:
 
     Paper: Wang, Li, Zhang, "G2DeNet: Global Gaussian Distribution Embedding Network" (CVPR 2017), equation (5).
     """
+    arguments.number("ridge", ridge, least=0)
     matrix = covariance(_with_ones(columns(x, "gaussian_embedding")), center=False)
     return _with_ridge(matrix, ridge) if ridge else matrix
 

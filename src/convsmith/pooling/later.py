@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from convsmith import arguments
 from convsmith.pooling.covariance import covariance, triu_size, triu_vector
 from convsmith.pooling.inputs import HALVES, columns, float64_island
 from convsmith.pooling.layers import POOLINGS, Pooling
@@ -24,6 +25,7 @@ def brownian_covariance(x: Tensor, log_scale: Tensor | None = None, *, ridge: fl
     Differs from the paper: the learnable scale is exp(log_scale) / (2 M) with log_scale starting at zero, the same
     number at the start for any map size.
     """
+    arguments.number("ridge", ridge, least=0)
     x = columns(x, "brownian_covariance")
     x = x - x.mean(1, keepdim=True)  # distances between channels do not see what all channels share
     gram = x @ x.mT

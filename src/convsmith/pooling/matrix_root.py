@@ -25,6 +25,7 @@ from convsmith.errors import InvalidArgument
 from convsmith.pooling import product_form
 from convsmith.pooling.inputs import float32_island, float64_island, is_plain, moves_forward, square
 from convsmith.pooling.newton_schulz import (
+    MOST_ITERATIONS,
     coupled,
     newton_schulz_steps,
     normalizer,
@@ -71,7 +72,7 @@ def matrix_sqrt(
     arguments.one_of("method", method, tuple(BACKWARDS))
     backward = backward or BACKWARDS[method][0]
     arguments.one_of(f"backward of method {method!r}", backward, BACKWARDS[method])
-    arguments.integer("iterations", iterations, least=1)
+    arguments.integer("iterations", iterations, least=1, most=MOST_ITERATIONS)
     arguments.one_of("normalization", normalization, ("trace", "frobenius", None))
     arguments.one_of("compensate", compensate, (True, False))
     a = refuse_indefinite(square(a, "matrix_sqrt"), "matrix_sqrt")

@@ -26,13 +26,14 @@ SINGLE = Step((3 / 2, -1 / 2))
 #: u(p) of two steps at once: (3 - p)/2 times (3 - p (3 - p)^2 / 4)/2
 DOUBLE = Step((9 / 4, -39 / 16, 27 / 16, -9 / 16, 1 / 16))
 
+MOST_ITERATIONS = 1000
 #: Steps after which rounding in the null space, which grows by 9/4 a step, reaches the size of the matrix.
 SAFE_STEPS = {torch.float16: 8, torch.bfloat16: 7, torch.float32: 20, torch.float64: 40}
 
 
 def newton_schulz_steps(iterations: int) -> tuple[Step, ...]:
     """Return the factors of ``iterations`` Newton-Schulz steps: pairs first, a single one last if the number is odd."""
-    arguments.integer("iterations", iterations, least=1)
+    arguments.integer("iterations", iterations, least=1, most=MOST_ITERATIONS)
     return (DOUBLE,) * (iterations // 2) + (SINGLE,) * (iterations % 2)
 
 
@@ -43,7 +44,7 @@ def coupled(a: Tensor, iterations: int = 5) -> tuple[Tensor, Tensor | None]:
     differentiable operations: this is the ``backward="unrolled"`` form, and the reference that the fast form is
     tested against.
     """
-    arguments.integer("iterations", iterations, least=1)
+    arguments.integer("iterations", iterations, least=1, most=MOST_ITERATIONS)
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     z = 1.5 * eye - 0.5 * a
     y = a @ z
