@@ -11,6 +11,9 @@ from experiments.verbs.pages import CHAPTERS, PAGES
 ROOMS = ("inspection", "compression", "pooling", "interpretation", "adaptation", "models", "data", "training", "report")
 
 
+APART = ("cli.md", "testing.md", "reliability.md", "decisions.md")
+
+
 def titled(page: Path) -> str:
     """Return the first heading of a page."""
     return page.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
@@ -27,13 +30,7 @@ def on_config(config: Any) -> Any:
         {"Start": "index.md"},
         {"Guides": chapter("guides")},
         {"Methods": [{title: chapter(folder)} for folder, title in CHAPTERS.items() if folder != "guides"]},
-        {
-            "Results": [
-                {title: name}
-                for name, title in PAGES.items()
-                if name not in ("cli.md", "testing.md", "reliability.md", "decisions.md")
-            ]
-        },
+        {"Results": [{title: name} for name, title in PAGES.items() if name not in APART]},
         {"Reference": [{"The command line": "cli.md"}, *({room: f"reference/{room}.md"} for room in ROOMS)]},
         {
             "Development": [

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from convsmith.compression.methods.int8 import Int8Model
 from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
+from convsmith.files import replacing
 from convsmith.inspection.modes import evaluating
 from convsmith.inspection.outputs import joined_output
 
@@ -72,7 +73,8 @@ def write_onnx(model: nn.Module, images: Tensor, file: Path) -> Path:
             ) from error
     program.optimize()
     _absorb_paddings(program.model)
-    program.save(str(file), external_data=False)
+    with replacing(file) as draft:
+        program.save(str(draft), external_data=False)
     return file
 
 

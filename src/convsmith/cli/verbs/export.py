@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -109,9 +110,14 @@ def write_program(model: nn.Module, images: Tensor, folder: Path) -> tuple[Path,
     """Write ``model.pt2`` with a free batch size; return it and a function that runs what was read back."""
     import torch
 
-    file = folder / "model.pt2"
+    from convsmith.files import replacing
+
+    file, held = folder / "model.pt2", io.BytesIO()
     batch = torch.export.Dim("batch", min=1)
-    torch.export.save(torch.export.export(model.eval(), (images,), dynamic_shapes=({0: batch},)), file)
+    # through memory: torch's own writer aborts the process on a full disk
+    torch.export.save(torch.export.export(model.eval(), (images,), dynamic_shapes=({0: batch},)), held)
+    with replacing(file) as draft:
+        draft.write_bytes(held.getbuffer())
     read = torch.export.load(file).module()
 
     def compute(x: Tensor) -> Tensor:
