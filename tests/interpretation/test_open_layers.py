@@ -146,3 +146,52 @@ def test_gamma_travels_through_files_and_frames(biased, tmp_path):
 def test_the_published_schedule_has_no_such_option(digits):
     with pytest.raises(InvalidArgument, match="open"):
         find_routes(digits.model, digits.test_x[:2], mode="paper", open_layers=True)
+
+
+def test_a_path_gives_an_open_route_where_no_search_converges_and_says_so(biased, monkeypatch):
+    from convsmith.interpretation import find
+
+    x = biased.test_x[:20]
+    start = find_routes(biased.model, x, gamma=0.3)
+    shut = start.flags.closed.any(1) & (start.divergence > 0.01)
+    assert shut.any()
+    whole = find.solve_converged
+
+    def late(*args, **settings):
+        found = whole(*args, **settings)
+        return replace(found, converged=torch.zeros_like(found.converged))
+
+    monkeypatch.setattr(find, "solve_converged", late)
+    routes = find_routes(biased.model, x, gamma=0.3, open_layers=True)
+    opened = shut & ~routes.flags.closed.any(1)
+    assert opened.double().sum() >= 0.8 * shut.sum()
+    assert routes.kept[opened].all()
+    assert not routes.converged[opened].any()
+    stages = torch.tensor([0.3, 0.3 / 4, 0.3 / 16])
+    assert ((routes.gamma[opened, None] - stages).abs().amin(1) < 1e-6).all()
+    assert all("not converged" in " ".join(routes.messages(int(row))) for row in opened.nonzero()[:, 0])
+    assert routes.divergence[opened].mean() < start.divergence[opened].mean()
+
+
+def test_closing_small_gates_never_raises_the_objective_nor_closes_a_layer(digits):
+    from convsmith.interpretation.find import trim
+    from convsmith.interpretation.gates import GatedNetwork
+    from convsmith.interpretation.solvers.problem import Solution, evaluate
+
+    x = digits.test_x[:12]
+    plan = plan_sites(digits.model, x)
+    gates = torch.rand(12, plan.total, generator=torch.Generator().manual_seed(0)) ** 6
+    weight = torch.full((12,), 0.05)
+    with GatedNetwork(digits.model, plan, x) as network:
+        p = network.logits(gates).softmax(1).detach()  # so that the starting gates keep the prediction
+        objective = evaluate(network, gates, p).cross_entropy + 0.05 * gates.sum(1)
+        done = torch.arange(12) % 3 == 0
+        result = trim(network, Solution(gates, objective, torch.zeros(12).long(), done), p, weight)
+        again = evaluate(network, result.gates, p)
+    torch.testing.assert_close(again.cross_entropy + 0.05 * result.gates.sum(1), result.objective, atol=1e-5, rtol=1e-5)
+    assert (again.logits.argmax(1) == p.argmax(1)).all()
+    assert (result.objective <= objective).all()
+    assert torch.equal(result.gates[done], gates[done])
+    assert (result.gates[~done] == 0).double().mean() > 0.3
+    for part in result.gates.split(plan.widths, dim=1):
+        assert (part > 0).any(1).all()
