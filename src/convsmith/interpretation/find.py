@@ -23,7 +23,7 @@ from convsmith.interpretation.solvers.problem import Solution
 from convsmith.registry import check_settings, setting_types
 
 Progress = Callable[[int, int, str], None]
-#: shares of all gates that are closed together in a row without convergence
+#: shares of all gates that are closed together after a stage of the path
 TRIMMED = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 #: the path to an open route: shares of gamma, each from the gates of the one before, and the part of the steps of each
 PATH, PART = (1 / 16, 1 / 4, 1.0), 0.4
@@ -220,7 +220,8 @@ def _solve_batch(
                 tolerance=settings.tolerance,
             )
             network.restore()
-            solution = trim(network, solution, probabilities, weight)
+            if passes is not None:  # a stage of the path, which has no time to close its small gates one by one
+                solution = trim(network, solution, probabilities, weight)
             solution = close_silent(network, solution, weight)
         return collect(network, full, silent, solution, describe(plan, settings), labels, index, gammas)
 
