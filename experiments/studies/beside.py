@@ -40,11 +40,10 @@ BESIDE = {
         twin="pooling/convergence",
         published="iSQRT-COV (Li et al., CVPR 2018), ResNet-50 with every layer fine-tuned at 448 pixels: 88.1 % on "
         "CUB Birds, 90.0 % on Aircrafts, 92.8 % on Cars.",
-        practice="Do not put a second-order head with freshly drawn weights on a network trained with average pooling "
-        "and expect it to win in a few hundred updates at one rate: every one lost to average pooling here, iSQRT-COV "
-        "by 14 points. If you want one, take a backbone that was trained with it, as the papers do, or give the new "
-        "head a rate of its own (the table says what that brings); of the seven, Brownian distance covariance lost "
-        "least.",
+        practice="Give a freshly drawn second-order head a rate of its own: at one rate for all it lost 14 points to "
+        "average pooling, at five times the rate (the published fine-tuning's factor) 0.9 ± 2.0, and 600 updates in "
+        "place of 200 changed nothing (one seed). That is no gain either: what the papers have and this has not is a "
+        "backbone trained with second-order pooling from the start, every layer fine-tuned, and 448 pixels.",
     ),
     "redundancy/fashion": Beside(
         twin="redundancy/family",
@@ -56,5 +55,9 @@ BESIDE = {
         twin="transfer/methods",
         published="none on these pictures; on Office-31 to 10 classes, AlexNet, averages as Zhang et al. (CVPR 2018, "
         "IWAN) print them: source-only 76.3, DANN 66.6, SAN 87.3 %.",
+        practice="With about 280 photographs to learn from and 102 drawings to adapt to, no method is told apart from "
+        "source-only's 23 % by enough seeds to rely on; look for more source pictures before you look for a method. "
+        "DANN does not fall below source-only here, so there is nothing for class weights to repair: told the true "
+        "ones SAN gains 9.0 ± 8.6 points, with its own 8.4 ± 8.9, with none 7.3 ± 9.2.",
     ),
 }

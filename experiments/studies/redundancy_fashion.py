@@ -4,7 +4,7 @@ Budget, set before the run for a share of about a third of one core: two passes 
 network; three seeds at 25,000 parameters, one at the other budgets. To pay for that, cut before anything ran: 4 x 4
 pixels become the 16 channels of one position before the first convolution (7 x 7 positions instead of 28 x 28: no pixel
 is lost, an update costs a sixteenth), IGCV2, which takes five times as long as a regular network, is not trained at
-equal MACs, and the larger budgets hold the members of IGCV1 only, 400,000 its two members and the regular network. The
+equal MACs, and the larger budgets hold the members of IGCV1 only, 400,000 only M = 2 and the regular network. The
 recipe is that of the digit studies with four times the batch and twice the rate (its square root), a warm-up and a
 cosine; nothing was tried out. Widths come in steps: M = 8 has 19 % fewer parameters than 25,000, IGCV3 15 % fewer MACs
 than 400,000.
