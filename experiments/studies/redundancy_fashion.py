@@ -4,10 +4,11 @@ Budget, set before the run for a share of about a third of one core: two passes 
 network; three seeds at 25,000 parameters, one at the other budgets. To pay for that, cut before anything ran: 4 x 4
 pixels become the 16 channels of one position before the first convolution (7 x 7 positions instead of 28 x 28: no pixel
 is lost, an update costs a sixteenth), IGCV2, which takes five times as long as a regular network, is not trained at
-equal MACs, and the larger budgets hold the members of IGCV1 only, 400,000 only M = 2 and the regular network. The
-recipe is that of the digit studies with four times the batch and twice the rate (its square root), a warm-up and a
-cosine; nothing was tried out. Widths come in steps: M = 8 has 19 % fewer parameters than 25,000, IGCV3 15 % fewer MACs
-than 400,000.
+equal MACs, and 100,000 parameters hold the members 1 and 2, the regular network and MobileNet only. The recipe is that
+of the digit studies with four times the batch and twice the rate (its square root), a warm-up and a cosine; nothing was
+tried out. Widths come in steps: M = 8 has 19 % fewer parameters than 25,000, IGCV3 15 % fewer MACs than 400,000.
+Cut while it ran, for lack of time: 400,000 parameters, which the rule still names. At the smallest budget, which
+decides, nothing was cut.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ BUDGETS = {
     SMALL: Budget("params", 25_000, (*ARMS, "M=4", "M=8")),
     "400,000 MACs": Budget("macs", 400_000, tuple(arm for arm in ARMS if arm != "IGCV2"), 1),
     "100,000 parameters": Budget("params", 100_000, ("regular", "IGCV1", "Xception", "MobileNetV1"), 1),
-    "400,000 parameters": Budget("params", 400_000, ("regular", "IGCV1"), 1),
 }
 QUICK = {SMALL: Budget("params", 25_000, ("regular", "IGCV1", "IGCV3", "Xception"))}
 Accuracy = dict[tuple[str, str], list[float]]
@@ -61,7 +61,7 @@ def fashion(running: Study) -> Outcome:
     )
     note = (
         "One test of 10,000 images has a standard error of about 0.3 points at 90 %: differences of single seeds below "
-        "that say nothing. Two passes are few; the papers train for hundreds."
+        "that say nothing. Two passes are few; the papers train for hundreds. 400,000 parameters were not run."
     )
     return Outcome(verdict, summary, [*tables, checks], figures, [note])
 
