@@ -12,13 +12,9 @@ ROOT = Path(__file__).parents[2]
 TRAIN = "train --model cs_lenet --data digits --epochs 1 --limit 60 --batch-size 20"
 LINES = {
     "train": TRAIN,
-    "adapt": "adapt --model cs_lenet --source digits --target digits --target-classes 0-4 --method dann --epochs 1"
-    " --limit 60 --batch-size 20",
     "compress": "compress first --data digits --method low-rank --keep-macs 0.5 --limit 60 --no-compiled --no-onnx",
     "explain": "explain first --data digits --limit 4 --steps 4 --save routes.safetensors",
-    "detect": "detect fit first --data digits --limit 20 --steps 4",
     "evaluate": "evaluate --checkpoint first --data digits --limit 60",
-    "predict": "predict first --data digits --limit 60",
     "export": "export first --format torch-export",
 }
 pytestmark = [

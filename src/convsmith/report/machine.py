@@ -49,7 +49,9 @@ def commit() -> str:
     here = Path(__file__).resolve().parent
     try:
         head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True)
-        dirty = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+        dirty = subprocess.run(
+            ["git", "--no-optional-locks", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True
+        )
     except OSError:
         return "unknown"
     if head.returncode:
