@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convsmith.models import attached as attached
 from convsmith.models import igcv1 as igcv1
@@ -14,6 +14,9 @@ from convsmith.models import lenet as lenet
 from convsmith.models import merge_run as merge_run
 from convsmith.models import residual as residual
 from convsmith.models import second_order as second_order
+
+if TYPE_CHECKING:  # the reference pages and type checkers read the names here
+    from convsmith.models.storage import LoadedModel, ModelRecipe, load_model, save_model
 
 __all__ = ["LoadedModel", "ModelRecipe", "load_model", "save_model"]
 

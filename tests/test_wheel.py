@@ -1,0 +1,34 @@
+"""The wheel holds everything the demonstration needs, outside the checkout."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_demonstration_runs_from_the_wheel(tmp_path):
+    pytest.importorskip("build")
+    wheel = [sys.executable, "-m", "build", "-q", "--wheel", "--outdir", str(tmp_path / "dist"), str(ROOT)]
+    subprocess.run(wheel, check=True)
+    (file,) = (tmp_path / "dist").glob("*.whl")
+    target = tmp_path / "installed"
+    into = ["install", "-q", "--no-deps", "--no-index", "--target", str(target), str(file)]
+    subprocess.run([sys.executable, "-m", "pip", *into], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    where = [sys.executable, "-c", "import convsmith; print(convsmith.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith(str(target))
+    words = ["demo", "--out", "run", "--json", "--minutes", "15"]
+    done = subprocess.run(
+        [sys.executable, "-m", "convsmith", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["chapters"]["sharper"]["sentence"]
+    assert (tmp_path / "run" / "report.html").stat().st_size < 3e6
