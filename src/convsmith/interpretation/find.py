@@ -23,10 +23,6 @@ from convsmith.interpretation.solvers.problem import Solution
 from convsmith.registry import check_settings, setting_types
 
 Progress = Callable[[int, int, str], None]
-#: shares of all gates that are closed together after a stage of the path
-TRIMMED = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
-#: the path to an open route: shares of gamma, each from the gates of the one before, and the part of the steps of each
-PATH, PART = (1 / 16, 1 / 4, 1.0), 0.4
 
 
 def find_routes(
@@ -169,19 +165,8 @@ def _solve_rows(
         here = rows.cpu()
         return _solve_batch(model, images[rows], plan, settings, trial.cpu(), start[here], labels[here], index[here])
 
-    def path(rows: Tensor) -> list[Routes]:
-        here, found = rows.cpu(), list[Routes]()
-        part = max(1, int(PART * settings.most_steps))
-        for share in PATH:
-            begin = found[-1].vector() if found else start[here]
-            stage = share * gammas[here]
-            found.append(
-                _solve_batch(model, images[rows], plan, settings, stage, begin, labels[here], index[here], part)
-            )
-        return found
-
     least = smallest_gamma(images.dtype, settings.tolerance)
-    return open_layers(again, routes, least * (plan.total if settings.gamma_per == "mean" else 1), path)
+    return open_layers(again, routes, least * (plan.total if settings.gamma_per == "mean" else 1))
 
 
 def _solve_batch(
@@ -193,7 +178,6 @@ def _solve_batch(
     start: Tensor,
     labels: Tensor,
     index: Tensor,
-    passes: int | None = None,
 ) -> Routes:
     upper = _upper(plan, settings)
     with (
@@ -215,13 +199,11 @@ def _solve_batch(
                 probabilities,
                 weight,
                 start,
-                passes=passes or settings.most_steps,
+                passes=settings.most_steps,
                 upper=upper,
                 tolerance=settings.tolerance,
             )
             network.restore()
-            if passes is not None:  # a stage of the path, which has no time to close its small gates one by one
-                solution = trim(network, solution, probabilities, weight)
             solution = close_silent(network, solution, weight)
         return collect(network, full, silent, solution, describe(plan, settings), labels, index, gammas)
 
@@ -231,35 +213,6 @@ def _start(settings: RouteSettings, rows: int, total: int, first: int) -> Tensor
         return torch.ones(rows, total)
     streams = (torch.Generator().manual_seed(settings.seed * 1_000_003 + first + row) for row in range(rows))
     return torch.stack([torch.rand(total, generator=stream) for stream in streams])
-
-
-def trim(network: GatedNetwork, solution: Solution, probabilities: Tensor, weight: Tensor) -> Solution:
-    """Close the smallest gates of rows that have not converged, as long as the objective falls.
-
-    Half of all gates, 70, 80, 90, 95, 98 % are tried, never the last of a layer: the objective cannot rise, the
-    prediction stays, and a search without time to close its small gates does not call them critical.
-    """
-    rows = (~solution.converged).nonzero()[:, 0]
-    if not len(rows):
-        return solution
-    network.select(rows)
-    gates, objective, p, gamma = solution.gates[rows], solution.objective[rows], probabilities[rows], weight[rows]
-    last = torch.cat([part == part.amax(1, keepdim=True) for part in gates.split(network.plan.widths, dim=1)], 1)
-    order = gates.masked_fill(last, torch.inf).argsort(1)
-    with torch.no_grad():
-        for share in TRIMMED:
-            shut = torch.zeros_like(last).scatter(1, order[:, : int(share * gates.shape[1])], True) & ~last
-            trial = gates.masked_fill(shut, 0.0)
-            log_q = network.logits(trial).log_softmax(1)
-            value = gamma * trial.sum(1) - (p * log_q).sum(1)
-            better = (log_q.argmax(1) == p.argmax(1)) & (value < objective)
-            gates, objective = torch.where(better[:, None], trial, gates), torch.where(better, value, objective)
-    network.restore()
-    return replace(
-        solution,
-        gates=solution.gates.index_copy(0, rows, gates),
-        objective=solution.objective.index_copy(0, rows, objective),
-    )
 
 
 def close_silent(network: GatedNetwork, solution: Solution, weight: Tensor) -> Solution:
