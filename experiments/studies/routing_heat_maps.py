@@ -77,8 +77,8 @@ def heat_maps(running: Study) -> Outcome:
         [Table(columns, rows, caption)],
         notes=[
             f"Routes of at most {PASSES} passes at gamma {GAMMA}; the prediction stays on {sum(kept)} of {len(kept)}. "
-            "The form of the map was chosen on other cut-outs, after several forms had been seen there (their number was "
-            "not kept). "
+            "The form of the map was chosen on other cut-outs, after several forms had been seen there (their number "
+            "was not kept). "
             "A single thing on plain grey draws the heat of any "
             "network, trained or not: the correlation on photographs is the one that says what was learned."
         ],
