@@ -189,7 +189,7 @@ def look(
         tensor("example", example, rank=4, what="images [B, C, H, W]")
         if len(example) == 0 or not bool(example.isfinite().all()):
             given = "NaN or infinite pixels" if len(example) else "no image"
-            raise InvalidArgument("an example is a batch of finite images", argument="example", given=given)
+            raise InvalidArgument("an example is a non-empty batch of finite images", argument="example", given=given)
         return _trace(model, example.detach().to(parameter.device, parameter.dtype))
     if calibrates:
         raise InvalidArgument(
