@@ -52,8 +52,8 @@ BESIDE = {
         "mirror images.",
         practice="At equal parameters expect nothing from interleaving that two passes over 60,000 images can show: "
         "IGCV1 and IGCV3 lie 0.2 points above the regular network, within their intervals, and cost more MACs and "
-        "time; at equal MACs they lie 0.1 to 0.3 below. If you interleave, take two members: the mean peaks there as "
-        "the paper says (87.2, 87.5, 87.0, 86.9 % with 1, 2, 4, 8), though the differences are within the "
+        "time; at equal MACs they lie 0.1 to 0.3 below (one seed). If you interleave, take two members: the mean peaks "
+        "there as the paper says (87.2, 87.5, 87.0, 86.9 % with 1, 2, 4, 8), though the differences are within the "
         "intervals. More width at equal parameters is what the claim rests on; at four times the parameters it gains "
         "as little (0.25 points, one seed), so these budgets give no sign of where it would hold. Latencies were taken "
         "while others used the machine.",
