@@ -174,6 +174,7 @@ CALLS = {
         lambda model, folder: models.save_model(folder, model, models.ModelRecipe("cs_resnet20", {}))
     ],
     "training.predict": [lambda model, _: training.predict(model, BATCHES, device="cpu")],
+    "training.predict_split": [lambda model, _: training.predict_split(model, world(n=20, m=12)[0], 8, "cpu")],
     "training.ClassificationTask": [task],
     "training.norms": [lambda model, _: training.norms(model)],
 }

@@ -129,7 +129,7 @@ def test_precisions():
 
 def test_an_accelerator_of_the_callers_own_survives():
     mine = Accelerator(cpu=True, mixed_precision="bf16")
-    settings = {"patience": None, "evaluate_every": None, "checkpoint_every": None, "steps": 2}
+    settings = {"patience": None, "evaluate_every": None, "checkpoint_every": None, "warmup_steps": 0, "steps": 2}
     done = fit(ClassificationTask(runs.network(), 3), runs.loader(), runs.config(**settings, precision="fp32"))
     assert done.precision == "fp32"
     assert mine.mixed_precision == "bf16"
