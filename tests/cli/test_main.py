@@ -207,3 +207,18 @@ def test_a_verb_that_takes_a_network_takes_its_weights():
     takes = {verb for verb, own in fields.items() if "model" in own}
     assert {"compress", "detect", "evaluate", "explain", "export", "predict", "train"} <= takes
     assert {verb for verb in takes if "weights" not in fields[verb]} == set()
+
+
+@pytest.mark.parametrize("verb", list(main.Program().verbs()))
+def test_several_processes_divide_the_work_or_are_refused(verb, monkeypatch, capsys):
+    module = importlib.import_module(f"convsmith.cli.verbs.{verb}")
+    ran = []
+    monkeypatch.setattr(module, "run", ran.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = shlex.split(next(line for line in module.EXAMPLES if "--config" not in line))
+    code = main.main(words)
+    if verb in ("train", "adapt", "evaluate", "predict"):
+        assert (code, len(ran)) == (0, 1)
+    else:
+        assert (code, ran) == (2, [])
+        assert "2 processes of a launcher" in capsys.readouterr().err

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from convsmith.adaptation import AdaptationResult
     from convsmith.adaptation.inputs import Inputs
 
+#: processes of one launcher divide the work
+SHARES_WORK = True
+
 EXAMPLES = (
     "adapt --source mnist-5k --target digits --target-classes 0-4 --size 16 --model cs_lenet --use-target-labels",
     "adapt --source imagefolder:catalogue --target images:photos --model resnet50 --pretrained --size 224 --lr 0.001",

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from convsmith.data import DataDescription
     from convsmith.models.storage import LoadedModel
 
+#: processes of one launcher divide the work
+SHARES_WORK = True
+
 EXAMPLES = (
     "evaluate runs/first --data digits",
     "evaluate resnet50 --data photos --split validation --out runs/check --json",

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from convsmith.data import ImageSplit
     from convsmith.models import LoadedModel
 
+#: processes of one launcher divide the work
+SHARES_WORK = True
+
 EXAMPLES = (
     "predict runs/first photo.jpg other.png",
     "predict resnet50 photos/ --out predictions.csv",

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from convsmith.models.storage import ModelRecipe
     from convsmith.training import ClassificationTask, FitResult, Task
 
+#: processes of one launcher divide the work
+SHARES_WORK = True
+
 EXAMPLES = (
     "train --model cs_resnet20 --data digits --augment digits --epochs 20 --out runs/first",
     "train --preset train-digits --seed 1",
