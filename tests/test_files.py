@@ -6,9 +6,12 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from convsmith import files
 from convsmith.errors import InvalidArgument, RunFailed
+from convsmith.training.checkpoint import Checkpoint, Position, save
 
 
 def test_a_file_is_replaced_whole_and_keeps_what_was_there_when_writing_fails(tmp_path):
@@ -31,16 +34,30 @@ def test_a_file_is_replaced_whole_and_keeps_what_was_there_when_writing_fails(tm
 def test_the_mode_is_the_umasks(tmp_path):
     before = os.umask(0o027)
     try:
-        path = files.write_text(tmp_path / "a", "text")
+        files.write_text(tmp_path / "a", "text")
+        with files.replacing(tmp_path / "b") as draft:
+            save_file({"a": torch.zeros(1)}, draft)  # which writes a private file and renames it
     finally:
         os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_checkpoints_have_the_mode_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        one = Checkpoint(Position(step=1, epoch=0, batch=1), {}, {"a": torch.zeros(1)}, {})
+        place = save(tmp_path, one, keep_last=1)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in place.iterdir()} == {0o640}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_a_full_disk_is_a_failed_run_with_a_hint(tmp_path):
     def written():
         with files.replacing(tmp_path / "a") as draft:
+            draft.unlink()
             draft.symlink_to("/dev/full")
             draft.write_text("text")
 

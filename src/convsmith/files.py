@@ -27,7 +27,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
+        draft.touch()
+        mode = draft.stat().st_mode
         yield draft
+        draft.chmod(mode)  # safetensors puts a private file of its own in the draft's place
         with draft.open("rb") as written:
             os.fsync(written.fileno())
         draft.replace(path)

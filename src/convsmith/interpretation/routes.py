@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from convsmith.errors import InvalidArgument, close_matches, require
+from convsmith.files import replacing
 
 _FORMAT = "convsmith-routes-2"
 _STORAGE = ("float32", "float16", "uint8")
@@ -228,9 +229,8 @@ class Routes:
         }
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside, metadata)
-        beside.replace(path)
+        with replacing(path) as draft:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft, metadata)
         return path
 
     @staticmethod

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convsmith.errors import InvalidArgument, close_matches
+from convsmith.files import replacing
 
 CLASSIFIERS = ("random-forest", "adaboost", "gradient-boosting")
 _ARRAYS = ("left", "right", "feature", "threshold", "value", "roots", "weight")
@@ -146,10 +147,9 @@ def save_trees(path: Path, ensemble: TreeEnsemble, metadata: dict[str, Any]) -> 
     from safetensors.numpy import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
     header = {**metadata, "kind": ensemble.kind, "base": ensemble.base}
-    save_file(ensemble.arrays(), beside, {"convsmith": json.dumps(header)})
-    beside.replace(path)
+    with replacing(path) as draft:
+        save_file(ensemble.arrays(), draft, {"convsmith": json.dumps(header)})
 
 
 def load_trees(path: Path) -> tuple[TreeEnsemble, dict[str, Any]]:

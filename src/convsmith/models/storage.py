@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 from convsmith.arguments import integer
 from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.errors import InvalidArgument
+from convsmith.files import replacing, write_json
 from convsmith.inspection.modes import unwrap
 from convsmith.models import sources
 from convsmith.models.loaded import LoadedModel, classes_of
@@ -48,12 +48,9 @@ def save_model(folder: Path | str, model: nn.Module, recipe: ModelRecipe | None 
     else:
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     file = folder / f"{STEM}.safetensors"
-    draft = folder / f".{STEM}.safetensors.writing"
-    save_file(tensors, draft, metadata={"format": "pt"})
-    draft.replace(file)
-    draft = folder / f".{STEM}.json.writing"
-    draft.write_text(json.dumps({"format": FORMAT, **recipe.to_json()}, indent=1))
-    draft.replace(folder / f"{STEM}.json")
+    with replacing(file) as draft:
+        save_file(tensors, draft, metadata={"format": "pt"})
+    write_json(folder / f"{STEM}.json", {"format": FORMAT, **recipe.to_json()})
     return file
 
 

@@ -108,7 +108,9 @@ def save(run: Path, checkpoint: Checkpoint, *, keep_last: int) -> Path:
             "facts": dict(checkpoint.facts),
         }
         (draft / "checkpoint.json").write_text(json.dumps(about, indent=1))
+        mode = (draft / "checkpoint.json").stat().st_mode
         for file in draft.iterdir():
+            file.chmod(mode)  # safetensors makes private files, whatever the umask
             _to_disk(file)
         _to_disk(draft)
         draft.rename(final)
