@@ -34,11 +34,13 @@ def replacing(path: Path | str) -> Iterator[Path]:
         with draft.open("rb") as written:
             os.fsync(written.fileno())
         draft.replace(path)
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
         raise RunFailed(
             "the file could not be written; what was there before is kept",
             argument=str(path),
-            given=error.strerror or str(error),
+            given=getattr(error, "strerror", None) or str(error),
             hint="make room or permit writing, then run it again",
         ) from error
     finally:

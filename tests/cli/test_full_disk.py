@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "train --model cs_lenet --data digits --epochs 1 --limit 60 --batch-size 20"
@@ -16,6 +17,8 @@ LINES = {
     "explain": "explain first --data digits --limit 4 --steps 4 --save routes.safetensors",
     "evaluate": "evaluate --checkpoint first --data digits --limit 60",
     "export": "export first --format torch-export",
+    "detect": "detect fit first --data digits --per-class 2 --limit 60",
+    "adapt": "adapt --source digits --target digits --target-classes 0-4 --model cs_lenet --size 16 --steps 4",
 }
 pytestmark = [
     pytest.mark.slow,
@@ -61,6 +64,30 @@ def test_a_full_disk_is_one_clear_error(place, verb):
     assert contents(place / "first") == before
     left = [p for p in (place / f"full-{verb}").rglob("*") if p.name.endswith(".draft") or p.name == ".lock"]
     assert not left
+
+
+def test_a_table_is_whole_or_not_there(place):
+    pictures = place / "pictures"
+    pictures.mkdir()
+    for number in range(8):
+        Image.new("L", (8, 8), 30 * number).save(pictures / f"{number}.png")
+    done = convsmith(place, "predict first pictures --out table.csv", most=200)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert "table.csv" in done.stderr
+    assert "File too large" in done.stderr
+    assert not [p for p in place.iterdir() if "table" in p.name]
+
+
+@pytest.mark.parametrize("most", [100_000, 300_000])
+def test_a_disk_that_fills_while_checkpoints_are_written_keeps_the_whole_ones(place, most):
+    line = "train --model cs_resnet20 --model-args width=8 --data digits --steps 6 --checkpoint-every 2 --batch-size 32"
+    done = convsmith(place, line, "--out", f"filled-{most}", most=most)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert "earlier ones are kept" in done.stderr
+    steps = [p for p in (place / f"filled-{most}" / "checkpoints").iterdir() if p.name.startswith("step-")]
+    assert all((p / "checkpoint.json").is_file() for p in steps)
+    again = convsmith(place, "train --resume --out", f"filled-{most}")
+    assert again.returncode == 0, again.stderr[-2000:]
 
 
 @pytest.mark.parametrize("verb", LINES)

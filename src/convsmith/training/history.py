@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from convsmith.files import replacing, write_text
+
 
 class History:
     """Rows in the order they came. Each has ``kind`` (``"train"`` or ``"evaluation"``), ``step``, ``epoch``.
@@ -21,7 +23,7 @@ class History:
         self.run = run
         self._columns: list[str] = []
         if run is not None:
-            (run / "history.jsonl").write_text("".join(_line(row) for row in self.rows))
+            write_text(run / "history.jsonl", "".join(_line(row) for row in self.rows))
             self._write_csv()
 
     def add(self, row: dict[str, Any]) -> None:
@@ -40,7 +42,7 @@ class History:
     def _write_csv(self) -> None:
         assert self.run is not None
         self._columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with (self.run / "history.csv").open("w", newline="") as file:
+        with replacing(self.run / "history.csv") as draft, draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(_finite(row) for row in self.rows)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convsmith.errors import InvalidArgument
+from convsmith.files import write_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -48,7 +49,7 @@ def find_and_save(
             given=str(parts),
             hint="remove that folder, or choose another file",
         )
-    record.write_text(owner)
+    write_text(record, owner)
     batches = zip(images.split(size), labels.split(size), strict=True)
     try:
         find_routes_from_loader(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +11,7 @@ from convsmith.cli.shell import classifier, terminal
 from convsmith.cli.shell.options import Computation, option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
+from convsmith.files import replacing
 
 if TYPE_CHECKING:
     from convsmith.data import ImageSplit
@@ -76,9 +76,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if len(rows) > SHOWN:
         terminal.say(f"... and {len(rows) - SHOWN} more" + ("" if out else "; --out FILE.csv writes all"))
     if out is not None:
-        text = io.StringIO()
-        csv.writer(text).writerows([COLUMNS, *([_cell(value) for value in row] for row in rows)])
-        out.write_text(text.getvalue(), encoding="utf-8", newline="")
+        with replacing(out) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            csv.writer(file).writerows([COLUMNS, *([_cell(value) for value in row] for row in rows)])
         terminal.say(f"table   {out}")
     return {
         "out": None if out is None else str(out),

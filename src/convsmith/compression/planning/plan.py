@@ -10,6 +10,7 @@ from typing import Any
 
 from convsmith.compression.planning.agreement import WARN_BELOW
 from convsmith.errors import InvalidArgument, close_matches
+from convsmith.files import write_json, write_text
 
 #: the layer name of a choice that concerns the network as a whole
 WHOLE = "(whole network)"
@@ -112,9 +113,9 @@ class Plan:
         if path.suffix in (".yaml", ".yml"):
             import yaml
 
-            path.write_text(_HELP + yaml.safe_dump(value, sort_keys=False))
+            write_text(path, _HELP + yaml.safe_dump(value, sort_keys=False))
         else:
-            path.write_text(json.dumps(value, indent=1))
+            write_json(path, value)
         return path
 
     @classmethod
