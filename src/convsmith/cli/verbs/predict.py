@@ -76,8 +76,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if len(rows) > SHOWN:
         terminal.say(f"... and {len(rows) - SHOWN} more" + ("" if out else "; --out FILE.csv writes all"))
     if out is not None:
-        with replacing(out) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            csv.writer(file).writerows([COLUMNS, *([_cell(value) for value in row] for row in rows)])
+        with replacing(out) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as sheet:
+            csv.writer(sheet).writerows([COLUMNS, *([_cell(value) for value in row] for row in rows)])
         terminal.say(f"table   {out}")
     return {
         "out": None if out is None else str(out),
