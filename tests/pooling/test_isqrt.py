@@ -123,11 +123,12 @@ def test_a_dead_sample_leaves_the_others_bit_identical(side, size):
         alone = x[i : i + 1].clone().requires_grad_()
         out = isqrt_covariance(alone, side=side)
         out.backward(g[i : i + 1])
-        if size[0] == 256:
+        if size[0] == 256 and torch.get_num_threads() == 1:
             assert torch.equal(out.detach()[0], results[1][0][i])
             assert torch.equal(alone.grad[0], results[1][1][i])
         else:
-            # a batched product of tiny matrices takes another kernel than a single one: rounding may differ, no more
+            # tiny matrices in a batch take another kernel than a single one, and one product alone is divided among
+            # threads where a batch is shared out whole: rounding may differ, no more
             assert_close(out.detach()[0], results[1][0][i], rtol=1e-5, atol=1e-5)
             assert_close(alone.grad[0], results[1][1][i], rtol=1e-4, atol=1e-4)
 
