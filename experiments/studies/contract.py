@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,6 +87,14 @@ class Study:
         if self.progress:
             self.progress(self._asked, total, key)
         return self.cells[key]["value"]
+
+    def arms(self, names: Iterable[str], work: Callable[[str, int], Any]) -> dict[str, list[Any]]:
+        """Return the cells ``work(arm, seed)`` of every arm, one a seed, kept as ``arm|seed``, seed after seed."""
+        found: dict[str, list[Any]] = {name: [] for name in names}
+        for seed in self.seeds:
+            for name, own in found.items():
+                own.append(self.cell(f"{name}|{seed}", partial(work, name, seed), len(found) * len(self.seeds)))
+        return found
 
 
 def study(name: str, *, claim: str, source: str, rule: str, data: str, extras: Sequence[str] = ()) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from convsmith.report import Figure, Table
@@ -30,11 +29,11 @@ def convergence(running: Study) -> Outcome:
     """Train three poolings with the same recipe and evaluate them twelve times on the way."""
     steps = updates(running.quick)
     every = steps // 12 if not running.quick else steps // 10
-    cells: dict[str, list[Any]] = {}
-    for seed in running.seeds:
-        for arm in ARMS:
-            work = partial(train, arm, seed, steps, running.device, evaluate_every=every)
-            cells.setdefault(arm, []).append(running.cell(f"{arm}|{seed}", work, len(ARMS) * len(running.seeds)))
+
+    def work(arm: str, seed: int) -> dict[str, Any]:
+        return train(arm, seed, steps, running.device, evaluate_every=every)
+
+    cells = running.arms(ARMS, work)
     curves: dict[str, list[Curve]] = {arm: [cell["curve"] for cell in values] for arm, values in cells.items()}
     needed = reached(curves)
     verdict, checks = decide(needed)

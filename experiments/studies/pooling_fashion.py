@@ -8,7 +8,6 @@ pooling and distance covariance are left out; the rule does not read them.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from experiments.studies.contract import Outcome, Study, study
@@ -44,12 +43,11 @@ def fashion(running: Study) -> Outcome:
     """Train the small network of the digit studies under seven heads."""
     arms = QUICK if running.quick else tuple(ARMS)
     steps = QUICK_UPDATES if running.quick else UPDATES
-    cells: dict[str, list[Any]] = {}
-    for seed in running.seeds:
-        for arm in arms:
-            pooling, options = ARMS[arm]
-            work = partial(
-                train, pooling, seed, steps, running.device, options=options, evaluate_every=steps // 10, recipe=RECIPE
-            )
-            cells.setdefault(arm, []).append(running.cell(f"{arm}|{seed}", work, len(arms) * len(running.seeds)))
+
+    def work(arm: str, seed: int) -> dict[str, Any]:
+        pooling, options = ARMS[arm]
+        every = steps // 10
+        return train(pooling, seed, steps, running.device, options=options, evaluate_every=every, recipe=RECIPE)
+
+    cells = running.arms(arms, work)
     return report(cells, OURS, EQUAL, f"{steps} updates of {RECIPE.batch}")

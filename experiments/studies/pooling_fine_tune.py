@@ -66,11 +66,7 @@ def fine_tune(running: Study) -> Outcome:
     """Fine-tune the last convolution under eight heads; evaluate ten times on the way."""
     arms = QUICK if running.quick else tuple(ARMS)
     steps = QUICK_STEPS if running.quick else STEPS
-    cells: dict[str, list[Any]] = {}
-    for seed in running.seeds:
-        for arm in arms:
-            work = partial(train, arm, seed, steps)
-            cells.setdefault(arm, []).append(running.cell(f"{arm}|{seed}", work, len(arms) * len(running.seeds)))
+    cells = running.arms(arms, partial(train, steps=steps))
     outcome = report(cells, OURS, EQUAL, f"{steps} updates of {BATCH}")
     if running.quick:
         return outcome

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from convsmith.report import Figure, Table
@@ -33,11 +32,11 @@ LOSS = 5.0
 def layers(running: Study) -> Outcome:
     """Train the network with both, with the Frobenius norm, and without either."""
     steps = updates(running.quick)
-    cells: dict[str, list[Any]] = {}
-    for seed in running.seeds:
-        for arm, options in ARMS.items():
-            work = partial(train, "isqrt-cov", seed, steps, running.device, options=options)
-            cells.setdefault(arm, []).append(running.cell(f"{arm}|{seed}", work, len(ARMS) * len(running.seeds)))
+
+    def work(arm: str, seed: int) -> dict[str, Any]:
+        return train("isqrt-cov", seed, steps, running.device, options=ARMS[arm])
+
+    cells = running.arms(ARMS, work)
     found = accuracies(cells)
     failed = {arm: sum("failed" in cell for cell in values) for arm, values in cells.items()}
     verdict, checks = decide(found, failed["no pre-normalisation"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from convsmith.report import Figure, Table
@@ -35,11 +34,12 @@ HALF = "exponent 0.5"
 def power(running: Study) -> Outcome:
     """Train the network with average pooling, four powers of the covariance and its logarithm."""
     steps = updates(running.quick)
-    cells: dict[str, list[Any]] = {}
-    for seed in running.seeds:
-        for arm, (pooling, options) in ARMS.items():
-            work = partial(train, pooling, seed, steps, running.device, options=options)
-            cells.setdefault(arm, []).append(running.cell(f"{arm}|{seed}", work, len(ARMS) * len(running.seeds)))
+
+    def work(arm: str, seed: int) -> dict[str, Any]:
+        pooling, options = ARMS[arm]
+        return train(pooling, seed, steps, running.device, options=options)
+
+    cells = running.arms(ARMS, work)
     found = accuracies(cells)
     verdict, checks = decide(found)
     shown = {arm: interval(values) for arm, values in found.items()}

@@ -34,11 +34,11 @@ def members(running: Study) -> Outcome:
     """Train plain 8-layer networks of about 20,000 parameters, M = 1, 2, 4, 8 and dense."""
     arms = ("M=1", "M=2", "dense") if running.quick else ARMS
     steps = updates(running.quick)
-    cells: dict[str, list[Any]] = {}
-    for seed in running.seeds:
-        for arm in arms:
-            work = partial(train, partial(build, arm), seed, steps, running.device)
-            cells.setdefault(arm, []).append(running.cell(f"{arm}|{seed}", work, len(arms) * len(running.seeds)))
+
+    def work(arm: str, seed: int) -> dict[str, Any]:
+        return train(partial(build, arm), seed, steps, running.device)
+
+    cells = running.arms(arms, work)
     accuracy = {arm: [cell["accuracy"] for cell in values] for arm, values in cells.items()}
     verdict, checks = decide(accuracy)
     rows: list[list[Any]] = [

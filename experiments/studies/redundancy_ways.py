@@ -52,12 +52,7 @@ def ways(running: Study) -> Outcome:
     """Train one control network per seed, compress it in every way, finetune, measure."""
     arms = QUICK if running.quick else tuple(ARMS)
     steps = (120, 40) if running.quick else (400, 150)
-    total = len(arms) * len(running.seeds)
-    cells: dict[str, list[Any]] = {}
-    for seed in running.seeds:
-        for arm in arms:
-            work = partial(one, arm, seed, steps, running.device)
-            cells.setdefault(arm, []).append(running.cell(f"{arm}|{seed}", work, total))
+    cells = running.arms(arms, partial(one, steps=steps, device=running.device))
     losses = {
         arm: paired_difference([c["original"] for c in values], [c["accuracy"] for c in values])
         for arm, values in cells.items()

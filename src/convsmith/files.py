@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ def write_text(path: Path | str, text: str) -> Path:
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def write_csv(path: Path | str, rows: Iterable[Iterable[Any]]) -> Path:
+    """Write a CSV file, whole or not at all; text that a spreadsheet would run as a formula gets an apostrophe."""
+    with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        csv.writer(file).writerows([_plain(cell) for cell in row] for row in rows)
+    return Path(path)
+
+
+def _plain(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
 def write_json(path: Path | str, value: Any) -> Path:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from convsmith.adaptation.evaluation.alarms import Alarm
 from convsmith.adaptation.methods.method import MethodConfig
-from convsmith.files import replacing
+from convsmith.files import write_csv
 
 
 @dataclass(frozen=True)
@@ -47,20 +46,13 @@ class Predictions:
         """
         best = self.probabilities.topk(min(2, self.probabilities.shape[1]), dim=1)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(["index", "image", "prediction", "confidence", "second", "second_confidence"])
-            for row, number in enumerate(self.index.tolist()):
-                name = self.names[row] if self.names else ""
-                first, second = (int(k) for k in best.indices[row])
-                p, q = (float(v) for v in best.values[row])
-                words = [_plain_cell(text) for text in (name, self.classes[first], self.classes[second])]
-                writer.writerow([number, words[0], words[1], f"{p:.6f}", words[2], f"{q:.6f}"])
-        return path
-
-
-def _plain_cell(text: str) -> str:
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+        rows: list[Sequence[Any]] = [("index", "image", "prediction", "confidence", "second", "second_confidence")]
+        for row, number in enumerate(self.index.tolist()):
+            name = self.names[row] if self.names else ""
+            first, second = (int(k) for k in best.indices[row])
+            p, q = (float(v) for v in best.values[row])
+            rows.append((number, name, self.classes[first], f"{p:.6f}", self.classes[second], f"{q:.6f}"))
+        return write_csv(path, rows)
 
 
 @dataclass(frozen=True)

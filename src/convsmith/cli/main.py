@@ -158,8 +158,7 @@ def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
         raise
     from convsmith.cli.shell import lock, terminal
 
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world != "1" and not getattr(module, "SHARES_WORK", False):
+    if (world := terminal.processes()) > 1 and not getattr(module, "SHARES_WORK", False):
         raise InvalidArgument(
             "every process would do all of the work and write the same files",
             argument=f"{program.name} {verb}",

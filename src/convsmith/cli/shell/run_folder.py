@@ -34,7 +34,7 @@ def resumes(arguments: options.Computation) -> bool:
 def check(verb: str, arguments: options.Computation) -> Path:
     """Return the folder the run will write, without touching it, or raise `InvalidArgument`."""
     if arguments.out is None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if terminal.processes() > 1:
             raise InvalidArgument("several processes need one named run folder", argument="--out", hint="add --out DIR")
         return _unused(Path("runs"), verb)
     folder = Path(arguments.out)

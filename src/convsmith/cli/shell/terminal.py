@@ -13,6 +13,11 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def processes() -> int:
+    """Return how many processes torchrun or accelerate launched, 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def say(*lines: str) -> None:
     """Print lines on stdout, from the first process only."""
     if is_main_process():
@@ -26,7 +31,7 @@ def complain(kind: str, text: str, *, everywhere: bool = False) -> None:
     """
     if not is_main_process() and not everywhere:
         return
-    if everywhere and (world := os.environ.get("WORLD_SIZE", "1")) != "1":
+    if everywhere and (world := processes()) > 1:
         kind = f"{kind} in process {os.environ.get('RANK', '0')} of {world}"
     text = text.strip()
     if sys.stderr.isatty():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +10,7 @@ from convsmith.cli.shell import classifier, terminal
 from convsmith.cli.shell.options import Computation, option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
-from convsmith.files import replacing
+from convsmith.files import write_csv
 
 if TYPE_CHECKING:
     from convsmith.data import ImageSplit
@@ -76,8 +75,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if len(rows) > SHOWN:
         terminal.say(f"... and {len(rows) - SHOWN} more" + ("" if out else "; --out FILE.csv writes all"))
     if out is not None:
-        with replacing(out) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as sheet:
-            csv.writer(sheet).writerows([COLUMNS, *([_cell(value) for value in row] for row in rows)])
+        write_csv(out, [COLUMNS, *rows])
         terminal.say(f"table   {out}")
     return {
         "out": None if out is None else str(out),
@@ -106,8 +104,3 @@ def table(loaded: LoadedModel, split: ImageSplit, logits: Any) -> list[tuple[str
         second = (loaded.name_of(o[1]), v[1]) if len(o) > 1 else ("", 0.0)
         found.append((split.name(number), loaded.name_of(o[0]), v[0], *second))
     return found
-
-
-def _cell(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

@@ -66,11 +66,12 @@ class Quantiser:
         coded: set[fx.Node] = set()
 
         def mark(node: fx.Node, read: dict[fx.Node, Any], given: Any) -> None:
-            last = node if node.target in _PASSING else _last(node)
+            fused = [] if node.target in _PASSING else _fused(node)
             node.meta[_KEY] = QuantizationAnnotation(input_qspec_map=read, _annotated=True)
-            for inner in () if last is node else _between(node, last):
+            for inner in fused:
                 inner.meta[_KEY] = QuantizationAnnotation(_annotated=True)
-            last.meta.setdefault(_KEY, QuantizationAnnotation(_annotated=True)).output_qspec = given
+            last = [node, *fused][-1]
+            last.meta[_KEY].output_qspec = given
             coded.add(last)
 
         for node in model.graph.nodes:
@@ -80,7 +81,9 @@ class Quantiser:
             if node.target in LAYERS:
                 image, weight = node.args[:2]
                 # a matrix product of codes may give floating point; what the network returns is not rounded
-                rounds = node.target != LAYERS[2] and all(user.op != "output" for user in _last(node).users)
+                rounds = node.target != LAYERS[2] and all(
+                    user.op != "output" for user in [node, *_fused(node)][-1].users
+                )
                 mark(node, {image: codes, weight: weights}, codes if rounds else None)
             elif node.target in _SUMS and len(inputs) == 2 and coded.issuperset(inputs) and _is_map(node):
                 mark(node, dict.fromkeys(inputs, codes), codes)
@@ -91,19 +94,11 @@ class Quantiser:
         return model
 
 
-def _last(node: fx.Node) -> fx.Node:
-    """Return the node behind which the output of ``node`` is rounded: the last that fuses into it."""
+def _fused(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes that fuse into ``node``, in order: its output is rounded behind the last of them."""
+    found: list[fx.Node] = []
     while len(node.users) == 1 and (user := next(iter(node.users))).target in _FUSED and user.args[0] is node:
-        node = user
-    return node
-
-
-def _between(first: fx.Node, last: fx.Node) -> list[fx.Node]:
-    """Return the nodes that follow ``first``, up to ``last``."""
-    found = []
-    while first is not last:
-        first = next(iter(first.users))
-        found.append(first)
+        found.append(node := user)
     return found
 
 

@@ -1,0 +1,63 @@
+"""What a search of routes cannot take is refused by name, before work."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from convsmith.errors import InvalidArgument
+from convsmith.interpretation import find_routes
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"mode": "convreged"}, "converged"),
+        ({"gamma": -1.0}, "gamma"),
+        ({"gamma": float("nan")}, "gamma"),
+        ({"gamma_per": "max"}, "gamma_per"),
+        ({"steps": 0}, "step"),
+        ({"upper": 0.5}, "upper"),
+        ({"init": "zeros"}, "init"),
+        ({"precision": "int8"}, "precision"),
+        ({"steps": 10**30}, "steps"),
+        ({"gamma": torch.zeros(2, 3)}, "gamma"),
+        ({"batch_size": 0}, "batch"),
+        ({"sites": "convs"}, "conv"),
+        ({"sites": "block"}, "shortcut"),
+        ({"layers": ["99"]}, "layer"),
+        ({"layers": []}, "layer"),
+        ({"labels": torch.zeros(2)}, "labels"),
+    ],
+)
+def test_bad_settings_are_refused_before_work(digits, settings, word):
+    with pytest.raises(InvalidArgument, match=word):
+        find_routes(digits.model, digits.test_x[:3], **settings)
+
+
+@pytest.mark.parametrize(
+    "images", [torch.zeros(0, 1, 8, 8), torch.full((2, 1, 8, 8), float("nan")), torch.zeros(2, 1, 8, 8).long(), None]
+)
+def test_bad_images_are_refused(digits, images):
+    with pytest.raises(InvalidArgument):
+        find_routes(digits.model, images)
+
+
+def test_a_network_without_logits_is_refused():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()).eval()
+    with pytest.raises(InvalidArgument, match="logits"):
+        find_routes(model, torch.rand(2, 1, 8, 8), sites="conv")
+
+
+def test_a_forward_that_cuts_the_gradient_is_refused(digits):
+    class Cut(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner(x).detach()
+
+    with pytest.raises(InvalidArgument, match="autograd"):
+        find_routes(Cut(copy.deepcopy(digits.model)).eval(), digits.test_x[:2])
