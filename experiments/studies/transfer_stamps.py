@@ -16,7 +16,7 @@ from experiments.studies.transfer_styles import (
     METHODS,
     QUICK_RECIPE,
     Cells,
-    Plan,
+    Job,
     ablated,
     ablations,
     accuracies,
@@ -46,9 +46,9 @@ TARGET = "first-4"
 def stamps(running: Study) -> Outcome:
     """Run the seven methods with all seeds, then SAN's ablations."""
     methods = CENTRAL if running.quick else METHODS
-    plans: list[Plan] = [([(TARGET, m, m, {}) for m in methods], None, None)]
+    plans: list[list[Job]] = [[(TARGET, m, m, {}) for m in methods]]
     if not running.quick:
-        plans.append((ablations(TARGET), None, None))
+        plans.append(ablations(TARGET))
     cells = measured(running, plans, (STAMPS,), QUICK_RECIPE if running.quick else RECIPE)
     verdict, checks, summary = judged(cells)
     caption = "{} of 9 classes, %, mean and 95 % interval over seeds. "
