@@ -164,3 +164,11 @@ def test_a_set_too_large_to_look_at_says_so_and_names_a_broken_image_when_it_is_
     held.save_to_disk(tmp_path / "t")
     with pytest.raises(RunFailed, match="image 24: not an image"):
         load(f"hf:{tmp_path / 't'}").test.fetch(range(6))
+
+
+def test_a_stream_is_refused_with_the_reason(tmp_path):
+    place = saved(tmp_path / "set")
+    with pytest.raises(InvalidArgument, match="stream cannot be divided by class") as error:
+        load(f"hf:{place}?streaming=1")
+    assert "wds:SHARDS" in str(error.value)
+    assert load(f"hf:{place}?streaming=0").description.counts["train"] == 18

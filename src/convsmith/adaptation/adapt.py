@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -281,9 +282,7 @@ def _raw(result: AdaptationResult, inputs: Inputs) -> Tensor:
 
 
 def _loader(split: ImageSplit, batch_size: int, seed: int) -> Loader:
-    return Loader(
-        split, batch_size, seed=seed, shuffle=True, augment=split.augment != "none", drop_last=len(split) >= batch_size
-    )
+    return Loader(split, batch_size, seed=seed, shuffle=True, augment=split.augment != "none", fill_last=True)
 
 
 def _whole(split: ImageSplit, rank: int, world: int) -> Loader:
@@ -295,7 +294,7 @@ def _whole(split: ImageSplit, rank: int, world: int) -> Loader:
 def _evaluating(config: TrainConfig, batch_size: int, inputs: Inputs, num_evals: int) -> TrainConfig:
     if config.evaluate_every is not None:
         return config
-    batches = max(1, max(len(inputs.source), len(inputs.target)) // batch_size)
+    batches = math.ceil(max(len(inputs.source), len(inputs.target)) / batch_size)
     return replace(config, evaluate_every=max(1, config.total_steps(batches) // num_evals))
 
 

@@ -24,11 +24,15 @@ _LOOKED_ROWS, _LOOKED_BYTES = 200_000, 4 * 2**30
 def hugging_face(request: Request) -> Material:
     """Any image data set of the Hugging Face hub, or a folder in one of its formats (extra `hub`).
 
-    ``hf:NAME?config=C&image=COLUMN&label=COLUMN`` chooses where a set offers several.
+    ``hf:NAME?config=C&image=COLUMN&label=COLUMN`` chooses where a set offers several. Streaming is refused.
     """
     datasets = require("datasets", "hub")
     name, _, query = request.argument.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
+    if options.pop("streaming", "0") != "0":
+        rule = "a stream cannot be divided by class, shuffled as a whole, shared out evenly and resumed exactly"
+        hint = "without streaming the set is mapped from disk, not held in memory; or write shards for wds:SHARDS"
+        raise InvalidArgument(rule, argument=request.spec, hint=hint)
     if unknown := sorted(set(options) - {"config", "image", "label"}):
         raise InvalidArgument("after ? stand config, image and label", argument=request.spec, given=", ".join(unknown))
     parts, notes = _parts(request, name, options.get("config"))

@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from convsmith.data.batch import Batch
 from convsmith.errors import ConvsmithError, InvalidArgument, MissingExtra, RunFailed, require
@@ -135,6 +137,38 @@ class Machine:
         if self.world > 1:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
+
+
+def distributed(module: nn.Module, device: torch.device, find_unused: bool) -> nn.Module:
+    """Wrap a module whose gradients are averaged over the processes; on a CPU in an order that a restart keeps."""
+    if device.type == "cuda":
+        return DistributedDataParallel(module, device_ids=[device], find_unused_parameters=find_unused)
+    everything = 1 + sum(p.numel() * p.element_size() for p in module.parameters()) // 2**20
+    wrapped = DistributedDataParallel(module, bucket_cap_mb=everything, find_unused_parameters=find_unused)
+    order = {p.data_ptr(): i for i, p in enumerate(module.parameters())}
+    wrapped.register_comm_hook(None, lambda _, bucket: mean_in_order(order, bucket))
+    return wrapped
+
+
+def mean_in_order(order: dict[int, int], bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    """Average a bucket over the processes, its gradients laid out by ``order`` (of the parameters' addresses).
+
+    A ring adds up each element in an order that follows from its place, and DDP lays its bucket anew after the first
+    step, by the times at which gradients arrived: three processes that resume would sum in another order than those
+    that went on.
+    """
+    places = [order[parameter.data_ptr()] for parameter in bucket.parameters()]
+    gradients = [gradient for _, gradient in sorted(zip(places, bucket.gradients(), strict=True), key=itemgetter(0))]
+    flat = torch.cat([gradient.flatten() for gradient in gradients]) / torch.distributed.get_world_size()
+
+    def back(_: object) -> Tensor:
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return bucket.buffer()
+
+    work = torch.distributed.all_reduce(flat, async_op=True)
+    assert work is not None
+    return work.get_future().then(back)
 
 
 def gather(value: Any, world: int) -> list[Any]:

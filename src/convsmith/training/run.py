@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument, RunFailed
@@ -27,12 +26,11 @@ from convsmith.training import randomness
 from convsmith.training.config import RESUME_FREE, TrainConfig
 from convsmith.training.history import History, read_history
 from convsmith.training.interruption import Interruption
-from convsmith.training.machine import Machine, OnDevice, gather
+from convsmith.training.machine import Machine, OnDevice, distributed, gather
 from convsmith.training.recipe import create_optimizer, create_schedule
 from convsmith.training.result import FitResult, Progress
 from convsmith.training.stream import endless
 from convsmith.training.task import Losses, Task
-
 
 class Run:
     """The state of one call of `fit`; `train` is the loop."""
@@ -76,12 +74,7 @@ class Run:
             return self.task
         if self.config.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(self.task)
-        on_gpu = self.machine.device.type == "cuda"
-        return DistributedDataParallel(
-            self.task,
-            device_ids=[self.machine.device] if on_gpu else None,
-            find_unused_parameters=self.config.find_unused,
-        )
+        return distributed(self.task, self.machine.device, self.config.find_unused)
 
     def start(self, resume: bool) -> None:
         """Begin at step 0, or where the latest checkpoint stands."""

@@ -116,12 +116,7 @@ def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, arguments: 
         device=str(training.resolve_device(arguments.device)),
     )
     loader = data.Loader(
-        images.train,
-        arguments.batch_size,
-        seed=arguments.seed,
-        shuffle=True,
-        augment=True,
-        drop_last=len(images.train) >= arguments.batch_size,
+        images.train, arguments.batch_size, seed=arguments.seed, shuffle=True, augment=True, fill_last=True
     )
     sparse = any(compression.METHODS[s["method"]].keeps_zeros for s in compression.compression_history(work))
     with progress("finetune") as callback:
