@@ -32,6 +32,7 @@ from convsmith.training.result import FitResult, Progress
 from convsmith.training.stream import endless
 from convsmith.training.task import Losses, Task
 
+
 class Run:
     """The state of one call of `fit`; `train` is the loop."""
 
