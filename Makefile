@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-all test-portable test-oldest test-newest gpu fuzz lint build bench studies docs site clean
+.PHONY: setup demo test test-all test-portable test-oldest test-newest gpu fuzz kills lint build bench studies docs site clean
 setup: $(STAMP)
 
 $(STAMP):
@@ -46,6 +46,10 @@ gpu: setup
 
 fuzz: setup
 	$(BIN)/python -m tests.fuzz --cases 20000 --write docs/reliability.md
+
+# a hundred commands killed at random moments; each must go on to the result of an uninterrupted one
+kills: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.kills --times 100 --write docs/reliability.md
 
 # wheel and sdist, checked, and the wheel used from outside the checkout
 build: setup

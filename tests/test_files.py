@@ -31,6 +31,17 @@ def test_a_file_is_replaced_whole_and_keeps_what_was_there_when_writing_fails(tm
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
+def test_a_line_that_a_kill_cut_off_is_taken_out_before_others_are_appended(tmp_path):
+    log = tmp_path / "log.jsonl"
+    assert files.whole_lines(log) == []
+    assert not log.exists()
+    log.write_text('{"a": 1}\n{"a": 2}\n{"a": ')
+    assert files.whole_lines(log) == ['{"a": 1}', '{"a": 2}']
+    with log.open("a") as file:
+        file.write('{"a": 3}\n')
+    assert files.whole_lines(log)[-1] == '{"a": 3}'
+
+
 def test_the_mode_is_the_umasks(tmp_path):
     before = os.umask(0o027)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from convsmith.errors import InvalidArgument
+from convsmith.files import write_json
 from convsmith.registry import Registry
 from convsmith.report.machine import conditions
 from experiments.benchmarks.memory import peak_bytes
@@ -173,7 +173,7 @@ def run_suite(
         torch.set_num_threads(before)
     if results is not None:
         results.mkdir(parents=True, exist_ok=True)
-        (results / f"{file_stem(value)}.json").write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        write_json(results / f"{file_stem(value)}.json", value)
     return value
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 
+from convsmith.files import whole_lines, write_json
 from convsmith.registry import Registry
 from convsmith.report.machine import conditions
 from convsmith.report.section import Figure, Table
@@ -60,13 +61,8 @@ class Study:
     _asked: int = 0
 
     def __post_init__(self) -> None:
-        if self.cells_file is not None and self.cells_file.exists():
-            for line in self.cells_file.read_text().splitlines():
-                try:
-                    cell = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # the line that was being written when the run was killed
-                self.cells[cell["key"]] = cell
+        if self.cells_file is not None:
+            self.cells = {cell["key"]: cell for cell in map(json.loads, whole_lines(self.cells_file))}
 
     def cell(self, key: str, work: Callable[[], Any], total: int = 0) -> Any:
         """Return the JSON value of ``work()`` under ``key``, from disk if an earlier run finished it.
@@ -169,7 +165,7 @@ def run_study(
         "cells": {key: cell["value"] for key, cell in running.cells.items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_json(path, value)
     if cells_file.exists():
         cells_file.unlink()
     return value

@@ -29,7 +29,7 @@ PAGES = {
     "results.md": "Results: every claim with its verdict",
     "benchmarks.md": "Benchmarks: every timing beside its baseline",
     "testing.md": "Conformance suites",
-    "reliability.md": "Reliability: what fuzzed input leads to",
+    "reliability.md": "Reliability: what fuzzed input and kills lead to",
     "decisions.md": "Decisions and their reasons",
 }
 

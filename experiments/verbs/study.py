@@ -9,6 +9,7 @@ from typing import Any
 from convsmith.cli.shell import terminal
 from convsmith.cli.shell.options import Listing, option
 from convsmith.errors import InvalidArgument
+from convsmith.files import write_text
 
 EXAMPLES = ("study", "study redundancy/arithmetic", "study all --quick", "study pooling/power --seeds 5 --again")
 
@@ -50,7 +51,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     page = out / "results.html"
     from experiments.studies.page import finished, results_html
 
-    page.write_text(results_html(finished(out)), encoding="utf-8")
+    write_text(page, results_html(finished(out)))
     terminal.say(f"results: {page}")
     return {"results": str(page), "verdicts": {v["study"]: v["verdict"] for v in found}}
 

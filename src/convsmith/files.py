@@ -56,6 +56,16 @@ def write_text(path: Path | str, text: str) -> Path:
     return Path(path)
 
 
+def whole_lines(path: Path | str) -> list[str]:
+    """Return the lines of a log that is appended to; one that a kill cut off is taken out of the file first."""
+    path = Path(path)
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        write_text(path, whole)
+    return whole.splitlines()
+
+
 def write_csv(path: Path | str, rows: Iterable[Iterable[Any]]) -> Path:
     """Write a CSV file, whole or not at all; text that a spreadsheet would run as a formula gets an apostrophe."""
     with replacing(path) as draft, draft.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:

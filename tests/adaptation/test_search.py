@@ -60,6 +60,8 @@ def test_the_best_by_the_validator_goes_on_and_a_stopped_search_continues(tmp_pa
     resumed = search(network(), source, target, out=file, **arguments)
     assert resumed == whole
     assert calls.count("san") == 12 - done
+    assert search(network(), source, target, out=file, **arguments) == whole  # what was appended is whole too
+    assert calls.count("san") == 12 - done
 
 
 def test_bad_input_is_one_clear_error():

@@ -122,6 +122,16 @@ def test_a_run_killed_before_it_began_leaves_a_folder_that_is_taken(tmp_path):
     assert (run_folder.open_run("work", Arguments(out="run")) / "config.yaml").is_file()
 
 
+def test_drafts_of_a_killed_run_are_gone_when_it_goes_on():
+    folder = run_folder.open_run("work", Arguments(out="run"))
+    (folder / "sections").mkdir()
+    for name in (".result.json.17.draft", "sections/.10-result.json.17.draft", "sections/10-result.json"):
+        (folder / name).touch()
+    run_folder.open_run("work", Arguments(out="run", resume=True))
+    assert not list(folder.rglob("*.draft"))
+    assert (folder / "sections/10-result.json").is_file()
+
+
 def test_bad_input_after_the_first_number_is_a_failed_run_and_keeps_the_folder():
     folder = run_folder.open_run("work", Arguments(out="run"))
     with pytest.raises(InvalidArgument), run_folder.beginning(folder, Arguments(out="run")):

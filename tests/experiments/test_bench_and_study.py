@@ -42,6 +42,8 @@ def test_a_stopped_study_ends_with_130_and_goes_on(toys, tmp_path, capsys):
     words = ["study", "toy/stops", "--out", str(tmp_path)]
     assert main(words, PROGRAM) == 130
     assert "go on with: python -m experiments study toy/stops" in capsys.readouterr().err
+    (cells,) = (tmp_path / "cells").iterdir()
+    cells.write_text(cells.read_text() + '{"key": "three", "sec')  # killed while it wrote
     assert main(words, PROGRAM) == 0
     assert "reproduced" in capsys.readouterr().out
     assert "It works." in (tmp_path / "results.html").read_text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import tempfile
 import time
@@ -13,11 +12,11 @@ from pathlib import Path
 
 import hypothesis
 import numpy as np
-import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.fuzz import calls, files, lines
 from tests.fuzz.outcomes import Outcome
+from tests.fuzz.page import environment, write_section
 
 #: of all cases, this share each
 SHARES = {"calls": 0.8, "files": 0.12, "lines": 0.08}
@@ -55,8 +54,8 @@ def all_outcomes(cases: int, seed: int) -> Iterator[tuple[str, Outcome]]:
             yield "lines", outcome
 
 
-def page(counts: Counter[tuple[str, str]], cases: int, seed: int, seconds: float) -> str:
-    """Return ``docs/reliability.md``."""
+def section(counts: Counter[tuple[str, str]], cases: int, seed: int, seconds: float) -> str:
+    """Return the part of ``docs/reliability.md`` that counts outcomes."""
     kinds = {"calls": "public functions", "files": "damaged files", "lines": "command lines"}
     columns = ("answered", "refused", "wrong", "broken")
     numbers = {kind: [counts[kind, column] for column in columns] for kind in kinds}
@@ -66,13 +65,9 @@ def page(counts: Counter[tuple[str, str]], cases: int, seed: int, seconds: float
     ]
     return "\n".join(
         [
-            "# Reliability: what fuzzed input leads to",
-            "",
-            f"Written by `python -m tests.fuzz` ({cases:,} cases, {seconds / 60:.0f} minutes,",
-            f"torch {torch.__version__},",
-            f"hypothesis {hypothesis.__version__}, numpy {np.__version__}, Python {platform.python_version()},",
-            f"{platform.machine()}, CPU capability {torch.backends.cpu.get_cpu_capability()},",
-            f"{torch.get_num_threads()} thread). Seed {seed}; the cases are the same every time.",
+            f"Written by `python -m tests.fuzz` ({cases:,} cases, {seconds / 60:.0f} minutes, "
+            f"hypothesis {hypothesis.__version__}, numpy {np.__version__},",
+            f"{environment()}). Seed {seed}; the cases are the same every time.",
             "",
             "Allowed are a right answer (finite where the input is, of the input's type, float32 equal to float64",
             "within the method's tolerance, arguments untouched) and one error that names the argument.",
@@ -80,7 +75,6 @@ def page(counts: Counter[tuple[str, str]], cases: int, seed: int, seconds: float
             "| input | cases | answered | refused by name | wrong | broken |",
             "|---|--:|--:|--:|--:|--:|",
             *rows,
-            "",
         ]
     )
 
@@ -103,10 +97,10 @@ def main() -> int:
             failures.setdefault(key, []).append(outcome)
     for found in sorted(failures.values(), key=len, reverse=True)[: given_arguments.show]:
         print(f"{len(found):5d} x {found[0].kind}: {found[0].case[:300]}\n        {found[0].detail[:400]}")
-    text = page(counts, given_arguments.cases, given_arguments.seed, time.monotonic() - began)
+    text = section(counts, given_arguments.cases, given_arguments.seed, time.monotonic() - began)
     print(text)
     if given_arguments.write is not None:
-        given_arguments.write.write_text(text, encoding="utf-8")
+        write_section(given_arguments.write, "Fuzzed input", text)
     return int(any(kind not in ("answered", "refused") for _, kind in counts))
 
 

@@ -19,6 +19,7 @@ from convsmith.adaptation.evaluation.validators import VALIDATORS
 from convsmith.adaptation.methods.method import METHODS, method_settings
 from convsmith.adaptation.result import AdaptationResult
 from convsmith.errors import InvalidArgument
+from convsmith.files import whole_lines
 from convsmith.registry import setting_types
 
 
@@ -173,21 +174,17 @@ class _Memory:
     def __init__(self, path: Path | None, conditions: Mapping[str, Any]) -> None:
         self.path, self.conditions = path, conditions
         self.known: dict[str, dict[str, Any]] = {}
-        if path is not None and path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            for number, line in enumerate(lines, 1):
-                try:
-                    row = json.loads(line)
-                    self.known[row["key"]] = {"score": float(row["found"]["score"]), "oracle": row["found"]["oracle"]}
-                except (ValueError, TypeError, KeyError):
-                    if number == len(lines):
-                        continue  # the line that was being written when the search was stopped
-                    raise InvalidArgument(
-                        "a file of finished runs holds one JSON object a line",
-                        argument=f"{path}, line {number}",
-                        given=line[:80],
-                        hint="take the line out, or name another file",
-                    ) from None
+        for number, line in enumerate(whole_lines(path) if path is not None else (), 1):
+            try:
+                row = json.loads(line)
+                self.known[row["key"]] = {"score": float(row["found"]["score"]), "oracle": row["found"]["oracle"]}
+            except (ValueError, TypeError, KeyError):
+                raise InvalidArgument(
+                    "a file of finished runs holds one JSON object a line",
+                    argument=f"{path}, line {number}",
+                    given=line[:80],
+                    hint="take the line out, or name another file",
+                ) from None
 
     def _key(self, settings: Mapping[str, Any], steps: int, seed: int) -> str:
         return json.dumps([self.conditions, dict(settings), steps, seed], sort_keys=True, default=str)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
+from convsmith.files import read_json, write_json
 from convsmith.interpretation.find import Progress, describe, prepare, solve
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.settings import RouteSettings
@@ -102,18 +103,16 @@ def iterate_routes(folder: str | Path) -> Iterator[Routes]:
 
 def _check_settings(folder: Path, asked: dict[str, Any]) -> None:
     record = folder / "settings.json"
-    try:
-        with record.open("x") as file:
-            file.write(json.dumps(asked, indent=1))
-    except FileExistsError:
-        there = json.loads(record.read_text())
-        if there != json.loads(json.dumps(asked)):
-            raise InvalidArgument(
-                "the folder holds routes found with other settings",
-                argument=asked,
-                given=there,
-                hint="choose another folder",
-            ) from None
+    if not record.exists():
+        write_json(record, asked)
+    there = read_json(record, "the settings of routes")
+    if there != json.loads(json.dumps(asked)):
+        raise InvalidArgument(
+            "the folder holds routes found with other settings",
+            argument=asked,
+            given=there,
+            hint="choose another folder",
+        )
 
 
 def _unpack(item: Any, first: int) -> tuple[Tensor, Tensor, Tensor]:

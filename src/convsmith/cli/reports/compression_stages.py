@@ -107,6 +107,7 @@ def planned(
 
 def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, arguments: Any, folder: Path) -> nn.Module:
     from convsmith import compression, data, training
+    from convsmith.training.checkpoint import saved_steps
 
     config = training.TrainConfig(
         epochs=arguments.finetune_epochs,
@@ -129,7 +130,8 @@ def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, arguments: 
             distill=arguments.distill,
             gradual=arguments.gradual and sparse,
             out=folder,
-            resume=arguments.resume and (folder / "checkpoints").is_dir(),
+            # killed before its first checkpoint a stage begins again
+            resume=arguments.resume and bool(saved_steps(folder)),
             progress=callback,
         )
 

@@ -149,6 +149,8 @@ def open_run(verb: str, arguments: options.Computation, *, name: str | None = No
         lock.hold(folder)
         if arguments.overwrite and not resumes(arguments) and (folder / MARK).is_file():
             _clear(folder)
+        for draft in folder.rglob(".*.draft"):  # of a run that was killed while it wrote
+            draft.unlink()
     except OSError as error:
         raise InvalidArgument(
             "the run folder cannot be made", argument=str(folder), given=error.strerror, hint="another --out"
