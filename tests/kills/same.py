@@ -14,9 +14,9 @@ import yaml
 from safetensors import safe_open
 
 #: keys whose values are times, or follow from them
-TIMES = re.compile(r"seconds|latency|time kept|^(began|ended|created|machine|conditions)")
-#: times inside sentences
-SPOKEN = re.compile(r"\d+(\.\d+)? (s|ms|min|h|times the original's)\b")
+TIMES = re.compile(r"seconds|latency|time kept|^(began|ended|created|machine|conditions|front)")
+#: times inside sentences, and sentences that are there because of a time
+SPOKEN, TIMED = re.compile(r"\d+(\.\d+)? (s|ms|min|h)\b"), re.compile(r"the time is \d|no time gained")
 #: files that say where and when a run was made, repeat what others say, or are a table of times
 TOLD = re.compile(r"environment(-resumed-\d+)?\.json|.*\.html|20-compression\.json")
 #: a checkpoint: where, and its step
@@ -82,7 +82,7 @@ def _timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _timeless(inner) for key, inner in value.items() if not TIMES.search(str(key))}
     if isinstance(value, list):
-        return [_timeless(inner) for inner in value]
+        return [_timeless(inner) for inner in value if not (isinstance(inner, str) and TIMED.search(inner))]
     return SPOKEN.sub("a while", value) if isinstance(value, str) else value
 
 
