@@ -1,6 +1,7 @@
 """One call from data to model, predictions and alarms; what selects and what must not; bad input before training."""
 
 import csv
+import json
 import math
 
 import numpy as np
@@ -133,7 +134,12 @@ def test_resume_continues_reference_and_method(sides, tmp_path):
     again = {"method": "san", "hidden": (6,), "every": 5, "batch_size": 12, "config": config}
     with pytest.raises(Stop):
         adapt(network(), *sides, out=tmp_path / "b", progress=stop, **again)
+    stated = max((tmp_path / "b/checkpoints").iterdir()) / "checkpoint.json"
+    about = json.loads(stated.read_text())
+    about["position"]["seconds"] += 1000
+    stated.write_text(json.dumps(about))
     resumed = adapt(network(), *sides, out=tmp_path / "b", resume=True, **again)
+    assert 1000 < resumed.seconds < 2000  # of all sessions
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
     assert torch.equal(whole.class_weights, resumed.class_weights)

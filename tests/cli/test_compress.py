@@ -51,8 +51,11 @@ def test_plan_edit_compress_and_load_again(saved, tmp_path, capsys):
 def test_a_chain_ends_in_int8(saved, tmp_path, capsys):
     out = tmp_path / "small"
     words = ["compress", str(saved), "--data", "digits", "--method", "prune-filters,int8", "--keep-macs", "0.5"]
-    assert main([*words, "--limit", "64", "--no-compiled", "--no-onnx", "--out", str(out), "--json"]) == 0
+    words += ["--finetune-epochs", "1", "--limit", "64", "--no-compiled", "--no-onnx", "--out", str(out), "--json"]
+    assert main(words) == 0
     found = last(capsys)["comparison"]
+    assert [row["finetuned"] is None for row in found["rows"]] == [True, False, False]
+    assert found["rows"][2]["finetuned"] == found["rows"][2]["accuracy"]
     assert [row["name"] for row in found["rows"]] == ["original", "prune-filters", "prune-filters,int8"]
     assert found["rows"][2]["size"]["bytes"] < found["rows"][1]["size"]["bytes"]
     assert type(load_model(out).model).__name__ == "Int8Model"
@@ -140,3 +143,15 @@ def test_export_refuses_what_differs(saved, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(export, "write_program", wrong)
     assert main(["export", str(saved), "--format", "torch-export", "--out", str(tmp_path / "e")]) == 1
     assert "does not compute" in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
+
+
+def test_an_export_that_fails_leaves_no_folder(saved, tmp_path, capsys, monkeypatch):
+    def refused(*_, **__):
+        raise RuntimeError("an operator that ONNX lacks")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.onnx, "export", refused)
+    assert main(["export", str(saved), "--format", "onnx"]) == 1
+    assert "an operator that ONNX lacks" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("runs/*"))

@@ -132,6 +132,22 @@ def test_drafts_of_a_killed_run_are_gone_when_it_goes_on():
     assert (folder / "sections/10-result.json").is_file()
 
 
+@pytest.mark.parametrize("error", [InvalidArgument("no"), RuntimeError("bug"), KeyboardInterrupt()])
+def test_a_command_that_fails_before_its_first_file_leaves_no_folder(error):
+    def command(*files, **words):
+        with run_folder.closing():
+            folder = run_folder.open_run("work", Arguments(out="run", **words))
+            for name in files:
+                (folder / name).touch()
+            raise error
+
+    for files, words, left in (((), {}, False), (("history.csv",), {}, True), ((), {"resume": True}, True)):
+        with pytest.raises(type(error)):
+            command(*files, **words)
+        assert Path("run").exists() == left
+        assert not Path("run/.lock").exists()
+
+
 def test_bad_input_after_the_first_number_is_a_failed_run_and_keeps_the_folder():
     folder = run_folder.open_run("work", Arguments(out="run"))
     with pytest.raises(InvalidArgument), run_folder.beginning(folder, Arguments(out="run")):

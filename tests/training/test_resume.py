@@ -1,7 +1,9 @@
 """A run that was killed, stopped or interrupted and then continued is the run that was not."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +128,19 @@ def test_resuming_a_finished_run_does_nothing_more(tmp_path, uninterrupted):
     average = checkpoint.load(uninterrupted).state["average"]
     for name, tensor in average.items():
         torch.testing.assert_close(task.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_the_time_of_a_resumed_run_is_that_of_all_its_sessions(tmp_path):
+    runs.train(tmp_path, resume=False, keep_last=100)
+    for step in checkpoint.saved_steps(tmp_path)[-2:]:
+        shutil.rmtree(checkpoint.path_of(tmp_path, step))
+    stated = checkpoint.path_of(tmp_path, checkpoint.saved_steps(tmp_path)[-1]) / "checkpoint.json"
+    about = json.loads(stated.read_text())
+    about["position"]["seconds"] += 1000
+    stated.write_text(json.dumps(about))
+    _, done = runs.train(tmp_path, resume=True, keep_last=100)
+    assert 1000 < done.seconds < 2000
+    assert read_history(tmp_path)[-1]["seconds"] > 1000
 
 
 def test_patience_and_best_survive(tmp_path):

@@ -200,7 +200,6 @@ def _train(
     task.evaluator = track.wrap(evaluator)
     held_out = Loader(inputs.validation, 512)
     restore = "best" if evaluation.validator is not None else "last"
-    began = time.perf_counter()
     fitted: FitResult = fit(
         task,
         loader,
@@ -210,6 +209,7 @@ def _train(
         resume=plan.resume and plan.out is not None and bool(saved_steps(plan.out)),
         progress=_named(plan.progress, method),
     )
+    trained = time.perf_counter()
     source, target = extract_features(task.model, held_out), extract_features(task.model, Loader(inputs.target, 512))
     found = evaluator.compute_metrics(task.model, source, target)
     selected = fitted.steps
@@ -232,7 +232,7 @@ def _train(
         warnings=_warnings(plan, alarms, fitted),
         reference=reference,
         classes=inputs.classes,
-        seconds=round(time.perf_counter() - began, 3),
+        seconds=round(fitted.seconds + time.perf_counter() - trained, 3),
         interrupted=fitted.interrupted,
         weight_history=track.rows(),
     )

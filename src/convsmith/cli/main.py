@@ -156,7 +156,7 @@ def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
         if not ended.code:
             print("examples:", *(f"  {program.name} {line}" for line in module.EXAMPLES), sep="\n")
         raise
-    from convsmith.cli.shell import lock, terminal
+    from convsmith.cli.shell import run_folder, terminal
 
     if (world := terminal.processes()) > 1 and not getattr(module, "SHARES_WORK", False):
         raise InvalidArgument(
@@ -165,10 +165,8 @@ def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
             given=f"{world} processes of a launcher",
             hint="start it once, without torchrun or accelerate launch",
         )
-    try:
+    with run_folder.closing():
         summary = module.run(arguments)
-    finally:
-        lock.release()
     if arguments.json and terminal.is_main_process():
         import json
 

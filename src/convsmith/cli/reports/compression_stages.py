@@ -87,6 +87,8 @@ def compress_stages(
                 stage.finetuned = accuracy(work, judge, arguments)
         elif trainable:
             stage.model = work = compression.finish(work)
+        elif arguments.finetune_epochs:  # what it was made from is fine-tuned
+            stage.finetuned = stage.accuracy
     return stages
 
 

@@ -15,8 +15,13 @@ from convsmith.files import write_json, write_text
 
 #: the file by which a folder is recognised as a run
 MARK = "config.yaml"
+ENVIRONMENT = "environment.json"
 #: settings that may differ when a run goes on: they change no number that comes out
 RESUME_FREE = frozenset({"out", "data_root", "device", "log_every", "checkpoint_every", "keep_last", "trackers"})
+
+
+#: folders that the command of this process began
+_made: list[Path] = []
 
 
 class Interrupted(KeyboardInterrupt):
@@ -100,6 +105,21 @@ def discard(folder: Path, arguments: options.Computation) -> None:
 
 
 @contextmanager
+def closing() -> Iterator[None]:
+    """Let go of run folders when a command ends; one that failed before it wrote any result leaves none."""
+    _made.clear()
+    try:
+        yield
+    except BaseException:
+        for folder in _made:
+            if {p.name for p in folder.rglob("*") if p.is_file()} <= {MARK, ENVIRONMENT, lock.NAME}:
+                shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        lock.release()
+
+
+@contextmanager
 def beginning(folder: Path, arguments: options.Computation) -> Iterator[None]:
     """Run a training: bad input met before its first logged number leaves no folder, later it is a failed run."""
     log = folder / "history.jsonl"
@@ -156,9 +176,10 @@ def open_run(verb: str, arguments: options.Computation, *, name: str | None = No
             "the run folder cannot be made", argument=str(folder), given=error.strerror, hint="another --out"
         ) from None
     if not resumes(arguments):
+        _made.append(folder)
         values = options.resolved(verb, arguments) | {"out": str(folder)}
         write_text(folder / MARK, f"# {environment.command()}\n{to_yaml(values)}")
-    known = folder / "environment.json"
+    known = folder / ENVIRONMENT
     if resumes(arguments) and known.is_file():
         known = folder / f"environment-resumed-{len(list(folder.glob('environment-resumed-*.json'))) + 1}.json"
     write_json(known, environment.record())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, run_folder, terminal
 from convsmith.cli.shell.options import Computation, option
-from convsmith.errors import InvalidArgument, RunFailed
+from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,25 +60,37 @@ def run(arguments: Arguments) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(arguments.seed)
     images = torch.randn(max(runtimes.CHECKED), *shape, generator=generator)
     folder = run_folder.open_run("export", arguments)
+    try:
+        return written(loaded.model, images, folder, arguments)
+    except ConvsmithError:
+        run_folder.discard(folder, arguments)
+        raise
+
+
+def written(model: nn.Module, images: Tensor, folder: Path, arguments: Arguments) -> dict[str, Any]:
+    """Write the file and what the comparison found; a file that computes something else is an error."""
+    from convsmith.compression import runtimes
+
     write = write_onnx if arguments.format == "onnx" else write_program
-    file, compute = write(loaded.model, images, folder)
-    differences = runtimes.differences(loaded.model, compute, images)
-    tolerance = runtimes.tolerance(loaded.model) if arguments.tolerance is None else arguments.tolerance
+    file, compute = write(model, images, folder)
+    differences = runtimes.differences(model, compute, images)
+    tolerance = runtimes.tolerance(model) if arguments.tolerance is None else arguments.tolerance
     worst = max(differences.values())
-    summary = {
-        "title": f"{arguments.model} as {arguments.format}",
-        "headline": {"file, kB": round(file.stat().st_size / 1024, 1), "largest relative difference": worst},
-        "file": str(file),
-        "input": ["batch", *shape],
-        "differences": {f"batch {count}": value for count, value in differences.items()},
-    }
-    run_folder.write_json(folder / "result.json", summary)
     if not worst <= tolerance:
         raise RunFailed(
             "the file does not compute what the network computes",
             argument=f"--tolerance {tolerance:g}",
-            given=f"relative difference {worst:.3g} ({file})",
+            given=f"relative difference {worst:.3g}",
+            hint="the file is removed; a larger --tolerance keeps it",
         )
+    summary = {
+        "title": f"{arguments.model} as {arguments.format}",
+        "headline": {"file, kB": round(file.stat().st_size / 1024, 1), "largest relative difference": worst},
+        "file": str(file),
+        "input": ["batch", *images.shape[1:]],
+        "differences": {f"batch {count}": value for count, value in differences.items()},
+    }
+    run_folder.write_json(folder / "result.json", summary)
     checked = " and ".join(map(str, runtimes.CHECKED))
     terminal.say(f"file    {file}", f"checked at batch {checked}: differs by {worst:.2g} at most")
     return {"run": str(folder), **summary}
