@@ -14,11 +14,11 @@ BEGIN, END = "<!-- measured: written by `make docs` from results/ -->", "<!-- en
 WORDS = {
     "README.md": {
         "columns": ["what was done", "network", "measured (95 % interval)"],
-        "pruned": "filters pruned to half the latency, ONNX Runtime, 2 pictures of 224x224",
-        "igcv": "IGCV3-D 1.0 in place of MobileNetV2 1.0 (equal MACs), folded, ONNX Runtime, 1 picture",
-        "int8": "int8, ONNX Runtime, 1 picture, {pictures} photographs, nothing trained",
-        "sharper": "second-order head in place of the average, frozen features, {pictures} digits, cross-validated",
-        "explainable": "share of channels that keeps a photograph's prediction (median of {pictures})",
+        "pruned": "filters pruned to half the latency, ONNX Runtime, 2 images of 224x224",
+        "igcv": "IGCV3-D 1.0 in place of MobileNetV2 1.0 (equal MACs), folded, ONNX Runtime, 1 image",
+        "int8": "int8, ONNX Runtime, 1 image, {images} photographs, nothing trained",
+        "sharper": "second-order head in place of the average, frozen features, {images} digits, cross-validated",
+        "explainable": "share of channels that keeps a photograph's prediction (median of {images})",
         "guarded": "adversarial photographs (8/255) caught at 5 % false alarms, attack known",
         "weights": {True: "ImageNet weights", False: "random weights: times only"},
         "time": "time {ratio}",
@@ -32,9 +32,9 @@ WORDS = {
         "columns": ["做法", "网络", "实测（95 % 区间）"],
         "pruned": "剪滤波器到一半延迟，ONNX Runtime，2 张 224x224 图片",
         "igcv": "以 IGCV3-D 1.0 代替 MobileNetV2 1.0（乘加数相同），折叠后，ONNX Runtime，1 张图片",
-        "int8": "int8，ONNX Runtime，1 张图片，{pictures} 张照片，未训练",
-        "sharper": "以二阶统计分类头代替平均，特征冻结，{pictures} 个数字，交叉验证",
-        "explainable": "保持一张照片预测所需的通道比例（{pictures} 张的中位数）",
+        "int8": "int8，ONNX Runtime，1 张图片，{images} 张照片，未训练",
+        "sharper": "以二阶统计分类头代替平均，特征冻结，{images} 个数字，交叉验证",
+        "explainable": "保持一张照片预测所需的通道比例（{images} 张的中位数）",
         "guarded": "5 % 误报率下检出的对抗照片（8/255，攻击已知）",
         "weights": {True: "ImageNet 权重", False: "随机权重，只比时间"},
         "time": "时间 {ratio}",
@@ -78,11 +78,11 @@ def measured(results: Path, words: dict[str, Any]) -> str:
     interval = "{:.2f} ({:.2f} – {:.2f})".format(*way["time kept"])
     same = "{:.0f} % ({:.0f} – {:.0f})".format(*(100 * value for value in way["agreement"]))
     told = words["answers"].format(ratio=interval, size=way["kB"] / leaner["original, kB"], same=same)
-    rows.append([words["int8"].format(pictures=leaner["pictures"]), network, told])
+    rows.append([words["int8"].format(images=leaner["images"]), network, told])
     gain = "{:+.1f} ({:+.1f} – {:+.1f})".format(*(100 * sharper[name] for name in ("gain", "low", "high")))
-    rows.append([words["sharper"].format(pictures=sharper["pictures"]), network, words["accuracy"].format(gain=gain)])
+    rows.append([words["sharper"].format(images=sharper["images"]), network, words["accuracy"].format(gain=gain)])
     share = f"{100 * chapters['explainable']['critical']:.0f} %"
-    rows.append([words["explainable"].format(pictures=chapters["explainable"]["routes"]), network, share])
+    rows.append([words["explainable"].format(images=chapters["explainable"]["routes"]), network, share])
     caught = "{:.0f} % ({:.0f} – {:.0f})".format(*(100 * value for value in chapters["guarded"]["caught"]))
     rows.append([words["guarded"], network, caught])
     where = {**about, **about["versions"], "date": about["created"][:10]}

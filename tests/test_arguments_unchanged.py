@@ -52,7 +52,7 @@ def rebuilt(model, _):
 
 def tables(model, _):
     train, test = (
-        interpretation.Pictures(
+        interpretation.Images(
             torch.cat([IMAGES + k / 9 for k in range(n)]).clamp(0, 1),
             LABELS.repeat(n),
             torch.arange(4 * n) + 100 * n,

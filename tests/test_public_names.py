@@ -135,7 +135,7 @@ SURFACE = {
         "load": ("model", "weights"),
         "load_model": ("model", "weights", "num_classes", "in_chans", "pretrained", "device"),
     },
-    "convsmith.report": {"Section": (), "Table": (), "Figure": (), "Picture": (), "build_report": ("runs", "out")},
+    "convsmith.report": {"Section": (), "Table": (), "Figure": (), "InlineImage": (), "build_report": ("runs", "out")},
     "convsmith.errors": {
         "ConvsmithError": ("rule", "argument", "given", "hint"),
         "InvalidArgument": ("rule", "argument", "given", "hint"),

@@ -33,6 +33,8 @@ GIVEN_UP = {
     "recipes": "compression_history",
     "evaluations": "num_evals",
     "reader": "feature_fn",
+    "picture": "image",
+    "pictures": "images",
 }
 #: the same letters in another meaning: attacks seen in training, the probe of linear probing
 OTHER = {"linear_probe", "seen_through", "DetectionRow(seen)", "detection_table(seen)"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from convsmith.interpretation import Pictures, detection_table
+from convsmith.interpretation import Images, detection_table
 from convsmith.interpretation.baselines import NAMES
 from convsmith.report import Figure, Table
 from convsmith.report.figures import bars
@@ -29,8 +29,8 @@ def measure(feature: str, seed: int, count: int, device: str) -> list[dict[str, 
     x, y, index = held_out(seed, count, device)
     rows = detection_table(
         network("plain", seed, device),
-        Pictures(batch.images, batch.labels, batch.index, about.mean, about.std),
-        Pictures(x, y, index, about.mean, about.std),
+        Images(batch.images, batch.labels, batch.index, about.mean, about.std),
+        Images(x, y, index, about.mean, about.std),
         epsilon=EPSILON,
         per_class=PER_CLASS,
         classifiers=CLASSIFIERS,

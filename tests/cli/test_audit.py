@@ -84,7 +84,7 @@ def test_folders_give_labels_only_where_every_picture_has_one(tmp_path):
     assert (len(known), known.classes, sorted(known.labels)) == (9, ("a", "b", "c"), [0, 0, 0, 1, 1, 1, 2, 2, 2])
     assert audit_subject.read_pictures(f"images:{root}", most=9, seed=0).labels is None
     Image.new("RGB", (4, 4)).save(root / "loose.png")
-    (root / "broken.png").write_text("no picture")
+    (root / "broken.png").write_text("no image")
     loose = audit_subject.read_pictures(str(root), most=100, seed=0)
     assert (len(loose), loose.labels) == (19, None)
 

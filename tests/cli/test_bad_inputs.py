@@ -34,12 +34,12 @@ def empty_folder():
 def text_files():
     for name in ("a", "b"):
         Path("pictures", name).mkdir(parents=True)
-        Path("pictures", name, "notes.txt").write_text("no picture")
+        Path("pictures", name, "notes.txt").write_text("no image")
 
 
 def text_named_png():
     folder_of(Path("pictures"))
-    Path("pictures/a/0.png").write_text("no picture")
+    Path("pictures/a/0.png").write_text("no image")
 
 
 def truncated_png():

@@ -49,7 +49,7 @@ def test_pictures_are_explained_with_neighbours_on_one_page(saved, pictures, tmp
     assert "under its heat map" in text
     assert "Without the critical nodes" in text
     chapter = json.loads((tmp_path / "run" / "sections" / "41-image-000.json").read_text())
-    assert [picture["width"] for picture in chapter["pictures"]] == [320, 320, 96, 96]
+    assert [picture["width"] for picture in chapter["images"]] == [320, 320, 96, 96]
     assert all(table["folded"] for table in chapter["tables"])
     assert chapter["text"][0].startswith("The network says ")
     assert chapter["title"] == "0.png"
@@ -116,9 +116,9 @@ def test_an_interrupted_save_goes_on_where_it_was(saved, tmp_path, capsys, monke
     ("words", "message"),
     [
         (["explain", "MODEL"], "nothing to explain"),
-        (["explain", "MODEL", "EMPTY"], "no picture"),
+        (["explain", "MODEL", "EMPTY"], "no image"),
         (["explain", "MODEL", "missing.png"], "no such image"),
-        (["explain", "MODEL", "TEXT"], "not a picture"),
+        (["explain", "MODEL", "TEXT"], "not an image"),
         (["detect", "score", "MODEL", "TEXT", "--detector", "TEXT"], "safetensors"),
         (["explain", "MODEL", "--data", "digits", "--mode", "paper", "--allow-closed"], "published"),
         (["explain", "MODEL", "--data", "digits", "--gamma", "-1"], "gamma"),

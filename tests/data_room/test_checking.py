@@ -1,4 +1,4 @@
-"""Looking at many pictures before any work: small sets decoded, large ones by a sample of headers."""
+"""Looking at many images before any work: small sets decoded, large ones by a sample of headers."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_a_large_folder_still_finds_files_that_are_no_pictures_and_copies(large)
 
 def test_copies_are_not_looked_for_in_very_large_sets_and_that_is_said(large, monkeypatch):
     monkeypatch.setattr(checking, "COMPARED", 5)
-    assert "copies are not looked for among 16 pictures" in load(f"imagefolder:{large}").notes
+    assert "copies are not looked for among 16 images" in load(f"imagefolder:{large}").notes
 
 
 @pytest.mark.parametrize("workers", [0, 2])

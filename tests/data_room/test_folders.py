@@ -1,4 +1,4 @@
-"""Folders and lists of pictures: classes, splits, copies, and one clear refusal for everything that is wrong."""
+"""Folders and lists of images: classes, splits, copies, and one clear refusal for everything that is wrong."""
 
 import itertools
 import shutil
@@ -91,12 +91,12 @@ def test_hidden_files_are_passed_over_and_other_files_are_told(tmp_path):
     (root / ".ipynb_checkpoints").mkdir()
     data = load(f"imagefolder:{root}")
     assert data.classes == ("cat", "dog")
-    assert data.notes == ("1 files are not read, for no picture or no image extension: 1 .txt",)
+    assert data.notes == ("1 files are not read, being no image or without an image extension: 1 .txt",)
 
 
 def broken_ones(root):
-    """Break two pictures: text under a picture's name, and a file cut in its middle."""
-    (root / "cat" / "00.png").write_text("not a picture")
+    """Break two images: text under an image's name, and a file cut in its middle."""
+    (root / "cat" / "00.png").write_text("not an image")
     whole = (root / "dog" / "03.png").read_bytes()
     (root / "dog" / "03.png").write_bytes(whole[: len(whole) // 2])
     return root / "cat" / "00.png", root / "dog" / "03.png"
@@ -133,7 +133,7 @@ def test_an_empty_file_is_broken(tmp_path):
 def test_a_class_of_broken_files_only_is_an_error_even_when_skipping(tmp_path):
     root = folder(tmp_path / "pets", count=1)
     (root / "cat" / "00.png").write_text("x")
-    with pytest.raises(InvalidArgument, match=r"every picture of a class is broken[\s\S]*cat"):
+    with pytest.raises(InvalidArgument, match=r"every image of a class is broken[\s\S]*cat"):
         load(f"imagefolder:{root}", broken="skip")
 
 
@@ -202,11 +202,11 @@ def nothing(root):
     [
         (nothing, r"does not exist[\s\S]*exists"),
         (file, "must be a folder"),
-        (empty, r"no picture in a class folder[\s\S]*0 sub-folders, 0 files"),
-        (texts, r"no picture in a class folder[\s\S]*endings \.txt"),
-        (flat, r"no picture in a class folder[\s\S]*images:.* reads 1 pictures"),
+        (empty, r"no image in a class folder[\s\S]*0 sub-folders, 0 files"),
+        (texts, r"no image in a class folder[\s\S]*endings \.txt"),
+        (flat, r"no image in a class folder[\s\S]*images:.* reads 1 images"),
         (one_class, r"two or more[\s\S]*'cat'"),
-        (empty_class, r"holds no picture[\s\S]*bird"),
+        (empty_class, r"holds no image[\s\S]*bird"),
         (new_test_class, r"every class needs training images[\s\S]*yak"),
     ],
 )
@@ -224,20 +224,20 @@ def test_pictures_without_classes(tmp_path):
     assert data.description.counts == {"train": 7, "validation": 1, "test": 2}
     assert set(data.train.labels.tolist()) == {-1}
     empty(tmp_path / "none")
-    with pytest.raises(InvalidArgument, match="no picture"):
+    with pytest.raises(InvalidArgument, match="no image"):
         load(f"images:{tmp_path / 'none'}")
 
 
 def test_a_list_keeps_the_numbers_it_gives(tmp_path):
     for n in range(6):
-        picture(tmp_path / "my pictures" / f"{n}.png", seed=n)
-    (tmp_path / "list.txt").write_text("# names\n" + "".join(f"my pictures/{n}.png {2 * (n % 2)}\n" for n in range(6)))
+        picture(tmp_path / "my photos" / f"{n}.png", seed=n)
+    (tmp_path / "list.txt").write_text("# names\n" + "".join(f"my photos/{n}.png {2 * (n % 2)}\n" for n in range(6)))
     data = load(f"list:{tmp_path / 'list.txt'}")
     assert data.classes == ("0", "1", "2")
     for split in data.splits.values():
         assert split.labels.tolist() == [2 * (n % 2) for n in split.index.tolist()]
     (tmp_path / "else.txt").write_text("".join(f"{n}.png {'ab'[n % 2]}\n" for n in range(6)))
-    named = load(f"list:{tmp_path / 'else.txt'}", root=tmp_path / "my pictures")
+    named = load(f"list:{tmp_path / 'else.txt'}", root=tmp_path / "my photos")
     assert named.classes == ("a", "b")
     assert torch.equal(named.train.pixels([0]), data.train.pixels([0]))
 

@@ -127,7 +127,7 @@ def test_broken_and_missing_images_are_refused_or_skipped(tmp_path, monkeypatch,
         stream = io.BytesIO()
         image.save(stream, "PNG")
         stored.append({"bytes": stream.getvalue(), "path": None})
-    stored[3], stored[8] = {"bytes": b"no picture", "path": None}, None
+    stored[3], stored[8] = {"bytes": b"no image", "path": None}, None
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
     held = datasets.Dataset.from_dict({"image": stored, "label": [0, 1] * 10}, features=features)
     datasets.DatasetDict({"train": held}).save_to_disk(tmp_path / "s")

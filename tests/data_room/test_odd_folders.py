@@ -12,7 +12,7 @@ import timm
 import torch
 from PIL import Image
 
-from convsmith.data import Preprocessing, chosen_classes, load, pair, picture_files
+from convsmith.data import Preprocessing, chosen_classes, image_files, load, pair
 from convsmith.data.folders import Listing
 from convsmith.data.pictures import Files
 from convsmith.errors import InvalidArgument
@@ -26,7 +26,7 @@ def test_links_to_parents_and_to_other_classes_add_nothing(tmp_path):
     (root / "dog" / "self").symlink_to(root / "dog")
     data = load(f"imagefolder:{root}")
     assert sum(data.description.counts.values()) == 16
-    assert len(picture_files([root])) == 16
+    assert len(image_files([root])) == 16
     elsewhere = folder(tmp_path / "elsewhere", classes=("more",), count=3) / "more"
     (root / "cat" / "linked").symlink_to(elsewhere)
     assert sum(load(f"imagefolder:{root}").description.counts.values()) == 19
@@ -38,7 +38,7 @@ def test_pipes_and_devices_are_no_pictures(tmp_path):
     (root / "cat" / "null.png").symlink_to("/dev/null")
     data = load(f"imagefolder:{root}")
     assert sum(data.description.counts.values()) == 8
-    assert data.notes == ("2 files are not read, for no picture or no image extension: 2 .png",)
+    assert data.notes == ("2 files are not read, being no image or without an image extension: 2 .png",)
     with pytest.raises(InvalidArgument, match="must be a file"):
         load(f"list:{root / 'cat' / 'pipe.png'}")
 

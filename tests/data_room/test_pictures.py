@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convsmith.data import read_picture
+from convsmith.data import read_image
 from convsmith.data.pictures import Files, printable
 from convsmith.errors import RunFailed
 from tests.data_room.pictures_on_disk import picture
@@ -17,8 +17,8 @@ from tests.data_room.pictures_on_disk import picture
 def test_plain_modes(tmp_path, mode):
     path = picture(tmp_path / "a.png", mode=mode)
     expected = np.asarray(Image.open(path))
-    assert np.array_equal(np.asarray(read_picture(path, 1 if mode == "L" else 3)), expected)
-    assert read_picture(path, 3).mode == "RGB"
+    assert np.array_equal(np.asarray(read_image(path, 1 if mode == "L" else 3)), expected)
+    assert read_image(path, 3).mode == "RGB"
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
@@ -26,29 +26,29 @@ def test_transparency_is_composed_on_white(tmp_path, mode):
     values = np.zeros((1, 3, 2 if mode == "LA" else 4), np.uint8)
     values[0, :, -1] = 0, 128, 255
     Image.fromarray(values, mode).save(tmp_path / "a.png")
-    assert np.asarray(read_picture(tmp_path / "a.png")).tolist() == [[[255] * 3, [127] * 3, [0] * 3]]
+    assert np.asarray(read_image(tmp_path / "a.png")).tolist() == [[[255] * 3, [127] * 3, [0] * 3]]
     palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.save(tmp_path / "p.png", transparency=0)
-    assert np.asarray(read_picture(tmp_path / "p.png")).tolist() == [[[255] * 3, [40, 50, 60]]]
+    assert np.asarray(read_image(tmp_path / "p.png")).tolist() == [[[255] * 3, [40, 50, 60]]]
 
 
 def test_sixteen_bits_keep_their_levels(tmp_path):
     values = np.array([[0, 1, 128, 256, 32768, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
-    found = np.asarray(read_picture(tmp_path / "a.png", 1))
+    found = np.asarray(read_image(tmp_path / "a.png", 1))
     assert np.array_equal(found, (values / 65535).astype(np.float32))
 
 
 def test_one_bit_palette_and_cmyk(tmp_path):
     bits = np.array([[0, 255], [255, 0]], dtype=np.uint8)
     Image.fromarray(bits).convert("1").save(tmp_path / "bits.png")
-    assert np.asarray(read_picture(tmp_path / "bits.png", 1)).tolist() == bits.tolist()
+    assert np.asarray(read_image(tmp_path / "bits.png", 1)).tolist() == bits.tolist()
     colours = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], dtype=np.uint8))
     colours.quantize(2).save(tmp_path / "palette.png")
-    assert np.asarray(read_picture(tmp_path / "palette.png")).tolist() == [[[255, 0, 0], [0, 0, 255]]]
+    assert np.asarray(read_image(tmp_path / "palette.png")).tolist() == [[[255, 0, 0], [0, 0, 255]]]
     colours.convert("CMYK").save(tmp_path / "press.tif")
-    assert np.array_equal(np.asarray(read_picture(tmp_path / "press.tif")), np.asarray(colours))
+    assert np.array_equal(np.asarray(read_image(tmp_path / "press.tif")), np.asarray(colours))
 
 
 def test_a_sideways_photograph_is_turned_upright(tmp_path):
@@ -56,14 +56,14 @@ def test_a_sideways_photograph_is_turned_upright(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(tmp_path / "a.jpg", exif=exif)
-    assert read_picture(tmp_path / "a.jpg").size == (4, 9)
+    assert read_image(tmp_path / "a.jpg").size == (4, 9)
 
 
 def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / "text.png").write_text("hello")
     for name in ("text.png", "gone.png"):
         with pytest.raises(RunFailed, match=name.replace(".", r"\.")):
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
 
 
 def test_a_pipe_is_an_error_and_does_not_block(tmp_path):
@@ -72,7 +72,7 @@ def test_a_pipe_is_an_error_and_does_not_block(tmp_path):
 
     def read():
         with pytest.raises(RunFailed, match=r"pipe\.png: not a regular file"):
-            read_picture(tmp_path / "pipe.png")
+            read_image(tmp_path / "pipe.png")
         said.append("done")
 
     thread = threading.Thread(target=read, daemon=True)

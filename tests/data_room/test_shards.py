@@ -19,7 +19,7 @@ def shard(path, start, count, *, label="cls", classes=3, broken=()):
         for n in range(start, start + count):
             draw, stream = np.random.default_rng(n), io.BytesIO()
             Image.fromarray(draw.integers(0, 256, (9, 11, 3), dtype=np.uint8)).save(stream, "PNG")
-            files = {"png": b"no picture" if n in broken else stream.getvalue()}
+            files = {"png": b"no image" if n in broken else stream.getvalue()}
             if label == "cls":
                 files["cls"] = str(n % classes).encode()
             elif label == "json":

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation.protocol import Pictures, attacked, detection_table, harmless, rounded
+from convsmith.interpretation.protocol import Images, attacked, detection_table, harmless, rounded
 
 
 def pictures(digits, split, rows):
     x, y = (digits.train_x, digits.train_y) if split == "train" else (digits.test_x, digits.test_y)
     first = 0 if split == "train" else 5000
-    return Pictures(x[rows], y[rows], torch.arange(len(x))[rows] + first, (0.0,), (1.0,))
+    return Images(x[rows], y[rows], torch.arange(len(x))[rows] + first, (0.0,), (1.0,))
 
 
 def test_the_table_has_every_attack_every_negative_and_the_null(digits):

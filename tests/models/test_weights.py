@@ -223,11 +223,11 @@ def test_predict_takes_paths_pictures_and_inputs(tmp_path, trained):
             assert (name, runner_up) == (str(first), str(second))
             assert probability == pytest.approx(float(row[first]), abs=1e-6)
     assert loaded.predict(paths[0]) == loaded.predict([images[0]])
-    (tmp_path / "torn.png").write_bytes(b"no picture")
+    (tmp_path / "torn.png").write_bytes(b"no image")
     for bad in ([], 3, [3], tmp_path / "absent.png", tmp_path / "torn.png", [torch.zeros(3, 8, 8, dtype=torch.uint8)]):
         with pytest.raises(InvalidArgument) as caught:
             loaded.predict(bad)
-        assert caught.value.argument == "pictures"
+        assert caught.value.argument == "images"
 
 
 def test_torchvisions_files_bring_their_transform(tmp_path):

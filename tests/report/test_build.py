@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convsmith.errors import InvalidArgument
-from convsmith.report import Figure, Picture, Section, Table, build_report
+from convsmith.report import Figure, InlineImage, Section, Table, build_report
 from convsmith.report.build import numeric, shown
 from convsmith.report.figures import Series, lines, png
 from convsmith.report.images import photo
@@ -22,7 +22,7 @@ def make_run(folder, name, lr, losses):
     result = {"title": f"Training {name}", "lead": ["One line."], "headline": {"top-1, %": losses[-1], "images": 12345}}
     (run / "result.json").write_text(json.dumps(result))
     figure = Figure(lines({"a": Series([1, 2], [1, 2])}, xlabel="x", ylabel="y"), "A caption.", "a line going up")
-    picture = Picture(png([[0.0, 1.0]]), "a < b", "two pixels")
+    picture = InlineImage(png([[0.0, 1.0]]), "a < b", "two pixels")
     table = Table(["name", "value"], [["x & y", 0.123456], [None, 1]], "Numbers.")
     Section("Findings <b>", ["Text."], [table], [figure], [picture], ["Mind this."]).save(run, "10-findings")
     return run
@@ -138,6 +138,6 @@ def test_columns_of_numbers_stand_to_the_right(cells, right):
 def test_sixty_photographs_make_at_most_three_megabytes(tmp_path):
     run = make_run(tmp_path, "one", 0.1, [2.0, 1.0])
     rough = np.random.default_rng(0).random((60, 3, 24, 24))
-    pictures = [Picture(photo(np.kron(one, np.ones((1, 20, 20)))), "", "a photograph", 200) for one in rough]
-    Section("Pictures", pictures=pictures).save(run, "20-pictures")
+    pictures = [InlineImage(photo(np.kron(one, np.ones((1, 20, 20)))), "", "a photograph", 200) for one in rough]
+    Section("Pictures", images=pictures).save(run, "20-pictures")
     assert build_report([run]).stat().st_size < 3e6

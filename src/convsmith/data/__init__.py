@@ -6,11 +6,11 @@ from convsmith.data.batch import Batch, DomainBatch
 from convsmith.data.classes import chosen_classes
 from convsmith.data.domains import DomainPair, pair
 from convsmith.data.embedded import read_idx
-from convsmith.data.folders import picture_files
+from convsmith.data.folders import image_files
 from convsmith.data.listing import DataSummary, summaries, summary
 from convsmith.data.loader import DomainLoader, Loader
 from convsmith.data.loading import available, from_files, load
-from convsmith.data.pictures import read_picture
+from convsmith.data.pictures import read_image
 from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.data.source import SOURCES, BrokenFile
 from convsmith.data.split import ImageData, ImageSplit
@@ -33,11 +33,11 @@ __all__ = [
     "chosen_classes",
     "from_arrays",
     "from_files",
+    "image_files",
     "load",
     "pair",
-    "picture_files",
     "read_idx",
-    "read_picture",
+    "read_image",
     "summaries",
     "summary",
 ]

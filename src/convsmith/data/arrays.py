@@ -159,7 +159,7 @@ def _axis(before: int, after: int) -> Tensor:
 def ink_window(images: Tensor, side: int) -> Tensor:
     """Cut a square window from each image [N, C, H, W], centred on the bounding box of its non-zero pixels.
 
-    For MNIST, whose 28 x 28 pictures hold a 20 x 20 box placed by centre of mass, ``side=20`` recovers the box. An
+    For MNIST, whose 28 x 28 images hold a 20 x 20 box placed by centre of mass, ``side=20`` recovers the box. An
     image without a black border is cut at its centre; the window never leaves the image.
     """
     height, width = images.shape[-2:]

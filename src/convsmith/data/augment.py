@@ -1,4 +1,4 @@
-"""Random changes of training pictures: transforms of timm and torchvision, made functions of a key by one wrapper."""
+"""Random changes of training images: transforms of timm and torchvision, made functions of a key by one wrapper."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def kept_random_states() -> Iterator[None]:
 
 
 def keyed(transform: Pipeline, image: Image.Image | Tensor, word: int) -> Tensor:
-    """Apply a random transform to an upright picture as a function of a 64-bit word: the hash of its key."""
+    """Apply a random transform to an upright image as a function of a 64-bit word: the hash of its key."""
     random.seed(word)
     np.random.seed(word % 2**32)  # noqa: NPY002  (timm draws from the global generators)
     torch.default_generator.manual_seed(word)  # torch.manual_seed would reach for the devices too

@@ -1,4 +1,4 @@
-"""Look at pictures before any work: which cannot be read, what they have in common, which are copies."""
+"""Look at images before any work: which cannot be read, what they have in common, which are copies."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from convsmith.data.pictures import FAILURES, GREY, Pictures, deep, reason, shor
 from convsmith.data.source import BrokenFile, Request
 from convsmith.errors import InvalidArgument
 
-#: up to so many pictures and stored bytes, all are decoded without being asked for
+#: up to so many images and stored bytes, all are decoded without being asked for
 CHECKED, CHECKED_BYTES = 2000, 16 * 2**20
-#: of larger sets so many headers are read; among more pictures than this no copies are looked for
+#: of larger sets so many headers are read; among more images than this no copies are looked for
 SAMPLE, COMPARED = 2000, 50_000
 
 
 @dataclass(frozen=True)
 class Look:
-    """One picture as seen: grey or colour, (height, width), largest 16-bit value (0: it has 8 bits), mark of copies."""
+    """One image as seen: grey or colour, (height, width), largest 16-bit value (0: it has 8 bits), mark of copies."""
 
     channels: int
     size: tuple[int, int]
@@ -36,7 +36,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Examined:
-    """``good`` [N] are the positions of pictures that are used; ``size`` is None where pictures differ."""
+    """``good`` [N] are the positions of images that are used; ``size`` is None where images differ."""
 
     good: Tensor
     copies: Tensor
@@ -51,7 +51,7 @@ def examine(pictures: Pictures, request: Request) -> Examined:
     """Look at a sample of headers; at every pixel of small sets, or where ``request.check`` or "skip" asks for it.
 
     Raises:
-        InvalidArgument: broken pictures that are to be refused; none that can be read; grey beside colour pictures
+        InvalidArgument: broken images that are to be refused; none that can be read; grey beside colour images
             while ``request.channels`` is None.
     """
     count = len(pictures)
@@ -68,7 +68,7 @@ def examine(pictures: Pictures, request: Request) -> Examined:
             else:
                 bad.append(BrokenFile(pictures.name(number), look))
             if request.progress is not None and (done % 100 == 0 or done == len(chosen)):
-                request.progress(done, len(chosen), f"looking at the pictures of {request.spec}")
+                request.progress(done, len(chosen), f"looking at the images of {request.spec}")
     if not looks or (bad and request.broken == "refuse"):
         rule = f"{len(bad)} of {count} image files cannot be read" if looks else "no image file can be read"
         hint = 'mend or remove them, or broken="skip" leaves them out and lists them'
@@ -78,7 +78,7 @@ def examine(pictures: Pictures, request: Request) -> Examined:
         notes.insert(0, f"{len(chosen):,} of {count:,} files were looked at, none decoded")
     groups = copies(look.mark for look in looks.values()) if whole else _copies_by_bytes(pictures)
     if groups is None:
-        notes.append(f"copies are not looked for among {count:,} pictures")
+        notes.append(f"copies are not looked for among {count:,} images")
         groups = torch.arange(count)
     sizes = {look.size for look in looks.values()}
     channels = request.channels or _one_count(pictures, looks, request.spec)
@@ -95,7 +95,7 @@ def _small(pictures: Pictures) -> bool:
 
 
 def _look(pictures: Pictures, position: int, whole: bool) -> Look | str:
-    """Return what a picture holds, or why it cannot be read."""
+    """Return what an image holds, or why it cannot be read."""
     try:
         image = pictures.open(position)
         if not isinstance(image, Image.Image):
@@ -118,17 +118,17 @@ def _look(pictures: Pictures, position: int, whole: bool) -> Look | str:
 
 
 def _levels(looks: Mapping[int, Look]) -> tuple[int, list[str]]:
-    """Return the white of 16-bit pictures: 10 and 12 bit in 16 bit show by their largest value over the set."""
+    """Return the white of 16-bit images: 10 and 12 bit in 16 bit show by their largest value over the set."""
     wide = [look.largest for look in looks.values() if look.largest]
     if not wide:
         return 65535, []
     bits = next((bits for bits in (10, 12) if max(wide) < 2**bits), 16)
-    told = f"{len(wide)} pictures have 16 bits and a largest value of {max(wide)}: read as {bits}-bit levels"
+    told = f"{len(wide)} images have 16 bits and a largest value of {max(wide)}: read as {bits}-bit levels"
     return 2**bits - 1, [told]
 
 
 def _copies_by_bytes(pictures: Pictures) -> Tensor | None:
-    """Group pictures with equal stored bytes, reading only those of equal length; None for large sets."""
+    """Group images with equal stored bytes, reading only those of equal length; None for large sets."""
     if len(pictures) > COMPARED or not pictures.headers:
         return None
     marks: list[Hashable] = [pictures.length(n) for n in range(len(pictures))]
@@ -141,7 +141,7 @@ def _copies_by_bytes(pictures: Pictures) -> Tensor | None:
 
 
 def _one_count(pictures: Pictures, looks: Mapping[int, Look], spec: str) -> int:
-    """Return the one channel count of the pictures, or refuse."""
+    """Return the one channel count of the images, or refuse."""
     by_count: dict[int, list[str]] = defaultdict(list)
     for number, look in looks.items():
         by_count[look.channels].append(pictures.name(number))
@@ -150,4 +150,4 @@ def _one_count(pictures: Pictures, looks: Mapping[int, Look], spec: str) -> int:
     fewest = sorted(by_count.items(), key=lambda item: len(item[1]))
     told = "; ".join(f"{c} channels in {len(p)} files, among them {shortened(p, 5)}" for c, p in fewest)
     hint = "channels=1 or channels=3 converts them (--channels)"
-    raise InvalidArgument("the pictures have different numbers of channels", argument=spec, given=told, hint=hint)
+    raise InvalidArgument("the images have different numbers of channels", argument=spec, given=told, hint=hint)

@@ -54,7 +54,7 @@ def pair(
         normalise: "source" normalises both domains by the source's mean and std, as a network trained on the source
             expects; "own" each by its own, which removes differences of brightness and contrast between the domains.
         crop: windows cut around the ink of source and target images before resizing; 20 for MNIST makes it comparable
-            with digits that fill their picture, such as the UCI ones.
+            with digits that fill their image, such as the UCI ones.
         broken: see `load`.
         root: see `load`.
 

@@ -54,7 +54,7 @@ def _mnist_5k() -> tuple[Tensor, Tensor]:
 
 @SOURCES.register("fashion-mnist", takes=None, extra=None, classes=10, size=(28, 28), channels=1, count=70000)
 def fashion_mnist(request: Request) -> Material:
-    """Fashion-MNIST: 60000 and 10000 pictures of clothes, 28 x 28, one channel (IDX files or download)."""
+    """Fashion-MNIST: 60000 and 10000 images of clothes, 28 x 28, one channel (IDX files or download)."""
     folder = fashion_folder(request.root)
     if folder is None:
         home = request.root or data_home()

@@ -1,4 +1,4 @@
-"""Data sets that are folders or lists of picture files."""
+"""Data sets that are folders or lists of image files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ENDINGS = f"files ending in {' '.join(sorted(EXTENSIONS))}"
 class Listing:
     """Files found in folders, in order, with the class number of each and the split it lies in.
 
-    Every folder is visited once, whatever links lead to it; what is no regular file (a pipe, a device) is no picture.
+    Every folder is visited once, whatever links lead to it; what is no regular file (a pipe, a device) is no image.
     """
 
     paths: list[bytes] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Listing:
     visited: set[tuple[int, int]] = field(default_factory=set)
 
     def add_folder(self, folder: Path, label: int, part: int) -> int:
-        """Add every picture under ``folder``, at any depth, with this label; return how many there are."""
+        """Add every image under ``folder``, at any depth, with this label; return how many there are."""
         before = len(self.paths)
         self.visited.add(_identity(folder))
         self.paths.extend(os.fsencode(path) for path in self._walk(str(folder)))
@@ -63,7 +63,7 @@ class Listing:
     def material(self, request: Request, classes: tuple[str, ...], source: str) -> Material:
         """Return the data set."""
         told = ", ".join(f"{count} {kind}" for kind, count in sorted(self.others.items()))
-        note = f"{self.others.total()} files are not read, for no picture or no image extension: {told}"
+        note = f"{self.others.total()} files are not read, being no image or without an image extension: {told}"
         notes = (note,) if told else ()
         labels, official = torch.tensor(self.labels), torch.tensor(self.official)
         return Material(request.spec, classes, Files(self.paths), labels, source, official, notes)
@@ -89,7 +89,7 @@ def divided(folder: Path) -> dict[int, Path]:
 
 @SOURCES.register("imagefolder", takes="PATH", extra=None)
 def imagefolder(request: Request) -> Material:
-    """Pictures in one folder per class, or such folders inside train, val and test."""
+    """Images in one folder per class, or such folders inside train, val and test."""
     folder = existing(request.argument, request.spec, folder=True)
     parts = divided(folder) or {TRAIN: folder}
     classes = list(subfolders(parts[TRAIN]))
@@ -105,14 +105,14 @@ def imagefolder(request: Request) -> Material:
         found = {n: listing.add_folder(path, classes.index(n), part) for n, path in subfolders(place).items()}
         empty = [name for name, count in found.items() if count == 0]
         if part == TRAIN and empty and any(found.values()):
-            raise InvalidArgument("a class folder holds no picture", argument=request.spec, given=shortened(empty))
+            raise InvalidArgument("a class folder holds no image", argument=request.spec, given=shortened(empty))
     if not listing.paths:
         raise _no_pictures(request, folder, listing, len(classes))
     if len(classes) < 2:
         given = f"{folder}: the one class folder {classes[0]!r}"
-        hint = f"add class folders, or images:{folder} for pictures without classes"
+        hint = f"add class folders, or images:{folder} for images without classes"
         raise InvalidArgument("a data set with classes has two or more", argument=request.spec, given=given, hint=hint)
-    return listing.material(request, tuple(classes), f"pictures in {folder}")
+    return listing.material(request, tuple(classes), f"images in {folder}")
 
 
 def _no_pictures(request: Request, folder: Path, listing: Listing, classes: int) -> InvalidArgument:
@@ -120,27 +120,27 @@ def _no_pictures(request: Request, folder: Path, listing: Listing, classes: int)
     pictures = sum(p.suffix.lower() in EXTENSIONS for p in loose)
     kinds = sorted({*listing.others, *(p.suffix or "(none)" for p in loose)})
     given = f"{folder}: {classes} sub-folders, {len(loose)} files, endings {', '.join(kinds) or 'none'}"
-    hint = f"images:{folder} reads {pictures} pictures without classes" if pictures else None
+    hint = f"images:{folder} reads {pictures} images without classes" if pictures else None
     wanted = f"{request.spec}: {_ENDINGS} in one sub-folder per class"
-    return InvalidArgument("the folder holds no picture in a class folder", argument=wanted, given=given, hint=hint)
+    return InvalidArgument("the folder holds no image in a class folder", argument=wanted, given=given, hint=hint)
 
 
 @SOURCES.register("images", takes="PATH", extra=None)
 def images(request: Request) -> Material:
-    """Pictures in a folder, at any depth, without classes: the unlabelled side of an adaptation."""
+    """Images in a folder, at any depth, without classes: the unlabelled side of an adaptation."""
     folder = existing(request.argument, request.spec, folder=True)
     listing = Listing()
     if not listing.add_folder(folder, -1, TRAIN):
         given = f"{folder}: {listing.others.total()} files, endings {', '.join(sorted(listing.others)) or 'none'}"
-        raise InvalidArgument("the folder holds no picture", argument=f"{request.spec}: {_ENDINGS}", given=given)
-    return listing.material(request, (), f"unlabelled pictures in {folder}")
+        raise InvalidArgument("the folder holds no image", argument=f"{request.spec}: {_ENDINGS}", given=given)
+    return listing.material(request, (), f"unlabelled images in {folder}")
 
 
-def picture_files(names: Sequence[str | Path]) -> list[Path]:
-    """Return image files as they are named; of a folder all pictures in it, at any depth.
+def image_files(names: Sequence[str | Path]) -> list[Path]:
+    """Return image files as they are named; of a folder all images in it, at any depth.
 
     Raises:
-        InvalidArgument: a name that is no regular file and no folder, a folder without pictures.
+        InvalidArgument: a name that is no regular file and no folder, a folder without images.
     """
     found: list[Path] = []
     for name in names:
@@ -150,14 +150,14 @@ def picture_files(names: Sequence[str | Path]) -> list[Path]:
         elif path.is_file():
             found.append(path)
         else:
-            given = f"{printable(str(name))}: {'no picture in it' if path.is_dir() else 'no such image'}"
+            given = f"{printable(str(name))}: {'no image in it' if path.is_dir() else 'no such image'}"
             raise InvalidArgument(f"an image is a file, or a folder of {_ENDINGS}", argument="IMAGE", given=given)
     return found
 
 
 @SOURCES.register("list", takes="FILE", extra=None)
 def listed(request: Request) -> Material:
-    """Pictures named in a text file, a path and a label on each line."""
+    """Images named in a text file, a path and a label on each line."""
     file = existing(request.argument, request.spec, folder=False)
     base = request.root or file.parent
     paths, words = [], []
@@ -179,7 +179,7 @@ def listed(request: Request) -> Material:
     classes, labels = numbered(words, request)
     if len(set(words)) < 2:
         raise InvalidArgument("a data set with classes has two or more", argument=request.spec, given=set(words))
-    return Material(request.spec, classes, Files(paths), labels, f"pictures listed in {file}")
+    return Material(request.spec, classes, Files(paths), labels, f"images listed in {file}")
 
 
 def _found(path: Path) -> Path:

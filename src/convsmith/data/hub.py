@@ -16,7 +16,7 @@ from convsmith.data.source import SOURCES, Material, Request, numbered, quietly
 from convsmith.data.torchvision_sets import Items
 from convsmith.errors import InvalidArgument, close_matches, require
 
-#: beyond so many stored rows or bytes pictures are not looked at before they are needed
+#: beyond so many stored rows or bytes images are not looked at before they are needed
 _LOOKED_ROWS, _LOOKED_BYTES = 200_000, 4 * 2**30
 
 
@@ -59,7 +59,7 @@ def hugging_face(request: Request) -> Material:
 
 
 class Rows(Items):
-    """Pictures in a column of several parts, opened from their stored bytes or files."""
+    """Images in a column of several parts, opened from their stored bytes or files."""
 
     def __init__(self, title: str, parts: Sequence[Any], column: str) -> None:
         super().__init__(title, parts)

@@ -33,7 +33,7 @@ class DataSummary:
 
 
 def summary(spec: str, *, root: str | Path | None = None) -> DataSummary:
-    """Return what is known of ``spec`` (a spec of `load`, or a line of `available`) without opening any picture.
+    """Return what is known of ``spec`` (a spec of `load`, or a line of `available`) without opening any image.
 
     Raises:
         InvalidArgument: an unknown name, or a root that does not exist.

@@ -21,7 +21,7 @@ from convsmith.data.source import SOURCES, BrokenFile, Material, Progress, Reque
 from convsmith.data.split import ImageData, ImageSplit, MemoryStore, PictureStore, Size, Store
 from convsmith.errors import InvalidArgument, close_matches
 
-#: mean and std of grey pictures on disk: those of ImageNet's luma
+#: mean and std of grey images on disk: those of ImageNet's luma
 _GREY = ((0.449,), (0.226,))
 
 
@@ -62,10 +62,10 @@ def load(
             None: the folder in the environment variable CONVSMITH_DATA, then ``~/.cache/convsmith/data``.
         crop: cut a window of that many pixels around the ink before resizing (20 for MNIST; images in memory only).
         preprocessing: that of the network the images are for; then ``size`` and ``channels`` may only change its size.
-            Without it pictures on disk are resized to cover ``size`` and cut in the centre, normalised by ImageNet's
+            Without it images on disk are resized to cover ``size`` and cut in the centre, normalised by ImageNet's
             statistics; images in memory are averaged over areas and normalised by those of their training split.
-        check: decode every picture now, whatever the size of the set.
-        progress: called with (done, all, what) while pictures are looked at.
+        check: decode every image now, whatever the size of the set.
+        progress: called with (done, all, what) while images are looked at.
         settings: of the augmentation, by timm's names (``auto_augment``, ``re_prob``, ...).
 
     Raises:
@@ -94,7 +94,7 @@ def load(
 def from_files(
     files: Sequence[str | Path], preprocessing: Preprocessing, *, broken: str = "refuse"
 ) -> tuple[ImageSplit, tuple[BrokenFile, ...]]:
-    """Return picture files as a split without labels, seen through a network, and the broken files left out."""
+    """Return image files as a split without labels, seen through a network, and the broken files left out."""
     pictures = Files(files)
     found = examine(pictures, Request("images", "", broken=broken, channels=preprocessing.channels))
     pictures.levels = found.levels
@@ -112,7 +112,7 @@ def checked_size(size: int | Size | None) -> Size | None:
 
 
 def parsed(spec: str) -> tuple[str, str]:
-    """Return the name and what follows the colon; a folder is class folders or loose pictures by what is in it."""
+    """Return the name and what follows the colon; a folder is class folders or loose images by what is in it."""
     name, colon, argument = spec.partition(":")
     if spec and name not in SOURCES and Path(spec).expanduser().is_dir():
         inside = any(child.is_dir() and not child.name.startswith(".") for child in Path(spec).expanduser().iterdir())
@@ -180,7 +180,7 @@ def build(
 
 def _plain(name: str, size: Size | None, channels: int) -> Preprocessing:
     if size is None:
-        rule = "the pictures differ in size"
+        rule = "the images differ in size"
         raise InvalidArgument(rule, argument="batches of one size", given=name, hint="give size=, 224 for one (--size)")
     if channels == 1:
         return Preprocessing((1, *size), "bicubic", *_GREY, 1.0)
@@ -188,9 +188,9 @@ def _plain(name: str, size: Size | None, channels: int) -> Preprocessing:
 
 
 def _check_classes(material: Material, good: Tensor, official: Tensor) -> None:
-    """Refuse a class whose training pictures are all broken."""
+    """Refuse a class whose training images are all broken."""
     if material.classes and len(good) < len(material.labels):
         lost = set(material.labels[official == TRAIN].tolist()) - set(good.tolist())
         if lost:
-            names, rule = ", ".join(material.classes[n] for n in sorted(lost)), "every picture of a class is broken"
+            names, rule = ", ".join(material.classes[n] for n in sorted(lost)), "every image of a class is broken"
             raise InvalidArgument(rule, argument=material.name, given=names, hint="mend the files")

@@ -1,4 +1,4 @@
-"""Divide images into train, validation and test so that no picture, and no copy of it, is in two of them."""
+"""Divide images into train, validation and test so that no image, and no copy of it, is in two of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that are not decoded yet, and the one form in which every verb sees them."""
+"""Images that are not decoded yet, and the one form in which every verb sees them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def deep(mode: str) -> bool:
 
 
 def upright(image: Image.Image, channels: int, levels: int = 65535) -> Image.Image:
-    """Return a picture turned by its EXIF orientation, without alpha, as PIL mode "L" (1 channel) or "RGB".
+    """Return an image turned by its EXIF orientation, without alpha, as PIL mode "L" (1 channel) or "RGB".
 
     Transparent pixels are composed on white. 16-bit grey becomes mode "F" with values in [0, 1], ``levels`` being 1;
     mode "F" passes as it is. CMYK, palettes and other modes are converted as PIL does.
@@ -65,10 +65,10 @@ def upright(image: Image.Image, channels: int, levels: int = 65535) -> Image.Ima
 
 
 class Pictures(ABC):
-    """A sequence of pictures as their source stores them, picklable; ``levels`` is the largest 16-bit value."""
+    """A sequence of images as their source stores them, picklable; ``levels`` is the largest 16-bit value."""
 
     levels = 65535
-    #: opening a picture is much cheaper than decoding it
+    #: opening an image is much cheaper than decoding it
     headers = True
 
     @abstractmethod
@@ -76,11 +76,11 @@ class Pictures(ABC):
 
     @abstractmethod
     def name(self, position: int) -> str:
-        """Return what messages call a picture."""
+        """Return what messages call an image."""
 
     @abstractmethod
     def open(self, position: int) -> Image.Image | Tensor:
-        """Return a picture as the source has it."""
+        """Return an image as the source has it."""
 
     def stored(self, position: int) -> bytes | None:
         """Return the stored bytes, or None where they cannot be had."""
@@ -91,7 +91,7 @@ class Pictures(ABC):
         return None
 
     def picture(self, position: int, channels: int) -> Image.Image | Tensor:
-        """Return one picture in the form of `upright`, or raise `RunFailed` naming it."""
+        """Return one image in the form of `upright`, or raise `RunFailed` naming it."""
         try:
             image = self.open(position)
             if not isinstance(image, Image.Image):
@@ -106,7 +106,7 @@ class Pictures(ABC):
 
 
 class Files(Pictures):
-    """Picture files; their names are held as bytes, without an object for each."""
+    """Image files; their names are held as bytes, without an object for each."""
 
     def __init__(self, paths: Iterable[str | bytes | Path]) -> None:
         parts = [os.fsencode(path) for path in paths]
@@ -142,7 +142,7 @@ class Files(Pictures):
 
 
 class Arrays(Pictures):
-    """Images [N, C, H, W] in memory, uint8 or float32 in [0, 1], as pictures; float colour stays a tensor [C, H, W]."""
+    """Images [N, C, H, W] in memory, uint8 or float32 in [0, 1]; float colour stays a tensor [C, H, W]."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -164,8 +164,8 @@ class Arrays(Pictures):
         return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
-def read_picture(path: str | Path, channels: int = 3) -> Image.Image:
-    """Return a picture file in the form of `upright`.
+def read_image(path: str | Path, channels: int = 3) -> Image.Image:
+    """Return an image file in the form of `upright`.
 
     Raises:
         RunFailed: the file cannot be decoded; the message names it.
@@ -186,5 +186,5 @@ def shortened(names: Sequence[object], most: int = 10) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Return why a picture cannot be read, without the memory addresses and paths that PIL puts into it."""
+    """Return why an image cannot be read, without the memory addresses and paths that PIL puts into it."""
     return "not an image" if "cannot identify image file" in str(error) else (str(error) or type(error).__name__)

@@ -1,4 +1,4 @@
-"""What happens to a picture on its way into a network: one plain configuration, in timm's own words.
+"""What happens to an image on its way into a network: one plain configuration, in timm's own words.
 
 The configuration belongs to the network and is stored beside its weights. The transforms are timm's.
 """
@@ -32,11 +32,11 @@ class Preprocessing:
         input_size: (C, H, W) of the tensor that enters the network.
         interpolation: how PIL resizes.
         mean, std: per channel, for pixels in [0, 1].
-        crop_pct: the picture is resized to the input's side divided by this, then cropped.
+        crop_pct: the image is resized to the input's side divided by this, then cropped.
         crop_mode: ``"center"`` keeps the aspect ratio and crops; ``"squash"`` does not keep it; ``"border"`` pads.
 
     Raises:
-        InvalidArgument: a value of another type or out of its range, before any picture is touched.
+        InvalidArgument: a value of another type or out of its range, before any image is touched.
     """
 
     input_size: tuple[int, int, int] = (3, 224, 224)
@@ -70,9 +70,9 @@ class Preprocessing:
         return self.input_size[0]
 
     def transform(self) -> Pipeline:
-        """Return the evaluation path: PIL picture -> normalised float tensor [C, H, W], bit-equal to timm's.
+        """Return the evaluation path: PIL image -> normalised float tensor [C, H, W], bit-equal to timm's.
 
-        A picture of another kind (palette, CMYK, alpha, 16 bit, grey for a colour network) is converted first by
+        An image of another kind (palette, CMYK, alpha, 16 bit, grey for a colour network) is converted first by
         `convsmith.data.pictures.upright`.
         """
         from timm.data import create_transform
@@ -171,7 +171,7 @@ class DataDescription:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How a picture becomes an image of this data set."""
+        """How an image file becomes an input of this data set."""
         size = (self.channels, *self.size)
         return Preprocessing(size, self.interpolation, self.mean, self.std, self.crop_pct, self.crop_mode)
 
@@ -200,9 +200,9 @@ class DataDescription:
 
 
 class Pipeline:
-    """A PIL picture to a tensor by a library's steps; a class, so that it goes to worker processes.
+    """A PIL image to a tensor by a library's steps; a class, so that it goes to worker processes.
 
-    Whatever stands before the conversion to a tensor works on the picture; 16-bit grey goes through it as floats.
+    Whatever stands before the conversion to a tensor works on the image; 16-bit grey goes through it as floats.
     """
 
     def __init__(self, steps: Sequence[Any], channels: int) -> None:
@@ -216,7 +216,7 @@ class Pipeline:
         return self.apply(upright(image, self.channels) if isinstance(image, Image.Image) else image)
 
     def apply(self, image: Image.Image | Tensor) -> Tensor:
-        """Return the tensor of a picture that is in the form of `upright` already."""
+        """Return the tensor of an image that is in the form of `upright` already."""
         for step in self.steps[: self.tensor_at]:
             image = step(image)
         tensor: Tensor = self.steps[self.tensor_at](image)

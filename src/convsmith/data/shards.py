@@ -24,7 +24,7 @@ _LABELS = ("cls", "txt", "json")
 
 
 class Members(Pictures):
-    """Pictures inside uncompressed tar files: a shard, an offset and a length each."""
+    """Images inside uncompressed tar files: a shard, an offset and a length each."""
 
     def __init__(self, shards: list[str], place: np.ndarray) -> None:
         self.shards, self.place = shards, place
@@ -57,7 +57,7 @@ class Members(Pictures):
 def webdataset(request: Request) -> Material:
     """WebDataset tar shards: ``wds:FOLDER``, ``wds:train-{000..015}.tar`` or a pattern with *.
 
-    A sample is a picture and a label (.cls, .txt, or "label" or "cls" in .json) with one stem; several parts are told
+    A sample is an image and a label (.cls, .txt, or "label" or "cls" in .json) with one stem; several parts are told
     by the first word of a shard's name (train-000.tar, val-000.tar). Streams from the network are refused.
     """
     shards = _shards(request)
@@ -70,7 +70,7 @@ def webdataset(request: Request) -> Material:
             words.append(word)
             official.append(part_of.get(_part(shard), TRAIN))
     if not place:
-        raise InvalidArgument("the shards hold no picture", argument=request.spec, given=f"{len(shards)} files")
+        raise InvalidArgument("the shards hold no image", argument=request.spec, given=f"{len(shards)} files")
     pictures = Members(shards, np.array(place, np.int64))
     missing = sum(word is None for word in words)
     if 0 < missing < len(words):
@@ -107,7 +107,7 @@ def _part(shard: str) -> str:
 
 
 def _samples(shard: str, request: Request) -> Iterator[tuple[int, int, str | None]]:
-    """Yield offset and length of every picture of a shard with its label, None where it has none."""
+    """Yield offset and length of every image of a shard with its label, None where it has none."""
     try:
         with tarfile.open(shard, "r:") as tar:
             for _, members in groupby((member for member in tar if member.isfile()), lambda member: _split(member)[0]):

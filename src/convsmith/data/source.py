@@ -23,7 +23,7 @@ from convsmith.data.pictures import Pictures
 from convsmith.errors import InvalidArgument
 from convsmith.registry import Registry
 
-#: called with pictures done, pictures in all, and what is being done
+#: called with images done, images in all, and what is being done
 Progress = Callable[[int, int, str], None]
 
 

@@ -23,7 +23,7 @@ Size = tuple[int, int]
 
 
 class Store(Protocol):
-    """All images of a data set; ``pictures`` is what random transforms start from."""
+    """All images of a data set; ``images`` is what random transforms start from."""
 
     pictures: Pictures
 
@@ -46,7 +46,7 @@ class MemoryStore:
 
 
 class PictureStore:
-    """Pictures that the geometry of a `Preprocessing` brings to one size; ``exact``: they must have that size."""
+    """Images that the geometry of a `Preprocessing` brings to one size; ``exact``: they must have that size."""
 
     def __init__(self, pictures: Pictures, preprocessing: Preprocessing, *, exact: bool = False) -> None:
         self.pictures, self.exact = pictures, exact
@@ -65,7 +65,7 @@ class PictureStore:
         wanted = self.preprocessing.input_size[1:]
         size = tuple(image.shape[1:]) if isinstance(image, Tensor) else image.size[::-1]
         if self.exact and size != wanted:
-            rule, given = f"all pictures must be {wanted[0]} x {wanted[1]}", f"{size[0]} x {size[1]}"
+            rule, given = f"all images must be {wanted[0]} x {wanted[1]}", f"{size[0]} x {size[1]}"
             given = f"{self.pictures.name(position)}, {given}"
             raise RunFailed(rule, given=given, hint="pass size= to resize them")
         return self.transform.apply(image)

@@ -34,7 +34,7 @@ TORCHVISION: dict[str, dict[int, Part]] = {
 
 
 class Items(Pictures):
-    """Pictures of map-style data sets that give (picture, label), one after another."""
+    """Images of map-style data sets that give (image, label), one after another."""
 
     headers = False
 

@@ -26,7 +26,7 @@ from convsmith.interpretation.detector import (
 from convsmith.interpretation.evidence import Contrast, nearest_routes, runner_up_contrast
 from convsmith.interpretation.find import find_routes
 from convsmith.interpretation.heat import heat_map, overlay
-from convsmith.interpretation.protocol import DetectionRow, Pictures, detection_table
+from convsmith.interpretation.protocol import DetectionRow, Images, detection_table
 from convsmith.interpretation.routes import RouteFlags, Routes
 from convsmith.interpretation.search import initialisation_overlap, jaccard, regularisation_path, routes_at_sparsity
 from convsmith.interpretation.semantics import (
@@ -52,10 +52,10 @@ __all__ = [
     "Curve",
     "DetectionReport",
     "DetectionRow",
+    "Images",
     "InterpretiveLoss",
     "LabelScore",
     "LayerStatistics",
-    "Pictures",
     "RouteDetector",
     "RouteFlags",
     "RouteSettings",

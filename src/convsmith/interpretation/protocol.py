@@ -30,7 +30,7 @@ HARMLESS = ("noise", "blur", "jpeg")
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Normalised images [B, C, H, W], labels [B] (-1 unknown), image numbers [B], and the normalisation to undo."""
 
     images: Tensor
@@ -39,11 +39,11 @@ class Pictures:
     mean: Sequence[float]
     std: Sequence[float]
 
-    def rows(self, chosen: Tensor) -> Pictures:
+    def rows(self, chosen: Tensor) -> Images:
         """Return some of them."""
-        return Pictures(self.images[chosen], self.labels[chosen], self.index[chosen], self.mean, self.std)
+        return Images(self.images[chosen], self.labels[chosen], self.index[chosen], self.mean, self.std)
 
-    def labelled(self, model: nn.Module) -> Pictures:
+    def labelled(self, model: nn.Module) -> Images:
         """Return them with the network's prediction in the place of every unknown label."""
         known = self.labels >= 0
         if bool(known.all()):
@@ -71,8 +71,8 @@ class DetectionRow:
 
 def detection_table(
     model: nn.Module,
-    train: Pictures,
-    test: Pictures,
+    train: Images,
+    test: Images,
     *,
     epsilon: float,
     seen: str = "ifgsm",
@@ -115,7 +115,7 @@ def detection_table(
             progress(done, total, note)
         done += 1
 
-    def moved(pictures: Pictures, name: str, drawn: int) -> Tensor:
+    def moved(pictures: Images, name: str, drawn: int) -> Tensor:
         step(f"{name} on {len(pictures.labels)} images")
         return attacked(model, pictures, name, epsilon, drawn)
 
@@ -132,7 +132,7 @@ def detection_table(
     for feature in features:
         extract = extractor(model, feature, settings)
 
-        def found(side: dict[str, Tensor], about: Pictures, feature: str = feature, extract: Any = extract) -> Any:
+        def found(side: dict[str, Tensor], about: Images, feature: str = feature, extract: Any = extract) -> Any:
             made = {}
             for name, x in side.items():
                 step(f"{feature} of {name}")
@@ -151,7 +151,7 @@ def detection_table(
     return rows
 
 
-def attacked(model: nn.Module, pictures: Pictures, name: str, epsilon: float, seed: int) -> Tensor:
+def attacked(model: nn.Module, pictures: Images, name: str, epsilon: float, seed: int) -> Tensor:
     """Return the attacked images, normalised; targets of a targeted attack are other classes drawn by ``seed``."""
     method, targeted = ATTACKS_SHOWN[name]
     labels = pictures.labels
@@ -172,12 +172,12 @@ def attacked(model: nn.Module, pictures: Pictures, name: str, epsilon: float, se
     )
 
 
-def rounded(pictures: Pictures) -> Tensor:
+def rounded(pictures: Images) -> Tensor:
     """Return the images rounded to 8 bit as attacked ones are."""
     return _through_pixels(pictures, lambda pixels: pixels)
 
 
-def harmless(pictures: Pictures, name: str, epsilon: float, seed: int) -> Tensor:
+def harmless(pictures: Images, name: str, epsilon: float, seed: int) -> Tensor:
     """Return images with a change no attacker made: sign ``"noise"`` of the same size, ``"blur"`` or ``"jpeg"``."""
     if name == "noise":
         generator = torch.Generator().manual_seed(seed)
@@ -190,7 +190,7 @@ def harmless(pictures: Pictures, name: str, epsilon: float, seed: int) -> Tensor
     raise InvalidArgument("no harmless change has this name", argument=name, hint=", ".join(HARMLESS))
 
 
-def _through_pixels(pictures: Pictures, change: Callable[[Tensor], Tensor]) -> Tensor:
+def _through_pixels(pictures: Images, change: Callable[[Tensor], Tensor]) -> Tensor:
     shape = (1, -1, 1, 1)
     mean = pictures.images.new_tensor(list(pictures.mean)).view(shape)
     std = pictures.images.new_tensor(list(pictures.std)).view(shape)
@@ -221,7 +221,7 @@ def _jpeg(pixels: Tensor) -> Tensor:
     return torch.stack(made).to(pixels) / 255
 
 
-def extractor(model: nn.Module, feature: str, settings: Mapping[str, Any]) -> Callable[[Tensor, Pictures], Routes]:
+def extractor(model: nn.Module, feature: str, settings: Mapping[str, Any]) -> Callable[[Tensor, Images], Routes]:
     """Return what finds ``"routes"`` (with settings of `find_routes`) or a baseline's features of images."""
     if feature == "routes":
         return lambda images, about: find_routes(model, images, labels=about.labels, index=about.index, **settings)

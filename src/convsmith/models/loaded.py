@@ -18,13 +18,13 @@ from convsmith.data.preprocessing import Preprocessing
 from convsmith.errors import InvalidArgument
 from convsmith.models.recipes import ModelRecipe
 
-Picture = str | PathLike[str] | Image.Image | Tensor
+ImageLike = str | PathLike[str] | Image.Image | Tensor
 #: what PIL raises on damaged or unsupported files
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
 
 
 class Prediction(NamedTuple):
-    """The first class of one picture, its softmax probability, and the second class (None where there is one)."""
+    """The first class of one image, its softmax probability, and the second class (None where there is one)."""
 
     name: str
     probability: float
@@ -52,19 +52,19 @@ class LoadedModel:
 
     @property
     def transform(self) -> Callable[[Image.Image], Tensor]:
-        """The evaluation path of this network: PIL picture -> normalised float tensor [C, H, W]."""
+        """The evaluation path of this network: PIL image -> normalised float tensor [C, H, W]."""
         return self.preprocessing.transform()
 
-    def probabilities(self, pictures: Picture | Iterable[Picture], *, batch_size: int = 32) -> Tensor:
-        """Return softmax probabilities [N, K] of pictures: paths, PIL images, or tensors that are inputs already.
+    def probabilities(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 32) -> Tensor:
+        """Return softmax probabilities [N, K] of images: paths, PIL images, or tensors that are inputs already.
 
         Raises:
-            InvalidArgument: a path that is no readable picture; something that is no picture; nothing at all.
+            InvalidArgument: a path that is no readable image; something that is no image; nothing at all.
         """
         integer("batch_size", batch_size, least=1)
-        inputs = _inputs(pictures)
+        inputs = _inputs(images)
         if not inputs:
-            raise InvalidArgument("at least one picture is needed", argument="pictures", given="none")
+            raise InvalidArgument("at least one image is needed", argument="images", given="none")
         like = next(self.model.parameters(), torch.zeros(()))
         transform, found = self.transform, []
         with torch.no_grad():
@@ -73,9 +73,9 @@ class LoadedModel:
                 found.append(self.model(batch.to(like.device, like.dtype)).float().softmax(1).cpu())
         return torch.cat(found)
 
-    def predict(self, pictures: Picture | Iterable[Picture], *, batch_size: int = 32) -> list[Prediction]:
-        """Return name, probability and runner-up of each picture, in order; see `probabilities`."""
-        values, order = self.probabilities(pictures, batch_size=batch_size).sort(dim=1, descending=True, stable=True)
+    def predict(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 32) -> list[Prediction]:
+        """Return name, probability and runner-up of each image, in order; see `probabilities`."""
+        values, order = self.probabilities(images, batch_size=batch_size).sort(dim=1, descending=True, stable=True)
         return [
             Prediction(self.name_of(int(o[0])), float(v[0]), self.name_of(int(o[1])) if len(o) > 1 else None)
             for v, o in zip(values, order, strict=True)
@@ -123,33 +123,33 @@ class LoadedModel:
         return str(index) if self.classes is None else self.classes[index]
 
 
-def _inputs(pictures: Picture | Iterable[Picture]) -> Sequence[Picture]:
-    if isinstance(pictures, Tensor):
-        return list(pictures) if pictures.dim() == 4 else [pictures]
-    if isinstance(pictures, str | PathLike | Image.Image):
-        return [pictures]
-    if not isinstance(pictures, Iterable):
-        raise InvalidArgument("paths, PIL images or tensors are needed", argument="pictures", given=spelled(pictures))
-    return list(pictures)
+def _inputs(images: ImageLike | Iterable[ImageLike]) -> Sequence[ImageLike]:
+    if isinstance(images, Tensor):
+        return list(images) if images.dim() == 4 else [images]
+    if isinstance(images, str | PathLike | Image.Image):
+        return [images]
+    if not isinstance(images, Iterable):
+        raise InvalidArgument("paths, PIL images or tensors are needed", argument="images", given=spelled(images))
+    return list(images)
 
 
-def _tensor(picture: object, transform: Callable[[Image.Image], Tensor]) -> Tensor:
-    if isinstance(picture, Image.Image):
-        return transform(picture)
-    if isinstance(picture, Tensor) and picture.dim() == 3 and picture.is_floating_point():
-        return picture
-    if not isinstance(picture, str | PathLike):
-        hint = "float [C, H, W], normalised as .transform does" if isinstance(picture, Tensor) else None
-        raise InvalidArgument("this is no picture", argument="pictures", given=spelled(picture), hint=hint)
-    path = Path(picture)
+def _tensor(image: object, transform: Callable[[Image.Image], Tensor]) -> Tensor:
+    if isinstance(image, Image.Image):
+        return transform(image)
+    if isinstance(image, Tensor) and image.dim() == 3 and image.is_floating_point():
+        return image
+    if not isinstance(image, str | PathLike):
+        hint = "float [C, H, W], normalised as .transform does" if isinstance(image, Tensor) else None
+        raise InvalidArgument("this is no image", argument="images", given=spelled(image), hint=hint)
+    path = Path(image)
     if not path.is_file():
-        raise InvalidArgument("there is no such picture file", argument="pictures", given=str(path))
+        raise InvalidArgument("there is no such image file", argument="images", given=str(path))
     try:
         with Image.open(path) as image:
             return transform(image)
     except _BROKEN as error:
         given = f"{path}: {error or type(error).__name__}"
-        raise InvalidArgument("this picture cannot be read", argument="pictures", given=given) from error
+        raise InvalidArgument("this image cannot be read", argument="images", given=given) from error
 
 
 def classes_of(

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from convsmith.report.figures import Series, heatmap, lines, png
-from convsmith.report.section import Figure, Picture, Section, Table
+from convsmith.report.section import Figure, InlineImage, Section, Table
 from convsmith.training import Metrics
 
 
@@ -82,7 +82,7 @@ def wrong_examples_section(
     for position, image in zip(order.tolist(), pixels(order), strict=True):
         said, true = classes[int(predicted[position])], classes[int(labels[position])]
         pictures.append(
-            Picture(
+            InlineImage(
                 png(image.numpy()),
                 f"{true}, taken for {said} at {100 * float(confidence[position]):.0f} %",
                 f"test image of class {true}, predicted {said}",
@@ -90,4 +90,4 @@ def wrong_examples_section(
             )
         )
     text = f"{len(wrong)} of {len(labels)} test images are wrong; shown are {len(pictures)}, the most confident first."
-    return Section("Wrong examples", [text], pictures=pictures)
+    return Section("Wrong examples", [text], images=pictures)

@@ -35,7 +35,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Picture:
+class InlineImage:
     """``png`` is base64 of a PNG or JPEG file, shown at ``width`` CSS pixels with hard pixel edges if ``pixelated``."""
 
     png: str
@@ -47,7 +47,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """One chapter of a report: a title, then pictures, text, figures, tables and commands, in this order.
+    """One chapter of a report: a title, then images, text, figures, tables and commands, in this order.
 
     ``text`` paragraphs are plain text, the first one is the answer; ``notes`` are shown as warnings; ``commands`` are
     what to type next.
@@ -57,7 +57,7 @@ class Section:
     text: Sequence[str] = ()
     tables: Sequence[Table] = ()
     figures: Sequence[Figure] = ()
-    pictures: Sequence[Picture] = ()
+    images: Sequence[InlineImage] = ()
     notes: Sequence[str] = ()
     commands: Sequence[str] = ()
 
@@ -70,7 +70,7 @@ class Section:
     @classmethod
     def load(cls, path: Path) -> Section:
         """Read what `save` wrote."""
-        lists = {"text": str, "tables": dict, "figures": dict, "pictures": dict, "notes": str, "commands": str}
+        lists = {"text": str, "tables": dict, "figures": dict, "images": dict, "notes": str, "commands": str}
         value = read_json(path, "a report's section", {"title": str, **dict.fromkeys([*lists][:-1], list)})
         value.setdefault("commands", [])
         try:
@@ -82,7 +82,7 @@ class Section:
                 text=value["text"],
                 tables=[Table(**_table(t)) for t in value["tables"]],
                 figures=[Figure(**_texts(f)) for f in value["figures"]],
-                pictures=[Picture(**_texts(p)) for p in value["pictures"]],
+                images=[InlineImage(**_texts(p)) for p in value["images"]],
                 notes=value["notes"],
                 commands=value["commands"],
             )

@@ -1,4 +1,4 @@
-"""Numbers that explain a run: weights against the truth, how far the domains are apart, and a picture of the features.
+"""Numbers that explain a run: weights against the truth, how far the domains are apart, and a plot of the features.
 
 Ben-David et al., Analysis of Representations for Domain Adaptation, NeurIPS 2006 (proxy A-distance); van der Maaten &
 Hinton, JMLR 2008 (t-SNE).

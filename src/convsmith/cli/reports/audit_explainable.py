@@ -17,11 +17,11 @@ ALL = 0.95
 
 
 def run(subject: Subject) -> Chapter:
-    """Find routes of a dozen pictures, one a group, and overlay what they look at."""
+    """Find routes of a dozen images, one a group, and overlay what they look at."""
     import torch
 
     from convsmith.interpretation import find_routes, heat_map, overlay
-    from convsmith.report import Picture, Section, Table
+    from convsmith.report import InlineImage, Section, Table
     from convsmith.report.images import photo
 
     rows = _different(subject, IMAGES)
@@ -38,7 +38,7 @@ def run(subject: Subject) -> Chapter:
         found.append((batch, routes, heat_map(subject.model, batch, routes).cpu()))
         took = time.monotonic() - began
     if not found:
-        return Chapter(absent=f"one picture needs {took:.0f} s for its {PASSES} passes; a larger --minutes")
+        return Chapter(absent=f"one image needs {took:.0f} s for its {PASSES} passes; a larger --minutes")
     pictures, shares, table = [], [], []
     needed = torch.zeros(found[0][1].total, dtype=torch.bool)
     for start, (batch, routes, heat) in zip(range(0, len(rows), size), found, strict=False):
@@ -57,17 +57,17 @@ def run(subject: Subject) -> Chapter:
             caption = f"{first}, {sure:.0%} (then {second}): {told}"
             jpeg = photo(shown[k].numpy())
             small = max(pixels.shape[-2:]) <= 64
-            pictures.append(Picture(jpeg, caption, f"{name} with overlay", width=200, pixelated=small))
+            pictures.append(InlineImage(jpeg, caption, f"{name} with overlay", width=200, pixelated=small))
             table.append([name, first, 100 * sure, second, 100 * share if carried else None])
     tried = len(table)
     if not shares:
-        return Chapter(absent=f"no smaller route was found for any of {tried} pictures in {PASSES} passes")
+        return Chapter(absent=f"no smaller route was found for any of {tried} images in {PASSES} passes")
     middle = sorted(shares)[len(shares) // 2]
     unused = float((~needed).double().mean())
     span = f"{100 * min(shares):.0f} to {100 * max(shares):.0f}"
     number = f"{100 * middle:.0f} % ({span}) of channels carry a prediction"
     sentence = (
-        f"{100 * middle:.0f} % of the channels carry the median prediction ({len(shares)} of {tried} pictures have a "
+        f"{100 * middle:.0f} % of the channels carry the median prediction ({len(shares)} of {tried} images have a "
         f"route); {100 * unused:.0f} % of {len(needed)} channels are needed by none of these."
     )
     section = Section(
@@ -77,12 +77,12 @@ def run(subject: Subject) -> Chapter:
             "Warm colours mark places that speak for the predicted class. A route is what a search of "
             f"{PASSES} passes leaves open while the prediction stays.",
         ],
-        [Table(["picture", "prediction", "confidence, %", "runner-up", "critical channels, %"], table, folded=True)],
-        pictures=pictures,
+        [Table(["image", "prediction", "confidence, %", "runner-up", "critical channels, %"], table, folded=True)],
+        images=pictures,
     )
     data = subject.words["data"]
     command = f"convsmith explain {subject.words['model']} --data {data} --limit 50"
-    facts: dict[str, Any] = {"critical": middle, "unused": unused, "pictures": tried, "routes": len(shares)}
+    facts: dict[str, Any] = {"critical": middle, "unused": unused, "images": tried, "routes": len(shares)}
     return Chapter(sentence, number, command, facts=facts, section=section)
 
 
@@ -102,7 +102,7 @@ def _pass(subject: Subject, image: Tensor) -> float:
 
 
 def _different(subject: Subject, most: int) -> list[int]:
-    """Return rows of the pictures, one of each group first."""
+    """Return rows of the images, one of each group first."""
     groups = subject.pictures.groups or tuple(range(len(subject.pictures)))
     first = [groups.index(g) for g in dict.fromkeys(groups)]
     rest = [i for i in range(len(groups)) if i not in first]

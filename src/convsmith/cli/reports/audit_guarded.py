@@ -18,11 +18,11 @@ IMAGES, STEPS = 32, 5
 
 
 def run(subject: Subject) -> Chapter:
-    """Attack, count flips, fit a small detector on half of the pictures and score it on the other half."""
+    """Attack, count flips, fit a small detector on half of the images and score it on the other half."""
     import torch
 
     from convsmith.interpretation import attack
-    from convsmith.report import Figure, Picture, Section, Table
+    from convsmith.report import Figure, InlineImage, Section, Table
     from convsmith.report.figures import bars
     from convsmith.report.images import photo
 
@@ -60,15 +60,15 @@ def run(subject: Subject) -> Chapter:
     shown = subject.pixels(torch.cat([images[:1], moved[SIZES[-1]][:1]]))
     names = [subject.name(int(labels[0])), subject.name(int(answers[SIZES[-1]][0]))]
     pictures = [
-        Picture(photo(one.numpy()), f"{kind}: {name}", f"{kind} picture", width=200, pixelated=shown.shape[-1] <= 64)
+        InlineImage(photo(one.numpy()), f"{kind}: {name}", f"{kind} image", width=200, pixelated=shown.shape[-1] <= 64)
         for one, kind, name in zip(shown, ("original", "changed by 8/255"), names, strict=True)
     ]
     section = Section(
         TITLE,
         [
             sentence,
-            f"Projected gradient, {STEPS} steps, on {len(images)} pictures; intervals are over pictures. The detector "
-            "learns from clean and attacked pictures of one half and is scored on the other half. It is no defence "
+            f"Projected gradient, {STEPS} steps, on {len(images)} images; intervals are over images. The detector "
+            "learns from clean and attacked images of one half and is scored on the other half. It is no defence "
             "against somebody who knows it.",
         ],
         [Table(["largest change", "predictions flipped"], [[f"{s}/255", percent(v)] for s, v in flips.items()])],
@@ -89,7 +89,7 @@ def run(subject: Subject) -> Chapter:
 
 
 def _detector(subject: Subject, images: Tensor, moved: Tensor) -> tuple[DetectionReport | None, int, str]:
-    """Fit on clean and changed pictures of half of the groups, score the others: report, pictures, or why not."""
+    """Fit on clean and changed images of half of the groups, score the others: report, images, or why not."""
     import torch
 
     from convsmith.errors import ConvsmithError
@@ -98,7 +98,7 @@ def _detector(subject: Subject, images: Tensor, moved: Tensor) -> tuple[Detectio
     groups = torch.tensor((subject.pictures.groups or tuple(range(len(subject.pictures))))[: len(images)])
     known = groups.unique()
     if len(known) < 8:
-        return None, 0, "eight different pictures or more are needed"
+        return None, 0, "eight different images or more are needed"
     half = torch.isin(groups, known[::2])
     try:
         subject.progress(0, 1, "detector")

@@ -52,7 +52,7 @@ def run(subject: Subject) -> Chapter:
 
     images = subject.tensor(subject.pictures)
     if len(images) < 2:
-        return Chapter(absent="two pictures or more are needed")
+        return Chapter(absent="two images or more are needed")
     if subject.device != "cpu":
         return Chapter(absent="the scan times networks on the CPU; run it with --device cpu")
     example, plain = images[:32], subject.logits.argmax(1)
@@ -100,7 +100,7 @@ def _chapter(subject: Subject, ways: list[Way], milliseconds: float, size: float
         sentence = (
             f"{best.name} makes the network {speed} in {subject.runtime} on this machine, its file "
             f"{size / best.kilobytes:.1f} times smaller; it answers like the original on {percent(best.agreement)} of "
-            "the pictures, without training."
+            "the images, without training."
         )
         command, number = f"convsmith compress {model} --data {data} {best.command}", speed
     else:
@@ -116,7 +116,7 @@ def _chapter(subject: Subject, ways: list[Way], milliseconds: float, size: float
         number = "nothing tried is faster here"
     facts = {
         "runtime": subject.runtime,
-        "pictures": len(subject.pictures),
+        "images": len(subject.pictures),
         "original, ms": milliseconds,
         "original, kB": size,
         "ways": [
@@ -143,16 +143,16 @@ def _section(subject: Subject, sentence: str, ways: list[Way], milliseconds: flo
         if way.ratio is not None and way.agreement is not None:
             points[way.name] = (100 * way.ratio[0], 100 * way.agreement[0])
     front = [n for n, (x, y) in points.items() if not any(a < x and b >= y for m, (a, b) in points.items() if m != n)]
-    columns = ["network", "one picture, ms", "time kept (95 % interval)", "file, kB", "same answer, %", "why not"]
+    columns = ["network", "one image, ms", "time kept (95 % interval)", "file, kB", "same answer, %", "why not"]
     if not any(way.reason for way in ways):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    svg = scatter(points, xlabel="time of one picture, % of the original's", ylabel="same answer, %", front=front)
+    svg = scatter(points, xlabel="time of one image, % of the original's", ylabel="same answer, %", front=front)
     return Section(
         TITLE,
         [
             sentence,
-            f"Timed call by call in turns with the original: one picture, one thread, {subject.runtime}, on this "
-            f"machine. Agreement is counted on {len(subject.pictures)} pictures. Nothing was trained.",
+            f"Timed call by call in turns with the original: one image, one thread, {subject.runtime}, on this "
+            f"machine. Agreement is counted on {len(subject.pictures)} images. Nothing was trained.",
         ],
         [Table(columns, rows)],
         [

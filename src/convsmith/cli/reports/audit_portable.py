@@ -23,12 +23,12 @@ def run(subject: Subject) -> Chapter:
     if target is None:
         return Chapter(absent="there is no second domain; name one with --target DATA")
     if min(len(source), len(target)) < 16:
-        return Chapter(absent="sixteen pictures of each domain are needed")
+        return Chapter(absent="sixteen images of each domain are needed")
     x, y = subject.maps(source).mean(2).double(), subject.maps(target).mean(2).double()
     subject.progress(0, 2, "tell the domains apart")
     apart = _told_apart(x, y, subject.seed)
     text = [
-        f"A linear classifier tells a picture of {source.source} from one of {target.source} in {percent(apart)} of "
+        f"A linear classifier tells an image of {source.source} from one of {target.source} in {percent(apart)} of "
         "cases, by the network's own features (50 % would be no difference).",
     ]
     if source.labels is None:

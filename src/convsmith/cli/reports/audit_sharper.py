@@ -15,7 +15,7 @@ DIM = 64
 
 
 def run(subject: Subject) -> Chapter:
-    """Cross-validate two ridge heads on frozen features of the labelled pictures."""
+    """Cross-validate two ridge heads on frozen features of the labelled images."""
     import numpy as np
 
     from convsmith.report import Figure, Section, Table
@@ -23,12 +23,12 @@ def run(subject: Subject) -> Chapter:
 
     chosen = subject.labelled
     if chosen is None or chosen.labels is None:
-        return Chapter(absent="DATA has no labels; put the pictures into one folder a class")
+        return Chapter(absent="DATA has no labels; put the images into one folder a class")
     labels = np.asarray(chosen.labels)
     counts = np.bincount(labels)
     counts = counts[counts > 0]
     if len(counts) < 2 or counts.min() < 3:
-        return Chapter(absent="every class needs three pictures or more, and there must be two classes")
+        return Chapter(absent="every class needs three images or more, and there must be two classes")
     maps = subject.maps(chosen)
     if maps.shape[2] < 4:
         return Chapter(absent=f"the last feature map has {maps.shape[2]} positions; second-order statistics need four")
@@ -54,10 +54,10 @@ def run(subject: Subject) -> Chapter:
         TITLE,
         [
             sentence,
-            f"Two ridge heads, cross-validated in five parts on {len(labels)} pictures of {len(counts)} classes of "
+            f"Two ridge heads, cross-validated in five parts on {len(labels)} images of {len(counts)} classes of "
             f"{chosen.source}: one on the average of the last feature map ({maps.shape[1]} channels, {maps.shape[2]} "
             f"positions), one on the square root of the covariance of {min(DIM, maps.shape[1])} principal channels. "
-            "The network itself is not trained. The interval resamples pictures, in pairs.",
+            "The network itself is not trained. The interval resamples images, in pairs.",
         ],
         [Table(["head", "accuracy, % (95 % interval)"], [[n, percent(s)] for n, s in shares.items()])],
         [
@@ -68,7 +68,7 @@ def run(subject: Subject) -> Chapter:
             )
         ],
     )
-    facts: dict[str, Any] = {"pictures": len(labels), "gain": gain, "low": float(low), "high": float(high)}
+    facts: dict[str, Any] = {"images": len(labels), "gain": gain, "low": float(low), "high": float(high)}
     facts |= {name: share[0] for name, share in shares.items()}
     return Chapter(sentence, f"{interval} of accuracy", command, facts=facts, section=section)
 
@@ -90,7 +90,7 @@ def _second_order(maps: Tensor) -> Tensor:
 
 
 def _correct(features: Tensor, labels: Any, seed: int) -> Any:
-    """Return whether each picture is classified rightly by a head that has not seen it, [N] of bool."""
+    """Return whether each image is classified rightly by a head that has not seen it, [N] of bool."""
     import warnings
 
     import numpy as np

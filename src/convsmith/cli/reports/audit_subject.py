@@ -1,4 +1,4 @@
-"""What an audit looks at: a loaded network and pictures; and what every chapter of it returns."""
+"""What an audit looks at: a loaded network and images; and what every chapter of it returns."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class OutOfTime(ConvsmithError):
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Pictures with names; ``labels`` number ``classes``, None where nobody gave any.
+    """Images with names; ``labels`` number ``classes``, None where nobody gave any.
 
-    ``groups``: pictures of one group show the same thing (crops of one photograph) and never stand on both sides of a
+    ``groups``: images of one group show the same thing (crops of one photograph) and never stand on both sides of a
     comparison.
     """
 
@@ -48,7 +48,7 @@ class PictureSet:
         return len(self.pictures)
 
     def subset(self, rows: list[int]) -> PictureSet:
-        """Return some of the pictures."""
+        """Return some of the images."""
         return PictureSet(
             tuple(self.pictures[i] for i in rows),
             tuple(self.names[i] for i in rows),
@@ -59,7 +59,7 @@ class PictureSet:
         )
 
     def limited(self, most: int, seed: int) -> PictureSet:
-        """Return at most so many pictures, in turn from every class and group, drawn by the seed."""
+        """Return at most so many images, in turn from every class and group, drawn by the seed."""
         import torch
 
         if len(self) <= most:
@@ -93,7 +93,7 @@ class Chapter:
 class Subject:
     """The network under audit with everything the chapters share, computed once.
 
-    ``labelled`` are the pictures for chapters that need labels, ``target`` a second domain. ``words`` are the MODEL and
+    ``labelled`` are the images for chapters that need labels, ``target`` a second domain. ``words`` are the MODEL and
     DATA words for the commands a chapter recommends.
     """
 
@@ -131,7 +131,7 @@ class Subject:
         return self.loaded.name_of(label).split(",")[0]
 
     def tensor(self, pictures: PictureSet) -> Tensor:
-        """Return the pictures as the network takes them, [N, C, H, W] on its device."""
+        """Return the images as the network takes them, [N, C, H, W] on its device."""
         import torch
 
         key = ("tensor", id(pictures))
@@ -157,7 +157,7 @@ class Subject:
 
     @cached_property
     def logits(self) -> Tensor:
-        """The network's logits on the pictures, [N, K]."""
+        """The network's logits on the images, [N, K]."""
         return self.answers(self.model, self.tensor(self.pictures), "predict")
 
     def answers(self, model: Any, images: Tensor, note: str) -> Tensor:
@@ -193,7 +193,7 @@ class Subject:
 
 
 def read_pictures(spec: str, *, most: int, seed: int) -> PictureSet:
-    """Read DATA: a folder of pictures (class folders are labels), or the held-out images of a named data set."""
+    """Read DATA: a folder of images (class folders are labels), or the held-out images of a named data set."""
     prefix, colon, rest = spec.partition(":")
     folder = Path(rest) if colon and prefix in ("imagefolder", "images") else Path(spec)
     if folder.is_dir():
@@ -215,7 +215,7 @@ def _folder(folder: Path, spec: str, *, labelled: bool) -> PictureSet:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
     found = [(p, p.relative_to(folder).parts) for p in files if not any(s.startswith(".") for s in p.parts[-2:])]
     if not found:
-        raise InvalidArgument("the folder holds no picture", argument="--data", given=str(folder))
+        raise InvalidArgument("the folder holds no image", argument="--data", given=str(folder))
     tops = sorted({parts[0] for _, parts in found if len(parts) > 1})
     known = labelled and len(tops) > 1 and all(len(parts) > 1 for _, parts in found)
     pictures, names, labels = [], [], []
@@ -231,7 +231,7 @@ def _folder(folder: Path, spec: str, *, labelled: bool) -> PictureSet:
         names.append(path.name)
         labels.append(tops.index(parts[0]) if known else -1)
     if not pictures:
-        raise InvalidArgument("no picture of the folder can be read", argument="--data", given=str(folder))
+        raise InvalidArgument("no image of the folder can be read", argument="--data", given=str(folder))
     groups = tuple(range(len(pictures)))
     return PictureSet(tuple(pictures), tuple(names), spec, tuple(labels) if known else None, tuple(tops), groups)
 

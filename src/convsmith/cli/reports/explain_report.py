@@ -112,7 +112,7 @@ def chapter(
 ) -> Section:
     """Return one image's chapter: photograph, overlay, the answer in words, strips of gates; tables are folded."""
     from convsmith.interpretation import overlay
-    from convsmith.report import Figure, Picture, Section, Table
+    from convsmith.report import Figure, InlineImage, Section, Table
     from convsmith.report.figures import png, strips
     from convsmith.report.images import photo
 
@@ -137,8 +137,8 @@ def chapter(
     pixels, name = _large(found.pixels[row].cpu().float()), found.names[row]
     warm = f"warm places speak for {prediction}" if float(heat.max()) > 0 else f"no place speaks for {prediction}"
     pictures = [
-        Picture(photo(pixels.numpy()), prediction, f"{name}, as the network sees it", width=320, pixelated=False),
-        Picture(
+        InlineImage(photo(pixels.numpy()), prediction, f"{name}, as the network sees it", width=320, pixelated=False),
+        InlineImage(
             photo(overlay(pixels[None], heat[None])[0].numpy()),
             warm,
             f"{name} under its heat map",
@@ -150,7 +150,7 @@ def chapter(
         for near_pixels, near, alike in zip(*neighbours, strict=True):
             shown = named(int(near)) if int(near) >= 0 else "unlabelled"
             caption = f"{shown}, {float(alike):.2f}"
-            pictures.append(Picture(png(near_pixels.numpy()), caption, "training image with a near route"))
+            pictures.append(InlineImage(png(near_pixels.numpy()), caption, "training image with a near route"))
     return Section(
         name,
         _words(
@@ -189,8 +189,8 @@ def _words(routes: Routes, row: int, first: str, second: str, truth: str, passed
     answer = f"The network says {first}, {float(routes.confidence[row]):.0%} sure; next comes {second}.{truth}"
     if not passed:
         told = (
-            f"No route through all layers was found: the {count} that are left say {first} whatever the picture shows, "
-            "from constants inside the network. They explain nothing about this picture."
+            f"No route through all layers was found: the {count} that are left say {first} whatever the image shows, "
+            "from constants inside the network. They explain nothing about this image."
         )
     elif bool(routes.kept[row]):
         told = f"{count} are enough for that: with all others switched off it says the same."

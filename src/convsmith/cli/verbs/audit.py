@@ -37,7 +37,7 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
     "facts": dict,
     "seconds": (int, float),
 }
-#: pictures that are looked at, of DATA and of TARGET
+#: images that are looked at, of DATA and of TARGET
 PICTURES, LABELLED = 64, 240
 
 
@@ -48,8 +48,8 @@ class Arguments(Work):
     model: str | None = option(
         None, "timm name, run folder, weights file or package.module:factory", metavar="MODEL", positional=True
     )
-    data: str | None = option(None, "pictures it works on: a folder (class folders are labels) or DATA", metavar="DATA")
-    target: str | None = option(None, "pictures of another domain, for the chapter on it", metavar="DATA")
+    data: str | None = option(None, "images it works on: a folder (class folders are labels) or DATA", metavar="DATA")
+    target: str | None = option(None, "images of another domain, for the chapter on it", metavar="DATA")
     weights: str | None = option(None, "file with the network's weights", metavar="FILE")
     random: bool = option(False, "do not look for published weights: audit the untrained network")
     runtime: str = option("onnxruntime", "runtime of the timing: onnxruntime, compile or torch", metavar="NAME")
@@ -57,11 +57,11 @@ class Arguments(Work):
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
-    """Load network and pictures, write the chapters one by one, then the page."""
+    """Load network and images, write the chapters one by one, then the page."""
     began = time.monotonic()
     if arguments.model is None or arguments.data is None:
         missing = "MODEL" if arguments.model is None else "--data"
-        raise InvalidArgument("an audit needs a network and pictures", argument="audit", hint=f"add {missing}")
+        raise InvalidArgument("an audit needs a network and images", argument="audit", hint=f"add {missing}")
     check(arguments.minutes, arguments.runtime)
     run_folder.check("audit", arguments)
     from convsmith.cli.reports.audit_subject import Subject, read_pictures
@@ -181,21 +181,19 @@ def _conclude(
     subject.deadline, subject.report = float("inf"), None  # the page is written whatever the time
     notes = list(subject.loaded.notes)[:1] if any("new" in n for n in subject.loaded.notes) else []
     if subject.untrained:
-        notes.append(
-            "This network seems to be untrained: it is as unsure of every picture as it can be. Train it first."
-        )
+        notes.append("This network seems to be untrained: it is as unsure of every image as it can be. Train it first.")
     seconds = sum(chapter["seconds"] for chapter in found.values())
     first = Section.load(folder / "sections" / "10-explainable.json")
     Section(
         "In short",
         tables=[Table(["chapter", "answer", "s"], [[n, _answer(c), round(c["seconds"])] for n, c in found.items()])],
-        pictures=[replace(picture, width=140) for picture in list(first.pictures)[:6]],
+        images=[replace(one, width=140) for one in list(first.images)[:6]],
         notes=notes,
     ).save(folder, "00-in-short")
     summary = {
         "title": title,
         "lead": [
-            f"{len(subject.pictures)} pictures of {subject.pictures.source}"
+            f"{len(subject.pictures)} images of {subject.pictures.source}"
             + (f", {len(subject.target)} of {subject.target.source}" if subject.target is not None else "")
             + f"; {seconds:.0f} s on this machine. Every number was measured by the run that wrote this page."
         ],

@@ -45,7 +45,7 @@ class Arguments(Work):
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
-    """Load the network and the pictures, then audit."""
+    """Load the network and the images, then audit."""
     began = time.monotonic()
     audit.check(arguments.minutes, arguments.runtime)
     package: Any = require(PACKAGE, "demo")

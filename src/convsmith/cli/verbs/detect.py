@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from convsmith.data import DataDescription, ImageData, ImageSplit
-    from convsmith.interpretation import Pictures, RouteDetector, Routes
+    from convsmith.interpretation import Images, RouteDetector, Routes
 
 EXAMPLES = (
     "detect fit runs/first --data digits --per-class 10 --out runs/guard",
@@ -36,7 +36,7 @@ class Arguments(data_options.DataOptions):
     action: Literal["fit", "score"] = option(help="fit or score", positional=True)
     model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
     weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
-    pictures: tuple[str, ...] = option((), "score: image files or folders", metavar="IMAGE", positional=True)
+    image_files: tuple[str, ...] = option((), "score: image files or folders", metavar="IMAGE", positional=True)
     data: str = option(
         "", "fit: images to attack, labels not needed (images:PATH); score: images to score", metavar="DATA"
     )
@@ -65,7 +65,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
 def _fit(arguments: Arguments) -> dict[str, Any]:
     if not arguments.data:
         raise InvalidArgument("fitting needs images", argument="detect fit", hint="add --data DATA")
-    if arguments.pictures or arguments.detector is not None:
+    if arguments.image_files or arguments.detector is not None:
         raise InvalidArgument("images and --detector belong to score", argument="detect fit", hint="leave them out")
     for name, value in (("--per-class", arguments.per_class), ("--test-images", arguments.test_images)):
         if value < 1:
@@ -83,7 +83,7 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
     for name, split in (("fit on", data.train), ("test on", data.test)):
         if len(split) < 2:
             raise InvalidArgument(f"too few images to {name}", argument=f"--data {arguments.data}", given=len(split))
-    train, test = _pictures(data.train, data, None), _pictures(data.test, data, arguments.test_images)
+    train, test = _images(data.train, data, None), _images(data.test, data, arguments.test_images)
     find: dict[str, Any] = {"mode": arguments.mode, "gamma": arguments.gamma, "sites": arguments.sites}
     epsilon = arguments.epsilon / 255
     unseen = tuple(name for name in protocol.ATTACKS_SHOWN if name != arguments.attack)
@@ -138,14 +138,14 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
 
 def _score(arguments: Arguments) -> dict[str, Any]:
     from convsmith import interpretation
-    from convsmith.cli.verbs.explain import pictures_of
-    from convsmith.data import picture_files
+    from convsmith.cli.verbs.explain import images_of
+    from convsmith.data import image_files
 
     if arguments.detector is None:
         raise InvalidArgument("scoring needs a fitted detector", argument="detect score", hint="add --detector FILE")
-    if bool(arguments.pictures) == bool(arguments.data):
+    if bool(arguments.image_files) == bool(arguments.data):
         raise InvalidArgument("score either IMAGEs or --data DATA", argument="detect score")
-    picture_files(arguments.pictures)  # a missing one is named before any network is looked for
+    image_files(arguments.image_files)  # a missing one is named before any network is looked for
     path = Path(arguments.detector)
     detector = interpretation.RouteDetector.load(path / DETECTOR if path.is_dir() else path)
     model, about, data = _model_and_data(arguments)
@@ -153,9 +153,9 @@ def _score(arguments: Arguments) -> dict[str, Any]:
         batch = data.test.fetch(range(len(data.test)))
         images, names = batch.images, [f"test image {int(i)}" for i in batch.index]
     else:
-        found = pictures_of(arguments.pictures, about, arguments.model, size=arguments.size, limit=arguments.limit)
+        found = images_of(arguments.image_files, about, arguments.model, size=arguments.size, limit=arguments.limit)
         images, names = found.images, list(found.names)
-    # as in fitting: the values a stored picture can have
+    # as in fitting: the values a stored image can have
     images = _rounded(images, about, data)
     detector.check_network(model)
     with progress(FEATURES.get(detector.settings_["mode"], "routes")) as callback:
@@ -207,22 +207,22 @@ def _model_and_data(arguments: Arguments) -> tuple[nn.Module, DataDescription | 
     return loaded.model.eval(), about, data
 
 
-def _pictures(split: ImageSplit, data: ImageData, limit: int | None) -> Pictures:
-    from convsmith.interpretation import Pictures
+def _images(split: ImageSplit, data: ImageData, limit: int | None) -> Images:
+    from convsmith.interpretation import Images
 
     count = len(split) if limit is None else min(limit, len(split))
     batch = split.fetch(range(count))
     about = data.description
-    return Pictures(batch.images, batch.labels, batch.index, about.mean, about.std)
+    return Images(batch.images, batch.labels, batch.index, about.mean, about.std)
 
 
 def _rounded(images: Tensor, about: DataDescription | None, data: ImageData | None) -> Tensor:
     import torch
 
-    from convsmith.interpretation import Pictures
+    from convsmith.interpretation import Images
     from convsmith.interpretation.protocol import rounded
 
     source = data.description if data is not None else about
     assert source is not None
     none = torch.full((len(images),), -1)
-    return rounded(Pictures(images, none, none, source.mean, source.std))
+    return rounded(Images(images, none, none, source.mean, source.std))

@@ -34,7 +34,7 @@ class Arguments(data_options.DataOptions):
 
     model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
     weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
-    pictures: tuple[str, ...] = option((), "image files or folders of them", metavar="IMAGE", positional=True)
+    image_files: tuple[str, ...] = option((), "image files or folders of them", metavar="IMAGE", positional=True)
     data: str = option(
         "", "images to explain; beside IMAGEs, where similar training images are looked for", metavar="DATA"
     )
@@ -68,8 +68,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     loaded.model.eval()
     about = trained_on(loaded)
     data = data_options.load(arguments, like=about) if arguments.data else None
-    if arguments.pictures:
-        found = pictures_of(arguments.pictures, about, arguments.model, size=arguments.size, limit=arguments.limit)
+    if arguments.image_files:
+        found = images_of(arguments.image_files, about, arguments.model, size=arguments.size, limit=arguments.limit)
     else:
         found = _from_data(arguments, data)
     _check_takes(loaded.model, found, arguments.model)
@@ -109,7 +109,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 
 def _check(arguments: Arguments) -> None:
-    if not arguments.pictures and not arguments.data:
+    if not arguments.image_files and not arguments.data:
         raise InvalidArgument(
             "there is nothing to explain", argument="explain MODEL", hint="name images, or add --data DATA"
         )
@@ -122,9 +122,9 @@ def _check(arguments: Arguments) -> None:
     ):
         if value is not None and value < least:
             raise InvalidArgument(f"must be {least} or more", argument=name, given=value)
-    from convsmith.data import picture_files
+    from convsmith.data import image_files
 
-    picture_files(arguments.pictures)  # a missing one is named before any network is looked for
+    image_files(arguments.image_files)  # a missing one is named before any network is looked for
     if arguments.allow_closed and arguments.mode == "paper":
         raise InvalidArgument(
             "the published schedule has no other way",
@@ -160,15 +160,15 @@ def _check_takes(model: Any, found: Explained, name: str) -> None:
         )
 
 
-def pictures_of(
+def images_of(
     names: tuple[str, ...], about: DataDescription | None, model: str, *, size: int | None, limit: int | None
 ) -> Explained:
     """Read image files (folders are searched) as the model takes them."""
     import torch
 
-    from convsmith.data import picture_files, read_picture
+    from convsmith.data import image_files, read_image
 
-    files = list(dict.fromkeys(picture_files(names)))[:limit]
+    files = list(dict.fromkeys(image_files(names)))[:limit]
     if about is None:
         raise InvalidArgument(
             "nothing is known about the images this model takes (size, mean, std)",
@@ -183,9 +183,9 @@ def pictures_of(
     transforms, made = (seen.transform(), shown.transform()), []
     for file in files:
         try:
-            picture = read_picture(file, count)
+            picture = read_image(file, count)
         except RunFailed as error:
-            reason = "not a picture, or a damaged one; leave the file out or replace it"
+            reason = "not an image, or a damaged one; leave the file out or replace it"
             raise InvalidArgument("an image file cannot be read", given=error.given, hint=reason) from error
         made.append([transform(picture) for transform in transforms])
     images, pixels = (torch.stack(column) for column in zip(*made, strict=True))
@@ -206,7 +206,7 @@ def _from_data(arguments: Arguments, data: ImageData | None) -> Explained:
 def _neighbours(
     arguments: Arguments, model: Any, data: ImageData, routes: Routes, settings: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Return pictures of the nearest training images [B, n, C, H, W], their labels and similarities [B, n]."""
+    """Return images of the nearest training images [B, n, C, H, W], their labels and similarities [B, n]."""
     import torch
 
     from convsmith.interpretation import RouteSettings, nearest_routes

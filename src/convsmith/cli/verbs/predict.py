@@ -1,4 +1,4 @@
-"""``convsmith predict``: name what is on pictures: class, probability, runner-up."""
+"""``convsmith predict``: name what is on images: class, probability, runner-up."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ SHOWN = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(Computation):
-    """Predict the class of every picture: its name and probability, and the second class with its own."""
+    """Predict the class of every image: its name and probability, and the second class with its own."""
 
     model: str = option(help="run folder, weights file, timm name, hf-hub:ID", metavar="MODEL", positional=True)
-    pictures: tuple[str, ...] = option(help="image files or folders of them", metavar="IMAGE", positional=True)
+    image_files: tuple[str, ...] = option(help="image files or folders of them", metavar="IMAGE", positional=True)
     weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     out: str | None = option(None, "also write a table: FILE.csv", metavar="FILE", group="common")
     broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read", group="images")
@@ -47,12 +47,12 @@ def run(arguments: Arguments) -> dict[str, Any]:
     from convsmith import data
     from convsmith.training import predict_split, rank_and_world, resolve_device
 
-    if not arguments.pictures:
+    if not arguments.image_files:
         raise InvalidArgument("there is nothing to predict", argument="predict MODEL", hint="name images or folders")
     if arguments.batch_size < 1 or arguments.num_workers < 0:
         raise InvalidArgument("must be 1 (0) or more", argument="--batch-size, --num-workers")
     device = resolve_device(arguments.device)
-    files = data.picture_files(arguments.pictures)
+    files = data.image_files(arguments.image_files)
     loaded = classifier.load(arguments.model, weights=arguments.weights, device=str(device))
     split, skipped = data.from_files(files, loaded.preprocessing, broken=arguments.broken)
     classifier.check_takes(loaded.model, split)
