@@ -145,8 +145,8 @@ def _tensor(image: object, transform: Callable[[Image.Image], Tensor]) -> Tensor
     if not path.is_file():
         raise InvalidArgument("there is no such image file", argument="images", given=str(path))
     try:
-        with Image.open(path) as image:
-            return transform(image)
+        with Image.open(path) as opened:
+            return transform(opened)
     except _BROKEN as error:
         given = f"{path}: {error or type(error).__name__}"
         raise InvalidArgument("this image cannot be read", argument="images", given=given) from error
