@@ -20,10 +20,10 @@ def picture(path, channels=3, size=8, seed=0):
     Image.fromarray(values if channels > 1 else values[:, :, 0]).save(path)
 
 
-def folder_of(root, classes=("a", "b"), images=8, channels=3):
+def folder_of(root, classes=("a", "b"), images=8, channels=3, size=8):
     for c, name in enumerate(classes):
         for n in range(images):
-            picture(root / name / f"{n}.png", channels, seed=100 * c + n)
+            picture(root / name / f"{n}.png", channels, size, seed=100 * c + n)
     return root
 
 

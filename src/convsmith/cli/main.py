@@ -41,8 +41,8 @@ examples:
   convsmith evaluate --checkpoint runs/first --data digits
   convsmith report runs/first
 
-MODEL is a timm name, a run folder or a weights file. DATA is digits, mnist-5k, fashion-mnist,
-imagefolder:PATH, torchvision:NAME or hf:NAME.
+MODEL is a timm name, a run folder, a weights file or package.module:factory. DATA is a folder (of class
+folders or loose images), digits, mnist-5k, imagefolder:PATH, hf:NAME or another name of `convsmith data`.
 Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted with the state saved."""
 
 
