@@ -3,16 +3,18 @@
 import json
 
 import pytest
+import timm
 import torch
 
 from convsmith.cli.main import main
 from convsmith.interpretation import Routes
+from convsmith.models import save_model
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     from convsmith.data import load
-    from convsmith.models.storage import ModelRecipe, build, save_model
+    from convsmith.models.storage import ModelRecipe, build
 
     about = load("digits").description
     torch.manual_seed(0)
@@ -209,3 +211,14 @@ def test_a_detector_is_fitted_on_pictures_without_labels(saved, tmp_path, capsys
     assert result["headline"]["training images"] <= 16
     assert main(["detect", "score", str(saved), str(folder), "--detector", result["detector"], "--json"]) == 0
     assert last(capsys)["images"] == 24
+
+
+def test_a_transformer_is_explained_without_heat_maps(pictures, tmp_path):
+    torch.manual_seed(0)
+    small = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_classes": 3}
+    network = timm.create_model("vit_tiny_patch16_224", **small)
+    save_model(tmp_path / "vit", network)
+    words = ["explain", str(tmp_path / "vit"), str(pictures / "0.png"), "--steps", "5", "--size", "16"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    (chapter,) = [json.loads(file.read_text()) for file in (tmp_path / "run/sections").glob("41-*.json")]
+    assert len(chapter["images"]) == 1

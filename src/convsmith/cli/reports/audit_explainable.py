@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from convsmith.cli.reports.audit_subject import Chapter, Subject
+from convsmith.cli.reports.explain_report import maps_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,7 @@ def run(subject: Subject) -> Chapter:
     """Find routes of a dozen images, one a group, and overlay what they look at."""
     import torch
 
-    from convsmith.interpretation import find_routes, heat_map, overlay
+    from convsmith.interpretation import find_routes, overlay
     from convsmith.report import InlineImage, Section, Table
     from convsmith.report.images import photo
 
@@ -35,7 +36,7 @@ def run(subject: Subject) -> Chapter:
         began, batch = time.monotonic(), images[start : start + size]
         with torch.no_grad():
             routes = find_routes(subject.model, batch, steps=PASSES, batch_size=size)
-        found.append((batch, routes, heat_map(subject.model, batch, routes).cpu()))
+        found.append((batch, routes, maps_of(subject.model, batch, routes)))
         took = time.monotonic() - began
     if not found:
         return Chapter(absent=f"one image needs {took:.0f} s for its {PASSES} passes; a larger --minutes")
@@ -44,7 +45,7 @@ def run(subject: Subject) -> Chapter:
     for start, (batch, routes, heat) in zip(range(0, len(rows), size), found, strict=False):
         critical = torch.cat([gate > 0 for gate in routes.gates.values()], 1).cpu()
         pixels = subject.pixels(batch)
-        shown = overlay(pixels, heat)
+        shown = pixels if heat is None else overlay(pixels, heat)
         for k in range(len(batch)):
             share = float(routes.sparsity()[k])
             carried = bool(routes.kept[k]) and share < ALL
@@ -57,7 +58,7 @@ def run(subject: Subject) -> Chapter:
             caption = f"{first}, {sure:.0%} (then {second}): {told}"
             jpeg = photo(shown[k].numpy())
             small = max(pixels.shape[-2:]) <= 64
-            pictures.append(InlineImage(jpeg, caption, f"{name} with overlay", width=200, pixelated=small))
+            pictures.append(InlineImage(jpeg, caption, name, width=200, pixelated=small))
             table.append([name, first, 100 * sure, second, 100 * share if carried else None])
     tried = len(table)
     if not shares:
@@ -70,12 +71,14 @@ def run(subject: Subject) -> Chapter:
         f"{100 * middle:.0f} % of the channels carry the median prediction ({len(shares)} of {tried} images have a "
         f"route); {100 * unused:.0f} % of {len(needed)} channels are needed by none of these."
     )
+    places = "Warm colours mark places that speak for the predicted class."
+    if found[0][2] is None:
+        places = "There are no heat maps: no layer of this network holds a map of channels."
     section = Section(
         TITLE,
         [
             sentence,
-            "Warm colours mark places that speak for the predicted class. A route is what a search of "
-            f"{PASSES} passes leaves open while the prediction stays.",
+            f"{places} A route is what a search of {PASSES} passes leaves open while the prediction stays.",
         ],
         [Table(["image", "prediction", "confidence, %", "runner-up", "critical channels, %"], table, folded=True)],
         images=pictures,

@@ -45,12 +45,13 @@ def write(
     shown = min(show, len(routes))
     if shown:
         some, images = routes[:shown], found.images[:shown]
-        maps, contrast = heat_map(model, images, some).cpu(), runner_up_contrast(model, images, some)
+        maps, contrast = maps_of(model, images, some), runner_up_contrast(model, images, some)
         passed = heat_map(model, images, some, method="pathway-gradient").amax((1, 2)) > 0
         probabilities = apply_routes(model, images, {}).softmax(1).cpu()
         for row in range(shown):
             near = None if neighbours is None else tuple(part[row] for part in neighbours)
-            made = chapter(found, routes, row, maps[row], contrast, probabilities[row], near, bool(passed[row]))
+            heat = None if maps is None else maps[row]
+            made = chapter(found, routes, row, heat, contrast, probabilities[row], near, bool(passed[row]))
             made.save(folder, f"41-image-{row:03d}")
     removal(model, found.images, found.labels, routes, seed).save(folder, "42-removal")
     return {
@@ -62,6 +63,17 @@ def write(
         "nodes": routes.total,
         "layers": len(routes.layers),
     }
+
+
+def maps_of(model: nn.Module, images: Tensor, routes: Routes) -> Tensor | None:
+    """Return the heat maps [B, H, W], or None where no layer holds a map (a transformer's layers hold tokens)."""
+    from convsmith.errors import InvalidArgument
+    from convsmith.interpretation import heat_map
+
+    try:
+        return heat_map(model, images, routes).cpu()
+    except InvalidArgument:
+        return None
 
 
 def removal(model: nn.Module, images: Tensor, labels: Tensor, routes: Routes, seed: int) -> Section:
@@ -104,7 +116,7 @@ def chapter(
     found: Explained,
     routes: Routes,
     row: int,
-    heat: Tensor,
+    heat: Tensor | None,
     contrast: Contrast,
     probabilities: Tensor,
     neighbours: tuple[Any, ...] | None,
@@ -135,17 +147,13 @@ def chapter(
     ]
     prediction, second = short(int(routes.prediction[row])), short(int(routes.runner_up[row]))
     pixels, name = _large(found.pixels[row].cpu().float()), found.names[row]
-    warm = f"warm places speak for {prediction}" if float(heat.max()) > 0 else f"no place speaks for {prediction}"
     pictures = [
-        InlineImage(photo(pixels.numpy()), prediction, f"{name}, as the network sees it", width=320, pixelated=False),
-        InlineImage(
-            photo(overlay(pixels[None], heat[None])[0].numpy()),
-            warm,
-            f"{name} under its heat map",
-            320,
-            pixelated=False,
-        ),
+        InlineImage(photo(pixels.numpy()), prediction, f"{name}, as the network sees it", width=320, pixelated=False)
     ]
+    if heat is not None:
+        warm = f"warm places speak for {prediction}" if float(heat.max()) > 0 else f"no place speaks for {prediction}"
+        under = photo(overlay(pixels[None], heat[None])[0].numpy())
+        pictures.append(InlineImage(under, warm, f"{name} under its heat map", 320, pixelated=False))
     if neighbours is not None:
         for near_pixels, near, alike in zip(*neighbours, strict=True):
             shown = named(int(near)) if int(near) >= 0 else "unlabelled"
