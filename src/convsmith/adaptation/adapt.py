@@ -96,6 +96,10 @@ def adapt(
 
     Raises:
         InvalidArgument: for every name, number or data set that cannot work, before training.
+
+    Examples:
+        >>> result = adapt("cs_lenet", "mnist-5k", "digits", size=16, method="dann", steps=2, reference=None)
+        >>> network, warnings = result.model, result.warnings
     """
     given = dict(options) if validator is None else {**options, "validator": validator}
     data = filled("data", InputOptions, data, given)

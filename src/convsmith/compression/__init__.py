@@ -2,7 +2,6 @@
 
 from convsmith.compression.convert import (
     available,
-    budget_of,
     compress,
     compression_history,
     plan_compression,
@@ -56,6 +55,7 @@ from convsmith.compression.operators.interleaved import (
 from convsmith.compression.operators.pointwise_pair import project_low_rank
 from convsmith.compression.operators.projection import Projection, from_dense, patch_second_moment, project
 from convsmith.compression.operators.tune import tune
+from convsmith.compression.planning.budget import budget_of
 from convsmith.compression.planning.finetune import FinetuneInterrupted, finetune, reestimate_batchnorm
 from convsmith.compression.planning.measure import Latency, Size, latencies, layer_errors, size
 from convsmith.compression.planning.plan import Budget, Choice, Plan

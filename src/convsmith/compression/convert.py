@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from convsmith.arguments import of_type, tensor
 from convsmith.compression.methods.method import METHODS, Method
 from convsmith.compression.planning.agreement import WARN_BELOW, agreement, is_scores, predicted_agreement
+from convsmith.compression.planning.budget import budget_of
 from convsmith.compression.planning.latency import plan_for_latency
 from convsmith.compression.planning.plan import WHOLE, Budget, Plan
 from convsmith.compression.planning.reconstruct import BATCH, FEWEST
@@ -34,7 +35,12 @@ _SIZES = (32, 64, 224, 28, 96, 128, 8)
 
 
 def available() -> list[str]:
-    """Return the names of all compression methods."""
+    """Return the names of all compression methods.
+
+    Examples:
+        >>> "low-rank" in available()
+        True
+    """
     return METHODS.names()
 
 
@@ -78,6 +84,9 @@ def compress(
     Raises:
         InvalidArgument: not a module, unknown method or setting, bad or impossible budget, nothing to compress.
         MissingExtra: an optional package the method needs is not installed.
+
+    Examples:
+        >>> smaller = compress(model, "low-rank", example=images, keep_macs=0.5)
     """
     methods = _methods(model, method, settings)
     names = [name for name, _ in methods]
@@ -146,7 +155,11 @@ def plan_compression(
     progress: Progress | None = None,
     **settings: Any,
 ) -> Plan:
-    """Return what `compress` would do with the same arguments, to print, save, edit and pass back as ``plan``."""
+    """Return what `compress` would do with the same arguments, to print, save, edit and pass back as ``plan``.
+
+    Examples:
+        >>> plan = plan_compression(model, "low-rank", example=images, keep_macs=0.5)
+    """
     methods = _methods(model, method, settings)
     if len(methods) > 1:
         raise InvalidArgument("a plan belongs to one method", given=method, hint="plan the first one, then the next")
@@ -164,6 +177,10 @@ def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn
     """Return a copy of the uncompressed ``model`` with the structure that ``history`` describes.
 
     Weights are whatever the constructors give: load them afterwards (`convsmith.compression.load_packed_state`).
+
+    Examples:
+        >>> smaller = compress(model, "low-rank", example=images, keep_macs=0.5)
+        >>> same_structure = restore_structure(model, compression_history(smaller))
     """
     result = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
@@ -174,7 +191,12 @@ def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn
 
 
 def compression_history(model: nn.Module) -> list[dict[str, Any]]:
-    """Return the JSON history of everything that was done to ``model``, in order (empty: nothing was)."""
+    """Return the JSON history of everything that was done to ``model``, in order (empty: nothing was).
+
+    Examples:
+        >>> compression_history(model)
+        []
+    """
     return copy.deepcopy(getattr(model, _HISTORY, []))
 
 
@@ -254,37 +276,6 @@ def _methods(model: nn.Module, method: str, settings: dict[str, Any]) -> list[tu
         (name, cls(**{k: of_type(k, settings[k], kind) for k, kind in setting_types(cls).items() if k in settings}))
         for name, cls in zip(names, classes, strict=True)
     ]
-
-
-def budget_of(
-    methods: Sequence[str],
-    *,
-    keep_macs: float | None = None,
-    keep_params: float | None = None,
-    keep_latency: float | None = None,
-) -> tuple[Budget | None, int]:
-    """Return the one budget given, and the place in the chain of the first method that can obey it (None, -1: none).
-
-    Raises:
-        InvalidArgument: several budgets, a share outside (0, 1], or no method of the chain changes what is asked.
-    """
-    given = {"macs": keep_macs, "params": keep_params, "latency": keep_latency}
-    asked = {kind: keep for kind, keep in given.items() if keep is not None}
-    if not asked:
-        return None, -1
-    if len(asked) > 1:
-        raise InvalidArgument("give one budget", given=", ".join(f"keep_{k}={v}" for k, v in asked.items()))
-    ((kind, keep),) = asked.items()
-    budget, needed = Budget(kind, keep), "macs" if kind == "latency" else kind
-    for i, name in enumerate(methods):
-        if needed in METHODS[name].budgets:
-            return budget, i
-    able = [entry.name for entry in METHODS if needed in entry.value.budgets]
-    raise InvalidArgument(
-        f"{', '.join(methods)} does not change the number of {needed}",
-        argument=f"keep_{kind}={keep}",
-        hint=f"chain it behind one of {', '.join(able)}, or leave the budget away",
-    )
 
 
 def _plan(subject: Subject, method: Method, budget: Budget | None, runtime: str) -> Plan:

@@ -99,6 +99,10 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
 
     Raises:
         InvalidArgument: if ``input_size`` is not three or four positive integers.
+
+    Examples:
+        >>> cost(nn.Conv2d(3, 8, 3, bias=False), (3, 10, 10)).macs
+        13824
     """
     arguments.module("model", model)
     sequence = isinstance(input_size, Sequence) and not isinstance(input_size, str)

@@ -32,6 +32,9 @@ def fold_for_inference(model: nn.Module) -> nn.Module:
 
     Raises:
         InvalidArgument: if the model cannot be traced; says where.
+
+    Examples:
+        >>> folded = fold_for_inference(model)
     """
     own = copy.deepcopy(model).eval().requires_grad_(False)
     tracer = _Tracer()

@@ -38,6 +38,10 @@ def from_arrays(
     Raises:
         InvalidArgument: wrong shape or type, no images, values that are not finite or outside [0, 1], or labels that
             do not match.
+
+    Examples:
+        >>> len(from_arrays(np.random.rand(5, 8, 8), [0, 1, 0, 1, 1]))
+        5
     """
     images = _images(X, normalised)
     labels, names = _labels(y, classes, len(images))

@@ -27,6 +27,10 @@ def chosen_classes(spec: ClassSpec | None, names: Sequence[str]) -> tuple[int, .
 
     Raises:
         InvalidArgument: a name or number that does not exist, an empty choice, a class chosen twice.
+
+    Examples:
+        >>> chosen_classes("0-1", ("cat", "dog", "hare"))
+        (0, 1)
     """
     if spec is None:
         return tuple(range(len(names)))

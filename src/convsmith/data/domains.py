@@ -64,6 +64,9 @@ def pair(
     Raises:
         InvalidArgument: a class chosen that source or target lacks; no common class; data already loaded at another
             size or number of channels than asked for.
+
+    Examples:
+        >>> domains = pair("mnist-5k", "digits", target_classes="0-4", size=16)
     """
     one_of("normalise", normalise, ("source", "own"))
     common: dict[str, Any] = {"seed": seed, "augment": augment, "broken": broken, "root": root}

@@ -86,6 +86,12 @@ def read_idx(path: Path) -> NDArray[np.generic]:
 
     Raises:
         InvalidArgument: the file is missing, is no IDX file, or holds more or fewer values than its header says.
+
+    Examples:
+        >>> Path("labels.idx").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 3]))
+        10
+        >>> read_idx(Path("labels.idx")).tolist()
+        [7, 3]
     """
     try:
         raw = path.read_bytes()

@@ -141,6 +141,10 @@ def image_files(names: Sequence[str | Path]) -> list[Path]:
 
     Raises:
         InvalidArgument: a name that is no regular file and no folder, a folder without images.
+
+    Examples:
+        >>> image_files(["photo.png"])
+        [PosixPath('photo.png')]
     """
     found: list[Path] = []
     for name in names:

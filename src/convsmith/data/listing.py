@@ -37,6 +37,9 @@ def summary(spec: str, *, root: str | Path | None = None) -> DataSummary:
 
     Raises:
         InvalidArgument: an unknown name, or a root that does not exist.
+
+    Examples:
+        >>> what = summary("digits")
     """
     name, argument = (spec.partition(":")[0], "") if spec in available() else parsed(spec)
     entry = SOURCES.entry(name)
@@ -46,7 +49,11 @@ def summary(spec: str, *, root: str | Path | None = None) -> DataSummary:
 
 
 def summaries() -> list[DataSummary]:
-    """Return `summary` of everything in `available`."""
+    """Return `summary` of everything in `available`.
+
+    Examples:
+        >>> names = [known.spec for known in summaries()]
+    """
     return [summary(spec) for spec in available()]
 
 

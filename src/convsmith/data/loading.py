@@ -26,7 +26,12 @@ _GREY = ((0.449,), (0.226,))
 
 
 def available() -> list[str]:
-    """Return every spec that `load` knows, with what stands after the colon in capitals."""
+    """Return every spec that `load` knows, with what stands after the colon in capitals.
+
+    Examples:
+        >>> "digits" in available()
+        True
+    """
     return [_spelling(entry.name, entry.traits["takes"]) for entry in SOURCES]
 
 
@@ -72,6 +77,10 @@ def load(
         InvalidArgument: an unknown spec or argument, a missing path, a folder that does not hold what it should, broken
             files, images of unequal size or channels where none is given.
         MissingExtra: the source needs a package that is not installed.
+
+    Examples:
+        >>> len(load("digits").test)
+        359
     """
     name, argument = parsed(spec)
     wanted = checked_size(size)
@@ -94,7 +103,11 @@ def load(
 def from_files(
     files: Sequence[str | Path], preprocessing: Preprocessing, *, broken: str = "refuse"
 ) -> tuple[ImageSplit, tuple[BrokenFile, ...]]:
-    """Return image files as a split without labels, seen through a network, and the broken files left out."""
+    """Return image files as a split without labels, seen through a network, and the broken files left out.
+
+    Examples:
+        >>> split, broken = from_files(["photo.png"], Preprocessing.from_model(model))
+    """
     pictures = Files(files)
     found = examine(pictures, Request("images", "", broken=broken, channels=preprocessing.channels))
     pictures.levels = found.levels

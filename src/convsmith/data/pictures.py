@@ -169,6 +169,10 @@ def read_image(path: str | Path, channels: int = 3) -> Image.Image:
 
     Raises:
         RunFailed: the file cannot be decoded; the message names it.
+
+    Examples:
+        >>> read_image("photo.png").mode
+        'RGB'
     """
     found = Files([path]).picture(0, channels)
     assert isinstance(found, Image.Image)

@@ -48,6 +48,10 @@ def count_operations(model: nn.Module, size: tuple[int, ...], *, fake: bool = Tr
 
     ``fake=False`` executes the pass on noise in [0, 1) instead, which every network gets whose operators have no fake
     form or whose shapes depend on the data.
+
+    Examples:
+        >>> count_operations(nn.Conv2d(3, 8, 3, bias=False), (1, 3, 10, 10)).by_module[""].macs
+        13824
     """
     from torch._subclasses.fake_tensor import FakeTensorMode  # takes 0.4 s to import, and few who import us count
 

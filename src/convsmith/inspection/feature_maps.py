@@ -78,6 +78,10 @@ def feature_fn(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
     """Return the function ``(model, images) -> features`` of a timm or torchvision classifier.
 
     Raises `InvalidArgument` for a network that is neither.
+
+    Examples:
+        >>> feature_fn(model)(model, images).dim()
+        4
     """
     if type(model).__module__.startswith("torchvision."):
         known = TORCHVISION.get(type(model).__name__)
@@ -100,7 +104,12 @@ def feature_fn(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
 
 
 def channels_first(x: Tensor, channels: int, model: nn.Module) -> Tensor:
-    """Return features as [B, C, H, W] from [B, C, H, W], [B, H, W, C] or tokens [B, N, C] without class tokens."""
+    """Return features as [B, C, H, W] from [B, C, H, W], [B, H, W, C] or tokens [B, N, C] without class tokens.
+
+    Examples:
+        >>> channels_first(torch.zeros(2, 4, 4, 8), 8, nn.Identity()).shape
+        torch.Size([2, 8, 4, 4])
+    """
     if x.dim() == 3:
         prefix = int(getattr(model, "num_prefix_tokens", 0))
         return x[:, prefix:].mT.unsqueeze(-1)
@@ -130,6 +139,9 @@ def infer_channels(
     """Run one black image through the feature pass; return the channels and the top-level modules that it used.
 
     Raises `InvalidArgument` if the features are neither a map nor tokens.
+
+    Examples:
+        >>> channels, used = infer_channels(model, feature_fn(model), (16, 16))
     """
     used: set[str] = set()
 

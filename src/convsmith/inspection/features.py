@@ -28,7 +28,12 @@ class Features:
 
 
 def classifier_of(model: nn.Module) -> nn.Linear:
-    """Return the linear layer that gives the logits: timm's classifier, or else the last linear layer of the model."""
+    """Return the linear layer that gives the logits: timm's classifier, or else the last linear layer of the model.
+
+    Examples:
+        >>> classifier_of(model).out_features
+        10
+    """
     getter = getattr(model, "get_classifier", None)
     found = getter() if callable(getter) else None
     if isinstance(found, nn.Linear):
@@ -44,7 +49,11 @@ def classifier_of(model: nn.Module) -> nn.Linear:
 
 
 def features_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what enters the classifier, [B, d], and the logits, [B, K], in the model's own mode, with gradient."""
+    """Return what enters the classifier, [B, d], and the logits, [B, K], in the model's own mode, with gradient.
+
+    Examples:
+        >>> features, logits = features_and_logits(model, images)
+    """
     seen: list[Tensor] = []
     handle = classifier_of(model).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     try:
@@ -72,6 +81,10 @@ def extract_features(model: nn.Module, images: Tensor | Iterable[Any]) -> Featur
 
     Raises:
         InvalidArgument: no image, or a classifier that does not run once on features [B, d].
+
+    Examples:
+        >>> extract_features(model, images).logits.shape
+        torch.Size([8, 10])
     """
     parameter = next(model.parameters(), None)
     features, logits, labels = [], [], []

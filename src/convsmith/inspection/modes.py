@@ -24,6 +24,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
     A module that does more than set its flag (an exported graph switches its operators) is asked through its own
     ``train``. Gradients are the caller's business: add `torch.no_grad` where none are needed.
+
+    Examples:
+        >>> with evaluating(model.train()):
+        ...     print(model.training)
+        False
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -60,6 +65,10 @@ def unwrap(model: nn.Module) -> nn.Module:
 
     Raises:
         InvalidArgument: for a scripted module or a sharded one, whose layers cannot be hooked.
+
+    Examples:
+        >>> unwrap(nn.DataParallel(model)) is model
+        True
     """
     while True:
         kind = type(model).__name__
@@ -87,7 +96,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def eager() -> Iterator[None]:
-    """Run modules that were compiled in place (``module.compile()``) eagerly, so that hooks are called."""
+    """Run modules that were compiled in place (``module.compile()``) eagerly, so that hooks are called.
+
+    Examples:
+        >>> with eager():
+        ...     features = model(images)
+    """
     # nothing can have been compiled before dynamo is imported, and setting the stance would import it (seconds)
     with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
         yield
@@ -98,6 +112,9 @@ def check_evaluation(model: nn.Module) -> None:
 
     Raises:
         InvalidArgument: names the first module that is in training mode or normalises with batch statistics.
+
+    Examples:
+        >>> check_evaluation(model.eval())  # silent: its output for one image depends on that image alone
     """
     chosen: tuple[str, nn.Module] | None = None
     for name, module in model.named_modules():

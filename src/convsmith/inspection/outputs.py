@@ -17,7 +17,12 @@ _SCORES = ("logits", "out")
 
 
 def output_tensors(output: Any) -> tuple[Tensor, ...]:
-    """Return all tensors of an output in order: a tensor, or tuples, lists, mappings and dataclasses of outputs."""
+    """Return all tensors of an output in order: a tensor, or tuples, lists, mappings and dataclasses of outputs.
+
+    Examples:
+        >>> len(output_tensors({"a": torch.zeros(1), "b": (torch.zeros(2), torch.zeros(3))}))
+        3
+    """
     if isinstance(output, Tensor):
         return (output,)
     if isinstance(output, Mapping):
@@ -35,6 +40,10 @@ def main_output(output: Any) -> Tensor:
 
     Raises:
         InvalidArgument: there is no tensor in it.
+
+    Examples:
+        >>> main_output({"logits": torch.zeros(2, 3), "features": torch.ones(2, 4)}).shape
+        torch.Size([2, 3])
     """
     if isinstance(output, Tensor):
         return output
@@ -61,6 +70,10 @@ def class_scores(output: Any, *, classes: int = 1) -> Tensor:
 
     Raises:
         InvalidArgument: the scores are no matrix with at least so many columns.
+
+    Examples:
+        >>> class_scores({"logits": torch.zeros(2, 10)}).shape
+        torch.Size([2, 10])
     """
     scores = main_output(output)
     if scores.dim() != 2 or scores.shape[1] < classes:
@@ -80,6 +93,10 @@ def joined_output(output: Any) -> Tensor:
 
     Raises:
         InvalidArgument: there is no tensor in it.
+
+    Examples:
+        >>> joined_output((torch.zeros(2, 3), torch.ones(2, 4))).shape
+        torch.Size([2, 7])
     """
     main = main_output(output)
     found = [t for t in output_tensors(output) if t.is_floating_point() and t.dim() > 0 and len(t) == len(main)]

@@ -60,6 +60,9 @@ def trace_layers(model: nn.Module, example: Tensor, *, real: bool = True) -> Lay
         model: a plain module (see `convsmith.inspection.modes.unwrap`).
         example: images as the network expects them; two rows tell a batch dimension of 2 from a channel.
         real: whether the example is more than noise of the right shape.
+
+    Examples:
+        >>> inventory = trace_layers(model, images)
     """
     owners = _owners(model)
     watch = _Watch(type(model).__name__, owners)

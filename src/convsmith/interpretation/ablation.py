@@ -41,6 +41,9 @@ def apply_routes(
 
     ``gates``: `Routes`, or layer name to [B, C_l] (or [1, C_l] / [C_l] for all images alike). Layers that are not
     named stay open.
+
+    Examples:
+        >>> logits = apply_routes(model, images, find_routes(model, images, steps=5))
     """
     model, images = prepare(model, images)
     named = dict(gates.gates) if isinstance(gates, Routes) else dict(gates)
@@ -64,7 +67,11 @@ def ablate(
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Return the accuracy after switching off each of ``fractions`` of all nodes; see `removal_curve`."""
+    """Return the accuracy after switching off each of ``fractions`` of all nodes; see `removal_curve`.
+
+    Examples:
+        >>> without = ablate(model, images, labels, find_routes(model, images, steps=5), [0.0, 0.1])
+    """
     curve = removal_curve(
         model,
         images,
@@ -104,6 +111,9 @@ def removal_curve(
 
     Raises:
         InvalidArgument: fractions outside [0, 1], an unknown order, routes of other images.
+
+    Examples:
+        >>> curve = removal_curve(model, images, labels, find_routes(model, images, steps=5), [0.0, 0.1])
     """
     if order not in ORDERS:
         raise InvalidArgument(

@@ -78,6 +78,9 @@ def attack(
 
     Raises:
         InvalidArgument: an unknown method, a negative epsilon, pixels outside [0, 1] (the mean or std is wrong).
+
+    Examples:
+        >>> changed = attack(model, images.clamp(-1, 1), labels, "pgd", epsilon=8 / 255, mean=[0.5] * 3, std=[0.5] * 3)
     """
     number("epsilon", epsilon, least=0)
     if not isinstance(method, str):

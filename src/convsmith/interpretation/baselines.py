@@ -29,6 +29,10 @@ def baseline_features(
 
     ``name``: ``"max-probability"`` one column, 1 - max softmax; ``"logits"`` the K logits, shifted to be non-negative
     (the smallest of each image is 0); ``"activations"`` mean absolute activation of every gated channel.
+
+    Examples:
+        >>> baseline_features(model, images, "logits").vector().shape
+        torch.Size([8, 10])
     """
     if name not in NAMES:
         raise InvalidArgument(

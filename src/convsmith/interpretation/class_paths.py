@@ -35,6 +35,9 @@ def class_paths(routes: Routes, labels: Tensor | None = None, *, reduction: str 
     ``reduction``: ``"mean"`` gate, ``"frequency"`` share of images whose gate is positive, ``"union"`` /
     ``"intersection"`` 1.0 where any / every image's gate is. ``labels`` [B] default to the routes' own, else to the
     predictions.
+
+    Examples:
+        >>> paths = class_paths(find_routes(model, images, steps=5), labels)
     """
     if reduction not in REDUCTIONS:
         raise InvalidArgument(
@@ -62,7 +65,11 @@ def class_paths(routes: Routes, labels: Tensor | None = None, *, reduction: str 
 
 
 def similarity(paths: ClassPaths, *, measure: str = "cosine", layer: str | None = None) -> Tensor:
-    """Return how alike classes are, [K, K] with ones on the diagonal; ``"jaccard"`` compares positive nodes."""
+    """Return how alike classes are, [K, K] with ones on the diagonal; ``"jaccard"`` compares positive nodes.
+
+    Examples:
+        >>> alike = similarity(class_paths(find_routes(model, images, steps=5), labels))
+    """
     values = paths.paths if layer is None else _layer(paths, layer)
     if measure == "jaccard":
         critical = values > 0
@@ -74,7 +81,11 @@ def similarity(paths: ClassPaths, *, measure: str = "cosine", layer: str | None 
 
 
 def dendrogram(paths: ClassPaths, *, layer: str | None = None, linkage: str = "average") -> NDArray[np.float64]:
-    """Return SciPy's linkage matrix [K - 1, 4] of the classes by cosine distance, as its dendrogram takes it."""
+    """Return SciPy's linkage matrix [K - 1, 4] of the classes by cosine distance, as its dendrogram takes it.
+
+    Examples:
+        >>> tree = dendrogram(class_paths(find_routes(model, images, steps=5), labels))
+    """
     from scipy.cluster.hierarchy import linkage as link
     from scipy.spatial.distance import squareform
 
@@ -109,6 +120,9 @@ def sub_clusters(routes: Routes, clusters: int = 2, *, nulls: int = 20, seed: in
 
     The null permutes every column on its own, which keeps each gate's distribution and destroys what gates share, and
     is clustered alike. Columns that never vary are left out.
+
+    Examples:
+        >>> groups = sub_clusters(find_routes(model, images, steps=5))
     """
     from sklearn.cluster import AgglomerativeClustering
     from sklearn.metrics import silhouette_score
@@ -149,7 +163,11 @@ class LayerStatistics:
 def layer_statistics(
     routes: Routes, labels: Tensor | None = None, *, nulls: int = 20, seed: int = 0
 ) -> list[LayerStatistics]:
-    """Return dispersion and class separability of the gates, layer by layer, against shuffled labels."""
+    """Return dispersion and class separability of the gates, layer by layer, against shuffled labels.
+
+    Examples:
+        >>> rows = layer_statistics(find_routes(model, images, steps=5), labels)
+    """
     labels = _labels(routes, labels).cpu()
     if len(labels.unique()) < 2:
         raise InvalidArgument("separability needs two classes", given=len(labels.unique()))

@@ -63,6 +63,9 @@ def score_units(
 
     ``target`` [B] int64 is the class whose logit is scored, default the predicted one. In the result ``gates`` are
     scores, and ``kept`` and ``divergence`` describe the network in which nodes with score 0 are switched off.
+
+    Examples:
+        >>> scores = score_units(model, images, "activation").gates
     """
     scorer = SCORES[method]
     if steps < 1:

@@ -253,7 +253,11 @@ def detection_report(
     resamples: int = 500,
     seed: int = 0,
 ) -> DetectionReport:
-    """Compare scores of clean and adversarial rows; images (not rows) are resampled for the percentile intervals."""
+    """Compare scores of clean and adversarial rows; images (not rows) are resampled for the percentile intervals.
+
+    Examples:
+        >>> report = detection_report(torch.zeros(20), torch.ones(20))
+    """
     a, b = np.asarray(clean, dtype=float), np.asarray(adversarial, dtype=float)
     if not len(a) or not len(b):
         raise InvalidArgument("scores of both sides are needed", given=f"{len(a)} clean, {len(b)} adversarial")
@@ -278,7 +282,12 @@ def detection_report(
 
 
 def auroc(clean: NDArray[Any], adversarial: NDArray[Any]) -> float:
-    """Area under the ROC curve from scores: P(adversarial > clean) + P(equal) / 2 (Mann-Whitney)."""
+    """Area under the ROC curve from scores: P(adversarial > clean) + P(equal) / 2 (Mann-Whitney).
+
+    Examples:
+        >>> auroc(np.array([0.1, 0.2]), np.array([0.3, 0.4]))
+        1.0
+    """
     ordered = np.sort(clean)
     below = np.searchsorted(ordered, adversarial, side="left")
     upto = np.searchsorted(ordered, adversarial, side="right")
@@ -291,7 +300,12 @@ def hits(clean: NDArray[Any], adversarial: NDArray[Any], rate: float = 0.05) -> 
 
 
 def folds_by_group(group: NDArray[Any], seed: int, folds: int = 5) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Split rows into (train, test) parts such that all rows of one image lie on the same side."""
+    """Split rows into (train, test) parts such that all rows of one image lie on the same side.
+
+    Examples:
+        >>> len(folds_by_group(np.array([0, 0, 1, 1, 2]), seed=0, folds=3))
+        3
+    """
     names = np.unique(group)
     names = names[np.random.default_rng(seed).permutation(len(names))]
     parts = np.array_split(names, min(folds, len(names)))

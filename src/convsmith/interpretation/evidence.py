@@ -21,6 +21,10 @@ def nearest_routes(
 
     ``measure``: ``"cosine"`` of gates or ``"jaccard"`` of critical nodes. ``same_class``: only images predicted alike.
     Rows of the same image number as the query are left out when query and reference are the same object.
+
+    Examples:
+        >>> routes = find_routes(model, images, steps=5)
+        >>> place, alike = nearest_routes(routes, routes, 2)
     """
     Routes.concatenate([query[:1], reference[:1]])  # same layers and settings, or an error
     if not 1 <= count <= len(reference) - (query is reference):
@@ -64,6 +68,9 @@ def runner_up_contrast(
     """Return the ``count`` channels of each image's route that weigh most between the top two classes.
 
     Effect of a node: gate-derivative of the margin in the full network, sum over positions of activation x gradient.
+
+    Examples:
+        >>> contrast = runner_up_contrast(model, images, find_routes(model, images, steps=5), 3)
     """
     model, images = prepare(model, images)
     plan = plan_for(model, images, routes.layers)

@@ -43,6 +43,10 @@ def heat_map(
 
     ``smooth``: standard deviation of a Gaussian blur, as a share of the larger side (0.02 suits a pathway gradient).
     ``target`` [B] defaults to the predicted class.
+
+    Examples:
+        >>> heat_map(model, images, find_routes(model, images, steps=5)).shape
+        torch.Size([8, 16, 16])
     """
     one_of("method", method, METHODS)
     integer("sizes", sizes, least=1)
@@ -122,6 +126,10 @@ def overlay(pixels: Tensor, heat: Tensor) -> Tensor:
 
     Heat is resized to the image; its lower 60 % stay grey, its strongest places are orange. A map of zeros leaves the
     image grey.
+
+    Examples:
+        >>> overlay(torch.rand(2, 3, 16, 16), torch.rand(2, 4, 4)).shape
+        torch.Size([2, 3, 16, 16])
     """
     heat = F.interpolate(heat[:, None].float(), size=pixels.shape[-2:], mode="bilinear", align_corners=False)
     flat = heat.flatten(1)

@@ -94,6 +94,11 @@ def detection_table(
     pass, as in the published code, gives 1.0).
 
     ``find``: settings of `find_routes` (default: paper mode). ``features``: ``"routes"`` and names of baselines.
+
+    Examples:
+        >>> known = Images(images.clamp(-1, 1), labels, torch.arange(8), [0.5] * 3, [0.5] * 3)
+        >>> train, test = known.rows(labels < 4), known.rows(labels >= 4)
+        >>> rows = detection_table(model, train, test, epsilon=0.5, per_class=[1], features=["logits"], trees=5)
     """
     if set(train.index.tolist()) & set(test.index.tolist()):
         raise InvalidArgument("test images must not be train images", given="shared image numbers")

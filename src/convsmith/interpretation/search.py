@@ -33,6 +33,9 @@ def routes_at_sparsity(
     Bisection on log gamma between ``low`` and ``high``, image by image, whole batches at once: ``rounds`` searches.
     ``settings`` as in `RouteSettings`. The share of nodes need not be monotone in gamma (the problem is not convex), so
     the closest of all rounds is returned, not the last.
+
+    Examples:
+        >>> routes, gammas = routes_at_sparsity(model, images, 0.5, rounds=2, steps=5)
     """
     if not 0 < target < 1:
         raise InvalidArgument("a share of nodes lies between 0 and 1", argument="target", given=target)
@@ -60,7 +63,11 @@ def routes_at_sparsity(
 
 
 def regularisation_path(model: nn.Module, images: Tensor, gammas: Sequence[float], **settings: Any) -> list[Routes]:
-    """Return the routes at each of ``gammas``; ``settings`` as in `find_routes`."""
+    """Return the routes at each of ``gammas``; ``settings`` as in `find_routes`.
+
+    Examples:
+        >>> path = regularisation_path(model, images, [0.01, 0.1], steps=5)
+    """
     return [find_routes(model, images, gamma=gamma, **settings) for gamma in gammas]
 
 
@@ -70,6 +77,9 @@ def initialisation_overlap(
     """Return the Jaccard overlap [S, B] of the critical nodes from ones with those from uniform starts, by seed.
 
     Low overlap means that the route is one of several; report it beside any claim about single nodes.
+
+    Examples:
+        >>> overlap = initialisation_overlap(model, images, steps=5)
     """
     reference = find_routes(model, images, **settings).vector() > 0
     rows = []
@@ -80,6 +90,11 @@ def initialisation_overlap(
 
 
 def jaccard(a: Tensor, b: Tensor) -> Tensor:
-    """Row by row |a and b| / |a or b| of bool tensors [..., C]; two empty sets overlap completely."""
+    """Row by row |a and b| / |a or b| of bool tensors [..., C]; two empty sets overlap completely.
+
+    Examples:
+        >>> jaccard(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
+        tensor(0.5000)
+    """
     union = (a | b).sum(-1)
     return torch.where(union > 0, (a & b).sum(-1) / union.clamp(min=1), torch.ones_like(union, dtype=torch.float32))

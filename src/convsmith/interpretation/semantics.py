@@ -42,6 +42,9 @@ def topics_from_text(
 
     ``method``: ``"lda"`` (latent Dirichlet allocation of word counts) or ``"nmf"`` (of tf-idf). A text is about a topic
     whose weight is at least ``share`` of the text's total.
+
+    Examples:
+        >>> topics = topics_from_text(["red car", "red bus", "blue sea", "blue sky"], 2, words=2)
     """
     from sklearn.decomposition import NMF, LatentDirichletAllocation
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer, TfidfVectorizer
@@ -126,6 +129,10 @@ def prediction_difference(
     ``top`` share of images by the unit's value (1.0: all). ``removal``: the unit becomes ``"zero"`` or its ``"mean"``.
     A linear head has the closed form ``w[t, i] * (v[b, i] - replacement)``, used when ``head`` is an ``nn.Linear``;
     any other head is evaluated on all removals in batches.
+
+    Examples:
+        >>> prediction_difference(nn.Linear(6, 3), torch.rand(5, 6)).shape
+        torch.Size([6, 3])
     """
     features = pooled(features).detach()
     if removal not in ("zero", "mean"):
@@ -157,7 +164,12 @@ def prediction_difference(
 
 
 def label_units(difference: Tensor) -> Tensor:
-    """Return [U] int64: the topic each unit carries most."""
+    """Return [U] int64: the topic each unit carries most.
+
+    Examples:
+        >>> label_units(torch.tensor([[0.1, 0.7], [0.4, 0.2]])).tolist()
+        [1, 0]
+    """
     return difference.argmax(1)
 
 
@@ -165,6 +177,10 @@ def revise(features: Tensor, units: Sequence[int], strength: float = 1.0) -> Ten
     """Strengthen ``units`` of features [B, D] by ``strength`` times each unit's standard deviation over the batch.
 
     For images that should be about a topic and are not described so: the user names the topic, `label_units` the units.
+
+    Examples:
+        >>> revise(torch.rand(5, 6), [0, 2]).shape
+        torch.Size([5, 6])
     """
     if strength < 0:
         raise InvalidArgument("a strength is not negative", argument="strength", given=strength)
@@ -189,7 +205,11 @@ class LabelScore:
 
 
 def score_labels(features: Tensor, topics: Tensor, labels: Tensor, *, nulls: int = 50, seed: int = 0) -> LabelScore:
-    """Score unit ``labels`` [D] on held-out ``features`` [N, D] and ``topics`` [N, K] against shuffled topics."""
+    """Score unit ``labels`` [D] on held-out ``features`` [N, D] and ``topics`` [N, K] against shuffled topics.
+
+    Examples:
+        >>> score = score_labels(torch.rand(20, 6), torch.rand(20, 3), torch.zeros(6, dtype=torch.long))
+    """
     features, topics = pooled(features).double().cpu(), topics.double().cpu()
     ranks = features.argsort(0).argsort(0).double() + 1
 

@@ -56,6 +56,9 @@ def find_routes_from_loader(
 
     Raises:
         InvalidArgument: files found with other settings, or files there without ``resume``.
+
+    Examples:
+        >>> folder = find_routes_from_loader(model, loader, "routes", settings=RouteSettings(steps=5))
     """
     settings = settings or RouteSettings()
     rank = int(os.environ.get("RANK", "0")) if rank is None else rank
@@ -94,7 +97,12 @@ def find_routes_from_loader(
 
 
 def iterate_routes(folder: str | Path) -> Iterator[Routes]:
-    """Yield the routes of one file after another, in the order of the batches."""
+    """Yield the routes of one file after another, in the order of the batches.
+
+    Examples:
+        >>> folder = find_routes_from_loader(model, loader, "routes", settings=RouteSettings(steps=5))
+        >>> images = sum(len(routes) for routes in iterate_routes(folder))
+    """
     files = sorted(Path(folder).glob("routes-*.safetensors"))
     if not files:
         raise InvalidArgument("the folder holds no routes", given=str(folder), hint="expected routes-*.safetensors")

@@ -34,6 +34,10 @@ def save_model(folder: Path | str, model: nn.Module, recipe: ModelRecipe | None 
 
     Raises:
         InvalidArgument: no recipe for a network that no name builds.
+
+    Examples:
+        >>> weights = save_model("net", model)
+        >>> same = load_model("net").model
     """
     model = unwrap(model)
     recipe = sources.recipe_of(model) if recipe is None else recipe
@@ -92,6 +96,10 @@ def load_model(
     Raises:
         InvalidArgument: an unknown name (with close matches), a missing or unreadable file, weights of another model
             (named by its first differing tensors), or a saved model built with other arguments than asked for.
+
+    Examples:
+        >>> load_model("cs_resnet20", num_classes=5).model.num_classes
+        5
     """
     if num_classes is not None:
         integer("num_classes", num_classes, least=0)

@@ -68,6 +68,9 @@ def attach(
 
     Raises `InvalidArgument` for an unknown pooling or option, a network whose features cannot be found, no number of
     classes, or a family whose last stage is not known. The result's ``pooling_recipe`` repeats the call.
+
+    Examples:
+        >>> sharper = attach(model, "isqrt-cov", dim=16, input_size=(3, 16, 16))
     """
     entry = POOLINGS.entry(pooling)
     module("model", model)
@@ -164,7 +167,12 @@ def _layout(model: nn.Module, features: Tensor, channels: int) -> str:
 
 
 def pooling_options(name: str) -> dict[str, Any]:
-    """Return what ``options`` of `attach` may hold for the pooling ``name``: each option with its annotated type."""
+    """Return what ``options`` of `attach` may hold for the pooling ``name``: each option with its annotated type.
+
+    Examples:
+        >>> "iterations" in pooling_options("isqrt-cov")
+        True
+    """
     maker = POOLINGS.entry(name).value.__init__
     hints = get_type_hints(maker)
     known = [p for p in inspect.signature(maker).parameters if p not in ("self", "in_channels", "dim")]

@@ -24,6 +24,11 @@ def covariance(x: Tensor, *, center: bool = True, weights: Tensor | None = None)
 
     Paper: Li et al., "Is Second-order Information Helpful for Large-scale Visual Recognition?" (ICCV 2017), section 3.
     Differs from the paper: the mean is subtracted instead of multiplying by the M x M centring matrix.
+
+    Examples:
+        >>> covariance(torch.tensor([[[1.0, 3.0], [0.0, 2.0]]])).round(decimals=4)
+        tensor([[[1., 1.],
+                 [1., 1.]]])
     """
     arguments.one_of("center", center, (True, False))
     x = columns(x, "covariance")
@@ -84,7 +89,12 @@ def _upper_index(d: int, device: torch.device) -> Tensor:
 
 
 def triu_size(d: int) -> int:
-    """Length of the upper triangle with its diagonal: d (d + 1) / 2."""
+    """Length of the upper triangle with its diagonal: d (d + 1) / 2.
+
+    Examples:
+        >>> triu_size(256)
+        32896
+    """
     return d * (d + 1) // 2
 
 
@@ -93,6 +103,10 @@ def triu_vector(a: Tensor, *, isometric: bool = False) -> Tensor:
 
     ``isometric=True`` multiplies the off-diagonal entries by sqrt(2), so that the vector's dot product is the
     matrices' Frobenius product. The published networks use False.
+
+    Examples:
+        >>> triu_vector(torch.tensor([[[1.0, 2.0], [2.0, 3.0]]]))
+        tensor([[1., 2., 3.]])
     """
     a = square(a, "triu_vector")
     d = a.shape[-1]
@@ -102,7 +116,13 @@ def triu_vector(a: Tensor, *, isometric: bool = False) -> Tensor:
 
 
 def matrix_from_triu(v: Tensor, *, isometric: bool = False) -> Tensor:
-    """Return the symmetric matrix of a `triu_vector`, ``[B, d (d + 1) / 2]`` -> ``[B, d, d]``."""
+    """Return the symmetric matrix of a `triu_vector`, ``[B, d (d + 1) / 2]`` -> ``[B, d, d]``.
+
+    Examples:
+        >>> matrix_from_triu(torch.tensor([[1.0, 2.0, 3.0]]))
+        tensor([[[1., 2.],
+                 [2., 3.]]])
+    """
     n = v.shape[-1]
     d = (math.isqrt(8 * n + 1) - 1) // 2
     if d == 0 or triu_size(d) != n:

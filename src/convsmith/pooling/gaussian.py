@@ -24,6 +24,10 @@ def gaussian_embedding(x: Tensor, *, ridge: float = 0.0) -> Tensor:
     It is the second moment of the features with a constant 1 appended. ``ridge`` is added to Sigma.
 
     Paper: Wang, Li, Zhang, "G2DeNet: Global Gaussian Distribution Embedding Network" (CVPR 2017), equation (5).
+
+    Examples:
+        >>> gaussian_embedding(torch.randn(2, 8, 4, 4)).shape
+        torch.Size([2, 9, 9])
     """
     arguments.number("ridge", ridge, least=0)
     matrix = covariance(_with_ones(columns(x, "gaussian_embedding")), center=False)
@@ -50,6 +54,10 @@ def von_neumann_estimate(s: Tensor, theta: float = 0.75) -> Tensor:
 
     Paper: Wang, Li, Zuo, Zhang, "RAID-G: Robust Estimation of Approximate Infinite Dimensional Gaussian with
     Application to Material Recognition" (CVPR 2016), theorem 1.
+
+    Examples:
+        >>> von_neumann_estimate(torch.eye(4)[None]).shape
+        torch.Size([1, 4, 4])
     """
     arguments.number("theta", theta, above=0)
     s = refuse_indefinite(square(s, "von_neumann_estimate"), "von_neumann_estimate")

@@ -44,6 +44,10 @@ def isqrt_covariance(x: Tensor, *, iterations: int = 5, side: str = "auto", keep
     influences another. Double-differentiable. Raises `InvalidArgument` on a wrong rank or type, no position, values
     that are not finite, ``iterations < 1`` or an unknown side; warns when the iterations exceed what the type
     carries.
+
+    Examples:
+        >>> isqrt_covariance(torch.randn(2, 8, 4, 4)).shape
+        torch.Size([2, 8, 8])
     """
     steps = newton_schulz_steps(iterations)
     arguments.one_of("side", side, SIDES)

@@ -24,6 +24,10 @@ def brownian_covariance(x: Tensor, log_scale: Tensor | None = None, *, ridge: fl
     (CVPR 2022), section 3.2.
     Differs from the paper: the learnable scale is exp(log_scale) / (2 M) with log_scale starting at zero, the same
     number at the start for any map size.
+
+    Examples:
+        >>> brownian_covariance(torch.randn(2, 8, 4, 4)).shape
+        torch.Size([2, 8, 8])
     """
     arguments.number("ridge", ridge, least=0)
     x = columns(x, "brownian_covariance")

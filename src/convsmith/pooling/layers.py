@@ -28,7 +28,12 @@ POOLINGS: Registry[type[Pooling]] = Registry("pooling", "convsmith.pooling")
 
 
 def available() -> list[str]:
-    """Return the names that `attach` and ``--pooling`` take."""
+    """Return the names that `attach` and ``--pooling`` take.
+
+    Examples:
+        >>> "isqrt-cov" in available()
+        True
+    """
     return POOLINGS.names()
 
 

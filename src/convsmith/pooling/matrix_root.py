@@ -68,6 +68,10 @@ def matrix_sqrt(
     name, and (in eager mode on a CPU) a matrix with an eigenvalue below zero by more than rounding.
 
     Paper: Li et al. (CVPR 2018), sections 3.2 and 3.3.
+
+    Examples:
+        >>> matrix_sqrt(4 * torch.eye(2), method="eigh").diagonal().round(decimals=4)
+        tensor([2., 2.])
     """
     arguments.one_of("method", method, tuple(BACKWARDS))
     backward = backward or BACKWARDS[method][0]
@@ -144,6 +148,10 @@ def matrix_power(a: Tensor, exponent: float, *, method: str = "eigh") -> Tensor:
     ``"eigh"`` for any exponent; ``"newton-schulz"`` and ``"polar-express"`` (seven steps each) take 0.5 only.
 
     Paper: Li et al. (ICCV 2017), equation (4) with f(lambda) = lambda^alpha.
+
+    Examples:
+        >>> matrix_power(4 * torch.eye(2)[None], 0.5).diagonal(dim1=1, dim2=2).round(decimals=4)
+        tensor([[2., 2.]])
     """
     arguments.number("exponent", exponent)
     arguments.one_of("method", method, ("eigh", "newton-schulz", "polar-express"))
@@ -161,6 +169,10 @@ def matrix_log(a: Tensor, *, ridge: float = 1e-3) -> Tensor:
     """Return ``log(A + ridge I)`` for symmetric positive semi-definite ``a``, ``[B, d, d]`` -> the same.
 
     Paper: Ionescu et al., "Matrix Backpropagation for Deep Networks with Structured Layers" (ICCV 2015), section 6.
+
+    Examples:
+        >>> matrix_log(torch.eye(2)[None]).shape
+        torch.Size([1, 2, 2])
     """
     arguments.number("ridge", ridge, above=0)
     return spectral_map(refuse_indefinite(square(a, "matrix_log"), "matrix_log"), Logarithm(float(ridge)))

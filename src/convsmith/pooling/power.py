@@ -32,6 +32,10 @@ def power_covariance(x: Tensor, *, exponent: float = 0.5, center: bool = True, s
 
     Paper: Li et al. (ICCV 2017), section 3.2, with the gradient of Daleckii and Krein.
     Differs from the paper: no division by eigenvalue gaps; the Gram side; singular values in place of their squares.
+
+    Examples:
+        >>> power_covariance(torch.randn(2, 8, 4, 4)).shape
+        torch.Size([2, 8, 8])
     """
     arguments.one_of("side", side, SIDES)
     arguments.number("exponent", exponent, above=0)

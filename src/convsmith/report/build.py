@@ -66,7 +66,12 @@ def numeric(table: Table, column: int) -> bool:
 
 
 def render(title: str, lead: Sequence[str], facts: Sequence[tuple[str, Any]], sections: Sequence[Section]) -> str:
-    """Return the page as HTML; nothing in it points outside the page."""
+    """Return the page as HTML; nothing in it points outside the page.
+
+    Examples:
+        >>> render("Title", ["One line."], [], []).startswith("<!DOCTYPE html>")
+        True
+    """
     import jinja2
 
     numbers = itertools.count(1)
@@ -108,7 +113,11 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder, or raise `InvalidArgument` when it is none."""
+    """Read a run folder, or raise `InvalidArgument` when it is none.
+
+    Examples:
+        >>> run = read_run(Path("runs/first"))
+    """
     if not folder.is_dir():
         raise InvalidArgument(
             "a report is made from a run folder, and this is none",
@@ -198,6 +207,9 @@ def build_report(runs: Sequence[Path], out: Path | None = None, title: str | Non
     """Write the report of one run, or of several side by side, and return its path.
 
     One run goes to ``<run>/report.html`` unless ``out`` names another file; several need ``out``.
+
+    Examples:
+        >>> page = build_report([Path("runs/first")])
     """
     if not runs:
         raise InvalidArgument("a report needs at least one run folder", argument="report", given="none")

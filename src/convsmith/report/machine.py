@@ -60,7 +60,12 @@ def commit() -> str:
 
 
 def conditions(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return the conditions of a measurement as JSON."""
+    """Return the conditions of a measurement as JSON.
+
+    Examples:
+        >>> conditions()["device"]
+        'cpu'
+    """
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

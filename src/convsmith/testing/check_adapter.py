@@ -47,6 +47,9 @@ def check_adapter(
 
     Raises:
         Nonconforming: names every broken rule.
+
+    Examples:
+        >>> rules = check_adapter("source-only").passed
     """
     entry = METHODS.entry(name)
     chosen = method_settings(name, dict(settings or {}))

@@ -62,6 +62,9 @@ def check_compressor(
 
     Raises:
         Nonconforming: names every broken rule.
+
+    Examples:
+        >>> rules = check_compressor("sparse").passed
     """
     entry = METHODS.entry(name)
     kind, chosen = entry.value, dict(settings or {})

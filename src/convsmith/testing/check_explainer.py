@@ -46,6 +46,9 @@ def check_explainer(
 
     Raises:
         Nonconforming: names every broken rule.
+
+    Examples:
+        >>> rules = check_explainer("activation").passed
     """
     images = torch.randn(COUNT, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     model = network()

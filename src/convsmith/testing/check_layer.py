@@ -43,6 +43,9 @@ def check_layer(
 
     Raises:
         Nonconforming: names every broken rule.
+
+    Examples:
+        >>> rules = check_layer(lambda: nn.Conv2d(4, 4, 1), 4).passed
     """
 
     def made(dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -34,6 +34,9 @@ def check_model(
 
     Raises:
         Nonconforming: names every broken rule.
+
+    Examples:
+        >>> rules = check_model("cs_lenet").passed
     """
     chosen = {"num_classes": CLASSES, **(arguments or {})}
 

@@ -45,6 +45,9 @@ def check_pooling(
 
     Raises:
         Nonconforming: names every broken rule.
+
+    Examples:
+        >>> rules = check_pooling("average").passed
     """
     entry = POOLINGS.entry(name)
     chosen = dict(options or {})

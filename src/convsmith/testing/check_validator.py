@@ -62,6 +62,9 @@ def check_validator(name: str, *, exceptions: Mapping[str, str] | None = None) -
 
     Raises:
         Nonconforming: names every broken rule.
+
+    Examples:
+        >>> rules = check_validator("entropy").passed
     """
     entry = VALIDATORS.entry(name)
     needs: tuple[str, ...] = tuple(entry.traits["needs"])

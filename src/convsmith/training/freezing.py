@@ -20,6 +20,9 @@ def freeze(model: Any, parts: Sequence[str | int]) -> list[nn.Module]:
 
     Raises:
         InvalidArgument: a name that is no submodule, a number with names beside it, a network without stages.
+
+    Examples:
+        >>> fixed = freeze(model, ["conv1"])
     """
     chosen: set[str] = set()
     named = dict(model.named_modules())
@@ -46,5 +49,9 @@ def freeze(model: Any, parts: Sequence[str | int]) -> list[nn.Module]:
 
 
 def norms(model: nn.Module) -> list[nn.Module]:
-    """Return the batch normalisations, to be kept in eval mode: their statistics then stay what they are."""
+    """Return the batch normalisations, to be kept in eval mode: their statistics then stay what they are.
+
+    Examples:
+        >>> layers = norms(model)
+    """
     return [m for m in model.modules() if hasattr(m, "running_mean")]

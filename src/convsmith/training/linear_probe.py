@@ -47,6 +47,9 @@ def linear_probe(
 
     Raises:
         InvalidArgument: no such classifier, images without labels.
+
+    Examples:
+        >>> probed = linear_probe(model, loader, iterations=5)
     """
     changed: Any = copy.deepcopy(model)
     head = changed.get_classifier() if hasattr(model, "get_classifier") else None

@@ -46,6 +46,9 @@ def fit(
 
     SIGTERM and Ctrl-C end the run between two steps, after a checkpoint, with ``interrupted`` set; a second Ctrl-C
     stops at once. The global random states are put back to what they were before the call.
+
+    Examples:
+        >>> result = fit(ClassificationTask(model, num_classes=10), loader, TrainConfig(steps=2, device="cpu"))
     """
     out = Path(out) if out is not None else None
     _check(loader, config, validation, out, resume)

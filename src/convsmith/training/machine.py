@@ -28,6 +28,10 @@ def rank_and_world() -> tuple[int, int]:
     """Return this process's number and the number of processes, as ``torchrun`` and ``accelerate launch`` set them.
 
     A loader needs both before `fit` has started any process group.
+
+    Examples:
+        >>> rank_and_world()
+        (0, 1)
     """
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -37,6 +41,10 @@ def resolve_device(name: str) -> torch.device:
 
     Raises:
         InvalidArgument: this machine has no such device.
+
+    Examples:
+        >>> resolve_device("cpu")
+        device(type='cpu')
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -87,6 +87,9 @@ def mmd(
 
     Differs from the paper: DAN learns the kernel weights by a quadratic program; every public code, and this one, uses
     equal weights.
+
+    Examples:
+        >>> distance = mmd(torch.randn(9, 4), torch.randn(7, 4), bandwidths=[1.0, 2.0])
     """
     arguments.one_of("estimator", estimator, ("unbiased", "biased", "linear"))
     source, target = pair(source, target)
@@ -134,7 +137,12 @@ def _linear_mmd(source: Tensor, target: Tensor, bandwidths: Bandwidths) -> Tenso
 
 
 def mean_embedding(points: Tensor, samples: Tensor, *, bandwidths: Bandwidths = None) -> Tensor:
-    """Return the kernel mean embedding ``mean_i k(x_i, .)`` of ``samples`` [n, d] at ``points`` [p, d], as [p]."""
+    """Return the kernel mean embedding ``mean_i k(x_i, .)`` of ``samples`` [n, d] at ``points`` [p, d], as [p].
+
+    Examples:
+        >>> mean_embedding(torch.randn(3, 4), torch.randn(9, 4)).shape
+        torch.Size([3])
+    """
     points, samples = pair(points, samples, names=("points", "samples"))
     distances = squared_distances(points, samples)
     return gaussian_kernel(distances, _bandwidths(bandwidths, distances)).mean(1).to(wide(samples).dtype)
@@ -146,6 +154,10 @@ def conditional_embedding(
     """Return the weights ``beta`` [p, n] of the conditional embedding ``mu_{Y|x} = sum_i beta_i(x) phi(y_i)``.
 
     ``beta(x) = (K + n * ridge * I)^-1 k_x`` with K the Gram matrix of ``samples`` [n, d] (Song et al. 2009, eq. 6).
+
+    Examples:
+        >>> conditional_embedding(torch.randn(3, 4), torch.randn(9, 4)).shape
+        torch.Size([3, 9])
     """
     points, samples = pair(points, samples, names=("points", "samples"))
     arguments.number("ridge", ridge, least=torch.finfo(torch.float64).tiny)
@@ -172,6 +184,9 @@ def conditional_mmd(
     Gaussian Gram matrix of the features and ``L = Y Y^T`` that of the outcomes (Ren et al. 2016, eq. 5).
 
     Shapes: features [n, d] and [m, d]; outcomes [n, K] and [m, K], one-hot or probabilities.
+
+    Examples:
+        >>> distance = conditional_mmd(torch.randn(9, 4), torch.randn(7, 4), torch.rand(9, 3), torch.rand(7, 3))
     """
     source, target = pair(source, target)
     n, m = len(source), len(target)
@@ -201,6 +216,9 @@ def class_mmd(
 
     Class k compares ``sum_i p_i^k phi(x_i) / sum_i p_i^k`` of both sides (labels as one-hot, pseudo-labels as
     probabilities). Classes without mass on one side are left out; ``weights`` [K] makes the mean a weighted one.
+
+    Examples:
+        >>> distance = class_mmd(torch.randn(9, 4), torch.randn(7, 4), torch.rand(9, 3), torch.rand(7, 3))
     """
     source, target = pair(source, target)
     p_s = matrix("source_probabilities", source_probabilities, rows=len(source))
@@ -218,7 +236,12 @@ def class_mmd(
 
 
 def energy_distance(source: Tensor, target: Tensor) -> Tensor:
-    """Return ``2 E|x - y| - E|x - x'| - E|y - y'|`` over all pairs of ``source`` [n, d] and ``target`` [m, d]."""
+    """Return ``2 E|x - y| - E|x - x'| - E|y - y'|`` over all pairs of ``source`` [n, d] and ``target`` [m, d].
+
+    Examples:
+        >>> float(energy_distance(torch.zeros(3, 2), torch.zeros(4, 2)))
+        0.0
+    """
     source, target = pair(source, target)
     n = len(source)
     joint = torch.cat([wide(source), wide(target)])
@@ -230,7 +253,12 @@ def energy_distance(source: Tensor, target: Tensor) -> Tensor:
 
 
 def coral(source: Tensor, target: Tensor) -> Tensor:
-    """Return ``|C_s - C_t|_F^2 / (4 d^2)`` of the sample covariances (divisor n - 1), a scalar."""
+    """Return ``|C_s - C_t|_F^2 / (4 d^2)`` of the sample covariances (divisor n - 1), a scalar.
+
+    Examples:
+        >>> coral(torch.tensor([[0.0], [2.0]]), torch.tensor([[0.0], [0.0]]))
+        tensor(1.)
+    """
     source, target = pair(source, target)
     if min(len(source), len(target)) < 2:
         raise InvalidArgument("a covariance needs two samples", given=f"{len(source)} and {len(target)} samples")

@@ -30,6 +30,12 @@ def reverse_gradient(x: Tensor, scale: float | Tensor) -> Tensor:
     """Return ``x`` unchanged; its gradient is multiplied by ``-scale`` on the way back.
 
     Shapes: ``x`` any; ``scale`` a number or a tensor that broadcasts against ``x`` (it receives no gradient).
+
+    Examples:
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> reverse_gradient(x, 0.5).sum().backward()
+        >>> x.grad
+        tensor([-0.5000, -0.5000])
     """
     arguments.tensor("x", x, what="floating-point numbers")
     if isinstance(scale, Tensor):
@@ -45,6 +51,10 @@ def ramp(step: int, length: int, *, upper: float = 1.0, alpha: float = 10.0, sta
 
     It is 0 at ``start`` and ``0.99991 * upper`` (alpha 10) from ``start + length`` on. The step comes from the training
     loop; nothing is counted here, so a resumed run goes on where it stopped.
+
+    Examples:
+        >>> ramp(0, 100), round(ramp(100, 100), 4)
+        (0.0, 0.9999)
     """
     arguments.number("step", step)
     arguments.integer("length", length, least=1)

@@ -56,6 +56,11 @@ def selective_adversarial_loss(
         class_weight_on: ``"both"`` players (paper, Caffe), only the gradient that reaches the ``"features"`` (PyTorch),
             or ``"none"``.
         source_is: the domain label of the source.
+
+    Examples:
+        >>> even, discriminators = torch.full((6, 3), 1 / 3), ClassDiscriminators(4, 3, hidden=(8,))
+        >>> x, y = torch.randn(2, 6, 4)
+        >>> loss = selective_adversarial_loss(x, y, even, even, torch.ones(3), discriminators)
     """
     arguments.one_of("instance_weight", instance_weight, ("loss", "feature", "none"))
     arguments.one_of("class_weight_on", class_weight_on, ("both", "features", "none"))
@@ -88,6 +93,11 @@ def selective_adversarial_loss(
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """Return the mean entropy of ``softmax(logits)`` [n, K] in nats: log K if uniform, 0 with gradient 0 if one-hot."""
+    """Return the mean entropy of ``softmax(logits)`` [n, K] in nats: log K if uniform, 0 with gradient 0 if one-hot.
+
+    Examples:
+        >>> round(float(entropy(torch.zeros(5, 2))), 4)
+        0.6931
+    """
     log_p = F.log_softmax(wide(matrix("logits", logits)), dim=1)
     return -(log_p.exp() * log_p).sum(1).mean()

@@ -118,7 +118,12 @@ METHODS: Registry[type[DomainTask]] = Registry("adaptation method", "convsmith.a
 
 
 def available() -> list[str]:
-    """Return the names of all methods."""
+    """Return the names of all methods.
+
+    Examples:
+        >>> "san" in available()
+        True
+    """
     return METHODS.names()
 
 
@@ -130,6 +135,10 @@ def method_settings(method: str, overrides: Mapping[str, Any], whole: MethodConf
 
     Raises:
         InvalidArgument: unknown method, setting or choice, with close matches; a value of a wrong kind.
+
+    Examples:
+        >>> method_settings("dann", {"dropout": 0.0}).dropout
+        0.0
     """
     entry = METHODS.entry(method)
     settings: MethodConfig = entry.traits["settings"]()

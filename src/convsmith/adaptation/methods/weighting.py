@@ -31,6 +31,10 @@ def class_weights(target_probabilities: Tensor, *, scale: Scale = "mean-one") ->
 
     ``w_k = mean_i p_i^k``, scaled so that the weights have mean 1 (the default: the loss keeps its size whatever K is),
     sum to 1, or have maximum 1. No gradient flows through them.
+
+    Examples:
+        >>> class_weights(torch.tensor([[0.75, 0.25]])).tolist()
+        [1.5, 0.5]
     """
     if len(matrix("target_probabilities", target_probabilities)) == 0:
         raise InvalidArgument(

@@ -295,7 +295,12 @@ def converted(prepared: Int8Training, *, images: Tensor | None = None) -> tuple[
 
 
 def finish(model: nn.Module) -> nn.Module:
-    """Return the int8 network of one prepared with ``mode="qat"`` and trained; others come back as they are."""
+    """Return the int8 network of one prepared with ``mode="qat"`` and trained; others come back as they are.
+
+    Examples:
+        >>> finish(model) is model
+        True
+    """
     if not isinstance(model, Int8Training):
         return model
     done, layers = converted(model)

@@ -45,7 +45,11 @@ def unpack_trits(packed: Tensor, count: int) -> Tensor:
 
 
 def packed_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the state of ``model`` as contiguous tensors for a safetensors file, packed wherever that is smaller."""
+    """Return the state of ``model`` as contiguous tensors for a safetensors file, packed wherever that is smaller.
+
+    Examples:
+        >>> state = packed_state(model)
+    """
     state = model.state_dict(keep_vars=True)
     low = {f"{name}.weight" if name else "weight": m for name, m in model.named_modules() if isinstance(m, _LowBit)}
     seen: set[int] = set()
@@ -71,6 +75,9 @@ def load_packed_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Modul
 
     Raises:
         InvalidArgument: missing or unexpected tensors, or shapes that do not fit.
+
+    Examples:
+        >>> same = load_packed_state(model, packed_state(model))
     """
     try:
         model.load_state_dict(unpack_state(model, state), strict=True)

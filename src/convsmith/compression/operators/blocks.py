@@ -199,7 +199,12 @@ class DepthwiseSeparableBlock(nn.Module):
 
 
 def xception_block(in_channels: int, out_channels: int, stride: int = 1, **layers: Any) -> ChainBlock:
-    """Return Xception's unit as the extreme interleaved block: one member a partition, one secondary partition."""
+    """Return Xception's unit as the extreme interleaved block: one member a partition, one secondary partition.
+
+    Examples:
+        >>> xception_block(8, 16)(torch.zeros(1, 8, 6, 6)).shape
+        torch.Size([1, 16, 6, 6])
+    """
     chain: LinearChain = InterleavedGroupConv2d(in_channels, 1, 3, stride, out_primary=out_channels)
     return ChainBlock(chain, out_channels, **layers)
 

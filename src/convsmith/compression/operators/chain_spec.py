@@ -114,6 +114,9 @@ def shuffle(channels: int, groups: int) -> ChannelPermutation:
     """Return the channel shuffle: view as (groups, channels/groups), transpose, flatten.
 
     It equals the authors' Reorder(groups) and ``nn.ChannelShuffle(groups)``; ``shuffle(C, C/groups)`` undoes it.
+
+    Examples:
+        >>> permutation = shuffle(8, 2)
     """
     check_divides(groups, channels, "the groups of a channel shuffle")
     return ChannelPermutation((groups, channels // groups), (1, 0))
@@ -125,6 +128,10 @@ def mixed_radix(partitions: Sequence[int], out_partitions: Sequence[int] | None 
     Args:
         partitions: sizes K_1 .. K_n of the digits, the first varying fastest; their product is the input's channels.
         out_partitions: sizes after each factor, where the chain changes the width; the same by default.
+
+    Examples:
+        >>> mixed_radix((4, 4)).in_channels
+        16
     """
     in_sizes = check_partitions(partitions)
     out_sizes = in_sizes if out_partitions is None else check_partitions(out_partitions)
@@ -168,6 +175,10 @@ def interleaved(
 
     ``groups``: partitions of the secondary convolution, as many as ``out_members`` by default. Fewer merge
     neighbouring ones: the authors' residual networks do that where they widen, with more than one path per pair.
+
+    Examples:
+        >>> interleaved(4, 8).in_channels
+        32
     """
     primary, members = check_partitions([primary, members])
     out_primary, out_members = check_partitions(
@@ -192,6 +203,10 @@ def shuffled(
     Every K of ``partitions`` must divide the channels that enter its factor; their product need not equal them. Between
     two factors the channels are reordered so that neighbours come from different blocks: Reorder(C / K) of the factor
     before. GroupConvSpec ``widen_at`` (the second by default, the first of a single one) goes to ``out_channels``.
+
+    Examples:
+        >>> shuffled(16, (4, 4)).in_channels
+        16
     """
     sizes = check_partitions(partitions)
     wide = channels if out_channels is None else int(out_channels)
@@ -213,7 +228,12 @@ def shuffled(
 
 
 def path_counts(spec: ChainSpec) -> Tensor:
-    """Return the number of paths from every input to every output channel, [out, in] int64."""
+    """Return the number of paths from every input to every output channel, [out, in] int64.
+
+    Examples:
+        >>> path_counts(interleaved(2, 2)).unique().tolist()
+        [1]
+    """
     counts = torch.eye(spec.in_channels, dtype=torch.int64)
     for factor in spec.factors:
         if factor.order is not None:

@@ -38,19 +38,33 @@ class Structure:
 
 
 def chain_params(partitions: Sequence[int], area: int = 9) -> int:
-    """Return the weights of a strict chain: ``C (S K_1 + K_2 + ... + K_n)``."""
+    """Return the weights of a strict chain: ``C (S K_1 + K_2 + ... + K_n)``.
+
+    Examples:
+        >>> chain_params((16, 16))
+        40960
+    """
     sizes = check_partitions(partitions)
     return math.prod(sizes) * (area * sizes[0] + sum(sizes[1:]))
 
 
 def widest_bound(budget: float, area: int = 9) -> float:
-    """Return the width no pair of that many weights exceeds, ``(Q / (2 sqrt(S)))^(2/3)``."""
+    """Return the width no pair of that many weights exceeds, ``(Q / (2 sqrt(S)))^(2/3)``.
+
+    Examples:
+        >>> round(widest_bound(4672))
+        85
+    """
     _positive(budget, area)
     return (budget / (2 * math.sqrt(area))) ** (2 / 3)
 
 
 def widest_pairs(budget: int, area: int = 9) -> list[Structure]:
-    """Return, for every number of members M, the widest pair within ``budget`` weights; the widest of all first."""
+    """Return, for every number of members M, the widest pair within ``budget`` weights; the widest of all first.
+
+    Examples:
+        >>> widest = widest_pairs(4672)[0]
+    """
     integer("budget", budget, least=1, most=MOST_CHANNELS**2)
     integer("area", area, least=1)
     found = []
@@ -79,6 +93,9 @@ def structures(
 
     Raises:
         InvalidArgument: a number out of bounds, an unknown kind, or a budget that nothing meets (names the lightest).
+
+    Examples:
+        >>> lightest = structures(64)[0]
     """
     if kind not in ("params", "macs"):
         raise InvalidArgument("a budget counts 'params' or 'macs'", given=repr(kind))

@@ -34,7 +34,11 @@ class KernelStructure:
 
 
 def kernel_structure(module: nn.Module) -> KernelStructure:
-    """Report density and rank of the composite of a stack of linear layers (see `composite_kernel`)."""
+    """Report density and rank of the composite of a stack of linear layers (see `composite_kernel`).
+
+    Examples:
+        >>> structure = kernel_structure(nn.Conv2d(8, 8, 3, groups=2, bias=False))
+    """
     with torch.no_grad():
         kernel = composite_kernel(copy.deepcopy(module).double())  # in float32 rounding would look like rank
     flat = kernel.flatten(1)
@@ -63,6 +67,10 @@ def composite_kernel(module: nn.Module) -> Tensor:
     Raises:
         InvalidArgument: for a bias, a non-linear module, or a second spatial layer (between two padded ones the
             border is cut, so that no single kernel equals them).
+
+    Examples:
+        >>> composite_kernel(nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), nn.Conv2d(8, 4, 1, bias=False))).shape
+        torch.Size([4, 8, 3, 3])
     """
     layers = list(_linear_layers(module))
     if not layers:
@@ -87,7 +95,13 @@ def composite_kernel(module: nn.Module) -> Tensor:
 
 
 def dense_convolution(module: nn.Module) -> nn.Conv2d:
-    """Return a ``nn.Conv2d`` that computes what a stack of linear layers computes (see `composite_kernel`)."""
+    """Return a ``nn.Conv2d`` that computes what a stack of linear layers computes (see `composite_kernel`).
+
+    Examples:
+        >>> stack = nn.Sequential(nn.Conv2d(8, 8, 3, bias=False), nn.Conv2d(8, 4, 1, bias=False))
+        >>> dense_convolution(stack).out_channels
+        4
+    """
     with torch.no_grad():
         kernel = composite_kernel(module).contiguous()
     geometry: Any = ChainGeometry()

@@ -48,6 +48,10 @@ def condition(partitions: Any) -> Condition:
             - for every layer, a list of groups, each a list of channels: ``[[[0, 1], [2, 3]], [[0, 2], [1, 3]]]``;
             - for every layer, the group number of every channel: ``[[0, 0, 1, 1], [0, 1, 0, 1]]``;
             - a `ChainSpec`, or a module that has one as ``spec``.
+
+    Examples:
+        >>> condition((16, 16)).strict
+        True
     """
     counts = counts_of(partitions)
     fewest, most = int(counts.min()), int(counts.max())
@@ -61,6 +65,10 @@ def is_complementary(partitions: Any, *, strict: bool = True) -> bool:
 
     With ``strict=False`` any positive number of paths will do, as long as it is the same for all pairs (IGCV3's loose
     condition). ``partitions`` as in `condition`, which also says why.
+
+    Examples:
+        >>> is_complementary((16, 16)), is_complementary(interleaved(4, 8))
+        (True, True)
     """
     judged = condition(partitions)
     return judged.strict if strict else judged.loose
@@ -135,6 +143,10 @@ def balanced_partition(channels: int, layers: int, *, area: int = 1) -> tuple[in
 
     Raises:
         InvalidArgument: channels outside 1 to 2**20, layers outside 1 to 64, an area below 1.
+
+    Examples:
+        >>> balanced_partition(256, 2)
+        (16, 16)
     """
     integer("channels", channels, least=1, most=MOST_CHANNELS)
     integer("layers", layers, least=1, most=MOST_LAYERS)
@@ -153,14 +165,24 @@ def balanced_partition(channels: int, layers: int, *, area: int = 1) -> tuple[in
 
 
 def shortest_partition(channels: int) -> tuple[int, ...]:
-    """Return the lightest factorisation of ``channels`` over any number of 1x1 factors, the shortest one of equals."""
+    """Return the lightest factorisation of ``channels`` over any number of 1x1 factors, the shortest one of equals.
+
+    Examples:
+        >>> shortest_partition(27)
+        (3, 3, 3)
+    """
     (channels,) = check_partitions([channels])
     candidates = (balanced_partition(channels, layers) for layers in range(1, max(2, channels.bit_length() + 1)))
     return min(candidates, key=lambda sizes: (sum(sizes), len(sizes)))
 
 
 def balanced_cost(channels: int, layers: int, area: int = 1) -> float:
-    """Return ``n C (S C)^(1/n)``: the weights of a perfectly balanced chain over the reals (IGCV2, eq. of balance)."""
+    """Return ``n C (S C)^(1/n)``: the weights of a perfectly balanced chain over the reals (IGCV2, eq. of balance).
+
+    Examples:
+        >>> balanced_cost(256, 2)
+        8192.0
+    """
     return layers * channels * math.pow(area * channels, 1.0 / layers)
 
 

@@ -17,6 +17,9 @@ def project_low_rank(matrix: Tensor, groups_up: int, groups_down: int, rank: int
 
     Returns:
         up [G1 G2 rank, in / G1], down [out, G1 rank] as `InvertedInterleavedBlock` holds them; the energy.
+
+    Examples:
+        >>> up, down, energy = project_low_rank(torch.randn(16, 16), 2, 2, rank=4)
     """
     out, in_channels = matrix.shape
     check_divides(groups_up, in_channels, "groups_up")

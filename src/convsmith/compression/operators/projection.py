@@ -61,6 +61,9 @@ def project(
 
     Raises:
         InvalidArgument: if the partitions do not multiply to the channels; names both numbers.
+
+    Examples:
+        >>> projection = project(torch.randn(16, 16, 3, 3), (4, 4))
     """
     in_sizes = check_partitions(partitions)
     out_sizes = in_sizes if out_partitions is None else check_partitions(out_partitions)
@@ -118,6 +121,9 @@ def from_dense(
     Raises:
         InvalidArgument: for a grouped layer, padding that is not with zeros, or partitions that do not multiply to its
             channels.
+
+    Examples:
+        >>> chain, projection = from_dense(nn.Conv2d(16, 16, 3, padding=1, bias=False), (4, 4))
     """
     g = layer
     if g.groups != 1 or isinstance(g.padding, str) or g.padding_mode != "zeros":
@@ -147,7 +153,12 @@ def from_dense(
 def patch_second_moment(
     inputs: Tensor, kernel_size: IntOrPair, stride: IntOrPair = 1, padding: IntOrPair = 0, dilation: IntOrPair = 1
 ) -> Tensor:
-    """Return the mean of ``p p^T`` over all patches p of the images, [in k k', in k k'] float64."""
+    """Return the mean of ``p p^T`` over all patches p of the images, [in k k', in k k'] float64.
+
+    Examples:
+        >>> patch_second_moment(torch.randn(2, 3, 8, 8), 3).shape
+        torch.Size([27, 27])
+    """
     g = ChainGeometry.of(kernel_size, stride, padding, dilation)
     with torch.no_grad():
         moment: Tensor | None = None

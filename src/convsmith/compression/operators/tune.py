@@ -30,6 +30,9 @@ def tune(model: nn.Module, example: Tensor, *, rounds: int = 9) -> nn.Module:
 
     Raises:
         InvalidArgument: if no chain ran, or ``rounds`` is below 1.
+
+    Examples:
+        >>> tuned = tune(compress(model, "interleave", example=images), images, rounds=1)
     """
     if rounds < 1:
         raise InvalidArgument("at least one round is measured", argument="rounds", given=rounds)

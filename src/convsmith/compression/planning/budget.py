@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from convsmith.compression.methods.method import output_error
+from convsmith.compression.methods.method import METHODS, output_error
 from convsmith.compression.planning.plan import Budget, Choice, Plan, named_reasons
 from convsmith.compression.planning.replacement import put, replace
 from convsmith.compression.planning.subject import Subject
@@ -42,6 +42,41 @@ SCAN_MACS = 1.5e12
 #: shares of the budget that a plan may leave unused: above the first, finer options are added and the choice is made
 #: again, with the least of these that can be reached
 SLACKS = (0.01, 0.02, 0.03, 0.05)
+
+
+def budget_of(
+    methods: Sequence[str],
+    *,
+    keep_macs: float | None = None,
+    keep_params: float | None = None,
+    keep_latency: float | None = None,
+) -> tuple[Budget | None, int]:
+    """Return the one budget given, and the place in the chain of the first method that can obey it (None, -1: none).
+
+    Raises:
+        InvalidArgument: several budgets, a share outside (0, 1], or no method of the chain changes what is asked.
+
+    Examples:
+        >>> budget_of(["low-rank", "int8"], keep_macs=0.5)[1]
+        0
+    """
+    given = {"macs": keep_macs, "params": keep_params, "latency": keep_latency}
+    asked = {kind: keep for kind, keep in given.items() if keep is not None}
+    if not asked:
+        return None, -1
+    if len(asked) > 1:
+        raise InvalidArgument("give one budget", given=", ".join(f"keep_{k}={v}" for k, v in asked.items()))
+    ((kind, keep),) = asked.items()
+    budget, needed = Budget(kind, keep), "macs" if kind == "latency" else kind
+    for i, name in enumerate(methods):
+        if needed in METHODS[name].budgets:
+            return budget, i
+    able = [entry.name for entry in METHODS if needed in entry.value.budgets]
+    raise InvalidArgument(
+        f"{', '.join(methods)} does not change the number of {needed}",
+        argument=f"keep_{kind}={keep}",
+        hint=f"chain it behind one of {', '.join(able)}, or leave the budget away",
+    )
 
 
 @dataclass(frozen=True)

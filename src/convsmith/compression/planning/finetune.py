@@ -37,6 +37,9 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch], *, limit: i
 
     The statistics are the plain average over at most ``limit`` batches, taken in training mode of the normalisations
     alone, so that dropout stays off. A network without batch normalisation comes back unchanged.
+
+    Examples:
+        >>> adjusted = reestimate_batchnorm(model, loader)
     """
     result = copy.deepcopy(model)
     norms = [m for m in result.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
@@ -188,6 +191,10 @@ def finetune(
         InvalidArgument: an int8 graph (it cannot be trained: use mode ``"qat"``), ``gradual`` without sparse layers.
         RunFailed: the loss became infinite.
         FinetuneInterrupted: the run was stopped.
+
+    Examples:
+        >>> smaller = compress(model, "low-rank", example=images, keep_macs=0.5)
+        >>> trained = finetune(smaller, model, loader, num_classes=10, epochs=1)
     """
     if isinstance(model, Int8Model):
         raise InvalidArgument(

@@ -58,7 +58,11 @@ class Size:
 
 
 def size(model: nn.Module, input_size: Sequence[int]) -> Size:
-    """Count and store ``model``; ``input_size`` is (C, H, W)."""
+    """Count and store ``model``; ``input_size`` is (C, H, W).
+
+    Examples:
+        >>> params = size(model, (3, 16, 16)).params
+    """
     counted = cost(model, input_size)
     holders = _stored(model)
     params = sum(t.numel() for t in holders)
@@ -124,6 +128,10 @@ def latencies(
 
     Returns:
         By network, by case (``"eager 1"``, ``"compiled 32"``, ``"onnxruntime 1"``): `Latency`, or why there is none.
+
+    Examples:
+        >>> both = {"original": model, "folded": fold_for_inference(model)}
+        >>> times = latencies(both, images, batches=[1], compiled=False, seconds=0.01)
     """
     found: dict[str, dict[str, Latency | str]] = {name: {} for name in models}
     kinds = ["eager", *["compiled"] * compiled, *["onnxruntime"] * onnx]
@@ -191,6 +199,9 @@ def layer_errors(original: nn.Module, compressed: nn.Module, images: Tensor) -> 
 
     Both networks run whole, so a layer's error includes what came before it. A layer whose output changed its shape has
     a reason instead of a number; an int8 graph has no layers, and one entry says so.
+
+    Examples:
+        >>> errors = layer_errors(model, compress(model, "low-rank", example=images, keep_macs=0.5), images)
     """
     if isinstance(compressed, Int8Model):
         return {"(whole network)": "an int8 graph holds operators, not layers"}
