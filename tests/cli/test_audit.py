@@ -86,7 +86,25 @@ def test_folders_give_labels_only_where_every_picture_has_one(tmp_path):
     Image.new("RGB", (4, 4)).save(root / "loose.png")
     (root / "broken.png").write_text("no image")
     loose = audit_subject.read_pictures(str(root), most=100, seed=0)
-    assert (len(loose), loose.labels) == (19, None)
+    assert (len(loose), loose.labels, loose.broken) == (19, None, ("broken.png",))
+
+
+def test_a_large_folder_is_not_read_whole(tmp_path, monkeypatch):
+    root, opened = folder_of(tmp_path / "x", images=30), []
+    monkeypatch.setattr("convsmith.data.read_image", lambda path: opened.append(path) or Image.new("RGB", (4, 4)))
+    found = audit_subject.read_pictures(root, most=9, seed=0)
+    assert (len(opened), sorted(found.labels)) == (9, [0, 0, 0, 1, 1, 1, 2, 2, 2])
+
+
+def test_an_interrupted_audit_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    model, data, run = network(tmp_path / "net"), folder_of(tmp_path / "data"), tmp_path / "run"
+
+    def stopped(subject):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit_sharper, "run", stopped)
+    assert main.main(["audit", model, "--data", data, "--out", str(run)]) == 130
+    assert f"go on with: convsmith audit --out {run} --resume" in capsys.readouterr().err
 
 
 def test_a_chapter_stops_when_its_time_is_over():
@@ -98,8 +116,12 @@ def test_a_chapter_stops_when_its_time_is_over():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["audit"], "add MODEL"),
-        (["audit", "cs_resnet20"], "add --data"),
+        (["audit"], "add MODEL and --data DATA"),
+        (["audit", "cs_resnet20"], "add --data DATA"),
+        (
+            ["audit", "resnet18", "--data", "images:nowhere"],
+            "no such folder",
+        ),  # before published weights are looked for
         (["audit", "cs_resnet20", "--data", "digits", "--minutes", "0"], "--minutes"),
         (["audit", "cs_resnet20", "--data", "digits", "--runtime", "onxruntime"], "onnxruntime"),
         (["audit", "cs_resnet20", "--data", "images:nowhere", "--random"], "no such folder"),

@@ -71,7 +71,7 @@ def examine(pictures: Pictures, request: Request) -> Examined:
                 request.progress(done, len(chosen), f"looking at the images of {request.spec}")
     if not looks or (bad and request.broken == "refuse"):
         rule = f"{len(bad)} of {count} image files cannot be read" if looks else "no image file can be read"
-        hint = 'mend or remove them, or broken="skip" leaves them out and lists them'
+        hint = 'repair or remove them, or leave them out: --broken skip, in Python broken="skip"'
         raise InvalidArgument(rule, argument=request.spec, given=shortened(bad, 200), hint=hint)
     levels, notes = _levels(looks)
     if len(chosen) < count:

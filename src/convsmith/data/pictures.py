@@ -102,7 +102,7 @@ class Pictures(ABC):
                 return found
         except FAILURES as error:
             given = f"{self.name(position)}: {reason(error)}"
-            raise RunFailed("an image file cannot be read", given=given, hint="mend or remove this file") from error
+            raise RunFailed("an image file cannot be read", given=given, hint="repair or remove this file") from error
 
 
 class Files(Pictures):

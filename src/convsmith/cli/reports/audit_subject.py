@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convsmith.errors import ConvsmithError, InvalidArgument
+from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,7 +34,7 @@ class PictureSet:
     """Images with names; ``labels`` number ``classes``, None where nobody gave any.
 
     ``groups``: images of one group show the same thing (crops of one photograph) and never stand on both sides of a
-    comparison.
+    comparison. ``broken``: files that could not be read.
     """
 
     pictures: tuple[Image, ...]
@@ -43,6 +43,7 @@ class PictureSet:
     labels: tuple[int, ...] | None = None
     classes: tuple[str, ...] = ()
     groups: tuple[int, ...] = ()
+    broken: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -56,22 +57,26 @@ class PictureSet:
             None if self.labels is None else tuple(self.labels[i] for i in rows),
             self.classes,
             tuple(self.groups[i] for i in rows) if self.groups else (),
+            self.broken,
         )
 
     def limited(self, most: int, seed: int) -> PictureSet:
-        """Return at most so many images, in turn from every class and group, drawn by the seed."""
-        import torch
+        """Return at most so many images; see `in_turn`."""
+        keys = self.labels if self.labels is not None else self.groups or (0,) * len(self)
+        return self if len(self) <= most else self.subset(in_turn(keys, most, seed))
 
-        if len(self) <= most:
-            return self
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
-        seen: dict[int, int] = {}
-        ranks = []
-        for i in order:
-            key = self.labels[i] if self.labels is not None else (self.groups[i] if self.groups else 0)
-            seen[key] = seen.get(key, 0) + 1
-            ranks.append((seen[key], i))
-        return self.subset(sorted(i for _, i in sorted(ranks, key=lambda pair: pair[0])[:most]))
+
+def in_turn(keys: Sequence[int], most: int, seed: int) -> list[int]:
+    """Return at most so many places, in turn from every class or group, drawn by the seed, in their order."""
+    import torch
+
+    order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(seed)).tolist()
+    seen: dict[int, int] = {}
+    ranks = []
+    for i in order:
+        seen[keys[i]] = seen.get(keys[i], 0) + 1
+        ranks.append((seen[keys[i]], i))
+    return sorted(i for _, i in sorted(ranks, key=lambda pair: pair[0])[:most])
 
 
 @dataclass(frozen=True)
@@ -197,15 +202,15 @@ def read_pictures(spec: str, *, most: int, seed: int) -> PictureSet:
     prefix, colon, rest = spec.partition(":")
     folder = Path(rest) if colon and prefix in ("imagefolder", "images") else Path(spec)
     if folder.is_dir():
-        return _folder(folder, spec, labelled=prefix != "images").limited(most, seed)
+        return _folder(folder, spec, most, seed, labelled=prefix != "images")
     if colon and prefix in ("imagefolder", "images"):
         raise InvalidArgument("there is no such folder", argument="--data", given=str(folder))
     return _named(spec, most, seed)
 
 
-def _folder(folder: Path, spec: str, *, labelled: bool) -> PictureSet:
-    from PIL import Image
-
+def _folder(folder: Path, spec: str, most: int, seed: int, *, labelled: bool) -> PictureSet:
+    """Read the chosen files only: a folder may hold millions."""
+    from convsmith.data import read_image
     from convsmith.data.pictures import EXTENSIONS
 
     for part in ("val", "validation", "test"):
@@ -218,22 +223,24 @@ def _folder(folder: Path, spec: str, *, labelled: bool) -> PictureSet:
         raise InvalidArgument("the folder holds no image", argument="--data", given=str(folder))
     tops = sorted({parts[0] for _, parts in found if len(parts) > 1})
     known = labelled and len(tops) > 1 and all(len(parts) > 1 for _, parts in found)
-    pictures, names, labels = [], [], []
-    for path, parts in found:
+    numbers = [tops.index(parts[0]) if known else 0 for _, parts in found]
+    pictures, names, labels, broken = [], [], [], []
+    for row in in_turn(numbers, most, seed):
+        path = found[row][0]
         try:
-            with Image.open(path) as image:
-                image.draft("RGB", (512, 512))
-                picture = image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            picture = read_image(path)
+        except RunFailed:
+            broken.append(path.name)
             continue
         picture.thumbnail((512, 512))
         pictures.append(picture)
         names.append(path.name)
-        labels.append(tops.index(parts[0]) if known else -1)
+        labels.append(numbers[row])
     if not pictures:
         raise InvalidArgument("no image of the folder can be read", argument="--data", given=str(folder))
+    known_labels = tuple(labels) if known else None
     groups = tuple(range(len(pictures)))
-    return PictureSet(tuple(pictures), tuple(names), spec, tuple(labels) if known else None, tuple(tops), groups)
+    return PictureSet(tuple(pictures), tuple(names), spec, known_labels, tuple(tops), groups, tuple(broken))
 
 
 def _named(spec: str, most: int, seed: int) -> PictureSet:

@@ -60,17 +60,18 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Load network and images, write the chapters one by one, then the page."""
     began = time.monotonic()
     if arguments.model is None or arguments.data is None:
-        missing = "MODEL" if arguments.model is None else "--data"
-        raise InvalidArgument("an audit needs a network and images", argument="audit", hint=f"add {missing}")
+        missing = ["MODEL"] * (arguments.model is None) + ["--data DATA"] * (arguments.data is None)
+        hint = f"add {' and '.join(missing)}"
+        raise InvalidArgument("an audit needs a network and images", argument="audit", hint=hint)
     check(arguments.minutes, arguments.runtime)
     run_folder.check("audit", arguments)
     from convsmith.cli.reports.audit_subject import Subject, read_pictures
     from convsmith.training import resolve_device
 
     device = str(resolve_device(arguments.device))
-    loaded = load(arguments, device)
-    data = read_pictures(arguments.data, most=LABELLED, seed=arguments.seed)
+    data = read_pictures(arguments.data, most=LABELLED, seed=arguments.seed)  # first: a wrong path waits for no weights
     target = None if arguments.target is None else read_pictures(arguments.target, most=LABELLED, seed=arguments.seed)
+    loaded = load(arguments, device)
     weights = "" if arguments.weights is None else f" --weights {arguments.weights}"
     bare = not (weights or arguments.random or classifier.is_saved(arguments.model) or ":" in arguments.model)
     words = {
@@ -117,10 +118,12 @@ def load(arguments: Arguments, device: str) -> LoadedModel:
         raise InvalidArgument(error.rule, argument=error.argument, given=error.given, hint=hint) from None
 
 
-def audit(subject: Subject, folder: Path, *, title: str, minutes: float, resume: bool, began: float) -> dict[str, Any]:
+def audit(
+    subject: Subject, folder: Path, *, title: str, minutes: float, resume: bool, began: float, verb: str = "audit"
+) -> dict[str, Any]:
     """Write every chapter that is not there yet, then ``result.json`` and the page; return the summary.
 
-    ``began``: reading of the monotonic clock from which ``minutes`` count.
+    ``began``: reading of the monotonic clock from which ``minutes`` count; ``verb`` goes on after an interruption.
 
     Raises:
         RunFailed: a chapter broke, after the page with all others is written.
@@ -137,7 +140,12 @@ def audit(subject: Subject, folder: Path, *, title: str, minutes: float, resume:
         if resume and known.is_file():
             found[name] = read_json(known, "a chapter of the audit", FIELDS)
         else:
-            found[name] = _one(subject, folder, name, max(5.0, seconds), broken)
+            try:
+                found[name] = _one(subject, folder, name, max(5.0, seconds), broken)
+            except KeyboardInterrupt:
+                raise run_folder.Interrupted(
+                    verb, folder, f"stopped in {name}, chapter {len(found) + 1} of 5"
+                ) from None
         terminal.say(f"{name:<12} {_answer(found[name])}", "")
     return _conclude(subject, folder, title, {name: found[name] for name in CHAPTERS}, broken)
 
@@ -176,10 +184,16 @@ def _one(subject: Subject, folder: Path, name: str, seconds: float, broken: list
 def _conclude(
     subject: Subject, folder: Path, title: str, found: dict[str, dict[str, Any]], broken: list[str]
 ) -> dict[str, Any]:
+    from convsmith.data.pictures import shortened
     from convsmith.report import Section, Table, build_report
 
     subject.deadline, subject.report = float("inf"), None  # the page is written whatever the time
     notes = list(subject.loaded.notes)[:1] if any("new" in n for n in subject.loaded.notes) else []
+    for one in (subject.pictures, subject.target):
+        if one is not None and one.broken:
+            notes.append(
+                f"{len(one.broken)} files of {one.source} cannot be read and are left out: {shortened(one.broken)}"
+            )
     if subject.untrained:
         notes.append("This network seems to be untrained: it is as unsure of every image as it can be. Train it first.")
     seconds = sum(chapter["seconds"] for chapter in found.values())

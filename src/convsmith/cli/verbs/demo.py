@@ -77,7 +77,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
         loaded, pictures, source, digits.subset(few), words, arguments.runtime, arguments.seed, device
     )  # fmt: skip
     title = "What convsmith can do for EfficientNet-Lite0"
-    return audit.audit(subject, folder, title=title, minutes=arguments.minutes, resume=arguments.resume, began=began)
+    return audit.audit(
+        subject, folder, title=title, minutes=arguments.minutes, resume=arguments.resume, began=began, verb="demo"
+    )
 
 
 def photographs(folder: Path, seed: int) -> PictureSet:
