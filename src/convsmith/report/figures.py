@@ -202,7 +202,7 @@ def bars(
             axes.axvline(reference[0], color=_INK, linewidth=0.8, linestyle=":", label=reference[1])
             _legend(axes)
         axes.set_yticks(range(len(names)), names)
-        axes.invert_yaxis()
+        axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel(xlabel)
         return _svg(figure)
 

@@ -143,7 +143,7 @@ def _section(subject: Subject, sentence: str, ways: list[Way], milliseconds: flo
         if way.ratio is not None and way.agreement is not None:
             points[way.name] = (100 * way.ratio[0], 100 * way.agreement[0])
     front = [n for n, (x, y) in points.items() if not any(a < x and b >= y for m, (a, b) in points.items() if m != n)]
-    columns = ["network", "one image, ms", "time kept (95 % interval)", "file, kB", "same answer, %", "why not"]
+    columns = ["network", "one image, ms", "time kept (95 % interval)", "file, kB", "same answer (95 %)", "why not"]
     if not any(way.reason for way in ways):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     svg = scatter(points, xlabel="time of one image, % of the original's", ylabel="same answer, %", front=front)

@@ -59,7 +59,7 @@ def run(subject: Subject) -> Chapter:
             f"positions), one on the square root of the covariance of {min(DIM, maps.shape[1])} principal channels. "
             "The network itself is not trained. The interval resamples images, in pairs.",
         ],
-        [Table(["head", "accuracy, % (95 % interval)"], [[n, percent(s)] for n, s in shares.items()])],
+        [Table(["head", "accuracy (95 % interval)"], [[n, percent(s)] for n, s in shares.items()])],
         [
             Figure(
                 bars({n: tuple(100 * v for v in s) for n, s in shares.items()}, xlabel="accuracy, %"),  # type: ignore[misc]
