@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-all test-portable test-oldest test-newest gpu fuzz kills lint build bench studies docs site clean
+.PHONY: setup demo test test-all test-docs test-portable test-oldest test-newest gpu fuzz kills lint build bench studies docs site clean
 setup: $(STAMP)
 
 $(STAMP):
@@ -26,6 +26,10 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# the documentation does what it says: guides, commands of README and pages, the site without a warning
+test-docs: setup
+	$(BIN)/python -m pytest -q -n 2 --dist load tests/test_guides.py tests/test_commands.py tests/test_site.py
 
 # what users have who lack AVX-512, and two threads where the library's own kernels or its solvers meet them
 test-portable: setup

@@ -115,3 +115,14 @@ def test_doctor_deep_tests_each_part_and_fails_when_one_does(capsys, tmp_path, m
 def test_report_of_nothing_is_refused(words, capsys):
     assert main.main(list(words)) == 2
     assert "at least one run folder" in capsys.readouterr().err
+
+
+def test_every_setting_of_every_method_has_a_meaning(capsys):
+    from convsmith.cli.verbs import methods
+
+    without = set()
+    for registry in methods.registries().values():
+        for entry in registry:
+            for described in methods._describe(entry.name, methods.registries())["settings"].values():
+                without |= {f"{entry.name} {row['setting']}" for row in described if not row["meaning"]}
+    assert not without

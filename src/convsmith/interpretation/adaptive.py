@@ -45,6 +45,18 @@ def _adaptive(
     ``guide`` (normalised as the images): a clean image of another class makes a feature adversary (Sabour et al. 2016).
     The fooling point of the lowest loss is kept, else the one closest to fooling.
 
+    Args:
+        setting: what every attack gets beside them.
+        pixels: [B, C, H, W] in [0, 1].
+        labels: [B].
+        match: "activations" or "contributions", what is brought close to the clean image.
+        weight: of the distance inside the network, 0 or more.
+        margin: lead that is wanted in logits.
+        guide: a clean image of another class for every image; none is the image itself.
+        sites: layers that are compared, as in `find_routes`.
+        score: the detector to be passed, images to scores; none leaves the search out.
+        queries: calls of the detector, 0 or more.
+
     Then, if ``score`` is given (normalised images [B, C, H, W] -> [B], higher is more adversarial; for instance
     ``lambda x: detector.score(find_routes(model, x, mode="paper"))``), ``queries`` random proposals change ever fewer
     pixels to other values of the ball, on the 8-bit grid; one that still fools the network and does not raise the score

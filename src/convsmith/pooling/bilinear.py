@@ -59,7 +59,12 @@ _single, _double = float32_island(_descriptor), float64_island(_descriptor)
 
 @POOLINGS.register("bilinear", order=2, paper="Lin et al., ICCV 2015")
 class BilinearPooling(Pooling):
-    """B-CNN: second moment, signed square root, unit length; 262,144 features for 512 channels."""
+    """B-CNN: second moment, signed square root, unit length; 262,144 features for 512 channels.
+
+    Args:
+        root: matrix root before the element-wise steps: none, "newton-schulz", "polar-express" or "eigh".
+        iterations: steps of an iterative root, 1 to 1000.
+    """
 
     def __init__(
         self, in_channels: int, dim: int | None = None, *, root: str | None = None, iterations: int = 5
@@ -117,7 +122,11 @@ def compact_bilinear(x: Tensor, target: Tensor, sign: Tensor, size: int) -> Tens
 class CompactBilinear(Pooling):
     """Tensor Sketch of the bilinear descriptor with signed square root and unit length.
 
-    The random hash and signs come from their own generator with ``seed``, live in buffers and travel in the state dict.
+    The random hash and signs live in buffers and travel in the state dict.
+
+    Args:
+        out_features: length of the descriptor, 1 or more.
+        seed: of the generator that draws hash and signs.
     """
 
     target: Tensor

@@ -68,8 +68,11 @@ def von_neumann_estimate(s: Tensor, theta: float = 0.75) -> Tensor:
 class G2DeNet(Pooling):
     """Square root of the Gaussian embedding; (dim + 1)(dim + 2) / 2 features: 33,153 for 256, 131,841 for 512.
 
-    ``method`` is ``"eigh"`` (exact, as published; on the cheaper side) or any of `convsmith.pooling.matrix_sqrt` with
-    ``iterations``. A zero map gives the mean's part alone: one 1 at the end.
+    A zero map gives the mean's part alone: one 1 at the end.
+
+    Args:
+        method: "eigh" (exact, as published; on the cheaper side), "newton-schulz" or "polar-express".
+        iterations: steps of an iterative method, 1 to 1000.
     """
 
     def __init__(self, in_channels: int, dim: int | None = None, *, method: str = "eigh", iterations: int = 5) -> None:
@@ -99,7 +102,9 @@ def _exact_root(x: Tensor) -> Tensor:
 class RAIDG(Pooling):
     """Robust Gaussian: the embedding's square root with the von Neumann estimate in place of the covariance.
 
-    ``theta`` weighs the divergence (0.75), ``mean_weight`` scales the mean in the embedding.
+    Args:
+        theta: weight of the divergence from the identity, above 0.
+        mean_weight: scale of the mean in the embedding.
 
     Differs from the paper: the explicit maps to infinite-dimensional features are left to the network.
     """
@@ -133,6 +138,10 @@ class L2EMG(Pooling):
     The Gaussian (mu, Sigma + ridge I = L L^T, L upper triangular) is the matrix ``[[L, mu], [0, 1]]``. ``mode="ie"``
     (IE-LogE) takes the logarithm of its left polar factor, which is half the logarithm of the Gaussian embedding;
     ``mode="de"`` (DE-LogE) takes the logarithm of the triangular matrix itself. (dim + 1)(dim + 2) / 2 features.
+
+    Args:
+        mode: "ie" or "de".
+        ridge: what is added to every eigenvalue of the covariance, above 0.
 
     Paper: Li, Wang, Zeng, Zhang, "Local Log-Euclidean Multivariate Gaussian Descriptor and Its Application to Image
     Classification" (TPAMI 2017), sections 3.2 and 3.3.

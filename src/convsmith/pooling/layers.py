@@ -105,8 +105,14 @@ class ISQRTCOV(Pooling):
     """Iterative square root of the covariance (fast MPN-COV): Newton-Schulz with trace normalisation and compensation.
 
     ``out_features`` is dim (dim + 1) / 2; 32,896 for dim 256. ``dim=None`` leaves the reduction out.
-    ``method="polar-express"`` takes ``iterations`` minimax steps (7 give the true root to single precision).
-    ``normalization`` ("trace", "frobenius" or None) and ``compensate`` exist to show what they are good for.
+
+    Args:
+        iterations: steps, 1 to 1000; 5 published, 7 of "polar-express" give the true root to single precision.
+        method: "newton-schulz", or "polar-express" with minimax steps.
+        normalization: "trace", "frobenius" or none: what the covariance is divided by before the steps.
+        compensate: multiply the root of the divisor back.
+        isometric: weigh entries beside the diagonal by the root of 2, so that distances of matrices stay.
+        side: "channels", "positions" or "auto", the cheaper one; the result is the same.
 
     Paper: Li et al., "Towards Faster Training of Global Covariance Pooling Networks by Iterative Matrix Square Root
     Normalization" (CVPR 2018).
@@ -163,8 +169,12 @@ def _plain_root(x: Tensor, method: str, iterations: int, normalization: str | No
 class MPNCOV(Pooling):
     """Matrix power normalised covariance, by exact eigenvalues.
 
-    ``exponent`` is any positive number, 0.5 published. ``normalization="frobenius"`` (M-Fro) or ``"spectral"`` (M-l2)
-    divides the power by its Frobenius norm or its largest eigenvalue; the authors found neither to help.
+    Args:
+        exponent: any number above 0; 0.5 published.
+        normalization: none, "frobenius" (M-Fro) or "spectral" (M-l2): what the power is divided by; the authors found
+            neither to help.
+        isometric: weigh entries beside the diagonal by the root of 2, so that distances of matrices stay.
+        side: "channels", "positions" or "auto", the cheaper one; the result is the same.
 
     Paper: Li et al., "Is Second-order Information Helpful for Large-scale Visual Recognition?" (ICCV 2017), section 3.
     """
@@ -213,7 +223,11 @@ def _normalised_power(x: Tensor, exponent: float, side: str, normalization: str)
 class DeepO2P(Pooling):
     """Matrix logarithm of the second moment, log(X X^T / M + ridge I).
 
-    A zero map gives log(ridge) I. ``center=True`` takes the covariance instead.
+    A zero map gives log(ridge) I.
+
+    Args:
+        ridge: what is added to every eigenvalue, above 0.
+        center: take the covariance instead.
 
     Paper: Ionescu, Vantzos, Sminchisescu, "Matrix Backpropagation for Deep Networks with Structured Layers" (ICCV
     2015).

@@ -45,9 +45,18 @@ class SANVariant:
     8. ``adversarial``: the coefficient of the summed discriminator losses.
     9. ``weight_decay``: None leaves it to the training configuration.
 
-    ``grl_max`` and ``grl_ramp`` are the reversal's final coefficient and the share of all steps after which it is
-    reached; ``source_is`` is the domain label of the source; ``source_weights`` says which discriminators a labelled
-    source image counts for, by its prediction (both codes) or by its label.
+    Args:
+        instance_weight: what the probability of a class multiplies (1).
+        class_weight_on: whom the class weights reach (2).
+        entropy_on: whose entropy is lowered (6).
+        entropy_ramp: let the entropy term grow with the reversal (6).
+        entropy: coefficient of the entropy (7), 0 or more.
+        adversarial: coefficient of the summed discriminator losses (8), 0 or more.
+        weight_decay: of the run, 0 or more; none leaves it to the training configuration (9).
+        source_weights: which discriminators a source image counts for, by its prediction (both codes) or its label.
+        source_is: domain label of the source.
+        grl_max: the reversal's coefficient at the end of its ramp.
+        grl_ramp: share of all steps after which it is reached.
     """
 
     instance_weight: InstanceWeight = "loss"
