@@ -58,6 +58,7 @@ def index_page(docs: Path) -> str:
 def write_pages(root: Path) -> list[Path]:
     """Write the results with their figures, the benchmarks, index and measured tables; return what was written."""
     from experiments.benchmarks.page import benchmark_page
+    from experiments.method_pages import GUIDES, finished
     from experiments.readme import WORDS, measured, with_measured
     from experiments.studies.page import results_page
 
@@ -65,6 +66,8 @@ def write_pages(root: Path) -> list[Path]:
     page, figures = results_page(root / "results" / "studies")
     texts = {"results.md": page, "benchmarks.md": benchmark_page(root / "results" / "benchmarks"), **figures}
     texts["index.md"] = index_page(docs)
+    for path in (path for folder in GUIDES for path in sorted((docs / folder).glob("*.md"))):
+        texts[path.relative_to(docs).as_posix()] = finished(path, docs, page)
     for name, text in texts.items():
         path = docs / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,8 @@ from jsonschema import validate
 
 from convsmith.report.markdown import table
 from experiments.benchmarks.page import benchmark_page
+from experiments.method_pages import GUIDES, METHODS
+from experiments.method_pages import finished as finished_page
 from experiments.readme import WORDS, keep_demo, measured, with_measured
 from experiments.studies import available
 from experiments.studies.page import finished, results_html, results_page
@@ -148,3 +150,21 @@ def test_links_between_pages_lead_somewhere():
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
             if "://" not in link:
                 assert (page.parent / link).exists(), f"{page} links to {link}"
+
+
+def test_the_end_of_every_page_is_what_make_docs_writes():
+    docs, results = ROOT / "docs", (ROOT / "docs" / "results.md").read_text()
+    for folder in GUIDES:
+        for path in (docs / folder).glob("*.md"):
+            assert path.read_text() == finished_page(path, docs, results), f"{path}: run `make docs`"
+
+
+def test_every_method_has_a_page_with_when_to_use_it_settings_and_measurements():
+    from convsmith import adaptation, compression, pooling
+
+    named = {name for names in METHODS.values() for name in names}
+    everything = {*adaptation.available(), *compression.available(), *pooling.available()} - {"average"}
+    assert named == everything
+    for page in METHODS:
+        text = (ROOT / "docs" / page).read_text()
+        assert all(part in text for part in ("**When.**", "## Settings of `", "## Measured", "| ")), page
