@@ -39,7 +39,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "pooling/later.md": ("dropcov", "bdc"),
 }
 #: folder: the studies with a row for each method, the words of their tables' captions, and the row beside it
-MEASURED = {
+MEASURED: dict[str, list[tuple[str, str, str | None]]] = {
     "adaptation": [("transfer/methods", "accuracy at the last step", "source-only")],
     "compression": [("redundancy/ways", "Shares of the original's", None)],
     "pooling": [("pooling/small-data", "Test accuracy after", "average")],
