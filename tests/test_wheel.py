@@ -1,14 +1,33 @@
-"""The wheel holds everything the demonstration needs, outside the checkout."""
+"""The wheel holds everything the demonstration needs, outside the checkout; its version stands in one place."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from convsmith import __version__
+
 ROOT = Path(__file__).parents[1]
+
+
+def test_what_names_the_version_names_the_same_one():
+    assert 'version = { attr = "convsmith.version.__version__" }' in (ROOT / "pyproject.toml").read_text()
+    assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    for name in ("README.md", "README.zh.md"):
+        assert set(re.findall(r"convsmith-([\d.]+)-py3", (ROOT / name).read_text())) <= {__version__}
+
+
+def test_the_changelog_keeps_its_form():
+    heads = re.findall(r"^(##+ .*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heads[0] == "## [Unreleased]"
+    kinds = {f"### {kind}" for kind in ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")}
+    assert all(
+        head in kinds or re.fullmatch(r"## \[(Unreleased|[\d.]+\] - \d{4}-\d\d-\d\d)\]?", head) for head in heads
+    )
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import convsmith
 from convsmith.cli import main
 from convsmith.cli.shell import options
 from convsmith.errors import InvalidArgument, RunFailed
@@ -78,7 +79,7 @@ def test_every_field_of_every_verb_has_help_text():
 
 def test_version_and_no_words_and_help_of_a_verb(capsys):
     assert main.main(["--version"]) == 0
-    assert capsys.readouterr().out.strip() == "convsmith 0.1.0"
+    assert capsys.readouterr().out.strip() == f"convsmith {convsmith.__version__}"
     assert main.main([]) == 2
     assert "usage: convsmith VERB" in capsys.readouterr().err
     assert main.main(["help", "doctor"]) == 0
