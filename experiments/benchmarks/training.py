@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+import timm
 import torch
 from torch.nn.functional import cross_entropy
 
 from convsmith.data import Loader, load
-from convsmith.models.residual import cs_resnet20
 from convsmith.training import ClassificationTask, TrainConfig, fit
 from experiments.benchmarks.contract import Bench, suite
 
@@ -22,7 +22,7 @@ def run(bench: Bench) -> None:
 
     def bare() -> None:
         torch.manual_seed(0)
-        model = cs_resnet20(in_chans=1, num_classes=10).to(device).train()
+        model = timm.create_model("cs_resnet20", in_chans=1, num_classes=10).to(device).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
         loader = Loader(split, 64, seed=0, shuffle=True)
         done = 0
@@ -42,7 +42,7 @@ def run(bench: Bench) -> None:
 
     def ours() -> None:
         torch.manual_seed(0)
-        task = ClassificationTask(cs_resnet20(in_chans=1, num_classes=10), 10)
+        task = ClassificationTask(timm.create_model("cs_resnet20", in_chans=1, num_classes=10), 10)
         config = TrainConfig(steps=steps, lr=0.1, seed=0, device=str(device), decay_all=True, precision="fp32")
         fit(task, Loader(split, 64, seed=0, shuffle=True), config)
 

@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from convsmith.errors import InvalidArgument
-from convsmith.models.published import check_published
+from convsmith.models.published import configuration, register
 from convsmith.models.recipes import check_arguments, check_name
-from convsmith.models.staged import configuration
 from convsmith.pooling import PooledClassifier, attach
 
 
@@ -56,22 +54,15 @@ def attached_net(
     return attached
 
 
-CONFIGURATION = configuration(32, 8, 10)
-
-default_cfgs = generate_default_cfgs(
+register(
+    __name__,
+    attached_net,
+    {**configuration(32, 8, 10), "first_conv": "backbone.conv1", "classifier": "classifier"},
     {
-        "attached_pooling.untrained": {
-            **configuration(32, 8, 10),
-            "first_conv": "backbone.conv1",
-            "classifier": "classifier",
-        }
-    }
+        "attached_pooling": (
+            "Build ``backbone`` with an attached ``pooling``; CIFAR ResNet-20 with iSQRT-COV by default.",
+            {},
+        )
+    },
+    feature_cfg={"feature_cls": "getter", "out_indices": (0, 1, 2, 3)},
 )
-
-
-@register_model
-def attached_pooling(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
-    """Build ``backbone`` with an attached ``pooling``; CIFAR ResNet-20 with iSQRT-COV by default."""
-    check_published("attached_pooling", pretrained, kwargs)
-    feature_cfg = {"feature_cls": "getter", "out_indices": (0, 1, 2, 3)}
-    return build_model_with_cfg(attached_net, "attached_pooling", pretrained, feature_cfg=feature_cfg, **kwargs)

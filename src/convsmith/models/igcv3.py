@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from convsmith.compression.operators.blocks import InvertedInterleavedBlock
 from convsmith.errors import InvalidArgument
-from convsmith.models.staged import StagedNet, configuration, create
+from convsmith.models.published import configuration, register
+from convsmith.models.staged import StagedNet, conv_stem, stack
 
 __all__ = ["DEEP", "SMALL", "WIDE", "igcv3_net"]
 
@@ -88,48 +88,26 @@ def igcv3_net(
         number = int(channels * width) if multiplier == "truncating" else round(channels * width)
         return number + number % 2
 
-    before = scaled(stem_channels)
-    stem = nn.Sequential(nn.Conv2d(in_chans, before, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(before), nn.ReLU6())
-    stem_out = before
-    stages: list[tuple[nn.Sequential, int, int]] = []
-    for number, (expansion, channels, repeats, stride) in enumerate(rows):
-        stride = stride if strides is None else strides[number]
-        out = scaled(channels)
-        blocks = []
-        for position in range(repeats):
-            hidden = round(before * expansion)
-            if position == 0 and multiplier == "authors":
-                hidden = round(scaled(before) * expansion)  # a width that was scaled already
-            blocks.append(
-                InvertedInterleavedBlock(
-                    before,
-                    out,
-                    stride if position == 0 else 1,
-                    expansion,
-                    *groups,
-                    hidden_channels=hidden,
-                    expand_activation=expand_activation,
-                    permute_out=permute_out,
-                )
-            )
-            before = out
-        stages.append((nn.Sequential(*blocks), out, stride))
-    tail: nn.Module | None = None
-    features = before
+    turns = iter([(expansion, n == 0) for expansion, _, repeats, _ in rows for n in range(repeats)])
+
+    def block(before: int, out: int, stride: int) -> nn.Module:
+        expansion, begins = next(turns)
+        # a width that was scaled already
+        wide = scaled(before) if begins and multiplier == "authors" else before
+        settings: dict[str, Any] = {"expand_activation": expand_activation, "permute_out": permute_out}
+        hidden = round(wide * expansion)
+        return InvertedInterleavedBlock(before, out, stride, expansion, *groups, hidden_channels=hidden, **settings)
+
+    first, own = scaled(stem_channels), [stride for *_, stride in rows]
+    plan = [(scaled(row[1]), row[2], stride) for row, stride in zip(rows, strides or own, strict=True)]
+    stem = conv_stem(in_chans, first, 3, stem_stride, nn.ReLU6)
+    stages = stack(block, first, plan)
+    tail, features = None, stages[-1][1]
     if last_channels:
-        features = _last(last_channels, width, multiplier)
-        tail = nn.Sequential(nn.Conv2d(before, features, 1, bias=False), nn.BatchNorm2d(features), nn.ReLU6())
-    return StagedNet(
-        stem,
-        stem_out,
-        stages,
-        num_features=features,
-        stem_reduction=stem_stride,
-        tail=tail,
-        num_classes=num_classes,
-        in_chans=in_chans,
-        **head,
-    )
+        before, features = features, _last(last_channels, width, multiplier)
+        tail = conv_stem(before, features, 1, act=nn.ReLU6)
+    settings = {"num_classes": num_classes, "in_chans": in_chans, "stem_reduction": stem_stride, **head}
+    return StagedNet(stem, first, stages, num_features=features, tail=tail, **settings)
 
 
 def _last(channels: int, width: float, multiplier: str) -> int:
@@ -143,47 +121,42 @@ def cifar_strides(rows: tuple[Row, ...]) -> tuple[int, ...]:
     return tuple(1 if position < 3 else stride for position, (_, _, _, stride) in enumerate(rows))
 
 
-default_cfgs = generate_default_cfgs(
+register(
+    __name__,
+    igcv3_net,
+    configuration(224, 32, 1000),
     {
-        **{f"igcv3_{net}.untrained": configuration(224, 32, 1000) for net in ("d_070", "d_100", "d_140", "w_100")},
-        **{f"igcv3_{net}.untrained": configuration(32, 8, 10) for net in ("cifar", "cifar_small")},
-    }
+        "igcv3_d_070": ("IGCV3-D at width 0.7, for ImageNet: 2,502,486 parameters, 174.6 M MACs.", {"width": 0.7}),
+        "igcv3_d_100": ("IGCV3-D at width 1.0, for ImageNet: 3,491,688 parameters, 313.0 M MACs.", {}),
+        "igcv3_d_140": ("IGCV3-D at width 1.4, for ImageNet: 6,023,004 parameters, 590.0 M MACs.", {"width": 1.4}),
+        "igcv3_w_100": (
+            "IGCV3-W (wider, as deep as MobileNetV2), for ImageNet: 5,724,968 parameters, 585.8 M MACs.",
+            {"rows": WIDE},
+        ),
+    },
+    stages=7,
 )
-
-
-@register_model
-def igcv3_d_070(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """IGCV3-D at width 0.7, for ImageNet: 2,502,486 parameters, 174.6 M MACs."""
-    return create(igcv3_net, "igcv3_d_070", 7, pretrained, **{"width": 0.7, **kwargs})
-
-
-@register_model
-def igcv3_d_100(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """IGCV3-D at width 1.0, for ImageNet: 3,491,688 parameters, 313.0 M MACs."""
-    return create(igcv3_net, "igcv3_d_100", 7, pretrained, **kwargs)
-
-
-@register_model
-def igcv3_d_140(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """IGCV3-D at width 1.4, for ImageNet: 6,023,004 parameters, 590.0 M MACs."""
-    return create(igcv3_net, "igcv3_d_140", 7, pretrained, **{"width": 1.4, **kwargs})
-
-
-@register_model
-def igcv3_w_100(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """IGCV3-W (wider, as deep as MobileNetV2), for ImageNet: 5,724,968 parameters, 585.8 M MACs."""
-    return create(igcv3_net, "igcv3_w_100", 7, pretrained, **{"rows": WIDE, **kwargs})
-
-
-@register_model
-def igcv3_cifar(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """IGCV3-D 1.0 with CIFAR strides: 2,223,498 parameters for 10 classes."""
-    settings = {"stem_stride": 1, "strides": cifar_strides(DEEP), "num_classes": 10, **kwargs}
-    return create(igcv3_net, "igcv3_cifar", 7, pretrained, **settings)
-
-
-@register_model
-def igcv3_cifar_small(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """IGCV3 for 8x8 to 32x32 inputs: eleven blocks of 16 to 48 channels, 62,778 parameters."""
-    settings = {"rows": SMALL, "stem_stride": 1, "stem_channels": 16, "last_channels": 0, "num_classes": 10, **kwargs}
-    return create(igcv3_net, "igcv3_cifar_small", 4, pretrained, **settings)
+register(
+    __name__,
+    igcv3_net,
+    configuration(32, 8, 10),
+    {
+        "igcv3_cifar": (
+            "IGCV3-D 1.0 with CIFAR strides: 2,223,498 parameters for 10 classes.",
+            {"stem_stride": 1, "strides": cifar_strides(DEEP), "num_classes": 10},
+        ),
+    },
+    stages=7,
+)
+register(
+    __name__,
+    igcv3_net,
+    configuration(32, 8, 10),
+    {
+        "igcv3_cifar_small": (
+            "IGCV3 for 8x8 to 32x32 inputs: eleven blocks of 16 to 48 channels, 62,778 parameters.",
+            {"rows": SMALL, "stem_stride": 1, "stem_channels": 16, "last_channels": 0, "num_classes": 10},
+        ),
+    },
+    stages=4,
+)

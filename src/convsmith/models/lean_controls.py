@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
-from torch import nn
-
 from convsmith.compression.operators.blocks import DepthwiseSeparableBlock, xception_block
 from convsmith.errors import InvalidArgument
-from convsmith.models.staged import StagedNet, configuration, create
+from convsmith.models.published import configuration, register
+from convsmith.models.staged import StagedNet, check_depth, conv_stem, doubling, stack
 
 __all__ = ["MOBILENET_V1", "mobilenet_v1_net", "scaled", "xception_igc_net"]
 
@@ -49,19 +47,11 @@ def mobilenet_v1_net(
         in_chans: channels of the images.
         **head: ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
-    before = scaled(32, width)
-    stem = nn.Sequential(nn.Conv2d(in_chans, before, 3, stem_stride, 1, bias=False), nn.BatchNorm2d(before), nn.ReLU())
-    stem_out = before
-    stages: list[tuple[nn.Sequential, int, int]] = []
-    for channels, repeats, stride in plan:
-        out = scaled(channels, width)
-        blocks = []
-        for position in range(repeats):
-            blocks.append(DepthwiseSeparableBlock(before, out, stride if position == 0 else 1))
-            before = out
-        stages.append((nn.Sequential(*blocks), out, stride))
-    settings = {"num_classes": num_classes, "in_chans": in_chans, **head}
-    return StagedNet(stem, stem_out, stages, num_features=before, stem_reduction=stem_stride, **settings)
+    first = scaled(32, width)
+    stem = conv_stem(in_chans, first, 3, stem_stride)
+    stages = stack(DepthwiseSeparableBlock, first, [(scaled(c, width), n, stride) for c, n, stride in plan])
+    settings = {"num_classes": num_classes, "in_chans": in_chans, "stem_reduction": stem_stride, **head}
+    return StagedNet(stem, first, stages, num_features=stages[-1][1], **settings)
 
 
 def xception_igc_net(
@@ -76,72 +66,50 @@ def xception_igc_net(
         in_chans: channels of the images.
         **head: ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
-    if depth < 5 or (depth - 2) % 3:
-        below = max(depth - (depth - 2) % 3, 5)
-        hint = f"nearest: {below} or {below + 3}"
-        raise InvalidArgument("three stages of n units make 3n + 2 layers", argument="depth", given=depth, hint=hint)
-    stem = nn.Sequential(nn.Conv2d(in_chans, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-    before = width
-    stages = []
-    for number in range(3):
-        out, stride = width * 2**number, 1 if number == 0 else 2
-        blocks = []
-        for position in range((depth - 2) // 3):
-            blocks.append(xception_block(before, out, stride if position == 0 else 1))
-            before = out
-        stages.append((nn.Sequential(*blocks), out, stride))
-    return StagedNet(stem, width, stages, num_features=before, num_classes=num_classes, in_chans=in_chans, **head)
+    check_depth(depth, "a plain", 3, 5)
+    stem = conv_stem(in_chans, width)
+    stages = stack(xception_block, width, doubling(width, ((depth - 2) // 3,) * 3))
+    settings = {"num_classes": num_classes, "in_chans": in_chans, **head}
+    return StagedNet(stem, width, stages, num_features=stages[-1][1], **settings)
 
 
-default_cfgs = generate_default_cfgs(
+register(
+    __name__,
+    mobilenet_v1_net,
+    configuration(224, 32, 1000),
     {
-        **{f"cs_mobilenetv1_{w}.untrained": configuration(224, 32, 1000) for w in ("100", "075", "050", "025")},
-        "cs_mobilenetv1_small.untrained": configuration(32, 8, 10),
-        "xception_igc_d20.untrained": configuration(32, 8, 10),
-        "xception_igc_small.untrained": configuration(32, 8, 10),
-    }
+        "cs_mobilenetv1_100": ("MobileNetV1 at width 1.0: 4,231,976 parameters, 568.7 M MACs.", {}),
+        "cs_mobilenetv1_075": ("MobileNetV1 at width 0.75: 2,585,560 parameters, 325.4 M MACs.", {"width": 0.75}),
+        "cs_mobilenetv1_050": ("MobileNetV1 at width 0.5: 1,331,592 parameters, 149.5 M MACs.", {"width": 0.5}),
+        "cs_mobilenetv1_025": ("MobileNetV1 at width 0.25: 470,072 parameters, 41.0 M MACs.", {"width": 0.25}),
+    },
+    stages=5,
 )
-
-
-@register_model
-def cs_mobilenetv1_100(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """MobileNetV1 at width 1.0: 4,231,976 parameters, 568.7 M MACs."""
-    return create(mobilenet_v1_net, "cs_mobilenetv1_100", 5, pretrained, **kwargs)
-
-
-@register_model
-def cs_mobilenetv1_075(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """MobileNetV1 at width 0.75: 2,585,560 parameters, 325.4 M MACs."""
-    return create(mobilenet_v1_net, "cs_mobilenetv1_075", 5, pretrained, **{"width": 0.75, **kwargs})
-
-
-@register_model
-def cs_mobilenetv1_050(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """MobileNetV1 at width 0.5: 1,331,592 parameters, 149.5 M MACs."""
-    return create(mobilenet_v1_net, "cs_mobilenetv1_050", 5, pretrained, **{"width": 0.5, **kwargs})
-
-
-@register_model
-def cs_mobilenetv1_025(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """MobileNetV1 at width 0.25: 470,072 parameters, 41.0 M MACs."""
-    return create(mobilenet_v1_net, "cs_mobilenetv1_025", 5, pretrained, **{"width": 0.25, **kwargs})
-
-
-@register_model
-def cs_mobilenetv1_small(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """MobileNetV1's blocks for 8x8 to 32x32 inputs: ten blocks of 32 to 128 channels, 69,098 parameters."""
-    plan = ((32, 3, 1), (64, 4, 2), (128, 3, 2))
-    settings = {"plan": plan, "stem_stride": 1, "num_classes": 10, **kwargs}
-    return create(mobilenet_v1_net, "cs_mobilenetv1_small", 3, pretrained, **settings)
-
-
-@register_model
-def xception_igc_d20(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """Xception units in the plain 20-layer plan for CIFAR, 35 channels at first: 159,750 parameters."""
-    return create(xception_igc_net, "xception_igc_d20", 3, pretrained, **kwargs)
-
-
-@register_model
-def xception_igc_small(pretrained: bool = False, **kwargs: Any) -> StagedNet:
-    """Xception units for 8x8 to 32x32 inputs: 14 layers, 40 channels at first, 132,410 parameters."""
-    return create(xception_igc_net, "xception_igc_small", 3, pretrained, **{"depth": 14, "width": 40, **kwargs})
+register(
+    __name__,
+    mobilenet_v1_net,
+    configuration(32, 8, 10),
+    {
+        "cs_mobilenetv1_small": (
+            "MobileNetV1's blocks for 8x8 to 32x32 inputs: ten blocks of 32 to 128 channels, 69,098 parameters.",
+            {"plan": ((32, 3, 1), (64, 4, 2), (128, 3, 2)), "stem_stride": 1, "num_classes": 10},
+        ),
+    },
+    stages=3,
+)
+register(
+    __name__,
+    xception_igc_net,
+    configuration(32, 8, 10),
+    {
+        "xception_igc_d20": (
+            "Xception units in the plain 20-layer plan for CIFAR, 35 channels at first: 159,750 parameters.",
+            {},
+        ),
+        "xception_igc_small": (
+            "Xception units for 8x8 to 32x32 inputs: 14 layers, 40 channels at first, 132,410 parameters.",
+            {"depth": 14, "width": 40},
+        ),
+    },
+    stages=3,
+)

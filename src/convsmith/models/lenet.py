@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument
 from convsmith.models.intermediates import intermediates
-from convsmith.models.published import check_published
+from convsmith.models.published import configuration, register
 
 __all__ = ["LeNet"]
 
@@ -108,29 +107,11 @@ class LeNet(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        "cs_lenet.untrained": {
-            "url": "",
-            "num_classes": 10,
-            "input_size": (1, 16, 16),
-            "min_input_size": (1, 8, 8),
-            "pool_size": None,
-            "crop_pct": 1.0,
-            "interpolation": "bilinear",
-            "mean": (0.5,),
-            "std": (0.5,),
-            "fixed_input_size": False,
-            "first_conv": "conv1",
-            "classifier": "fc",
-            "license": "apache-2.0",
-        }
-    }
+_CFG = {**configuration(16, 8, 10), "input_size": (1, 16, 16), "min_input_size": (1, 8, 8), "first_conv": "conv1"}
+register(
+    __name__,
+    LeNet,
+    {**_CFG, "pool_size": None, "mean": (0.5,), "std": (0.5,)},
+    {"cs_lenet": ("Two convolutions and a hidden layer: 18,346 parameters for 10 classes and grey input.", {})},
+    feature_cfg={"feature_cls": "getter", "out_indices": (0, 1)},
 )
-
-
-@register_model
-def cs_lenet(pretrained: bool = False, **kwargs: Any) -> LeNet:
-    """Two convolutions and a hidden layer: 18,346 parameters for 10 classes and grey input."""
-    check_published("cs_lenet", pretrained, kwargs)
-    return build_model_with_cfg(LeNet, "cs_lenet", pretrained, **kwargs)

@@ -1,20 +1,81 @@
-"""What ``pretrained=True`` may mean for a network of ours: nothing is published, a file or the hub may hold weights."""
+"""Networks of ours under timm's names: a table of names, their configuration, and what ``pretrained=True`` may mean."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from timm.models import PretrainedCfg
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
 
 from convsmith.errors import InvalidArgument
 
 _SOURCES = ("file", "url", "hf_hub_id", "state_dict")
 
 
-def check_published(
-    name: str, pretrained: bool, settings: Mapping[str, Any], *, hint: str = "train it, pretrained=False"
+def register(
+    module: str,
+    builder: Callable[..., nn.Module],
+    config: Mapping[str, Any],
+    networks: Mapping[str, tuple[str, Mapping[str, Any]]],
+    *,
+    stages: int | None = None,
+    feature_cfg: dict[str, Any] | None = None,
+    hint: str = "train it, pretrained=False",
 ) -> None:
+    """Register functions of ``module`` with timm, one a name; ``features_only`` and the like then work as everywhere.
+
+    Args:
+        module: ``__name__`` of the file that the functions belong to.
+        builder: makes the network from the arguments of a name and those of the caller.
+        config: timm's configuration; there are no published weights.
+        networks: a line about the network and its own arguments, by name.
+        stages: of the network, whose maps ``features_only`` gives beside the stem's.
+        feature_cfg: how ``features_only`` is made otherwise.
+        hint: how weights are come by.
+    """
+    home: Any = sys.modules[module]
+    cfgs = generate_default_cfgs({f"{name}.untrained": dict(config) for name in networks})
+    home.default_cfgs = {**getattr(home, "default_cfgs", {}), **cfgs}
+    if stages is not None:
+        feature_cfg = {"out_indices": tuple(range(stages + 1)), "flatten_sequential": False}
+
+    def entry(name: str, about: str, own: Mapping[str, Any]) -> Callable[..., nn.Module]:
+        def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+            check_published(name, pretrained, kwargs, hint=hint)
+            return build_model_with_cfg(builder, name, pretrained, feature_cfg=feature_cfg, **{**own, **kwargs})
+
+        create.__name__ = create.__qualname__ = name
+        create.__doc__, create.__module__ = about, module
+        return create
+
+    for name, (about, own) in networks.items():
+        setattr(home, name, register_model(entry(name, about, own)))
+
+
+def configuration(size: int, least: int, classes: int) -> dict[str, Any]:
+    """Return timm's default configuration of a network of ours, which never has published weights."""
+    small = size <= 64
+    return {
+        "url": "",
+        "num_classes": classes,
+        "input_size": (3, size, size),
+        "min_input_size": (3, least, least),
+        "pool_size": (math.ceil(size / 4), math.ceil(size / 4)) if small else (7, 7),
+        "crop_pct": 1.0 if small else 0.875,
+        "interpolation": "bilinear",
+        "mean": (0.4914, 0.4822, 0.4465) if small else (0.485, 0.456, 0.406),
+        "std": (0.2470, 0.2435, 0.2616) if small else (0.229, 0.224, 0.225),
+        "fixed_input_size": False,
+        "first_conv": "stem.0",
+        "classifier": "fc",
+        "license": "apache-2.0",
+    }
+
+
+def check_published(name: str, pretrained: bool, settings: Mapping[str, Any], *, hint: str) -> None:
     """Refuse ``pretrained=True`` unless the configuration that came with the call says where weights are.
 
     timm gives it for ``local-dir:`` and ``hf-hub:`` names and for ``pretrained_cfg_overlay={"file": ...}``.
@@ -24,6 +85,5 @@ def check_published(
         if isinstance(values, Mapping) and any(values.get(source) for source in _SOURCES):
             return
     if pretrained:
-        raise InvalidArgument(
-            "this network has no published weights", argument="pretrained=True", given=name, hint=hint
-        )
+        rule = "this network has no published weights"
+        raise InvalidArgument(rule, argument="pretrained=True", given=name, hint=hint)

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from timm.layers import get_act_layer, get_norm_layer
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.arguments import integer, one_of
 from convsmith.models.pooled import PooledClassifier
-from convsmith.models.published import check_published
+from convsmith.models.published import configuration, register
+from convsmith.models.staged import check_depth, doubling, stack
 
 __all__ = ["CifarResNet"]
 
@@ -112,22 +112,9 @@ class CifarResNet(PooledClassifier):
         norm_layer: str | Callable[..., nn.Module] = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
-        if depth < 8 or (depth - 2) % 6:
-            raise InvalidArgument(
-                "a CIFAR residual network has 6n + 2 layers",
-                argument="depth",
-                given=depth,
-                hint="take 8, 14, 20, 26, 32, 44, 56 or 110",
-            )
-        if width < 1:
-            raise InvalidArgument("must be 1 or more", argument="width", given=width)
-        if shortcut not in SHORTCUTS:
-            raise InvalidArgument(
-                "no shortcut has this name",
-                argument="shortcut",
-                given=shortcut,
-                hint=close_matches(shortcut, SHORTCUTS),
-            )
+        check_depth(depth, "a CIFAR residual", 6, 8)
+        integer("width", width, least=1)
+        one_of("shortcut", shortcut, SHORTCUTS)
         act, norm = get_act_layer(act_layer), get_norm_layer(norm_layer)
         self.in_chans, self.drop_rate = in_chans, drop_rate
 
@@ -135,17 +122,15 @@ class CifarResNet(PooledClassifier):
         self.bn1 = norm(width)
         self.act1 = act()
         self.feature_info = [{"num_chs": width, "reduction": 1, "module": "act1"}]
-        channels = width
-        for stage, stride in enumerate((1, 2, 2)):
-            out = width * 2**stage
-            blocks = []
-            for i in range((depth - 2) // 6):
-                blocks.append(CifarBlock(channels, out, stride if i == 0 else 1, shortcut, act, norm))
-                channels = out
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-            self.feature_info.append({"num_chs": out, "reduction": 2**stage, "module": f"layer{stage + 1}"})
+
+        def block(before: int, out: int, stride: int) -> nn.Module:
+            return CifarBlock(before, out, stride, shortcut, act, norm)
+
+        for n, (stage, out, _) in enumerate(stack(block, width, doubling(width, ((depth - 2) // 6,) * 3))):
+            self.add_module(f"layer{n + 1}", stage)
+            self.feature_info.append({"num_chs": out, "reduction": 2**n, "module": f"layer{n + 1}"})
         self.set_drop_path(drop_path_rate)
-        self.add_head(channels, num_classes, global_pool)
+        self.add_head(4 * width, num_classes, global_pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -164,58 +149,15 @@ class CifarResNet(PooledClassifier):
         return self.run_stages(stages, self.act1(self.bn1(self.conv1(x))))
 
 
-def _cfg() -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 10,
-        "input_size": (3, 32, 32),
-        "min_input_size": (3, 8, 8),
-        "pool_size": (8, 8),
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": (0.4914, 0.4822, 0.4465),
-        "std": (0.2470, 0.2435, 0.2616),
-        "fixed_input_size": False,
-        "first_conv": "conv1",
-        "classifier": "fc",
-        "license": "apache-2.0",
-    }
-
-
-default_cfgs = generate_default_cfgs({f"cs_resnet{depth}.untrained": _cfg() for depth in (20, 32, 44, 56)})
-
-
-def _create(name: str, published_depth: int, pretrained: bool, **kwargs: Any) -> CifarResNet:
-    check_published(name, pretrained, kwargs)
-    arguments = {"depth": published_depth, **kwargs}
-    return build_model_with_cfg(
-        CifarResNet,
-        name,
-        pretrained,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": False},
-        **arguments,
-    )
-
-
-@register_model
-def cs_resnet20(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """CIFAR-style ResNet-20: 269,722 parameters for 10 classes and RGB input."""
-    return _create("cs_resnet20", 20, pretrained, **kwargs)
-
-
-@register_model
-def cs_resnet32(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """CIFAR-style ResNet-32: 464,154 parameters for 10 classes and RGB input."""
-    return _create("cs_resnet32", 32, pretrained, **kwargs)
-
-
-@register_model
-def cs_resnet44(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """CIFAR-style ResNet-44: 658,586 parameters for 10 classes and RGB input."""
-    return _create("cs_resnet44", 44, pretrained, **kwargs)
-
-
-@register_model
-def cs_resnet56(pretrained: bool = False, **kwargs: Any) -> CifarResNet:
-    """CIFAR-style ResNet-56: 853,018 parameters for 10 classes and RGB input."""
-    return _create("cs_resnet56", 56, pretrained, **kwargs)
+register(
+    __name__,
+    CifarResNet,
+    {**configuration(32, 8, 10), "first_conv": "conv1"},
+    {
+        "cs_resnet20": ("CIFAR-style ResNet-20: 269,722 parameters for 10 classes and RGB input.", {"depth": 20}),
+        "cs_resnet32": ("CIFAR-style ResNet-32: 464,154 parameters for 10 classes and RGB input.", {"depth": 32}),
+        "cs_resnet44": ("CIFAR-style ResNet-44: 658,586 parameters for 10 classes and RGB input.", {"depth": 44}),
+        "cs_resnet56": ("CIFAR-style ResNet-56: 853,018 parameters for 10 classes and RGB input.", {"depth": 56}),
+    },
+    stages=3,
+)

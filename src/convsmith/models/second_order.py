@@ -12,36 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument, differing_tensors
-from convsmith.models.published import check_published
+from convsmith.models.published import configuration, register
 from convsmith.pooling import PooledClassifier, attach
-
-
-def _cfg(first_conv: str, classifier: str) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (14, 14),
-        "crop_pct": 0.875,
-        "interpolation": "bilinear",
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": first_conv,
-        "classifier": classifier,
-        "license": "apache-2.0",
-    }
-
-
-default_cfgs = generate_default_cfgs(
-    {
-        **{f"resnet{depth}_isqrt.untrained": _cfg("backbone.conv1", "classifier") for depth in (18, 34, 50, 101)},
-        "vgg16_bn_isqrt.untrained": _cfg("backbone.features.0", "classifier.6"),
-    }
-)
 
 
 def second_order_net(
@@ -100,42 +75,46 @@ def second_order_net(
     return attached
 
 
-def _create(name: str, pretrained: bool, **settings: Any) -> PooledClassifier:
-    hint = "pretrained_backbone=True starts from timm's features; load_fast_mpncov reads the authors' files"
-    check_published(name, pretrained, settings, hint=hint)
-    feature_cfg = {"feature_cls": "getter", "out_indices": (1, 2, 3, 4) if "resnet" in name else (1, 2, 3, 4, 5)}
-    arguments = {"backbone": name.removesuffix("_isqrt"), **settings}
-    return build_model_with_cfg(second_order_net, name, pretrained, feature_cfg=feature_cfg, **arguments)
-
-
-@register_model
-def resnet18_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
-    """ResNet-18 with iSQRT-COV pooling: 44,205,096 parameters for 1000 classes."""
-    return _create("resnet18_isqrt", pretrained, **kwargs)
-
-
-@register_model
-def resnet34_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
-    """ResNet-34 with iSQRT-COV pooling: 54,313,256 parameters for 1000 classes."""
-    return _create("resnet34_isqrt", pretrained, **kwargs)
-
-
-@register_model
-def resnet50_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
-    """ResNet-50 with iSQRT-COV pooling: 56,929,832 parameters for 1000 classes."""
-    return _create("resnet50_isqrt", pretrained, **kwargs)
-
-
-@register_model
-def resnet101_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
-    """ResNet-101 with iSQRT-COV pooling: 75,921,960 parameters for 1000 classes."""
-    return _create("resnet101_isqrt", pretrained, **kwargs)
-
-
-@register_model
-def vgg16_bn_isqrt(pretrained: bool = False, **kwargs: Any) -> PooledClassifier:
-    """VGG-16 with batch normalisation and iSQRT-COV pooling: 170,479,144 parameters for 1000 classes."""
-    return _create("vgg16_bn_isqrt", pretrained, **{"hidden": (4096, 4096), "drop_rate": 0.5, **kwargs})
+_CFG = {**configuration(224, 32, 1000), "pool_size": (14, 14)}
+_HINT = "pretrained_backbone=True starts from timm's features; load_fast_mpncov reads the authors' files"
+register(
+    __name__,
+    second_order_net,
+    {**_CFG, "first_conv": "backbone.conv1", "classifier": "classifier"},
+    {
+        "resnet18_isqrt": (
+            "ResNet-18 with iSQRT-COV pooling: 44,205,096 parameters for 1000 classes.",
+            {"backbone": "resnet18"},
+        ),
+        "resnet34_isqrt": (
+            "ResNet-34 with iSQRT-COV pooling: 54,313,256 parameters for 1000 classes.",
+            {"backbone": "resnet34"},
+        ),
+        "resnet50_isqrt": (
+            "ResNet-50 with iSQRT-COV pooling: 56,929,832 parameters for 1000 classes.",
+            {"backbone": "resnet50"},
+        ),
+        "resnet101_isqrt": (
+            "ResNet-101 with iSQRT-COV pooling: 75,921,960 parameters for 1000 classes.",
+            {"backbone": "resnet101"},
+        ),
+    },
+    feature_cfg={"feature_cls": "getter", "out_indices": (1, 2, 3, 4)},
+    hint=_HINT,
+)
+register(
+    __name__,
+    second_order_net,
+    {**_CFG, "first_conv": "backbone.features.0", "classifier": "classifier.6"},
+    {
+        "vgg16_bn_isqrt": (
+            "VGG-16 with batch normalisation and iSQRT-COV pooling: 170,479,144 parameters for 1000 classes.",
+            {"backbone": "vgg16_bn", "hidden": (4096, 4096), "drop_rate": 0.5},
+        ),
+    },
+    feature_cfg={"feature_cls": "getter", "out_indices": (1, 2, 3, 4, 5)},
+    hint=_HINT,
+)
 
 
 _RULES = (

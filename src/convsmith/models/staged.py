@@ -5,16 +5,14 @@ Builders (one file per family) make the parts; this class only strings them toge
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from timm.models import build_model_with_cfg
 from torch import Tensor, nn
 
 from convsmith.compression import LinearChain
+from convsmith.errors import InvalidArgument
 from convsmith.models.pooled import PooledClassifier
-from convsmith.models.published import check_published
 
 
 class StagedNet(PooledClassifier):
@@ -84,28 +82,37 @@ def spread(blocks: int, stages: int) -> tuple[int, ...]:
     return tuple(base + (number >= stages - extra) for number in range(stages))
 
 
-def configuration(size: int, least: int, classes: int) -> dict[str, Any]:
-    """Return timm's default configuration of a network of ours, which never has published weights."""
-    small = size <= 64
-    return {
-        "url": "",
-        "num_classes": classes,
-        "input_size": (3, size, size),
-        "min_input_size": (3, least, least),
-        "pool_size": (math.ceil(size / 4), math.ceil(size / 4)) if small else (7, 7),
-        "crop_pct": 1.0 if small else 0.875,
-        "interpolation": "bilinear",
-        "mean": (0.4914, 0.4822, 0.4465) if small else (0.485, 0.456, 0.406),
-        "std": (0.2470, 0.2435, 0.2616) if small else (0.229, 0.224, 0.225),
-        "fixed_input_size": False,
-        "first_conv": "stem.0",
-        "classifier": "fc",
-        "license": "apache-2.0",
-    }
+def stack(
+    make: Callable[[int, int, int], nn.Module], before: int, plan: Iterable[tuple[int, int, int]]
+) -> list[tuple[nn.Sequential, int, int]]:
+    """Return the stages of `StagedNet`: ``make(channels in, channels out, stride)`` for every block.
+
+    ``plan`` holds (channels out, blocks, stride of the first block) of every stage, ``before`` the stem's channels.
+    """
+    stages = []
+    for out, repeats, stride in plan:
+        blocks = [make(before if n == 0 else out, out, stride if n == 0 else 1) for n in range(repeats)]
+        stages.append((nn.Sequential(*blocks), out, stride))
+        before = out
+    return stages
 
 
-def create(builder: Any, name: str, stages: int, pretrained: bool, **settings: Any) -> StagedNet:
-    """Build through timm, so that ``features_only``, ``in_chans`` and ``num_classes`` work as everywhere."""
-    check_published(name, pretrained, settings)
-    feature_cfg = {"out_indices": tuple(range(stages + 1)), "flatten_sequential": False}
-    return build_model_with_cfg(builder, name, pretrained, feature_cfg=feature_cfg, **settings)
+def doubling(channels: int, blocks: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Return a plan for `stack` whose channels double, and whose sides halve, from stage to stage."""
+    return [(channels * 2**n, count, 1 if n == 0 else 2) for n, count in enumerate(blocks)]
+
+
+def conv_stem(
+    in_chans: int, channels: int, kernel: int = 3, stride: int = 1, act: Callable[[], nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """Return convolution, normalisation and activation."""
+    conv = nn.Conv2d(in_chans, channels, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels), act())
+
+
+def check_depth(depth: int, kind: str, step: int, least: int) -> None:
+    """Refuse a depth that is not ``step * n + 2``."""
+    if depth < least or (depth - 2) % step:
+        below = max(depth - (depth - 2) % step, least)
+        rule, hint = f"{kind} network has {step}n + 2 layers", f"nearest: {below} or {below + step}"
+        raise InvalidArgument(rule, argument="depth", given=depth, hint=hint)
