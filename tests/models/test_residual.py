@@ -126,7 +126,7 @@ def test_conv_shortcut_and_group_norm_variants_run():
     [
         ({"depth": 21}, "6n \\+ 2"),
         ({"depth": 2}, "6n \\+ 2"),
-        ({"width": 0}, "1 or more"),
+        ({"width": 0}, "at least 1"),
         ({"shortcut": "padd"}, "did you mean 'pad'"),
         ({"pretrained": True}, "no published weights"),
     ],

@@ -112,11 +112,8 @@ def adapt(
     if progress is not None and not callable(progress):
         raise InvalidArgument("progress is a function", argument="progress", given=arguments.spelled(progress))
     if reference is not None and not isinstance(reference, (Reference, AdaptationResult)) and reference != "train":
-        raise InvalidArgument(
-            "a reference is 'train', an earlier source-only result, or None",
-            argument="reference",
-            given=arguments.spelled(reference),
-        )
+        rule = "a reference is 'train', an earlier source-only result, or None"
+        raise InvalidArgument(rule, argument="reference", given=arguments.spelled(reference))
     config = _configured(config, {"steps": steps, "lr": lr, "seed": seed, "device": device})
     inputs = source if isinstance(source, Inputs) else resolve(source, target, data, seed=config.seed)
     if evaluation.use_target_labels and not bool((inputs.target_labels >= 0).all()):
@@ -159,11 +156,8 @@ def _configured(config: TrainConfig | None, single: dict[str, Any]) -> TrainConf
         if not isinstance(config, TrainConfig):
             raise InvalidArgument("config is a TrainConfig", argument="config", given=arguments.spelled(config))
         if said:
-            raise InvalidArgument(
-                "a whole training configuration holds these already",
-                argument=", ".join(said),
-                hint="dataclasses.replace(config, ...) or leave config out",
-            )
+            argument, hint = ", ".join(said), "dataclasses.replace(config, ...) or leave config out"
+            raise InvalidArgument("a whole training configuration holds these already", argument=argument, hint=hint)
         return config
     steps = arguments.integer("steps", said.get("steps", 1000), least=1)
     return TrainConfig(

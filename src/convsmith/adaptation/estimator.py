@@ -79,11 +79,9 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
             raise InvalidArgument("one label per image", argument="y", given=f"{len(X)} images, labels {y.shape}")
         target = (y == -1) if sample_domain is None else _domains(sample_domain, len(X)) < 0
         if not target.any() or target.all():
-            raise InvalidArgument(
-                "fit needs source and target images",
-                argument="sample_domain > 0 for the source, < 0 for the target, or y = -1 for the target",
-                given=f"{int((~target).sum())} source and {int(target.sum())} target images",
-            )
+            argument = "sample_domain > 0 for the source, < 0 for the target, or y = -1 for the target"
+            given = f"{int((~target).sum())} source and {int(target.sum())} target images"
+            raise InvalidArgument("fit needs source and target images", argument=argument, given=given)
         self.classes_, numbers = np.unique(y[~target], return_inverse=True)
         names = [str(c) for c in self.classes_]
         self.normalised_ = X.dtype.kind == "f" and bool((X.min() < 0) | (X.max() > 1))
@@ -132,12 +130,8 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
         X, y = self._images(X), np.asarray(y)
         rows = np.ones(len(X), dtype=bool) if sample_domain is None else _domains(sample_domain, len(X)) < 0
         if not rows.any():
-            raise InvalidArgument(
-                "the score is of target images",
-                argument="sample_domain",
-                given="none below 0",
-                hint="leave sample_domain out to score all images",
-            )
+            rule, hint = "the score is of target images", "leave sample_domain out to score all images"
+            raise InvalidArgument(rule, argument="sample_domain", given="none below 0", hint=hint)
         weights = None if sample_weight is None else np.asarray(sample_weight)[rows]
         return float(accuracy_score(y[rows], self.predict(X[rows]), sample_weight=weights))
 
@@ -146,12 +140,9 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
         if images.ndim == 2:
             shape = self.image_shape
             if shape is None or int(np.prod(shape)) != images.shape[1]:
-                raise InvalidArgument(
-                    "rows of pixels need the shape of an image",
-                    argument="image_shape",
-                    given=f"{shape} for rows of {images.shape[1]}",
-                    hint="image_shape=(channels, height, width)",
-                )
+                rule, given = "rows of pixels need the shape of an image", f"{shape} for rows of {images.shape[1]}"
+                hint = "image_shape=(channels, height, width)"
+                raise InvalidArgument(rule, argument="image_shape", given=given, hint=hint)
             images = images.reshape(len(images), *shape)
         return images
 
@@ -160,9 +151,6 @@ def _domains(sample_domain: Any, count: int) -> np.ndarray:
     """Return the domains [N] as numbers: above 0 for the source, below 0 for the target."""
     domains = np.asarray(sample_domain)
     if domains.shape != (count,) or domains.dtype.kind not in "iuf" or bool((domains == 0).any()):
-        raise InvalidArgument(
-            "one number per image, above 0 for the source and below 0 for the target",
-            argument="sample_domain",
-            given=f"{domains.dtype} {domains.shape} for {count} images",
-        )
+        rule, argument = "one number per image, above 0 for the source and below 0 for the target", "sample_domain"
+        raise InvalidArgument(rule, argument=argument, given=f"{domains.dtype} {domains.shape} for {count} images")
     return domains

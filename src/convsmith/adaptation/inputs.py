@@ -158,15 +158,13 @@ def _restricted(whole: ImageSplit, classes: tuple[str, ...], target_classes: Any
     if target_classes is not None:
         chosen = chosen_classes(target_classes, classes)
         if bool((whole.labels < 0).any()):
-            raise InvalidArgument(
-                "only a target with labels can be cut to some classes", argument=f"target_classes={target_classes!r}"
-            )
+            rule = "only a target with labels can be cut to some classes"
+            raise InvalidArgument(rule, argument=f"target_classes={target_classes!r}")
         whole = whole.subset(torch.isin(whole.labels, torch.tensor(chosen)))
     known = whole.labels[whole.labels >= 0]
     if len(known) and int(known.max()) >= len(classes):
-        raise InvalidArgument(
-            f"target labels count the source's {len(classes)} classes", given=f"a label {int(known.max())}"
-        )
+        rule = f"target labels count the source's {len(classes)} classes"
+        raise InvalidArgument(rule, given=f"a label {int(known.max())}")
     return whole, tuple(sorted(set(known.tolist())))
 
 
@@ -186,26 +184,21 @@ def _divided(split: ImageSplit, share: float, seed: int) -> tuple[ImageSplit, Im
 
 def _check(train: ImageSplit, target: ImageSplit) -> None:
     if len(train) == 0 or bool((train.labels < 0).any()):
-        raise InvalidArgument(
-            "the source needs labels", argument="source", given=f"{len(train)} images, some unlabelled"
-        )
+        given = f"{len(train)} images, some unlabelled"
+        raise InvalidArgument("the source needs labels", argument="source", given=given)
     present = train.labels.unique()
     if len(present) < 2:
-        raise InvalidArgument(
-            "the source needs two classes or more",
-            argument="source",
-            given=f"{len(present)} class in its training images",
-        )
+        given = f"{len(present)} class in its training images"
+        raise InvalidArgument("the source needs two classes or more", argument="source", given=given)
     if len(target) == 0:
         raise InvalidArgument("the target has no images", argument="target", given="0 images")
     ours, theirs = train.description, target.description
     if (ours.channels, tuple(ours.size)) != (theirs.channels, tuple(theirs.size)):
-        raise InvalidArgument(
-            "source and target images have one size and one number of channels",
-            argument=f"{ours.channels} channels, {ours.size[0]} x {ours.size[1]}",
-            given=f"{theirs.channels} channels, {theirs.size[0]} x {theirs.size[1]}",
-            hint="size= and channels= change specs and folders; resize arrays before",
-        )
+        rule = "source and target images have one size and one number of channels"
+        argument = f"{ours.channels} channels, {ours.size[0]} x {ours.size[1]}"
+        given = f"{theirs.channels} channels, {theirs.size[0]} x {theirs.size[1]}"
+        hint = "size= and channels= change specs and folders; resize arrays before"
+        raise InvalidArgument(rule, argument=argument, given=given, hint=hint)
 
 
 def class_names(classes: Sequence[str], numbers: Sequence[int]) -> str:

@@ -67,16 +67,10 @@ def check_model(model: nn.Module, inputs: Inputs) -> None:
     except ConvsmithError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError) as error:
-        raise InvalidArgument(
-            "the model does not take these images",
-            argument=f"images {tuple(batch.images.shape[1:])}",
-            given=str(error)[:200],
-        ) from error
+        rule, argument = "the model does not take these images", f"images {tuple(batch.images.shape[1:])}"
+        raise InvalidArgument(rule, argument=argument, given=str(error)[:200]) from error
     if seen.logits.shape[1] != len(inputs.classes):
-        raise InvalidArgument(
-            "the model gives one logit per source class",
-            argument="model",
-            given=f"{seen.logits.shape[1]} logits for {len(inputs.classes)} classes",
-        )
+        given = f"{seen.logits.shape[1]} logits for {len(inputs.classes)} classes"
+        raise InvalidArgument("the model gives one logit per source class", argument="model", given=given)
     if not bool(torch.isfinite(seen.features).all() & torch.isfinite(seen.logits).all()):
         raise InvalidArgument("the model's features are not finite before training", given="NaN or infinity")

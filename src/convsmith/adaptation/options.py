@@ -40,9 +40,8 @@ class InputOptions:
                 arguments.integer("size", side, least=1)
         if self.preprocessing is not None and not isinstance(self.preprocessing, Preprocessing):
             given = arguments.spelled(self.preprocessing)
-            raise InvalidArgument(
-                "preprocessing is a Preprocessing", argument="preprocessing", given=given, hint="from_model(model)"
-            )
+            rule = "preprocessing is a Preprocessing"
+            raise InvalidArgument(rule, argument="preprocessing", given=given, hint="from_model(model)")
         if not isinstance(self.crop, (tuple, list)) or len(self.crop) != 2:
             raise InvalidArgument("crop is one side for each domain", argument="crop", given=repr(self.crop))
         for side in self.crop:
@@ -72,17 +71,13 @@ class EvaluationOptions:
         arguments.integer("num_evals", self.num_evals, least=1)
         arguments.one_of("use_target_labels", self.use_target_labels, (True, False))
         if not isinstance(self.collapse, CollapseRule):
-            raise InvalidArgument(
-                "collapse is a CollapseRule", argument="collapse", given=arguments.spelled(self.collapse)
-            )
+            given = arguments.spelled(self.collapse)
+            raise InvalidArgument("collapse is a CollapseRule", argument="collapse", given=given)
         if self.validator is None:
             return
         if VALIDATORS.entry(self.validator).traits["uses_target_labels"] and not self.use_target_labels:
-            raise InvalidArgument(
-                f"the validator {self.validator!r} uses target labels",
-                argument="validator",
-                hint="say use_target_labels=True as well",
-            )
+            rule = f"the validator {self.validator!r} uses target labels"
+            raise InvalidArgument(rule, argument="validator", hint="say use_target_labels=True as well")
 
 
 def filled(name: str, kind: Any, whole: Any, given: dict[str, Any]) -> Any:

@@ -103,10 +103,8 @@ def search(
     METHODS.entry(method)
     candidates = grid(values)
     if not candidates or not seeds or not 0 < keep < 1:
-        raise InvalidArgument(
-            "a search needs candidates, seeds and a share to keep in (0, 1)",
-            given=f"{len(candidates)} candidates, {len(seeds)} seeds, keep={keep}",
-        )
+        rule = "a search needs candidates, seeds and a share to keep in (0, 1)"
+        raise InvalidArgument(rule, given=f"{len(candidates)} candidates, {len(seeds)} seeds, keep={keep}")
     for settings in candidates:
         method_settings(method, settings)
     plan = rungs(len(candidates), steps, keep)
@@ -162,9 +160,8 @@ def search(
         candidates = [dict(t.settings) for t in sorted(rung, key=lambda t: -t.score)]
     best = max(trials[-plan[-1][0] :], key=lambda t: t.score)
     if best.score <= EXCLUDED:
-        raise InvalidArgument(
-            "no candidate passed the guard on any seed", argument=method, given=f"{len(trials)} trials"
-        )
+        rule = "no candidate passed the guard on any seed"
+        raise InvalidArgument(rule, argument=method, given=f"{len(trials)} trials")
     return SearchResult(best, tuple(trials), validator)
 
 
@@ -179,12 +176,9 @@ class _Memory:
                 row = json.loads(line)
                 self.known[row["key"]] = {"score": float(row["found"]["score"]), "oracle": row["found"]["oracle"]}
             except (ValueError, TypeError, KeyError):
-                raise InvalidArgument(
-                    "a file of finished runs holds one JSON object a line",
-                    argument=f"{path}, line {number}",
-                    given=line[:80],
-                    hint="take the line out, or name another file",
-                ) from None
+                rule, argument = "a file of finished runs holds one JSON object a line", f"{path}, line {number}"
+                hint = "take the line out, or name another file"
+                raise InvalidArgument(rule, argument=argument, given=line[:80], hint=hint) from None
 
     def _key(self, settings: Mapping[str, Any], steps: int, seed: int) -> str:
         return json.dumps([self.conditions, dict(settings), steps, seed], sort_keys=True, default=str)

@@ -75,12 +75,8 @@ class Program:
         """Import the module of a verb, or raise `InvalidArgument` with the close ones."""
         there = self.verbs()
         if verb not in there:
-            raise InvalidArgument(
-                f"{self.name} has no verb of this name",
-                argument="verb",
-                given=repr(verb),
-                hint=close_matches(verb, there),
-            )
+            rule = f"{self.name} has no verb of this name"
+            raise InvalidArgument(rule, argument="verb", given=repr(verb), hint=close_matches(verb, there))
         return importlib.import_module(f"{self.package}.{verb}")
 
 
@@ -137,12 +133,8 @@ def _dispatch(words: list[str], program: Program) -> int:
         print(options.completion(program.name, forms, shell))
         return 0
     if first.startswith("-"):
-        raise InvalidArgument(
-            "the verb comes first",
-            argument=f"{program.name} VERB [options]",
-            given=first,
-            hint=f"{program.name} --help lists verbs",
-        )
+        hint = f"{program.name} --help lists verbs"
+        raise InvalidArgument("the verb comes first", argument=f"{program.name} VERB [options]", given=first, hint=hint)
     return _run(program, first, program.load(first), rest)
 
 
@@ -159,12 +151,9 @@ def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
     from convsmith.cli.shell import run_folder, terminal
 
     if (world := terminal.processes()) > 1 and not getattr(module, "SHARES_WORK", False):
-        raise InvalidArgument(
-            "every process would do all of the work and write the same files",
-            argument=f"{program.name} {verb}",
-            given=f"{world} processes of a launcher",
-            hint="start it once, without torchrun or accelerate launch",
-        )
+        rule = "every process would do all of the work and write the same files"
+        given, hint = f"{world} processes of a launcher", "start it once, without torchrun or accelerate launch"
+        raise InvalidArgument(rule, argument=f"{program.name} {verb}", given=given, hint=hint)
     with run_folder.closing():
         summary = module.run(arguments)
     if arguments.json and terminal.is_main_process():

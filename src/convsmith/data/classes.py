@@ -80,12 +80,11 @@ def matched_classes(names: Sequence[str], known: Sequence[str], file: str | Path
     found = [meaning.get(said.get(_plain(name), _plain(name))) for name in names]
     unknown = [name for name, number in zip(names, found, strict=True) if number is None]
     if unknown or len(set(found)) < len(names):
-        raise InvalidArgument(
-            "the data set has other classes than the model was trained on",
-            argument=f"{len(names)} classes for a model of {len(known)}",
-            given=f"unknown to it: {', '.join(unknown[:5])}" if unknown else "two classes that are one to the model",
-            hint="--class-map FILE with lines name=class; or take other data, or convsmith adapt",
-        )
+        rule = "the data set has other classes than the model was trained on"
+        argument = f"{len(names)} classes for a model of {len(known)}"
+        given = f"unknown to it: {', '.join(unknown[:5])}" if unknown else "two classes that are one to the model"
+        hint = "--class-map FILE with lines name=class; or take other data, or convsmith adapt"
+        raise InvalidArgument(rule, argument=argument, given=given, hint=hint)
     return tuple(number for number in found if number is not None)
 
 
@@ -112,6 +111,5 @@ def _word(word: str | int, names: Sequence[str], spec: ClassSpec) -> list[int]:
             if low > high:
                 raise InvalidArgument("a range runs upwards", argument=f"classes {spec!r}", given=text)
             return list(range(low, high + 1))
-    raise InvalidArgument(
-        "no such class", argument=f"classes {spec!r}", given=repr(text), hint=close_matches(text, map(str, names))
-    )
+    hint = close_matches(text, map(str, names))
+    raise InvalidArgument("no such class", argument=f"classes {spec!r}", given=repr(text), hint=hint)

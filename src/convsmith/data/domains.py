@@ -86,12 +86,11 @@ def pair(
     for data, (side, _), fit in zip(first, sides, fits, strict=True):
         if not fit and not isinstance(side, str):
             about = data.description
-            raise InvalidArgument(
-                "data already loaded must have the common size and channels",
-                argument=f"{final[0]} x {final[1]} with {count} channels",
-                given=f"{about.name}: {about.size}, {about.channels} channels",
-                hint="pass its spec, or load it with size= and channels=",
-            )
+            rule = "data already loaded must have the common size and channels"
+            argument = f"{final[0]} x {final[1]} with {count} channels"
+            given = f"{about.name}: {about.size}, {about.channels} channels"
+            hint = "pass its spec, or load it with size= and channels="
+            raise InvalidArgument(rule, argument=argument, given=given, hint=hint)
     left, right = (
         data if fit else loaded(side, window, final, count)
         for data, (side, window), fit in zip(first, sides, fits, strict=True)

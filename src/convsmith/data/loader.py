@@ -70,22 +70,16 @@ class Loader:
             raise InvalidArgument("one of them", argument="drop_last, fill_last", given="both")
         rest = (len(self.split) + self.filled) % self.global_batch_size
         if 0 < rest < self.world and not self.drop_last:
-            raise InvalidArgument(
-                f"the last global batch has {rest} images, too few for {self.world} processes",
-                argument=f"batches of {self.batch_size} x {self.world}",
-                given=f"{len(self.split)} images",
-                hint="fill_last=True, drop_last=True, or another batch size",
-            )
+            rule = f"the last global batch has {rest} images, too few for {self.world} processes"
+            given, hint = f"{len(self.split)} images", "fill_last=True, drop_last=True, or another batch size"
+            raise InvalidArgument(rule, argument=f"batches of {self.batch_size} x {self.world}", given=given, hint=hint)
         odd = self.batch_size % 2 or (rest % 2 and not self.drop_last)
         if self.mixup is not None and odd:
             raise InvalidArgument("images are mixed in pairs", argument="mixup", given="a batch of an odd number")
         if len(self) == 0:
-            raise InvalidArgument(
-                "there is no batch to give",
-                argument=f"batches of {self.batch_size} x {self.world}, drop_last={self.drop_last}",
-                given=f"{len(self.split)} images",
-                hint="a smaller batch size, or a split that is not empty",
-            )
+            rule, hint = "there is no batch to give", "a smaller batch size, or a split that is not empty"
+            argument = f"batches of {self.batch_size} x {self.world}, drop_last={self.drop_last}"
+            raise InvalidArgument(rule, argument=argument, given=f"{len(self.split)} images", hint=hint)
 
     @property
     def global_batch_size(self) -> int:
@@ -120,9 +114,8 @@ class Loader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's batches of one epoch, from batch ``start`` on."""
         if epoch < 0 or not 0 <= start <= len(self):
-            raise InvalidArgument(
-                f"an epoch counts from 0 and has {len(self)} batches", argument="epoch, start", given=(epoch, start)
-            )
+            rule = f"an epoch counts from 0 and has {len(self)} batches"
+            raise InvalidArgument(rule, argument="epoch, start", given=(epoch, start))
         return self._batches(epoch, start)
 
     @cached_property
@@ -235,9 +228,8 @@ class DomainLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[DomainBatch]:
         """Yield the pairs of batches of one epoch, from step ``start`` on."""
         if epoch < 0 or not 0 <= start <= len(self):
-            raise InvalidArgument(
-                f"an epoch counts from 0 and has {len(self)} steps", argument="epoch, start", given=(epoch, start)
-            )
+            rule = f"an epoch counts from 0 and has {len(self)} steps"
+            raise InvalidArgument(rule, argument="epoch, start", given=(epoch, start))
         return self._steps(epoch, start)
 
     def _steps(self, epoch: int, start: int) -> Iterator[DomainBatch]:

@@ -115,9 +115,8 @@ class Preprocessing:
             raise InvalidArgument("a mapping is needed", argument="preprocessing", given=type(value).__name__)
         names = [f.name for f in fields(cls)]
         if unknown := sorted(str(k) for k in value if k not in names):
-            raise InvalidArgument(
-                "no such field", argument="preprocessing", given=", ".join(unknown), hint=f"known: {', '.join(names)}"
-            )
+            hint = f"known: {', '.join(names)}"
+            raise InvalidArgument("no such field", argument="preprocessing", given=", ".join(unknown), hint=hint)
         return cls(**value)
 
     @classmethod

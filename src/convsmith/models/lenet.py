@@ -50,11 +50,8 @@ class LeNet(nn.Module):
     def set_pool(self, num_classes: int, global_pool: str) -> None:
         """Set the classifier; "grid" is the only pooling, "" with 0 classes leaves the maps."""
         if global_pool not in ("grid", "") or (global_pool == "" and num_classes):
-            raise InvalidArgument(
-                "this network averages to a grid of 4 x 4 in front of its hidden layer",
-                argument="global_pool",
-                given=repr(global_pool),
-            )
+            rule = "this network averages to a grid of 4 x 4 in front of its hidden layer"
+            raise InvalidArgument(rule, argument="global_pool", given=repr(global_pool))
         self.num_classes, self.pooled = num_classes, global_pool == "grid"
         self.fc = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
 

@@ -38,9 +38,8 @@ class PooledClassifier(nn.Module):
             raise InvalidArgument("a share from 0 to below 1", argument="drop_path_rate", given=rate)
         blocks: list[Any] = [m for m in self.modules() if hasattr(m, "drop_path") and getattr(m, "has_identity", True)]
         if rate and not blocks:
-            raise InvalidArgument(
-                "a network without residual blocks has no paths to drop", argument="drop_path_rate", given=rate
-            )
+            rule = "a network without residual blocks has no paths to drop"
+            raise InvalidArgument(rule, argument="drop_path_rate", given=rate)
         for number, block in enumerate(blocks):
             share = rate * number / max(len(blocks) - 1, 1)
             block.drop_path = DropPath(share) if share else nn.Identity()

@@ -61,9 +61,8 @@ class ModelRecipe:
         try:
             json.dumps(self.to_json(), allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise InvalidArgument(
-                "a recipe holds only what JSON can hold", argument="ModelRecipe", given=str(error)
-            ) from error
+            rule = "a recipe holds only what JSON can hold"
+            raise InvalidArgument(rule, argument="ModelRecipe", given=str(error)) from error
         check_arguments(self.name, self.kwargs)
 
     def to_json(self) -> dict[str, Any]:
@@ -125,9 +124,8 @@ def read_recipe(file: Path, *, factory: str | None = None) -> ModelRecipe:
         return ModelRecipe.from_json(read_json(file), factory=factory)
     except InvalidArgument as error:
         given = "; ".join(str(part) for part in (error.argument, error.given) if part is not None)
-        raise InvalidArgument(
-            f"this is not a model recipe: {error.rule}", argument=str(file), given=given or None, hint=error.hint
-        ) from error
+        rule = f"this is not a model recipe: {error.rule}"
+        raise InvalidArgument(rule, argument=str(file), given=given or None, hint=error.hint) from error
 
 
 def read_json(file: Path) -> Any:
@@ -135,9 +133,8 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes().decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InvalidArgument(
-            "this file is not JSON", argument=str(file), given=f"{type(error).__name__}: {error}"[:120]
-        ) from error
+        given = f"{type(error).__name__}: {error}"[:120]
+        raise InvalidArgument("this file is not JSON", argument=str(file), given=given) from error
     except OSError as error:
         raise InvalidArgument("this file cannot be read", argument=str(file), given=str(error)) from error
 
@@ -146,9 +143,8 @@ def check_name(name: str) -> None:
     """Refuse a name that timm does not know, with close matches."""
     base = name.split(".")[0]
     if not timm.is_model(base):
-        raise InvalidArgument(
-            "no model has this name", argument="model", given=repr(name), hint=close_matches(base, timm.list_models())
-        )
+        hint = close_matches(base, timm.list_models())
+        raise InvalidArgument("no model has this name", argument="model", given=repr(name), hint=hint)
 
 
 def check_arguments(name: str, kwargs: Mapping[str, Any]) -> None:
@@ -160,9 +156,8 @@ def check_arguments(name: str, kwargs: Mapping[str, Any]) -> None:
     for key in kwargs:
         if key not in known:
             rule = "a recipe opens no other file" if key in _NEVER else "the model does not take these arguments"
-            raise InvalidArgument(
-                rule, argument=name, given=f"{key}={kwargs[key]!r}"[:120], hint=close_matches(str(key), known)
-            )
+            given = f"{key}={kwargs[key]!r}"[:120]
+            raise InvalidArgument(rule, argument=name, given=given, hint=close_matches(str(key), known))
 
 
 @lru_cache(maxsize=64)
@@ -192,12 +187,9 @@ def build(recipe: ModelRecipe, *, pretrained: bool = False) -> nn.Module:
     try:
         model = timm.create_model(recipe.name, pretrained=pretrained, **recipe.kwargs)
     except TypeError as error:
-        raise InvalidArgument(
-            "the model does not take these arguments",
-            argument=recipe.name,
-            given=", ".join(f"{k}={v!r}" for k, v in recipe.kwargs.items()),
-            hint=str(error),
-        ) from error
+        rule = "the model does not take these arguments"
+        given = ", ".join(f"{k}={v!r}" for k, v in recipe.kwargs.items())
+        raise InvalidArgument(rule, argument=recipe.name, given=given, hint=str(error)) from error
     return with_steps(model, recipe)
 
 
@@ -229,13 +221,11 @@ def build_from_file(recipe: ModelRecipe, file: Path, shapes: Mapping[str, Sequen
                 raise InvalidArgument("its network is far larger than the weights beside it", given=f"{size} numbers")
         return build(recipe)
     except ConvsmithError as error:
-        raise InvalidArgument(
-            f"this recipe cannot be built: {error.rule}", argument=str(file), given=error.given, hint=error.hint
-        ) from error
+        rule = f"this recipe cannot be built: {error.rule}"
+        raise InvalidArgument(rule, argument=str(file), given=error.given, hint=error.hint) from error
     except BUILDING as error:
-        raise InvalidArgument(
-            "this recipe cannot be built", argument=str(file), given=f"{type(error).__name__}: {error}"[:200]
-        ) from error
+        given = f"{type(error).__name__}: {error}"[:200]
+        raise InvalidArgument("this recipe cannot be built", argument=str(file), given=given) from error
 
 
 def _product(shape: Sequence[int]) -> int:
@@ -269,6 +259,5 @@ def _read(what: str, reader: Callable[[Any], Any], value: Any) -> None:
     except ConvsmithError:
         raise
     except BUILDING as error:
-        raise InvalidArgument(
-            f"the {what} cannot be read", argument=what, given=f"{type(error).__name__}: {error}"[:120]
-        ) from error
+        given = f"{type(error).__name__}: {error}"[:120]
+        raise InvalidArgument(f"the {what} cannot be read", argument=what, given=given) from error

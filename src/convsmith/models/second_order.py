@@ -50,12 +50,9 @@ def second_order_net(
         **backbone_args: of the backbone (``in_chans``, ``act_layer``, ...).
     """
     if global_pool not in (None, "") or (global_pool == "" and num_classes):
-        raise InvalidArgument(
-            "the pooling of a second-order network is the covariance's root",
-            argument="global_pool",
-            given=repr(global_pool),
-            hint=f"timm.create_model({backbone!r}, global_pool=...), or convsmith.pooling.attach(...)",
-        )
+        rule = "the pooling of a second-order network is the covariance's root"
+        hint = f"timm.create_model({backbone!r}, global_pool=...), or convsmith.pooling.attach(...)"
+        raise InvalidArgument(rule, argument="global_pool", given=repr(global_pool), hint=hint)
     attached = attach(
         timm.create_model(backbone, pretrained=pretrained_backbone, num_classes=0, **backbone_args),
         "isqrt-cov",
@@ -161,9 +158,8 @@ def load_fast_mpncov(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     ``torch.load(path, weights_only=True)``. Raises `InvalidArgument` that names the first tensors that do not fit.
     """
     if not isinstance(model, PooledClassifier):
-        raise InvalidArgument(
-            "one of the *_isqrt networks is needed", argument="load_fast_mpncov", given=type(model).__name__
-        )
+        rule = "one of the *_isqrt networks is needed"
+        raise InvalidArgument(rule, argument="load_fast_mpncov", given=type(model).__name__)
     inner = weights.get("state_dict", weights)
     assert isinstance(inner, Mapping)
     converted = convert_fast_mpncov(inner, resnet=hasattr(model.backbone, "layer4"))

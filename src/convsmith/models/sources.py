@@ -67,9 +67,8 @@ def resolve(
     if _FACTORY.fullmatch(text):
         return _from_factory(text, asked, weights_file)
     if not is_name(text):
-        raise InvalidArgument(
-            "there is no such file or folder", argument=text, hint="name a run folder or a timm model"
-        )
+        hint = "name a run folder or a timm model"
+        raise InvalidArgument("there is no such file or folder", argument=text, hint=hint)
     named = {**({} if num_classes is None else {"num_classes": num_classes}), **asked}
     recipe = ModelRecipe(text, named)
     return Source(recipes.build(recipe, pretrained=pretrained), recipe)
@@ -91,12 +90,8 @@ def _from_folder(folder: Path, asked: Mapping[str, Any]) -> Source:
         return _from_timm_folder(folder, asked)
     file = folder / f"{STEM}.safetensors"
     if not file.is_file():
-        raise InvalidArgument(
-            "this folder holds no saved model",
-            argument=str(folder),
-            given=f"no {file.name} in it",
-            hint="name the folder of a finished run, a weights file, or a model name",
-        )
+        given, hint = f"no {file.name} in it", "name the folder of a finished run, a weights file, or a model name"
+        raise InvalidArgument("this folder holds no saved model", argument=str(folder), given=given, hint=hint)
     return _from_file(file, asked)
 
 
@@ -105,12 +100,9 @@ def _from_file(file: Path, asked: Mapping[str, Any]) -> Source:
     if file.suffix not in weights.SUFFIXES:
         weights.read_weights(file)  # its refusal names what can be read
     if not recipe_file.is_file():
-        raise InvalidArgument(
-            "a weights file needs its recipe beside it",
-            argument=str(file),
-            given=f"no {recipe_file.name} in {file.parent}",
-            hint="name the network it belongs to, and give the file as weights (--model NAME --weights FILE)",
-        )
+        rule = "a weights file needs its recipe beside it"
+        hint = "name the network it belongs to, and give the file as weights (--model NAME --weights FILE)"
+        raise InvalidArgument(rule, argument=str(file), given=f"no {recipe_file.name} in {file.parent}", hint=hint)
     recipe = recipes.read_recipe(recipe_file)
     _check_asked(recipe, asked, recipe_file)
     shapes = weights.stored_shapes(file) if file.suffix == ".safetensors" else {}
@@ -120,12 +112,9 @@ def _from_file(file: Path, asked: Mapping[str, Any]) -> Source:
 def _check_asked(recipe: ModelRecipe, asked: Mapping[str, Any], file: Path) -> None:
     for key, value in asked.items():
         if key in recipe.kwargs and recipe.kwargs[key] != value:
-            raise InvalidArgument(
-                "the saved model was built differently",
-                argument=f"{key}={value!r}",
-                given=f"{key}={recipe.kwargs[key]!r} in {file}",
-                hint="use data that fits the model, or train another one",
-            )
+            rule, given = "the saved model was built differently", f"{key}={recipe.kwargs[key]!r} in {file}"
+            hint = "use data that fits the model, or train another one"
+            raise InvalidArgument(rule, argument=f"{key}={value!r}", given=given, hint=hint)
 
 
 def _from_timm_folder(folder: Path, asked: Mapping[str, Any]) -> Source:
@@ -139,9 +128,8 @@ def _from_timm_folder(folder: Path, asked: Mapping[str, Any]) -> Source:
         given = "; ".join(str(part) for part in (error.argument, error.given) if part is not None)
         raise InvalidArgument(error.rule, argument=str(file), given=given or None, hint=error.hint) from error
     except BUILDING as error:
-        raise InvalidArgument(
-            "this configuration cannot be built", argument=str(file), given=f"{type(error).__name__}: {error}"[:200]
-        ) from error
+        rule = "this configuration cannot be built"
+        raise InvalidArgument(rule, argument=str(file), given=f"{type(error).__name__}: {error}"[:200]) from error
     return Source(network, recipe, file_of(folder), _labels(network))
 
 
@@ -156,12 +144,9 @@ def _from_hub(text: str, asked: Mapping[str, Any]) -> Source:
     except ConvsmithError:
         raise
     except (OSError, ImportError, *BUILDING) as error:
-        raise InvalidArgument(
-            "this network cannot be had from the hub",
-            argument=text,
-            given=" ".join(str(error).split())[:160],
-            hint="check the name and the network connection; a local copy is a folder with config.json",
-        ) from error
+        rule = "this network cannot be had from the hub"
+        hint = "check the name and the network connection; a local copy is a folder with config.json"
+        raise InvalidArgument(rule, argument=text, given=" ".join(str(error).split())[:160], hint=hint) from error
     return Source(network, recipe, labels=_labels(network))
 
 
@@ -208,18 +193,16 @@ def _called(text: str, asked: Mapping[str, Any]) -> nn.Module:
         for part in name.split("."):
             factory = getattr(factory, part)
     except (ImportError, AttributeError) as error:
-        raise InvalidArgument(
-            "there is no such factory", argument=text, given=str(error), hint="package.module:factory, importable here"
-        ) from error
+        hint = "package.module:factory, importable here"
+        raise InvalidArgument("there is no such factory", argument=text, given=str(error), hint=hint) from error
     if not callable(factory):
         raise InvalidArgument("a factory is a callable", argument=text, given=type(factory).__name__)
     try:
         network = factory(**asked)
     except TypeError as error:
         given = ", ".join(f"{k}={v!r}" for k, v in asked.items())
-        raise InvalidArgument(
-            "the factory does not take these arguments", argument=text, given=given or None, hint=str(error)
-        ) from error
+        rule = "the factory does not take these arguments"
+        raise InvalidArgument(rule, argument=text, given=given or None, hint=str(error)) from error
     if not isinstance(network, nn.Module):
         raise InvalidArgument("a factory returns a torch.nn.Module", argument=text, given=type(network).__name__)
     return network
@@ -259,10 +242,7 @@ def recipe_of(model: nn.Module) -> ModelRecipe:
         name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     arguments = {} if get_arguments is None else get_arguments(model)
     if name is None or get_arguments is None or not hasattr(model, "_model_args"):
-        raise InvalidArgument(
-            "no recipe builds this network again",
-            argument="save_model",
-            given=type(model).__name__,
-            hint="give recipe=ModelRecipe(NAME, ARGUMENTS), or make the network by timm.create_model",
-        )
+        rule = "no recipe builds this network again"
+        hint = "give recipe=ModelRecipe(NAME, ARGUMENTS), or make the network by timm.create_model"
+        raise InvalidArgument(rule, argument="save_model", given=type(model).__name__, hint=hint)
     return ModelRecipe(name, arguments, pooling=pooling)

@@ -131,12 +131,9 @@ def _load_compressed(model: nn.Module, file: Path, num_classes: int | None) -> N
     load_packed_state(model, read_weights(file))
     count = class_count(model)
     if num_classes not in (None, count):
-        raise InvalidArgument(
-            "the saved model has another number of classes",
-            argument=f"num_classes={num_classes}",
-            given=f"{count} in {file.parent}",
-            hint="a compressed network keeps its head; give the plain network another one, then compress it",
-        )
+        rule = "the saved model has another number of classes"
+        hint = "a compressed network keeps its head; give the plain network another one, then compress it"
+        raise InvalidArgument(rule, argument=f"num_classes={num_classes}", given=f"{count} in {file.parent}", hint=hint)
 
 
 def _preprocessing(model: nn.Module, recipe: ModelRecipe, file: Path | None = None) -> Preprocessing:

@@ -43,12 +43,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise InvalidArgument("there is no such weights file", argument=str(file), hint="name a .safetensors or .pth")
     if file.suffix not in SUFFIXES:
-        raise InvalidArgument(
-            "weights are read from these files only",
-            argument=str(file),
-            given=f"a {file.suffix or 'nameless'} file",
-            hint=", ".join(SUFFIXES),
-        )
+        rule, given = "weights are read from these files only", f"a {file.suffix or 'nameless'} file"
+        raise InvalidArgument(rule, argument=str(file), given=given, hint=", ".join(SUFFIXES))
     if file.suffix == ".safetensors":
         try:
             with safe_open(str(file), framework="pt") as opened:
@@ -59,11 +55,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         found = _unpickled(file)
     found = _nested(found)
     if not found:
-        raise InvalidArgument(
-            "this file holds no state dict",
-            argument=str(file),
-            given="no mapping of names to tensors at the top or under " + ", ".join(_NESTS),
-        )
+        given = "no mapping of names to tensors at the top or under " + ", ".join(_NESTS)
+        raise InvalidArgument("this file holds no state dict", argument=str(file), given=given)
     return found
 
 
@@ -82,16 +75,12 @@ def _unpickled(file: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InvalidArgument(
-            "this file holds more than tensors and plain values, and reading it would run its code",
-            argument=str(file),
-            given=" ".join(str(error).split())[:160],
-            hint="save only the state dict: torch.save(model.state_dict(), path)",
-        ) from error
+        rule = "this file holds more than tensors and plain values, and reading it would run its code"
+        hint = "save only the state dict: torch.save(model.state_dict(), path)"
+        raise InvalidArgument(rule, argument=str(file), given=" ".join(str(error).split())[:160], hint=hint) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InvalidArgument(
-            "this weights file cannot be read", argument=str(file), given=" ".join(str(error).split())[:160]
-        ) from error
+        rule = "this weights file cannot be read"
+        raise InvalidArgument(rule, argument=str(file), given=" ".join(str(error).split())[:160]) from error
 
 
 def _nested(value: Any) -> dict[str, Tensor]:
@@ -156,12 +145,10 @@ def fit(model: nn.Module, weights: Mapping[str, Tensor], *, file: str) -> Fitted
         or _by_order(own, plain, heads)
     )
     if fitted is None:
-        raise InvalidArgument(
-            "these weights belong to another model",
-            argument=f"load {file} into {type(model).__name__}",
-            given=differing_tensors(own, {k: tuple(v.shape) for k, v in plain.items()}),
-            hint="name the model and arguments that the weights were saved with",
-        )
+        argument = f"load {file} into {type(model).__name__}"
+        given = differing_tensors(own, {k: tuple(v.shape) for k, v in plain.items()})
+        hint = "name the model and arguments that the weights were saved with"
+        raise InvalidArgument("these weights belong to another model", argument=argument, given=given, hint=hint)
     return fitted
 
 
@@ -245,12 +232,9 @@ def new_head(model: nn.Module, num_classes: int) -> str:
         return said
     names = head_names(model)
     if not names:
-        raise InvalidArgument(
-            "the classifier of this network is not known",
-            argument=f"num_classes={num_classes}",
-            given=type(model).__name__,
-            hint="build it with the number of classes that the weights have",
-        )
+        rule = "the classifier of this network is not known"
+        hint = "build it with the number of classes that the weights have"
+        raise InvalidArgument(rule, argument=f"num_classes={num_classes}", given=type(model).__name__, hint=hint)
     last: Any = model.get_submodule(names[-1])
     like = {"bias": last.bias is not None, "device": last.weight.device, "dtype": last.weight.dtype}
     if isinstance(last, nn.Linear):
@@ -271,9 +255,8 @@ def load_into(model: nn.Module, fitted: Fitted, num_classes: int | None, heads: 
     """
     notes, state, has, own = list(fitted.notes), fitted.state, fitted.classes, class_count(model)
     if has is None and num_classes is None and heads:
-        raise InvalidArgument(
-            "the file has no weights for the classifier", argument="weights", hint="num_classes=N makes a new one"
-        )
+        rule = "the file has no weights for the classifier"
+        raise InvalidArgument(rule, argument="weights", hint="num_classes=N makes a new one")
     wanted = has if num_classes is None else num_classes
     if wanted is not None and (wanted != own or has != wanted):
         said = new_head(model, wanted)

@@ -119,22 +119,16 @@ def read_run(folder: Path) -> Run:
         >>> run = read_run(Path("runs/first"))
     """
     if not folder.is_dir():
-        raise InvalidArgument(
-            "a report is made from a run folder, and this is none",
-            argument="report",
-            given=str(folder),
-            hint="name a folder that convsmith train, compress, explain, detect, adapt or demo wrote with --out",
-        )
+        rule = "a report is made from a run folder, and this is none"
+        hint = "name a folder that convsmith train, compress, explain, detect, adapt or demo wrote with --out"
+        raise InvalidArgument(rule, argument="report", given=str(folder), hint=hint)
     sections = [Section.load(path) for path in sorted((folder / "sections").glob("*.json"))]
     result = _result(folder / "result.json")
     history = read_history(folder)
     if not (sections or result or history):
-        raise InvalidArgument(
-            "the folder holds no result.json, history.jsonl or sections",
-            argument="report",
-            given=str(folder),
-            hint="let the run finish its first evaluation, or name another folder",
-        )
+        rule = "the folder holds no result.json, history.jsonl or sections"
+        hint = "let the run finish its first evaluation, or name another folder"
+        raise InvalidArgument(rule, argument="report", given=str(folder), hint=hint)
     config = folder / "config.yaml"
     environment = folder / "environment.json"
     return Run(
@@ -155,11 +149,8 @@ def _result(path: Path) -> dict[str, Any]:
     headline, lead = value.get("headline", {}), value.get("lead", [])
     known = isinstance(headline, dict) and all(not isinstance(item, dict | list) for item in headline.values())
     if not known or not isinstance(lead, list) or not isinstance(value.get("title", ""), str):
-        raise InvalidArgument(
-            "the run's result is damaged: title is text, lead a list, headline names and numbers",
-            argument=str(path),
-            hint="run the verb again",
-        )
+        rule = "the run's result is damaged: title is text, lead a list, headline names and numbers"
+        raise InvalidArgument(rule, argument=str(path), hint="run the verb again")
     return value
 
 
@@ -222,12 +213,8 @@ def build_report(runs: Sequence[Path], out: Path | None = None, title: str | Non
         path = out or run.folder / "report.html"
     else:
         if out is None:
-            raise InvalidArgument(
-                "a report of several runs needs a file to go to",
-                argument="report",
-                given=len(found),
-                hint="--out FILE.html",
-            )
+            rule = "a report of several runs needs a file to go to"
+            raise InvalidArgument(rule, argument="report", given=len(found), hint="--out FILE.html")
         page = render(title or f"{len(found)} runs side by side", [], [], _side_by_side(found))
         path = out
     path.parent.mkdir(parents=True, exist_ok=True)

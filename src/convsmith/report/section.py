@@ -87,9 +87,8 @@ class Section:
                 commands=value["commands"],
             )
         except TypeError as error:
-            raise InvalidArgument(
-                "a report's section is damaged", argument=str(path), given=str(error)[:100], hint="run the verb again"
-            ) from None
+            rule = "a report's section is damaged"
+            raise InvalidArgument(rule, argument=str(path), given=str(error)[:100], hint="run the verb again") from None
 
 
 def _table(value: dict[str, Any]) -> dict[str, Any]:

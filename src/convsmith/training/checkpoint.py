@@ -117,12 +117,9 @@ def save(run: Path, checkpoint: Checkpoint, *, keep_last: int) -> Path:
         _to_disk(place)
         _prune(run, keep_last, checkpoint.position.best_step)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save and safetensors have errors of their own
-        raise RunFailed(
-            "the checkpoint could not be written; earlier ones are kept",
-            argument=str(final),
-            given=str(error),
-            hint="make room or permit writing, then continue with --resume",
-        ) from error
+        rule = "the checkpoint could not be written; earlier ones are kept"
+        hint = "make room or permit writing, then continue with --resume"
+        raise RunFailed(rule, argument=str(final), given=str(error), hint=hint) from error
     return final
 
 
@@ -134,21 +131,16 @@ def load(run: Path, step: int | None = None) -> Checkpoint:
     """
     steps = saved_steps(run)
     if not steps or (step is not None and step not in steps):
-        raise InvalidArgument(
-            "there is no checkpoint to continue from",
-            argument=f"resume {run}" + ("" if step is None else f" at step {step}"),
-            given=f"checkpoints at steps {steps}" if steps else "a folder without checkpoints",
-            hint="name the folder of an earlier run, or start one without --resume",
-        )
+        argument = f"resume {run}" + ("" if step is None else f" at step {step}")
+        given = f"checkpoints at steps {steps}" if steps else "a folder without checkpoints"
+        hint = "name the folder of an earlier run, or start one without --resume"
+        raise InvalidArgument("there is no checkpoint to continue from", argument=argument, given=given, hint=hint)
     place = path_of(run, steps[-1] if step is None else step)
     about = json.loads((place / "checkpoint.json").read_text())
     if about["format"] != FORMAT:
-        raise InvalidArgument(
-            f"this version reads checkpoint format {FORMAT}",
-            argument=str(place),
-            given=f"format {about['format']}",
-            hint="read it with the convsmith version named in environment.json",
-        )
+        rule = f"this version reads checkpoint format {FORMAT}"
+        hint = "read it with the convsmith version named in environment.json"
+        raise InvalidArgument(rule, argument=str(place), given=f"format {about['format']}", hint=hint)
     return Checkpoint(
         position=Position(**about["position"]),
         config=about["config"],
@@ -162,12 +154,9 @@ def refuse_broken(module: nn.Module, step: int) -> None:
     """Raise `RunFailed` if a trained parameter is not finite: such weights are never written over good ones."""
     for name, parameter in module.named_parameters():
         if parameter.requires_grad and not torch.isfinite(parameter).all():
-            raise RunFailed(
-                "the weights are no longer finite; the last good checkpoint is kept",
-                argument=f"a checkpoint at step {step}",
-                given=name,
-                hint="lower the learning rate, clip gradients, or use fp32",
-            )
+            rule = "the weights are no longer finite; the last good checkpoint is kept"
+            hint = "lower the learning rate, clip gradients, or use fp32"
+            raise RunFailed(rule, argument=f"a checkpoint at step {step}", given=name, hint=hint)
 
 
 def refuse_other_run(loaded: Checkpoint, now: Mapping[str, Any], *, free: Collection[str], source: str) -> None:
@@ -177,12 +166,9 @@ def refuse_other_run(loaded: Checkpoint, now: Mapping[str, Any], *, free: Collec
         f"{k}: {then[k]!r} then, {now[k]!r} now" for k in now if k not in free and k in then and then[k] != now[k]
     ]
     if differing:
-        raise InvalidArgument(
-            "a run continues only with the settings and data it began with",
-            argument=f"resume {source}",
-            given="; ".join(differing),
-            hint="give the same settings, or start a new run from these weights",
-        )
+        rule = "a run continues only with the settings and data it began with"
+        hint = "give the same settings, or start a new run from these weights"
+        raise InvalidArgument(rule, argument=f"resume {source}", given="; ".join(differing), hint=hint)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
@@ -195,12 +181,9 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: st
         {k: v.shape for k, v in module.state_dict().items()}, {k: v.shape for k, v in weights.items()}
     )
     if differing:
-        raise InvalidArgument(
-            "these weights belong to another model",
-            argument=f"load {source} into {type(module).__name__}",
-            given=differing,
-            hint="build the model with the same name and arguments that the weights were saved with",
-        )
+        argument = f"load {source} into {type(module).__name__}"
+        hint = "build the model with the same name and arguments that the weights were saved with"
+        raise InvalidArgument("these weights belong to another model", argument=argument, given=differing, hint=hint)
     module.load_state_dict(dict(weights))
 
 

@@ -59,12 +59,8 @@ class ClassificationTask(Task):
     ) -> None:
         super().__init__()
         if num_classes < 2:
-            raise InvalidArgument(
-                "a classifier needs two classes or more",
-                argument="num_classes",
-                given=num_classes,
-                hint="add images of another class",
-            )
+            rule = "a classifier needs two classes or more"
+            raise InvalidArgument(rule, argument="num_classes", given=num_classes, hint="add images of another class")
         for name, value, good in (
             ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1),
             ("distill", distill, 0 <= distill <= 1),
@@ -73,11 +69,8 @@ class ClassificationTask(Task):
             if not good:
                 raise InvalidArgument("is outside its range", argument=name, given=value)
         if (teacher is None) != (distill == 0):
-            raise InvalidArgument(
-                "a teacher and a distillation weight come together",
-                argument="teacher, distill",
-                given=("no teacher" if teacher is None else "a teacher", distill),
-            )
+            argument, given = "teacher, distill", ("no teacher" if teacher is None else "a teacher", distill)
+            raise InvalidArgument("a teacher and a distillation weight come together", argument=argument, given=given)
         self.model = model
         self.teacher = None if teacher is None else copy.deepcopy(teacher).requires_grad_(False).eval()
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
@@ -101,12 +94,9 @@ class ClassificationTask(Task):
     def forward(self, batch: Batch, step: int) -> Losses:
         logits = self.model(batch.images)
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
-            raise InvalidArgument(
-                "the model must give one logit per class",
-                argument=f"[B, {self.num_classes}]",
-                given=list(logits.shape),
-                hint=f"create the model with num_classes={self.num_classes}",
-            )
+            rule = "the model must give one logit per class"
+            hint = f"create the model with num_classes={self.num_classes}"
+            raise InvalidArgument(rule, argument=f"[B, {self.num_classes}]", given=list(logits.shape), hint=hint)
         if batch.targets is not None:  # mixed images; their targets are smoothed already
             cross = F.cross_entropy(logits, batch.targets)
         else:

@@ -104,11 +104,8 @@ class TrainConfig:
         object.__setattr__(self, "milestones", tuple(self.milestones))
         object.__setattr__(self, "trackers", tuple(self.trackers))
         if self.steps is not None and self.epochs is not None:
-            raise InvalidArgument(
-                "give a number of steps or a number of epochs, not both",
-                argument="steps, epochs",
-                given=(self.steps, self.epochs),
-            )
+            rule = "give a number of steps or a number of epochs, not both"
+            raise InvalidArgument(rule, argument="steps, epochs", given=(self.steps, self.epochs))
         for name in ("steps", "epochs", "accumulate", "evaluate_every", "checkpoint_every", "keep_last", "log_every"):
             _whole(name, getattr(self, name), at_least=1)
         for name in ("warmup_steps", "patience", "seed"):
@@ -122,9 +119,8 @@ class TrainConfig:
         _number("warmup_share", self.warmup_share, low=0, high=1, open_high=True)
         if self.warmup_steps and self.warmup_share is not None:
             given = (self.warmup_steps, self.warmup_share)
-            raise InvalidArgument(
-                "one says how long the warm-up is", argument="warmup_steps, warmup_share", given=given
-            )
+            rule = "one says how long the warm-up is"
+            raise InvalidArgument(rule, argument="warmup_steps, warmup_share", given=given)
         _number("layer_decay", self.layer_decay, low=0, high=1, open_low=True)
         for name, known in (
             ("schedule", SCHEDULES),
@@ -168,9 +164,8 @@ class TrainConfig:
         known = [f.name for f in fields(cls)]
         for key in value:
             if key not in known:
-                raise InvalidArgument(
-                    "no training setting has this name", given=repr(key), hint=close_matches(str(key), known)
-                )
+                rule = "no training setting has this name"
+                raise InvalidArgument(rule, given=repr(key), hint=close_matches(str(key), known))
         return cls(**value)
 
 
@@ -202,6 +197,5 @@ def _number(
 
 def _named(name: str, value: Any, known: Iterable[str]) -> None:
     if value not in known:
-        raise InvalidArgument(
-            f"no {name} has this name", argument=name, given=repr(value), hint=close_matches(str(value), known)
-        )
+        hint = close_matches(str(value), known)
+        raise InvalidArgument(f"no {name} has this name", argument=name, given=repr(value), hint=hint)

@@ -268,17 +268,12 @@ def _calibration(
 
 def _check(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 2 or labels.ndim != 1 or len(logits) != len(labels) or not len(labels) or logits.shape[1] < 2:
-        raise InvalidArgument(
-            "needs logits of two classes or more and one label per image",
-            argument="logits [N, K], labels [N], N > 0, K > 1",
-            given=(list(logits.shape), list(labels.shape)),
-        )
+        rule = "needs logits of two classes or more and one label per image"
+        argument = "logits [N, K], labels [N], N > 0, K > 1"
+        raise InvalidArgument(rule, argument=argument, given=(list(logits.shape), list(labels.shape)))
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise InvalidArgument(
-            "a label is outside the model's classes",
-            argument=f"0..{logits.shape[1] - 1}",
-            given=f"{int(labels.min())}..{int(labels.max())}",
-            hint="evaluate on data with the classes the model was trained on",
-        )
+        rule, given = "a label is outside the model's classes", f"{int(labels.min())}..{int(labels.max())}"
+        hint = "evaluate on data with the classes the model was trained on"
+        raise InvalidArgument(rule, argument=f"0..{logits.shape[1] - 1}", given=given, hint=hint)
     if not torch.isfinite(logits).all():
         raise InvalidArgument("logits must be finite", argument="logits", given="nan or inf")

@@ -54,9 +54,8 @@ def linear_probe(
     changed: Any = copy.deepcopy(model)
     head = changed.get_classifier() if hasattr(model, "get_classifier") else None
     if not isinstance(head, nn.Linear) or not hasattr(model, "forward_head"):
-        raise InvalidArgument(
-            "a linear probe needs a timm network with one linear classifier", given=type(head).__name__
-        )
+        rule = "a linear probe needs a timm network with one linear classifier"
+        raise InvalidArgument(rule, given=type(head).__name__)
     found, labels, _ = predict(Features(changed), batches, progress=progress)
     if not len(labels) or bool((labels < 0).any()):
         raise InvalidArgument("a linear probe needs labelled images", given=f"{len(labels)} images")

@@ -66,27 +66,16 @@ def fit(
 def _check(loader: Any, config: TrainConfig, validation: Any, out: Path | None, resume: bool) -> None:
     """Refuse before any work what cannot work."""
     if not hasattr(loader, "__len__"):
-        raise InvalidArgument(
-            "a loader has a length, in batches per epoch",
-            argument="loader",
-            given=type(loader).__name__,
-            hint="give a list",
-        )
+        rule = "a loader has a length, in batches per epoch"
+        raise InvalidArgument(rule, argument="loader", given=type(loader).__name__, hint="give a list")
     if len(loader) == 0:
-        raise InvalidArgument(
-            "there is no batch to train on",
-            argument="loader",
-            given="0 batches",
-            hint="a smaller batch size or more images",
-        )
+        hint = "a smaller batch size or more images"
+        raise InvalidArgument("there is no batch to train on", argument="loader", given="0 batches", hint=hint)
     share, mine = (getattr(loader, "rank", None), getattr(loader, "world", None)), rank_and_world()
     if share[0] is not None and share != mine:
-        raise InvalidArgument(
-            "the loader gives the share of another process",
-            argument=f"process {mine[0]} of {mine[1]}",
-            given=f"a loader for process {share[0]} of {share[1]}",
-            hint="Loader(..., rank=rank, world=world) with convsmith.training.rank_and_world()",
-        )
+        rule, given = "the loader gives the share of another process", f"a loader for process {share[0]} of {share[1]}"
+        hint = "Loader(..., rank=rank, world=world) with convsmith.training.rank_and_world()"
+        raise InvalidArgument(rule, argument=f"process {mine[0]} of {mine[1]}", given=given, hint=hint)
     if validation is None:
         for name, asked in (
             ("patience", config.patience is not None),
@@ -94,9 +83,8 @@ def _check(loader: Any, config: TrainConfig, validation: Any, out: Path | None, 
             ("restore", config.restore == "best"),
         ):
             if asked:
-                raise InvalidArgument(
-                    "needs validation data", argument=f"{name}={getattr(config, name)}", given="validation=None"
-                )
+                argument = f"{name}={getattr(config, name)}"
+                raise InvalidArgument("needs validation data", argument=argument, given="validation=None")
     if resume and out is None:
         raise InvalidArgument("a run is resumed from its folder", argument="resume=True", given="out=None")
     if out is None:
@@ -111,13 +99,8 @@ def _check(loader: Any, config: TrainConfig, validation: Any, out: Path | None, 
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InvalidArgument(
-            "the run folder cannot be written", argument=str(out), given=str(error), hint="name another folder"
-        ) from error
+        rule = "the run folder cannot be written"
+        raise InvalidArgument(rule, argument=str(out), given=str(error), hint="name another folder") from error
     if not resume and checkpoints.saved_steps(out):
-        raise InvalidArgument(
-            "this folder already holds a run",
-            argument=str(out),
-            given="checkpoints",
-            hint="name another folder, or resume it",
-        )
+        hint = "name another folder, or resume it"
+        raise InvalidArgument("this folder already holds a run", argument=str(out), given="checkpoints", hint=hint)

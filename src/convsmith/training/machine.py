@@ -51,9 +51,8 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InvalidArgument(
-            "no device has this name", argument="device", given=repr(name), hint="auto, cpu, cuda, cuda:1, ..."
-        ) from error
+        hint = "auto, cpu, cuda, cuda:1, ..."
+        raise InvalidArgument("no device has this name", argument="device", given=repr(name), hint=hint) from error
     there = {
         "cpu": 1,
         "cuda": torch.cuda.device_count(),
@@ -62,12 +61,8 @@ def resolve_device(name: str) -> torch.device:
     }.get(device.type, 0)
     if (device.index or 0) >= there:
         found = "no such device" if there == 0 else f"{there} of this kind"
-        raise InvalidArgument(
-            "this machine does not have the device",
-            argument="device",
-            given=f"{name!r}; found {found}",
-            hint="device auto or cpu",
-        )
+        rule = "this machine does not have the device"
+        raise InvalidArgument(rule, argument="device", given=f"{name!r}; found {found}", hint="device auto or cpu")
     return device
 
 
@@ -76,9 +71,8 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if name == "fp16" and device.type == "cpu":
-        raise InvalidArgument(
-            "fp16 training needs a GPU", argument="precision", given=f"fp16 on {device}", hint="precision bf16 or fp32"
-        )
+        rule = "fp16 training needs a GPU"
+        raise InvalidArgument(rule, argument="precision", given=f"fp16 on {device}", hint="precision bf16 or fp32")
     return name
 
 
@@ -125,12 +119,9 @@ class Machine:
             if isinstance(error, ConvsmithError) or not ("gloo" in text or "NCCL" in text or "peer" in text):
                 raise
             named = [f"process {n} (pid {places[n][1]} on {places[n][0]})" for n in _ended(places)]
-            raise RunFailed(
-                "another process of this run ended",
-                argument=", ".join(named) or f"one of {self.world} processes",
-                given=" ".join(text.split())[:160],
-                hint=f"start as many processes again with --resume --out {out}: its checkpoints are kept",
-            ) from error
+            rule, argument = "another process of this run ended", ", ".join(named) or f"one of {self.world} processes"
+            hint = f"start as many processes again with --resume --out {out}: its checkpoints are kept"
+            raise RunFailed(rule, argument=argument, given=" ".join(text.split())[:160], hint=hint) from error
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
@@ -233,20 +224,13 @@ def start_machine(config: TrainConfig, out: Path | None) -> Iterator[Machine]:
     device = resolve_device(config.device)
     rank, world = rank_and_world()
     if world > 1 and device.index is not None:
-        raise InvalidArgument(
-            "with several processes each one gets its own device",
-            argument="device",
-            given=config.device,
-            hint=f"device {device.type}",
-        )
+        rule = "with several processes each one gets its own device"
+        raise InvalidArgument(rule, argument="device", given=config.device, hint=f"device {device.type}")
     precision = resolve_precision(config.precision, device)
     if config.sync_batchnorm and device.type != "cuda":
-        raise InvalidArgument(
-            "synchronised batch normalisation exists on CUDA devices only",
-            argument="sync_batchnorm",
-            given=str(device),
-            hint="freeze batch normalisation, use group normalisation, or train with statistics per process",
-        )
+        rule = "synchronised batch normalisation exists on CUDA devices only"
+        hint = "freeze batch normalisation, use group normalisation, or train with statistics per process"
+        raise InvalidArgument(rule, argument="sync_batchnorm", given=str(device), hint=hint)
     _require_trackers(config.trackers)
     singletons = (AcceleratorState, GradientState, PartialState)
     before = [dict(s._shared_state) for s in singletons]
@@ -283,9 +267,8 @@ def _require_trackers(names: tuple[str, ...]) -> None:
         if name == "tensorboard":
             require("tensorboard", "trackers")
         elif importlib.util.find_spec(name) is None:
-            raise MissingExtra(
-                f"the package {name!r} is not installed", argument=f"tracker {name!r}", hint=f"pip install {name}"
-            )
+            rule = f"the package {name!r} is not installed"
+            raise MissingExtra(rule, argument=f"tracker {name!r}", hint=f"pip install {name}")
 
 
 def _has_group() -> bool:

@@ -25,13 +25,11 @@ def create_optimizer(task: Task, config: TrainConfig) -> torch.optim.Optimizer:
     groups = [{**g, "params": list(g["params"])} for g in task.parameter_groups(config.lr)]
     params = [p for g in groups for p in g["params"]]
     if not params:
-        raise InvalidArgument(
-            "the task has no parameter to train", argument=type(task).__name__, hint="leave requires_grad on for some"
-        )
+        rule = "the task has no parameter to train"
+        raise InvalidArgument(rule, argument=type(task).__name__, hint="leave requires_grad on for some")
     if len({id(p) for p in params}) != len(params):
-        raise InvalidArgument(
-            "a parameter stands in two groups", argument="parameter_groups", given=type(task).__name__
-        )
+        rule = "a parameter stands in two groups"
+        raise InvalidArgument(rule, argument="parameter_groups", given=type(task).__name__)
     scales = {}
     if config.layer_decay is not None:
         layers = param_groups_layer_decay(task.model, config.weight_decay, layer_decay=config.layer_decay)

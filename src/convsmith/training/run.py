@@ -195,12 +195,9 @@ class Run:
     def _fail(self, step: int, value: float) -> None:
         steps = checkpoints.saved_steps(self.out) if self.out is not None else []
         kept = f"the last good checkpoint is {checkpoints.path_of(self.out, steps[-1])}" if self.out and steps else ""
-        raise RunFailed(
-            f"the loss is not finite at step {step}",
-            argument=f"step {step} of {self.total}",
-            given=value,
-            hint="lower the learning rate, warm up, clip gradients, or use fp32" + (f"; {kept}" if kept else ""),
-        )
+        rule = f"the loss is not finite at step {step}"
+        hint = "lower the learning rate, warm up, clip gradients, or use fp32" + (f"; {kept}" if kept else "")
+        raise RunFailed(rule, argument=f"step {step} of {self.total}", given=value, hint=hint)
 
     def _log(self) -> None:
         values = self._check_window()
@@ -263,11 +260,9 @@ class Run:
 
     def _improves(self, metrics: dict[str, float]) -> bool:
         if self.task.monitor not in metrics:
-            raise InvalidArgument(
-                "the task's monitored metric is not among those it evaluates",
-                argument=f"monitor {self.task.monitor!r} of {type(self.task).__name__}",
-                given=", ".join(metrics),
-            )
+            rule = "the task's monitored metric is not among those it evaluates"
+            argument = f"monitor {self.task.monitor!r} of {type(self.task).__name__}"
+            raise InvalidArgument(rule, argument=argument, given=", ".join(metrics))
         value, best = metrics[self.task.monitor], self.position.best_value
         return math.isfinite(value) and (best is None or value > best)
 

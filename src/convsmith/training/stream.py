@@ -23,9 +23,6 @@ def endless(loader: Any, length: int, start: int = 0) -> Generator[Any, None, No
             got += 1
             yield batch
         if got != length - skipped:
-            raise RunFailed(
-                "the loader gave another number of batches than its length",
-                argument=f"{length - skipped} batches of epoch {epoch}",
-                given=got,
-            )
+            rule = "the loader gave another number of batches than its length"
+            raise RunFailed(rule, argument=f"{length - skipped} batches of epoch {epoch}", given=got)
         epoch, skipped = epoch + 1, 0

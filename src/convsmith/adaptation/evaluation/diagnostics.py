@@ -29,11 +29,8 @@ def shared_auroc(weights: Tensor, shared: Sequence[int]) -> float:
     inside = torch.zeros(len(weights), dtype=torch.bool)
     inside[list(shared)] = True
     if not 0 < int(inside.sum()) < len(weights):
-        raise InvalidArgument(
-            "AUROC needs shared and outlier classes",
-            argument="shared",
-            given=f"{int(inside.sum())} of {len(weights)}",
-        )
+        rule = "AUROC needs shared and outlier classes"
+        raise InvalidArgument(rule, argument="shared", given=f"{int(inside.sum())} of {len(weights)}")
     return float(roc_auc_score(inside.numpy(), weights.detach().double().cpu().numpy()))
 
 

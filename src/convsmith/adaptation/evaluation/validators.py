@@ -85,11 +85,8 @@ def measure(name: str, evidence: Evidence) -> float:
         for key, count in zip(keys, value.shape, strict=False):
             other, number = sizes.setdefault(key, (need, count))
             if number != count:
-                raise InvalidArgument(
-                    f"{need} and {other} have the same {key.split()[0]}",
-                    argument=need,
-                    given=f"{count} and {number}",
-                )
+                rule = f"{need} and {other} have the same {key.split()[0]}"
+                raise InvalidArgument(rule, argument=need, given=f"{count} and {number}")
     return float(entry.value(evidence))
 
 
@@ -107,12 +104,9 @@ def _check(validator: str, name: str, value: Any) -> None:
         p = value.detach()
         off = max(float(-p.min()), float((p.double().sum(1) - 1).abs().max()))
         if off > 1e-4 + 2 * torch.finfo(value.dtype).eps:
-            raise InvalidArgument(
-                f"{name} are probabilities: every row sums to 1",
-                argument=name,
-                given=f"rows from {float(value.sum(1).min()):.4g} to {float(value.sum(1).max()):.4g}",
-                hint="logits.softmax(1)",
-            )
+            rule = f"{name} are probabilities: every row sums to 1"
+            given = f"rows from {float(value.sum(1).min()):.4g} to {float(value.sum(1).max()):.4g}"
+            raise InvalidArgument(rule, argument=name, given=given, hint="logits.softmax(1)")
 
 
 def higher_is_better(name: str) -> bool:
@@ -236,11 +230,8 @@ def density_ratio(
     model: Any = LogisticRegression(C=inverse_penalty or 1.0, max_iter=500)
     if inverse_penalty is None:
         if min(len(source), len(other)) < 3:
-            raise InvalidArgument(
-                "the domain classifier needs three images a side",
-                argument="source_training_features, target_features",
-                given=f"{len(source)} and {len(other)} images",
-            )
+            rule, given = "the domain classifier needs three images a side", f"{len(source)} and {len(other)} images"
+            raise InvalidArgument(rule, argument="source_training_features, target_features", given=given)
         folds = StratifiedKFold(3, shuffle=True, random_state=0)
         model = GridSearchCV(model, {"C": [0.01, 0.1, 1.0, 10.0, 100.0]}, cv=folds, scoring="neg_log_loss")
     model.fit(((both - mean) / std).cpu().numpy(), labels.numpy())

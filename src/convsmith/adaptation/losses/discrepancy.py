@@ -99,11 +99,8 @@ def mmd(
     if estimator == "linear":
         return _linear_mmd(source, target, bandwidths)
     if estimator == "unbiased" and min(n, m) < 2:
-        raise InvalidArgument(
-            "the unbiased MMD needs two samples on each side",
-            given=f"{n} and {m} samples",
-            hint='give larger batches or take estimator="biased"',
-        )
+        rule = "the unbiased MMD needs two samples on each side"
+        raise InvalidArgument(rule, given=f"{n} and {m} samples", hint='give larger batches or take estimator="biased"')
     kernel, like = _joint_kernel(source, target, bandwidths)
     within_s, within_t, across = kernel[:n, :n], kernel[n:, n:], kernel[:n, n:]
     if estimator == "biased":
@@ -123,11 +120,9 @@ def _joint_kernel(source: Tensor, target: Tensor, bandwidths: Bandwidths) -> tup
 
 def _linear_mmd(source: Tensor, target: Tensor, bandwidths: Bandwidths) -> Tensor:
     if len(source) != len(target) or len(source) < 2:
-        raise InvalidArgument(
-            "the linear-time MMD needs the same number of samples on both sides, two or more",
-            given=f"{len(source)} and {len(target)} samples",
-            hint='take estimator="unbiased" for unequal batches',
-        )
+        rule = "the linear-time MMD needs the same number of samples on both sides, two or more"
+        hint = 'take estimator="unbiased" for unequal batches'
+        raise InvalidArgument(rule, given=f"{len(source)} and {len(target)} samples", hint=hint)
     half = len(source) // 2
     s, t = (_precise(side[: 2 * half]).unflatten(0, (half, 2)) for side in (source, target))
     pairs = torch.stack([s[:, 0] - s[:, 1], t[:, 0] - t[:, 1], s[:, 0] - t[:, 1], s[:, 1] - t[:, 0]])
@@ -283,9 +278,8 @@ def _bandwidths(bandwidths: Bandwidths, distances: Tensor) -> Tensor:
     except (TypeError, ValueError, RuntimeError):
         widths = distances.new_zeros(0)
     if len(widths) == 0 or not bool(((widths > 0) & torch.isfinite(widths)).all()):
-        raise InvalidArgument(
-            "bandwidths are positive numbers, at least one", argument="bandwidths", given=str(bandwidths)[:80]
-        )
+        given = str(bandwidths)[:80]
+        raise InvalidArgument("bandwidths are positive numbers, at least one", argument="bandwidths", given=given)
     return widths
 
 

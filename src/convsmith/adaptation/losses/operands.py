@@ -42,16 +42,13 @@ def pair(source: Any, target: Any, *, names: tuple[str, str] = ("source", "targe
     """Return both sides if they are features [n, d] and [m, d] of at least one sample each."""
     source, target = matrix(names[0], source), matrix(names[1], target)
     if source.shape[1] != target.shape[1] or source.device != target.device:
-        raise InvalidArgument(
-            "both sides are features [n, d] of the same width d, on one device",
-            argument=names[1],
-            given=f"{tuple(source.shape)} on {source.device} and {tuple(target.shape)} on {target.device}",
-        )
+        rule = "both sides are features [n, d] of the same width d, on one device"
+        given = f"{tuple(source.shape)} on {source.device} and {tuple(target.shape)} on {target.device}"
+        raise InvalidArgument(rule, argument=names[1], given=given)
     for name, side in zip(names, (source, target), strict=True):
         if len(side) == 0 or side.shape[1] == 0:
-            raise InvalidArgument(
-                "both sides need at least one sample and one column", argument=name, given=tuple(side.shape)
-            )
+            rule = "both sides need at least one sample and one column"
+            raise InvalidArgument(rule, argument=name, given=tuple(side.shape))
     return source, target
 
 

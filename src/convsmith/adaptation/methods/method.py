@@ -145,9 +145,8 @@ def method_settings(method: str, overrides: Mapping[str, Any], whole: MethodConf
     if whole is not None:
         if type(whole) is not type(settings):
             kind = type(settings).__name__
-            raise InvalidArgument(
-                f"the settings of {method!r} are {kind}", argument="settings", given=type(whole).__name__
-            )
+            rule = f"the settings of {method!r} are {kind}"
+            raise InvalidArgument(rule, argument="settings", given=type(whole).__name__)
         settings = whole
     groups: dict[str, Any] = {f.name: v for f in fields(settings) if is_dataclass(v := getattr(settings, f.name))}
     check_settings(f"the method {method!r}", overrides, [*setting_types(settings), *groups])

@@ -49,9 +49,8 @@ class ReweightingSettings(MethodConfig):
         for name in ("updates", "critic_steps", "critic_hidden"):
             arguments.integer(name, getattr(self, name), least=1)
         if not self.warmup < 1:
-            raise InvalidArgument(
-                "the warm-up is a share of all steps, in [0, 1)", argument="warmup", given=self.warmup
-            )
+            rule = "the warm-up is a share of all steps, in [0, 1)"
+            raise InvalidArgument(rule, argument="warmup", given=self.warmup)
 
 
 class ReweightedTask(DomainTask):

@@ -37,11 +37,8 @@ def class_weights(target_probabilities: Tensor, *, scale: Scale = "mean-one") ->
         [1.5, 0.5]
     """
     if len(matrix("target_probabilities", target_probabilities)) == 0:
-        raise InvalidArgument(
-            "class weights need the probabilities of at least one image",
-            argument="target_probabilities",
-            given=tuple(target_probabilities.shape),
-        )
+        rule = "class weights need the probabilities of at least one image"
+        raise InvalidArgument(rule, argument="target_probabilities", given=tuple(target_probabilities.shape))
     return scale_weights(wide(target_probabilities.detach()).mean(0), scale)
 
 
@@ -85,9 +82,8 @@ class WeightSettings:
             if not 0 <= arguments.number(name, getattr(self, name)) < 1:
                 raise InvalidArgument(f"{name} is a share in [0, 1)", argument=name, given=getattr(self, name))
         if not arguments.number("inverse_temperature", self.inverse_temperature) > 0:
-            raise InvalidArgument(
-                "the inverse temperature is positive", argument="inverse_temperature", given=self.inverse_temperature
-            )
+            rule = "the inverse temperature is positive"
+            raise InvalidArgument(rule, argument="inverse_temperature", given=self.inverse_temperature)
 
 
 class ClassWeights(nn.Module):

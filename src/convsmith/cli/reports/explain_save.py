@@ -43,12 +43,9 @@ def find_and_save(
     parts.mkdir(parents=True, exist_ok=True)
     record = parts / OWNER
     if record.exists() and record.read_text() != owner:
-        raise InvalidArgument(
-            "an interrupted run has left routes of another network, of other images or batches here",
-            argument=f"--save {file}",
-            given=str(parts),
-            hint="remove that folder, or choose another file",
-        )
+        rule = "an interrupted run has left routes of another network, of other images or batches here"
+        hint = "remove that folder, or choose another file"
+        raise InvalidArgument(rule, argument=f"--save {file}", given=str(parts), hint=hint)
     write_text(record, owner)
     batches = zip(images.split(size), labels.split(size), strict=True)
     try:

@@ -49,9 +49,8 @@ def transform_settings(arguments: AugmentOptions) -> dict[str, Any]:
     given = {n: getattr(arguments, n) for n in (*names, "train_interpolation") if getattr(arguments, n) is not None}
     if given and arguments.augment != "imagenet":
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise InvalidArgument(
-            "these flags belong to timm's training transform", argument=flags, hint="add --augment imagenet"
-        )
+        rule = "these flags belong to timm's training transform"
+        raise InvalidArgument(rule, argument=flags, hint="add --augment imagenet")
     return {_SPELLED.get(name, name): value for name, value in given.items()}
 
 

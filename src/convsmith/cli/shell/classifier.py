@@ -56,17 +56,15 @@ def check(arguments: ModelOptions) -> None:
 
         if arguments.pooling not in pooling.available():
             hint = close_matches(arguments.pooling, pooling.available())
-            raise InvalidArgument(
-                "no pooling has this name", argument="--pooling", given=repr(arguments.pooling), hint=hint
-            )
+            rule = "no pooling has this name"
+            raise InvalidArgument(rule, argument="--pooling", given=repr(arguments.pooling), hint=hint)
         pooling_arguments(arguments.pooling, arguments.pooling_args)
     if is_saved(arguments.model) or arguments.weights is not None:
         # a preset or file that asks for published weights gives way to weights named in particular; two flags clash
         if "--pretrained" in environment.COMMAND.get():
             hint = "leave --pretrained out: the saved weights are taken"
-            raise InvalidArgument(
-                "published weights belong to a name", argument=f"--model {arguments.model}", hint=hint
-            )
+            rule = "published weights belong to a name"
+            raise InvalidArgument(rule, argument=f"--model {arguments.model}", hint=hint)
         return
     check_name(arguments.model)
 
@@ -137,11 +135,9 @@ def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, 
     if pooling is None:
         return loaded.model, recipe
     if recipe.pooling is not None or recipe.compression:
-        raise InvalidArgument(
-            "a pooling is attached to a plain network only",
-            argument=f"--pooling {arguments.pooling} on {arguments.model}",
-            given="a saved network that has been given another pooling or was compressed",
-        )
+        argument = f"--pooling {arguments.pooling} on {arguments.model}"
+        given = "a saved network that has been given another pooling or was compressed"
+        raise InvalidArgument("a pooling is attached to a plain network only", argument=argument, given=given)
     from convsmith.pooling import attach
 
     return attach(loaded.model, num_classes=len(about.classes), **pooling), replace(recipe, pooling=pooling)
@@ -185,12 +181,9 @@ def _published(name: str) -> Iterator[None]:
     except ConvsmithError:
         raise
     except (OSError, RuntimeError) as error:
-        raise InvalidArgument(
-            "the published weights cannot be had",
-            argument=f"pretrained {name}",
-            given=" ".join(str(error).split())[:160],
-            hint="check the name (convsmith models --pretrained PATTERN) and the network connection",
-        ) from None
+        rule, given = "the published weights cannot be had", " ".join(str(error).split())[:160]
+        hint = "check the name (convsmith models --pretrained PATTERN) and the network connection"
+        raise InvalidArgument(rule, argument=f"pretrained {name}", given=given, hint=hint) from None
 
 
 def check_takes(model: nn.Module, split: ImageSplit) -> None:
@@ -206,16 +199,11 @@ def check_takes(model: nn.Module, split: ImageSplit) -> None:
     except ConvsmithError:
         raise
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
-        raise InvalidArgument(
-            "the network cannot take these images",
-            argument=f"{type(model).__name__} on images of {shape}",
-            given=" ".join(str(error).split())[:160],
-            hint="--size PIXELS and --channels 3 change the images, --model-args img_size=PIXELS some networks",
-        ) from None
+        rule, argument = "the network cannot take these images", f"{type(model).__name__} on images of {shape}"
+        hint = "--size PIXELS and --channels 3 change the images, --model-args img_size=PIXELS some networks"
+        raise InvalidArgument(rule, argument=argument, given=" ".join(str(error).split())[:160], hint=hint) from None
     wanted = (len(images), len(split.classes))
     if split.classes and tuple(getattr(logits, "shape", ())) != wanted:
-        raise InvalidArgument(
-            "the network must give one number per class",
-            argument=f"{wanted[1]} classes of {split.description.name}",
-            given=f"output of shape {tuple(logits.shape)}" if hasattr(logits, "shape") else type(logits).__name__,
-        )
+        argument = f"{wanted[1]} classes of {split.description.name}"
+        given = f"output of shape {tuple(logits.shape)}" if hasattr(logits, "shape") else type(logits).__name__
+        raise InvalidArgument("the network must give one number per class", argument=argument, given=given)

@@ -50,12 +50,10 @@ def evaluate(
             model, split, batch_size, device, workers=workers, share=share, progress=callback
         )
     if not bool(logits.isfinite().all()):
-        raise RunFailed(
-            "the network's output is not finite",
-            argument=f"evaluation on {len(labels)} {name} images",
-            given=f"{int((~logits.isfinite()).any(1).sum())} images with nan or infinite outputs",
-            hint="lower the learning rate, warm up or clip gradients; checkpoints from before are kept",
-        )
+        argument = f"evaluation on {len(labels)} {name} images"
+        given = f"{int((~logits.isfinite()).any(1).sum())} images with nan or infinite outputs"
+        hint = "lower the learning rate, warm up or clip gradients; checkpoints from before are kept"
+        raise RunFailed("the network's output is not finite", argument=argument, given=given, hint=hint)
     metrics = classification_metrics(logits, labels, seed)
     return Evaluation(split, name, metrics, logits.softmax(1), labels)
 

@@ -144,12 +144,8 @@ def completion(program: str, verbs: Mapping[str, type[Listing]], shell: str) -> 
     import tyro
 
     if shell not in ("bash", "zsh"):
-        raise InvalidArgument(
-            "completion exists for bash and zsh",
-            argument="--completion SHELL",
-            given=repr(shell),
-            hint=close_matches(shell, ("bash", "zsh")),
-        )
+        rule, hint = "completion exists for bash and zsh", close_matches(shell, ("bash", "zsh"))
+        raise InvalidArgument(rule, argument="--completion SHELL", given=repr(shell), hint=hint)
     forms = [
         Annotated[_form(arguments, {})[0], tyro.conf.subcommand(name=verb, prefix_name=False)]
         for verb, arguments in verbs.items()

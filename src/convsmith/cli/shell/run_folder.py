@@ -66,18 +66,12 @@ def _check_occupied(folder: Path, arguments: options.Computation) -> None:
     if not arguments.overwrite:
         go_on = "--resume to go on, " if isinstance(arguments, options.Work) else ""
         hint = f"{go_on}--overwrite to replace it, or another --out" if is_run else "name another place"
-        raise InvalidArgument(
-            "the run folder exists already" if is_run else "the folder is not empty and holds no run",
-            argument=f"--out {folder}",
-            hint=hint,
-        )
+        rule = "the run folder exists already" if is_run else "the folder is not empty and holds no run"
+        raise InvalidArgument(rule, argument=f"--out {folder}", hint=hint)
     if not is_run:
-        raise InvalidArgument(
-            "only a run folder is ever overwritten",
-            argument=f"--overwrite --out {folder}",
-            given=f"a folder without {MARK}",
-            hint="empty it yourself or name another place",
-        )
+        rule, argument = "only a run folder is ever overwritten", f"--overwrite --out {folder}"
+        given = f"a folder without {MARK}"
+        raise InvalidArgument(rule, argument=argument, given=given, hint="empty it yourself or name another place")
 
 
 def _check_same_settings(verb: str, folder: Path, arguments: options.Computation) -> None:
@@ -89,12 +83,9 @@ def _check_same_settings(verb: str, folder: Path, arguments: options.Computation
         if name not in RESUME_FREE and now[name] != then:
             differing.append(f"{name.replace('_', '-')}: {then} then, {now[name]} now")
     if differing:
-        raise InvalidArgument(
-            "a run goes on only with the settings it began with",
-            argument=f"--resume --out {folder}",
-            given="; ".join(differing),
-            hint="leave these flags out, or start a new run (train --model RUN starts from its weights)",
-        )
+        rule = "a run goes on only with the settings it began with"
+        hint = "leave these flags out, or start a new run (train --model RUN starts from its weights)"
+        raise InvalidArgument(rule, argument=f"--resume --out {folder}", given="; ".join(differing), hint=hint)
 
 
 def discard(folder: Path, arguments: options.Computation) -> None:
@@ -140,12 +131,8 @@ def _check_writable(folder: Path) -> None:
         nearest = nearest.parent
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         reason = "is not writable" if nearest.is_dir() else "is a file"
-        raise InvalidArgument(
-            "the run folder cannot be written",
-            argument=f"--out {folder}",
-            given=f"{nearest} {reason}",
-            hint="another --out",
-        )
+        rule = "the run folder cannot be written"
+        raise InvalidArgument(rule, argument=f"--out {folder}", given=f"{nearest} {reason}", hint="another --out")
 
 
 def _unused(parent: Path, verb: str) -> Path:
@@ -172,9 +159,8 @@ def open_run(verb: str, arguments: options.Computation, *, name: str | None = No
         for draft in folder.rglob(".*.draft"):  # of a run that was killed while it wrote
             draft.unlink()
     except OSError as error:
-        raise InvalidArgument(
-            "the run folder cannot be made", argument=str(folder), given=error.strerror, hint="another --out"
-        ) from None
+        rule = "the run folder cannot be made"
+        raise InvalidArgument(rule, argument=str(folder), given=error.strerror, hint="another --out") from None
     if not resumes(arguments):
         _made.append(folder)
         values = options.resolved(verb, arguments) | {"out": str(folder)}

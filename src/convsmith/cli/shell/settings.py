@@ -37,12 +37,9 @@ def layers(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, An
             raise InvalidArgument("--resume needs the run folder", argument="--resume", hint="add --out DIR")
         stored = Path(folder) / "config.yaml"
         if not stored.is_file():
-            raise InvalidArgument(
-                "there is nothing to resume",
-                argument=f"--resume --out {folder}",
-                given="a folder without config.yaml" if Path(folder).is_dir() else "no such folder",
-                hint="name the folder of an interrupted run, or leave --resume out",
-            )
+            rule, hint = "there is nothing to resume", "name the folder of an interrupted run, or leave --resume out"
+            given = "a folder without config.yaml" if Path(folder).is_dir() else "no such folder"
+            raise InvalidArgument(rule, argument=f"--resume --out {folder}", given=given, hint=hint)
         values |= checked(verb, arguments, text_of(stored), where=str(stored))
         values["out"] = folder
     return values
@@ -58,20 +55,13 @@ def checked(verb: str, arguments: type[Any], text: str, *, where: str) -> dict[s
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark is not None else ""
-        raise InvalidArgument(
-            "a settings file must be YAML",
-            argument=f"{where}{place}",
-            given=str(getattr(error, "problem", None) or error).splitlines()[0],
-            hint="convsmith init writes one to start from",
-        ) from None
+        rule, given = "a settings file must be YAML", str(getattr(error, "problem", None) or error).splitlines()[0]
+        hint = "convsmith init writes one to start from"
+        raise InvalidArgument(rule, argument=f"{where}{place}", given=given, hint=hint) from None
     loaded = {} if loaded is None else loaded
     if not isinstance(loaded, Mapping):
-        raise InvalidArgument(
-            "a settings file must hold 'key: value' lines",
-            argument=where,
-            given=f"a {type(loaded).__name__} ({str(loaded)[:60]!r})",
-            hint="convsmith init writes one to start from",
-        )
+        given, hint = f"a {type(loaded).__name__} ({str(loaded)[:60]!r})", "convsmith init writes one to start from"
+        raise InvalidArgument("a settings file must hold 'key: value' lines", argument=where, given=given, hint=hint)
     hints = get_type_hints(arguments)
     allowed = {name: kind for name, kind in hints.items() if name not in SOURCES}
     values: dict[str, Any] = {}
@@ -79,20 +69,12 @@ def checked(verb: str, arguments: type[Any], text: str, *, where: str) -> dict[s
         name = str(key).replace("-", "_")
         if name == "verb":
             if value != verb:
-                raise InvalidArgument(
-                    "the settings file is for another verb",
-                    argument=f"convsmith {verb}",
-                    given=f"verb: {value} in {where}",
-                    hint=f"convsmith {value} --config {where}",
-                )
+                rule, hint = "the settings file is for another verb", f"convsmith {value} --config {where}"
+                raise InvalidArgument(rule, argument=f"convsmith {verb}", given=f"verb: {value} in {where}", hint=hint)
             continue
         if name not in allowed:
-            raise InvalidArgument(
-                f"convsmith {verb} has no setting of this name",
-                argument=where,
-                given=repr(str(key)),
-                hint=close_matches(name, allowed),
-            )
+            rule = f"convsmith {verb} has no setting of this name"
+            raise InvalidArgument(rule, argument=where, given=repr(str(key)), hint=close_matches(name, allowed))
         values[name] = converted(value, allowed[name], name=str(key), where=where)
     return values
 
@@ -102,20 +84,16 @@ def _refuse_repeated(node: Any, where: str) -> None:
     keys = [key.value for key, _ in node.value] if getattr(node, "id", "") == "mapping" else []
     for key in keys:
         if keys.count(key) > 1:
-            raise InvalidArgument(
-                "a setting stands twice in the file", argument=where, given=repr(key), hint="keep one"
-            )
+            rule = "a setting stands twice in the file"
+            raise InvalidArgument(rule, argument=where, given=repr(key), hint="keep one")
 
 
 def converted(value: Any, kind: Any, *, name: str, where: str) -> Any:
     """Return ``value`` as the type ``kind``, or raise `InvalidArgument`; 1e-3, which YAML reads as text, is fine."""
     fits, result = _fit(value, kind)
     if not fits:
-        raise InvalidArgument(
-            f"{name} must be {spelled(kind)}",
-            argument=f"{name} in {where}",
-            given=f"{value!r} ({type(value).__name__})",
-        )
+        given = f"{value!r} ({type(value).__name__})"
+        raise InvalidArgument(f"{name} must be {spelled(kind)}", argument=f"{name} in {where}", given=given)
     return result
 
 
@@ -211,12 +189,8 @@ def text_of(path: Path) -> str:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise InvalidArgument(
-            "the settings file cannot be read",
-            argument=f"--config {path}",
-            given=reason,
-            hint="convsmith init writes one",
-        ) from None
+        rule, hint = "the settings file cannot be read", "convsmith init writes one"
+        raise InvalidArgument(rule, argument=f"--config {path}", given=reason, hint=hint) from None
 
 
 def _flag_value(argv: Sequence[str], name: str) -> str | None:

@@ -129,9 +129,8 @@ def _settings(arguments: Arguments) -> dict[str, Any]:
     settings = method_settings(arguments.set, {arguments.method: own})[arguments.method]
     if arguments.variant is not None:
         if arguments.method != "san":
-            raise InvalidArgument(
-                "only SAN has variants", argument=f"--variant {arguments.variant}", given=arguments.method
-            )
+            argument = f"--variant {arguments.variant}"
+            raise InvalidArgument("only SAN has variants", argument=argument, given=arguments.method)
         settings["variant"] = arguments.variant
     return settings
 

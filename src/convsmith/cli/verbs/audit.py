@@ -225,12 +225,8 @@ def _conclude(
     terminal.say(*notes, *(f"next: {', '.join(names):<12} {command}" for command, names in following.items()))
     terminal.say("", f"done in {seconds:.0f} s", f"report  {report.resolve()}")
     if broken:
-        raise RunFailed(
-            f"{' and '.join(broken)} broke; the page holds the other chapters",
-            argument=str(folder),
-            given=found[broken[0]]["absent"],
-            hint="go on with --resume after the cause is gone",
-        )
+        rule, given = f"{' and '.join(broken)} broke; the page holds the other chapters", found[broken[0]]["absent"]
+        raise RunFailed(rule, argument=str(folder), given=given, hint="go on with --resume after the cause is gone")
     return {"run": str(folder), "report": str(report), **summary}
 
 

@@ -130,12 +130,8 @@ def _ship(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
         return {"file": None, "reason": str(error.given)}
     worst = max(runtimes.differences(model, runtimes.onnx_function(file), example).values())
     if not worst <= runtimes.tolerance(model):
-        raise RunFailed(
-            "the ONNX file does not compute what the network computes",
-            argument="model.onnx",
-            given=f"relative difference {worst:.3g} ({file})",
-            hint="add --no-onnx to leave it out",
-        )
+        rule, hint = "the ONNX file does not compute what the network computes", "add --no-onnx to leave it out"
+        raise RunFailed(rule, argument="model.onnx", given=f"relative difference {worst:.3g} ({file})", hint=hint)
     terminal.say(f"onnx    {file}", f"        differs from the network by {worst:.2g} at most")
     return {"file": str(file), "difference": worst, "kB": round(file.stat().st_size / 1024, 1)}
 
@@ -161,17 +157,13 @@ def check(arguments: Arguments) -> dict[str, dict[str, Any]]:
         if number < 0:
             raise InvalidArgument("is too small", argument=flag, given=number)
     if arguments.plan is not None and budget is not None and not arguments.dry_run:
-        raise InvalidArgument(
-            "a plan replaces the budget", argument=f"--plan {arguments.plan}", hint="give one of them"
-        )
+        rule = "a plan replaces the budget"
+        raise InvalidArgument(rule, argument=f"--plan {arguments.plan}", hint="give one of them")
     for name, part in parts.items():
         METHODS[name](**part)
     if arguments.finetune_epochs and methods == ["int8"] and parts["int8"].get("mode", "static") == "static":
-        raise InvalidArgument(
-            "static int8 is not trained",
-            argument="--finetune-epochs",
-            hint="add --set mode=qat, or leave the fine-tuning away",
-        )
+        hint = "add --set mode=qat, or leave the fine-tuning away"
+        raise InvalidArgument("static int8 is not trained", argument="--finetune-epochs", hint=hint)
     return parts
 
 

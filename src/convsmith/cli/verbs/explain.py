@@ -110,9 +110,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 def _check(arguments: Arguments) -> None:
     if not arguments.image_files and not arguments.data:
-        raise InvalidArgument(
-            "there is nothing to explain", argument="explain MODEL", hint="name images, or add --data DATA"
-        )
+        hint = "name images, or add --data DATA"
+        raise InvalidArgument("there is nothing to explain", argument="explain MODEL", hint=hint)
     for name, value, least in (
         ("--show", arguments.show, 0),
         ("--neighbours", arguments.neighbours, 0),
@@ -126,11 +125,8 @@ def _check(arguments: Arguments) -> None:
 
     image_files(arguments.image_files)  # a missing one is named before any network is looked for
     if arguments.allow_closed and arguments.mode == "paper":
-        raise InvalidArgument(
-            "the published schedule has no other way",
-            argument="--allow-closed --mode paper",
-            hint="leave --allow-closed out",
-        )
+        rule = "the published schedule has no other way"
+        raise InvalidArgument(rule, argument="--allow-closed --mode paper", hint="leave --allow-closed out")
     from convsmith.interpretation import RouteSettings
 
     RouteSettings(gamma=arguments.gamma, steps=arguments.steps, mode=arguments.mode)
@@ -145,19 +141,14 @@ def _check_takes(model: Any, found: Explained, name: str) -> None:
         with torch.no_grad():
             output = model(found.images[:2].to(device))
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
-        raise InvalidArgument(
-            "the network cannot take these images",
-            argument=f"{name} on images of {tuple(found.images.shape[1:])}",
-            given=" ".join(str(error).split())[:160],
-            hint="--size PIXELS changes the images",
-        ) from None
+        rule, argument = "the network cannot take these images", f"{name} on images of {tuple(found.images.shape[1:])}"
+        given = " ".join(str(error).split())[:160]
+        raise InvalidArgument(rule, argument=argument, given=given, hint="--size PIXELS changes the images") from None
     shape = tuple(getattr(output, "shape", ()))
     if len(shape) != 2 or (found.classes and shape[1] != len(found.classes)):
-        raise InvalidArgument(
-            "the network must give one number per class",
-            argument=f"{len(found.classes) or 'some'} classes",
-            given=f"output of shape {shape}" if shape else type(output).__name__,
-        )
+        rule = "the network must give one number per class"
+        given = f"output of shape {shape}" if shape else type(output).__name__
+        raise InvalidArgument(rule, argument=f"{len(found.classes) or 'some'} classes", given=given)
 
 
 def images_of(
@@ -170,11 +161,9 @@ def images_of(
 
     files = list(dict.fromkeys(image_files(names)))[:limit]
     if about is None:
-        raise InvalidArgument(
-            "nothing is known about the images this model takes (size, mean, std)",
-            argument=model,
-            hint="name the run folder of a training, or a timm model with published weights",
-        )
+        rule = "nothing is known about the images this model takes (size, mean, std)"
+        hint = "name the run folder of a training, or a timm model with published weights"
+        raise InvalidArgument(rule, argument=model, hint=hint)
     count, sides = about.channels, about.size if size is None else (size, size)
     seen = replace(about.preprocessing, input_size=(count, *sides))
     larger = -(-SHOWN // max(sides)) if max(sides) > SMALL else 1

@@ -77,20 +77,12 @@ def written(model: nn.Module, images: Tensor, folder: Path, arguments: Arguments
     tolerance = runtimes.tolerance(model) if arguments.tolerance is None else arguments.tolerance
     worst = max(differences.values())
     if not worst <= tolerance:
-        raise RunFailed(
+        rule, hint = (
             "the file does not compute what the network computes",
-            argument=f"--tolerance {tolerance:g}",
-            given=f"relative difference {worst:.3g}",
-            hint="the file is removed; a larger --tolerance keeps it",
+            "the file is removed; a larger --tolerance keeps it",
         )
-    summary = {
-        "title": f"{arguments.model} as {arguments.format}",
-        "headline": {"file, kB": round(file.stat().st_size / 1024, 1), "largest relative difference": worst},
-        "file": str(file),
-        "input": ["batch", *images.shape[1:]],
-        "differences": {f"batch {count}": value for count, value in differences.items()},
-    }
-    run_folder.write_json(folder / "result.json", summary)
+        given = f"relative difference {worst:.3g}"
+        raise RunFailed(rule, argument=f"--tolerance {tolerance:g}", given=given, hint=hint)
     checked = " and ".join(map(str, runtimes.CHECKED))
     terminal.say(f"file    {file}", f"checked at batch {checked}: differs by {worst:.2g} at most")
     return {"run": str(folder), **summary}

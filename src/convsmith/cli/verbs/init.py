@@ -34,9 +34,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     text = settings.preset_text(None, arguments.preset)
     target = Path(arguments.file or f"{arguments.preset}.yaml")
     if target.exists():
-        raise InvalidArgument(
-            "the file exists already", argument=f"init --file {target}", hint="name another with --file"
-        )
+        hint = "name another with --file"
+        raise InvalidArgument("the file exists already", argument=f"init --file {target}", hint=hint)
     try:
         target.write_text(text.replace(f"{arguments.preset}.yaml", str(target)))
     except OSError as error:

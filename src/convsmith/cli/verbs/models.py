@@ -39,9 +39,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         if not names:
             hint = close_matches(arguments.pattern.strip("*?"), everything)
             hint = hint if hint.startswith("did you") else "a wider pattern; '*' lists every network"
-            raise InvalidArgument(
-                "no network's name matches", argument="models", given=repr(arguments.pattern), hint=hint
-            )
+            rule = "no network's name matches"
+            raise InvalidArgument(rule, argument="models", given=repr(arguments.pattern), hint=hint)
     if arguments.pretrained:
         names = [name for name in names if timm.is_model_pretrained(name)]
     rows = [_row(name, arguments.parameters) for name in names]

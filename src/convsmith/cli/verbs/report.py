@@ -33,9 +33,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if target is None and len(folders) > 1:
         target = Path("runs.html")
     if target is not None and target.is_dir():
-        raise InvalidArgument(
-            "the report is one file", argument=f"--out {target}", given="a folder", hint="name a .html file"
-        )
+        rule = "the report is one file"
+        raise InvalidArgument(rule, argument=f"--out {target}", given="a folder", hint="name a .html file")
     path = build_report(folders, target)
     terminal.say(f"wrote {path}")
     return {"report": str(path)}

@@ -36,9 +36,8 @@ class Arguments(Listing):
 def run(arguments: Arguments) -> dict[str, Any]:
     """Print one table."""
     if arguments.channels is None and arguments.budget is None:
-        raise InvalidArgument(
-            "a structure needs a width or a budget", argument="structures", hint="--channels 256, or --budget 4672"
-        )
+        rule = "a structure needs a width or a budget"
+        raise InvalidArgument(rule, argument="structures", hint="--channels 256, or --budget 4672")
     for name in ("kernel", "size", "limit"):
         if getattr(arguments, name) < 1:
             raise InvalidArgument("must be 1 or more", argument=f"--{name}", given=getattr(arguments, name))

@@ -65,11 +65,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     classifier.check(arguments)
     settings, mixed = augment_options.transform_settings(arguments), augment_options.mixup_settings(arguments)
     if arguments.linear_probe and (arguments.augment != "none" or mixed or arguments.freeze or arguments.teacher):
-        raise InvalidArgument(
-            "a linear probe sees every image once, as it is",
-            argument="--linear-probe",
-            hint="leave --augment, --mixup, --cutmix, --freeze and --teacher out",
-        )
+        hint = "leave --augment, --mixup, --cutmix, --freeze and --teacher out"
+        raise InvalidArgument("a linear probe sees every image once, as it is", argument="--linear-probe", hint=hint)
     from convsmith import data
 
     data.AUGMENTATIONS.entry(arguments.augment)
@@ -241,6 +238,5 @@ def held_out(images: ImageData) -> tuple[str, ImageSplit]:
         split = images.splits[name]
         if len(split) and bool((split.labels >= 0).all()):
             return name, split
-    raise InvalidArgument(
-        "there are no labelled held-out images", argument="test or validation images", given=images.description.name
-    )
+    rule = "there are no labelled held-out images"
+    raise InvalidArgument(rule, argument="test or validation images", given=images.description.name)
