@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -128,6 +128,13 @@ def one_of(name: str, value: Any, known: Sequence[Any]) -> None:
         )
         hint = hint or f"one of {', '.join(map(repr, known))}"
         raise InvalidArgument(f"{name} has no such choice", argument=name, given=spelled(value), hint=hint)
+
+
+def choices(settings: Any) -> None:
+    """Refuse a value that its dataclass field, annotated by a ``Literal``, does not name."""
+    for name, kind in get_type_hints(type(settings)).items():
+        if get_origin(kind) is Literal:
+            one_of(name, getattr(settings, name), get_args(kind))
 
 
 def module(name: str, value: Any) -> nn.Module:

@@ -194,8 +194,7 @@ def _train(
         collapse=evaluation.collapse,
         target_labels=inputs.target_labels if evaluation.use_target_labels else None,
     )
-    track = _WeightTrack(task)
-    task.evaluator = track.wrap(evaluator)
+    task.evaluator = evaluator
     held_out = Loader(inputs.validation, 512)
     restore = "best" if evaluation.validator is not None else "last"
     fitted: FitResult = fit(
@@ -232,33 +231,14 @@ def _train(
         classes=inputs.classes,
         seconds=round(fitted.seconds + time.perf_counter() - trained, 3),
         interrupted=fitted.interrupted,
-        weight_history=track.rows(),
+        weight_history=_weight_history(fitted.history, len(inputs.classes)),
     )
 
 
-class _WeightTrack:
-    """Adds the class weights' spread to every evaluation, so that history shows them over time."""
-
-    def __init__(self, task: DomainTask) -> None:
-        self.task = task
-        self.measured: list[Tensor] = []
-
-    def wrap(self, evaluator: Evaluator) -> Callable[[nn.Module, Any], dict[str, float]]:
-        """Return the evaluator with ``weight_k`` entries for every class."""
-
-        def evaluate(model: nn.Module, batches: Any) -> dict[str, float]:
-            found = evaluator(model, batches)
-            weights = self.task.class_weights()
-            if weights is not None:
-                self.measured.append(weights.detach().cpu().clone())
-                found.update({f"weight_{k}": float(w) for k, w in enumerate(weights)})
-            return found
-
-        return evaluate
-
-    def rows(self) -> Tensor:
-        """Return the weights at every evaluation of this call, [evaluations, K]."""
-        return torch.stack(self.measured) if self.measured else torch.zeros(0, 0)
+def _weight_history(history: list[dict[str, Any]], classes: int) -> Tensor:
+    """Return the class weights at every evaluation, [evaluations, K]; nothing for a method without any."""
+    rows = [row for row in history if "weight_0" in row]
+    return torch.tensor([[row[f"weight_{k}"] for k in range(classes)] for row in rows]) if rows else torch.zeros(0, 0)
 
 
 def _warnings(plan: _Plan, alarms: tuple[Alarm, ...], fitted: FitResult) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,31 +125,13 @@ def search(
             for seed in seeds:
                 found = memory.get(settings, budget, seed)
                 if found is None:
+                    run = partial(adapt, model, source, target, steps=budget, seed=seed)
                     if method != "source-only" and seed not in references:
-                        references[seed] = adapt(
-                            model,
-                            source,
-                            target,
-                            method="source-only",
-                            validator=None,
-                            steps=budget,
-                            seed=seed,
-                            **{**own, "reference": None},
-                        )
-                    result = adapt(
-                        model,
-                        source,
-                        target,
-                        method=method,
-                        validator=validator,
-                        steps=budget,
-                        seed=seed,
-                        **{**common, "reference": references.get(seed), **settings},
-                    )
-                    found = {
-                        "score": result.measurements["selection"],
-                        "oracle": result.measurements.get("oracle_accuracy"),
-                    }
+                        references[seed] = run(method="source-only", **{**own, "reference": None})
+                    rest = {**common, "reference": references.get(seed), **settings}
+                    result = run(method=method, validator=validator, **rest)
+                    measured = result.measurements
+                    found = {"score": measured["selection"], "oracle": measured.get("oracle_accuracy")}
                     memory.put(settings, budget, seed, found)
                 scores.append(found["score"])
                 oracle += [] if found["oracle"] is None else [found["oracle"]]

@@ -23,8 +23,7 @@ from convsmith.inspection.features import Features, extract_features
 def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
     """Return T > 0 that minimises ``sum_i w_i CE(logits_i / T, y_i)``, between 0.05 and 20.
 
-    Shapes: ``logits`` [n, K], ``labels`` [n], ``weights`` [n] (1 if not given). The loss is convex in 1/T, so a golden
-    section over 1/T finds its minimum.
+    Shapes: ``logits`` [n, K], ``labels`` [n], ``weights`` [n] (1 if not given). The loss is convex in 1/T.
     """
     if len(matrix("logits", logits)) == 0:
         raise InvalidArgument("calibration needs labelled logits", argument="logits", given="0 images")
@@ -34,23 +33,13 @@ def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = Non
     z, w = logits.detach().double(), torch.ones(len(logits)) if weights is None else weights.detach()
     w = (w / w.sum()).to(z)
 
+    from scipy.optimize import minimize_scalar
+
     def loss(inverse: float) -> float:
         return float((w * F.cross_entropy(z * inverse, labels, reduction="none")).sum())
 
-    low, high = 0.05, 20.0
-    golden = (5**0.5 - 1) / 2
-    a, b = high - golden * (high - low), low + golden * (high - low)
-    at_a, at_b = loss(a), loss(b)
-    while high - low > 1e-4:
-        if at_a < at_b:
-            high, b, at_b = b, a, at_a
-            a = high - golden * (high - low)
-            at_a = loss(a)
-        else:
-            low, a, at_a = a, b, at_b
-            b = low + golden * (high - low)
-            at_b = loss(b)
-    return 2 / (low + high)
+    found = minimize_scalar(loss, bounds=(0.05, 20.0), method="bounded", options={"xatol": 1e-5})
+    return 1 / float(found.x)
 
 
 def calibrated(model: nn.Module, inputs: Inputs, source: Features, target: Features) -> Predictions:

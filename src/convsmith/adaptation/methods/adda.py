@@ -56,7 +56,6 @@ class ADDA(DomainTask):
 
     def __init__(self, model: nn.Module, domains: Domains, settings: ADDASettings) -> None:
         super().__init__(model, domains, settings)
-        self.settings = settings
         self.start = max(1, round(settings.pretrain * domains.steps))
         self.discriminator = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
         self.source_model = copy.deepcopy(model).requires_grad_(False)

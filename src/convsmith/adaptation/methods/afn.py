@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from convsmith.adaptation.losses.operands import wide
-from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig
+from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
@@ -36,10 +36,6 @@ class AFN(DomainTask):
 
     Differs from the paper: without its bottleneck and its norm-preserving dropout; the model is taken as it is.
     """
-
-    def __init__(self, model: nn.Module, domains: Domains, settings: AFNSettings) -> None:
-        super().__init__(model, domains, settings)
-        self.settings = settings
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return source cross-entropy plus the norm losses of both domains."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith.adaptation.losses.selective import entropy
-from convsmith.adaptation.methods.method import METHODS, Domains
+from convsmith.adaptation.methods.method import METHODS
 from convsmith.adaptation.methods.reweighting import ReweightedTask, ReweightingSettings, train_critic
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
@@ -36,10 +36,6 @@ class AR(ReweightedTask):
     a range tuned per task); features are normalised for the critic alone; each critic is trained anew; the entropy's
     coefficient is ramped; the weights' problem is solved exactly.
     """
-
-    def __init__(self, model: nn.Module, domains: Domains, settings: ARSettings) -> None:
-        super().__init__(model, domains, settings)
-        self.settings = settings
 
     def critic(self, source: Tensor, target: Tensor, weights: Tensor, seed: int) -> nn.Module:
         """Return a critic with a gradient penalty, trained on the weighted source."""

@@ -70,7 +70,6 @@ class ARPM(ReweightedTask):
 
     def __init__(self, model: nn.Module, domains: Domains, settings: ARPMSettings) -> None:
         super().__init__(model, domains, settings)
-        self.settings = settings
         index = gather(torch.cat([b.index for b in domains.target])).sort().values
         self.register_buffer("target_index", index)
         self.register_buffer("memory_features", torch.zeros(len(index), self.features))

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from convsmith.adaptation.evaluation.features import DomainFeatures
@@ -18,7 +18,7 @@ from convsmith.adaptation.losses.adversarial import certainty, domain_loss
 from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.losses.selective import entropy
 from convsmith.adaptation.methods.adversarial import AdversarialSettings
-from convsmith.adaptation.methods.method import METHODS, Domains
+from convsmith.adaptation.methods.method import METHODS
 from convsmith.adaptation.methods.weighted import WeightedAdversarialTask
 from convsmith.adaptation.methods.weighting import WeightSettings
 from convsmith.data.batch import DomainBatch
@@ -50,10 +50,6 @@ class BA3US(WeightedAdversarialTask):
     their own, their number shrinks every step instead of in ten; no gradient flows through the entropy weights of the
     domain loss; class weights are averaged over updates and wait for a warm-up.
     """
-
-    def __init__(self, model: nn.Module, domains: Domains, settings: BA3USSettings) -> None:
-        super().__init__(model, domains, settings, settings.weights)
-        self.settings = settings
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return weighted cross-entropy, balanced domain loss, target entropy and complement entropy."""

@@ -48,7 +48,6 @@ class CDAN(AdversarialTask):
         product = classifier_of(model).in_features * domains.classes
         width = min(product, settings.largest_product)
         super().__init__(model, domains, settings, width)
-        self.settings = settings
         self.random = product > settings.largest_product
         self.register_buffer("feature_matrix", torch.randn(self.features if self.random else 0, width))
         self.register_buffer("class_matrix", torch.randn(self.classes if self.random else 0, width))

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from convsmith import arguments
 from convsmith.adaptation.losses.discrepancy import mmd
 from convsmith.adaptation.losses.operands import wide
-from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig
+from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
@@ -38,12 +36,6 @@ class DANSettings(MethodConfig):
     layers: Literal["features", "predictions", "both"] = "both"
     ramp: float = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        arguments.one_of("estimator", self.estimator, ("unbiased", "biased", "linear"))
-        arguments.one_of("bandwidths", self.bandwidths, ("median", "mean"))
-        arguments.one_of("layers", self.layers, ("features", "predictions", "both"))
-
 
 @METHODS.register("dan", settings=DANSettings, partial=False)
 class DAN(DomainTask):
@@ -51,10 +43,6 @@ class DAN(DomainTask):
 
     Differs from the paper: equal kernel weights; the probabilities stand for its classifier layer.
     """
-
-    def __init__(self, model: nn.Module, domains: Domains, settings: DANSettings) -> None:
-        super().__init__(model, domains, settings)
-        self.settings = settings
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return source cross-entropy plus the ramped discrepancies, over all ranks."""

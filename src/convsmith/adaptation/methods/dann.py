@@ -5,12 +5,11 @@ Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016, eq. 9-1
 
 from __future__ import annotations
 
-from torch import nn
 from torch.nn import functional as F
 
 from convsmith.adaptation.losses.adversarial import domain_loss
 from convsmith.adaptation.methods.adversarial import AdversarialSettings, AdversarialTask
-from convsmith.adaptation.methods.method import METHODS, Domains
+from convsmith.adaptation.methods.method import METHODS
 from convsmith.data.batch import DomainBatch
 from convsmith.training.task import Losses
 
@@ -18,10 +17,6 @@ from convsmith.training.task import Losses
 @METHODS.register("dann", settings=AdversarialSettings, partial=False)
 class DANN(AdversarialTask):
     """Learn features that one domain discriminator cannot tell apart (gradient reversal)."""
-
-    def __init__(self, model: nn.Module, domains: Domains, settings: AdversarialSettings) -> None:
-        super().__init__(model, domains, settings)
-        self.settings = settings
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return source cross-entropy plus the reversed domain loss."""

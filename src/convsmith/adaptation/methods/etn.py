@@ -39,7 +39,6 @@ class ETN(AdversarialTask):
 
     def __init__(self, model: nn.Module, domains: Domains, settings: ETNSettings) -> None:
         super().__init__(model, domains, settings)
-        self.settings = settings
         self.start = round(settings.warmup * domains.steps)
         self.auxiliary = nn.Linear(self.features, self.classes)
 

@@ -32,7 +32,6 @@ class IWAN(AdversarialTask):
 
     def __init__(self, model: nn.Module, domains: Domains, settings: WarmedSettings) -> None:
         super().__init__(model, domains, settings)
-        self.settings = settings
         self.start = round(settings.warmup * domains.steps)
         self.weigher = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
 

@@ -35,7 +35,7 @@ class MethodConfig:
     adversary_lr_mult: float = 1.0
 
     def __post_init__(self) -> None:
-        arguments.one_of("normalisation", self.normalisation, ("joint", "separate"))
+        arguments.choices(self)
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float):
@@ -65,7 +65,8 @@ class DomainTask(Task):
 
     def __init__(self, model: nn.Module, domains: Domains, settings: MethodConfig) -> None:
         super().__init__()
-        self.model, self.domains, self.config = model, domains, settings
+        self.model, self.domains = model, domains
+        self.settings: Any = settings
         self.classes, self.features = domains.classes, classifier_of(model).in_features
         self.evaluator: Callable[[nn.Module, Iterable[Batch]], dict[str, float]] | None = None
 
@@ -75,7 +76,7 @@ class DomainTask(Task):
 
     def extract_features(self, batch: DomainBatch) -> DomainFeatures:
         """Return features and logits of both domains, normalised as the settings say."""
-        return extract_domain_features(self.model, batch, self.config.normalisation)
+        return extract_domain_features(self.model, batch, self.settings.normalisation)
 
     def grl_coeff(self, step: int, upper: float, share: float, start: int = 0) -> float:
         """Return the coefficient at ``step``: 0 up to ``start``, then a ramp over ``share`` of what is left."""
@@ -88,7 +89,9 @@ class DomainTask(Task):
     def evaluate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Return accuracy on held-out source ``batches``, and all that `adapt` wants to know."""
         if self.evaluator is not None:
-            return self.evaluator(self.model, batches)
+            weights = self.class_weights()
+            spread = {} if weights is None else {f"weight_{k}": w for k, w in enumerate(weights.tolist())}
+            return {**self.evaluator(self.model, batches), **spread}
         right = total = 0
         with torch.no_grad():
             for batch in batches:
@@ -105,11 +108,11 @@ class DomainTask(Task):
             {"params": body, "lr": lr},
             {
                 "params": [p for p in self.model.parameters() if p.requires_grad and id(p) in head],
-                "lr": lr * self.config.head_lr_mult,
+                "lr": lr * self.settings.head_lr_mult,
             },
             {
                 "params": [p for p in self.parameters() if p.requires_grad and id(p) not in inside],
-                "lr": lr * self.config.adversary_lr_mult,
+                "lr": lr * self.settings.adversary_lr_mult,
             },
         ]
 

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import nn
-
 from convsmith.adaptation.losses.adversarial import domain_loss
 from convsmith.adaptation.methods.adversarial import AdversarialSettings
-from convsmith.adaptation.methods.method import METHODS, Domains
+from convsmith.adaptation.methods.method import METHODS
 from convsmith.adaptation.methods.weighted import WeightedAdversarialTask
 from convsmith.adaptation.methods.weighting import WeightSettings
 from convsmith.data.batch import DomainBatch
@@ -36,10 +34,6 @@ class PADA(WeightedAdversarialTask):
     Differs from the paper: the weighted cross-entropy divides by the batch's summed weights, as the public code's
     weights of mean 1 do; weights are averaged over updates and wait for a warm-up.
     """
-
-    def __init__(self, model: nn.Module, domains: Domains, settings: PADASettings) -> None:
-        super().__init__(model, domains, settings, settings.weights)
-        self.settings = settings
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return the weighted cross-entropy and the weighted, reversed domain loss."""

@@ -63,7 +63,6 @@ class ReweightedTask(DomainTask):
 
     def __init__(self, model: nn.Module, domains: Domains, settings: ReweightingSettings) -> None:
         super().__init__(model, domains, settings)
-        self.reweighting = settings
         self.start = round(settings.warmup * domains.steps)
         self.every = max(1, (domains.steps - self.start) // settings.updates)
         index = torch.cat([b.index for b in domains.source])
@@ -116,7 +115,7 @@ class ReweightedTask(DomainTask):
         # drawn from the step, not from a running generator: a resumed run trains the same critic
         critic = self.critic(source, target, self.weights_of(index), 7919 + step)
         with torch.no_grad():
-            fresh = worst_weights(critic(source)[:, 0], self.reweighting.rho)
+            fresh = worst_weights(critic(source)[:, 0], self.settings.rho)
         order = index.argsort()
         self.image_weights.copy_(fresh[order])
         sums = torch.zeros_like(self.class_mean).index_add_(0, labels, fresh.to(self.class_mean))

@@ -73,14 +73,7 @@ class SANVariant:
     grl_ramp: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("instance_weight", ("loss", "feature", "none")),
-            ("class_weight_on", ("both", "features", "none")),
-            ("entropy_on", ("target", "both")),
-            ("source_weights", ("predicted", "label")),
-            ("source_is", (0, 1)),
-        ):
-            arguments.one_of(name, getattr(self, name), known)
+        arguments.choices(self)
         if self.weight_decay is not None:
             arguments.number("weight_decay", self.weight_decay, least=0)
 
@@ -139,7 +132,7 @@ class SAN(WeightedTask):
 
     def __init__(self, model: nn.Module, domains: Domains, settings: SANSettings) -> None:
         super().__init__(model, domains, settings, settings.variant.weights)
-        self.settings, self.variant = settings, settings.variant
+        self.variant = settings.variant
         self.discriminators = ClassDiscriminators(self.features, self.classes, settings.hidden, settings.dropout)
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:

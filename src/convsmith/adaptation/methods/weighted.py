@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
-from convsmith.adaptation.methods.adversarial import AdversarialSettings
 from convsmith.adaptation.methods.method import Domains, DomainTask, MethodConfig
 from convsmith.adaptation.methods.weighting import ClassWeights, WeightSettings, total_probabilities
 
@@ -38,10 +39,8 @@ class WeightedTask(DomainTask):
 class WeightedAdversarialTask(WeightedTask):
     """The same with one domain discriminator, for methods that weigh both losses of the source (PADA, BA3US)."""
 
-    def __init__(
-        self, model: nn.Module, domains: Domains, settings: AdversarialSettings, weights: WeightSettings
-    ) -> None:
-        super().__init__(model, domains, settings, weights)
+    def __init__(self, model: nn.Module, domains: Domains, settings: Any) -> None:
+        super().__init__(model, domains, settings, settings.weights)
         self.discriminator = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
 
     def weighted_cross_entropy(self, seen: DomainFeatures) -> Tensor:

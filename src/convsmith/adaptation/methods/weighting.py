@@ -75,15 +75,11 @@ class WeightSettings:
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        arguments.one_of("estimate", self.estimate, get_args(Estimate))
-        arguments.one_of("scale", self.scale, get_args(Scale))
+        arguments.choices(self)
         arguments.integer("every", self.every, least=1)
         for name in ("warmup", "average"):
-            if not 0 <= arguments.number(name, getattr(self, name)) < 1:
-                raise InvalidArgument(f"{name} is a share in [0, 1)", argument=name, given=getattr(self, name))
-        if not arguments.number("inverse_temperature", self.inverse_temperature) > 0:
-            rule = "the inverse temperature is positive"
-            raise InvalidArgument(rule, argument="inverse_temperature", given=self.inverse_temperature)
+            arguments.number(name, getattr(self, name), least=0, below=1)
+        arguments.number("inverse_temperature", self.inverse_temperature, above=0)
 
 
 class ClassWeights(nn.Module):
