@@ -45,7 +45,8 @@ def register(
     def entry(name: str, about: str, own: Mapping[str, Any]) -> Callable[..., nn.Module]:
         def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
             check_published(name, pretrained, kwargs, hint=hint)
-            return build_model_with_cfg(builder, name, pretrained, feature_cfg=feature_cfg, **{**own, **kwargs})
+            features = None if feature_cfg is None else dict(feature_cfg)  # timm takes entries out
+            return build_model_with_cfg(builder, name, pretrained, feature_cfg=features, **{**own, **kwargs})
 
         create.__name__ = create.__qualname__ = name
         create.__doc__, create.__module__ = about, module
