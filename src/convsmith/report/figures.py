@@ -10,7 +10,8 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,34 +42,36 @@ class Series:
     high: Sequence[float] | None = None
 
 
-def _new(width: float, height: float) -> tuple[Any, Any]:
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "convsmith",
+    "font.size": 11,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+    "axes.grid": False,
+    "font.family": "sans-serif",
+}
+
+
+@contextmanager
+def _axes(width: float, height: float, **named: str) -> Iterator[Any]:
+    """Give axes in this page's style with their labels; `_svg` of them, inside the block, is the figure."""
+    import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    figure.patch.set_alpha(0)
-    axes = figure.add_subplot()
-    axes.patch.set_alpha(0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return figure, axes
-
-
-def _style() -> Any:
-    return {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "convsmith",
-        "font.size": 11,
-        "text.color": _INK,
-        "axes.edgecolor": _INK,
-        "axes.labelcolor": _INK,
-        "xtick.color": _INK,
-        "ytick.color": _INK,
-        "legend.frameon": False,
-        "axes.grid": False,
-        "font.family": "sans-serif",
-    }
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot(**named)
+        axes.patch.set_alpha(0)
+        axes.spines[["top", "right"]].set_visible(False)
+        yield axes
 
 
 def with_own_identifiers(svg: str, number: int) -> str:
@@ -77,9 +80,9 @@ def with_own_identifiers(svg: str, number: int) -> str:
     return svg.replace(f"{salt.group(1)}-", f"{salt.group(1)}-{number}-") if salt else svg
 
 
-def _svg(figure: Any) -> str:
+def _svg(axes: Any) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    axes.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     salt = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -135,10 +138,7 @@ def lines(
     size: tuple[float, float] = (6.0, 3.6),
 ) -> str:
     """Return curves as SVG; ``reference`` draws a named horizontal line, ``diagonal`` the line y = x."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(_style()):
-        figure, axes = _new(*size)
+    with _axes(*size, xlabel=xlabel, ylabel=ylabel) as axes:
         for number, (name, curve) in enumerate(series.items()):
             colour = PALETTE[number % len(PALETTE)]
             many = len(curve.x) > 25
@@ -161,15 +161,10 @@ def lines(
             axes.axhline(reference[0], color=_INK, linewidth=0.8, linestyle=":", label=reference[1])
         if diagonal:
             axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":")
-        if logx:
-            axes.set_xscale("log")
-        if logy:
-            axes.set_yscale("log")
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
+        axes.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
         if len(series) > 1 or reference is not None:
             _legend(axes)
-        return _svg(figure)
+        return _svg(axes)
 
 
 def bars(
@@ -183,10 +178,7 @@ def bars(
 
     Where all values lie close together, far from zero, points take the bars' place and the axis starts near them.
     """
-    import matplotlib as mpl
-
-    with mpl.rc_context(_style()):
-        figure, axes = _new(width, 0.9 + 0.36 * len(values))
+    with _axes(width, 0.9 + 0.36 * len(values), xlabel=xlabel) as axes:
         names = list(values)
         triples = [value if isinstance(value, tuple) else (value, value, value) for value in values.values()]
         close = min(low for _, low, _ in triples) > 0.75 * max(high for *_, high in triples)
@@ -203,8 +195,7 @@ def bars(
             _legend(axes)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.set_xlabel(xlabel)
-        return _svg(figure)
+        return _svg(axes)
 
 
 def scatter(
@@ -217,11 +208,9 @@ def scatter(
     size: tuple[float, float] = (6.0, 4.0),
 ) -> str:
     """Return named points as SVG; those in ``front`` are joined in order of x (a Pareto front)."""
-    import matplotlib as mpl
-    import matplotlib.ticker
+    from matplotlib import ticker
 
-    with mpl.rc_context(_style()):
-        figure, axes = _new(*size)
+    with _axes(*size, xlabel=xlabel, ylabel=ylabel) as axes:
         for number, (name, (x, y)) in enumerate(points.items()):
             marker, letter = _MARKERS[number % len(_MARKERS)], chr(ord("a") + number % 26)
             look = {"marker": marker, "color": PALETTE[number % len(PALETTE)], "markersize": 7}
@@ -234,31 +223,24 @@ def scatter(
             )
         if logx:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
-            axes.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+            axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+            axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.margins(0.15)
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
         _legend(axes)
-        return _svg(figure)
+        return _svg(axes)
 
 
 def groups(
     points: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str, size: tuple[float, float] = (6.0, 4.6)
 ) -> str:
     """Return clouds of points [N, 2] as SVG, one colour, marker and filling a group (an embedding)."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(_style()):
-        figure, axes = _new(*size)
+    with _axes(*size, xlabel=xlabel, ylabel=ylabel) as axes:
         for number, (name, cloud) in enumerate(points.items()):
             look: dict[str, Any] = dict(_CLOUDS[number % len(_CLOUDS)])
             axes.plot(cloud[:, 0], cloud[:, 1], linestyle="none", label=name, **look)
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
         _legend(axes, markerscale=1.5)
-        return _svg(figure)
+        return _svg(axes)
 
 
 def heatmap(
@@ -272,11 +254,8 @@ def heatmap(
     size: float = 5.0,
 ) -> str:
     """Return a matrix as SVG, darker is more; cells carry their number when there are at most 400 of them."""
-    import matplotlib as mpl
-
     values = np.asarray(matrix, dtype=float)
-    with mpl.rc_context(_style()):
-        figure, axes = _new(size, size * max(0.5, min(1.3, len(rows) / max(len(columns), 1))))
+    with _axes(size, size * max(0.5, min(1.3, len(rows) / max(len(columns), 1))), xlabel=xlabel, ylabel=ylabel) as axes:
         top = float(np.nanmax(values)) if values.size else 1.0
         axes.pcolormesh(
             np.arange(len(columns) + 1),
@@ -294,8 +273,6 @@ def heatmap(
             ha="center",
         )
         axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
         if numbers and values.size <= 400:
             whole = np.allclose(values, np.round(values))
             for i in range(len(rows)):
@@ -311,15 +288,12 @@ def heatmap(
                             fontsize=8,
                             color=shade,
                         )
-        return _svg(figure)
+        return _svg(axes)
 
 
 def strips(values: Mapping[str, Sequence[float]], *, xlabel: str, width: float = 7.0) -> str:
     """Return one strip a name (a layer's gates by channel) as SVG; white is zero, dark is the strip's own maximum."""
-    import matplotlib as mpl
-
-    with mpl.rc_context(_style()):
-        figure, axes = _new(width, 0.7 + 0.34 * len(values))
+    with _axes(width, 0.7 + 0.34 * len(values), xlabel=xlabel) as axes:
         for place, numbers in enumerate(values.values()):
             row = np.asarray(numbers, dtype=float)[None]
             axes.pcolormesh(
@@ -333,17 +307,36 @@ def strips(values: Mapping[str, Sequence[float]], *, xlabel: str, width: float =
         axes.set_yticks(range(len(values)), list(values))
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.set_xticks([0, 1], ["first", "last"])
-        axes.set_xlabel(xlabel)
-        return _svg(figure)
+        return _svg(axes)
 
 
 def png(pixels: np.ndarray) -> str:
     """Return an image as base64 PNG: [H, W], [1, H, W] or [3, H, W] of floats in [0, 1]."""
+    return _encoded(_picture(pixels), format="PNG")
+
+
+def photo(pixels: np.ndarray, side: int = 320) -> str:
+    """Return a photograph as base64 JPEG, its larger side at most ``side``; one of at most 64 pixels stays PNG.
+
+    Sixty of them make at most three megabytes of a page.
+    """
+    if max(pixels.shape[1:]) <= 64:
+        return png(pixels)
+    image = _picture(pixels).convert("RGB")
+    image.thumbnail((side, side))
+    return _encoded(image, format="JPEG", quality=82)
+
+
+def _picture(pixels: np.ndarray) -> Any:
     from PIL import Image
 
     array = np.asarray(pixels, dtype=float)
     if array.ndim == 3:
         array = array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+    return Image.fromarray(np.round(np.clip(array, 0, 1) * 255).astype(np.uint8))
+
+
+def _encoded(image: Any, **settings: Any) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)).save(buffer, format="PNG", optimize=True)
+    image.save(buffer, optimize=True, **settings)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -59,6 +61,15 @@ def commit() -> str:
     return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
 def conditions(device: str | torch.device = "cpu") -> dict[str, Any]:
     """Return the conditions of a measurement as JSON.
 
@@ -66,12 +77,6 @@ def conditions(device: str | torch.device = "cpu") -> dict[str, Any]:
         >>> conditions()["device"]
         'cpu'
     """
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine_kind(),
@@ -80,6 +85,6 @@ def conditions(device: str | torch.device = "cpu") -> dict[str, Any]:
         "device": device_kind(device),
         "threads": torch.get_num_threads(),
         "load": [round(value, 2) for value in os.getloadavg()],
-        "versions": versions,
+        "versions": {"python": platform.python_version(), **versions(_PACKAGES)},
         "commit": commit(),
     }

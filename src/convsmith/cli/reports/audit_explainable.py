@@ -23,7 +23,7 @@ def run(subject: Subject) -> Chapter:
 
     from convsmith.interpretation import find_routes, overlay
     from convsmith.report import InlineImage, Section, Table
-    from convsmith.report.images import photo
+    from convsmith.report.figures import photo
 
     rows = _different(subject, IMAGES)
     images = subject.tensor(subject.pictures)[rows]

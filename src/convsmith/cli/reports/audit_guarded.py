@@ -23,8 +23,7 @@ def run(subject: Subject) -> Chapter:
 
     from convsmith.interpretation import attack
     from convsmith.report import Figure, InlineImage, Section, Table
-    from convsmith.report.figures import bars
-    from convsmith.report.images import photo
+    from convsmith.report.figures import bars, photo
 
     about, images = subject.loaded.preprocessing, subject.tensor(subject.pictures)[:IMAGES]
     labels = subject.logits[: len(images)].argmax(1).to(images.device)

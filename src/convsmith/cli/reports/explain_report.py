@@ -125,8 +125,7 @@ def chapter(
     """Return one image's chapter: photograph, overlay, the answer in words, strips of gates; tables are folded."""
     from convsmith.interpretation import overlay
     from convsmith.report import Figure, InlineImage, Section, Table
-    from convsmith.report.figures import png, strips
-    from convsmith.report.images import photo
+    from convsmith.report.figures import photo, png, strips
 
     def named(label: int) -> str:
         return found.classes[label] if found.classes else f"class {label}"

@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 from contextvars import ContextVar
-from importlib import metadata
 from typing import Any
 
 import convsmith
@@ -18,9 +17,9 @@ COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
 
 #: extras whose versions matter beside those that every result names
 EXTRAS = (
-    ("safetensors", "torchmetrics", "tyro", "rich", "pyyaml", "jinja2", "matplotlib"),
-    ("mlxtend", "adversarial-robustness-toolbox", "torch-pruning", "onnx", "onnxscript"),
-    ("tensorboard", "datasets", "pandas", "triton"),
+    *("safetensors", "torchmetrics", "tyro", "rich", "pyyaml", "jinja2", "matplotlib"),
+    *("mlxtend", "adversarial-robustness-toolbox", "torch-pruning", "onnx", "onnxscript"),
+    *("tensorboard", "datasets", "pandas", "triton"),
 )
 
 
@@ -34,7 +33,7 @@ def record(device: str = "cpu") -> dict[str, Any]:
     from convsmith.report import machine
 
     found = machine.conditions(device)
-    found["versions"] = {"convsmith": convsmith.__version__, **found["versions"], **_extras()}
+    found["versions"] = {"convsmith": convsmith.__version__, **found["versions"], **machine.versions(EXTRAS)}
     return {
         "command": command(),
         **found,
@@ -43,16 +42,6 @@ def record(device: str = "cpu") -> dict[str, Any]:
         "accelerators": accelerators(),
         "working_directory_commit": _commit_here(),
     }
-
-
-def _extras() -> dict[str, str]:
-    found = {}
-    for name in (name for row in EXTRAS for name in row):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def accelerators() -> dict[str, str]:
