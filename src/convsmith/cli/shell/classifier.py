@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from convsmith.cli.shell import environment, terminal
 from convsmith.cli.shell.method_settings import keyword_arguments, method_settings
-from convsmith.cli.shell.options import Computation, option
+from convsmith.cli.shell.options import Computation, at_least, option
 from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from convsmith.data import DataDescription, ImageSplit, Preprocessing
     from convsmith.models.storage import LoadedModel, ModelRecipe
@@ -49,8 +49,7 @@ def check(arguments: ModelOptions) -> None:
         raise InvalidArgument("must be above 0", argument="--head-lr-mult", given=arguments.head_lr_mult)
     if arguments.last_stride not in (None, 1):
         raise InvalidArgument("the last stage can be set to 1", argument="--last-stride", given=arguments.last_stride)
-    if arguments.pooling_dim is not None and arguments.pooling_dim < 1:
-        raise InvalidArgument("must be 1 or more", argument="--pooling-dim", given=arguments.pooling_dim)
+    at_least(arguments, pooling_dim=1)
     if arguments.pooling is not None:
         from convsmith import pooling
 
@@ -188,22 +187,29 @@ def _published(name: str) -> Iterator[None]:
 
 def check_takes(model: nn.Module, split: ImageSplit) -> None:
     """Run two images through the network and refuse what cannot work, before any run folder is made."""
+    images = split.fetch(range(min(2, len(split)))).images
+    model.eval()
+    check_answers(model, images, split.classes, split.description.name)
+
+
+def check_answers(model: nn.Module, images: Tensor, classes: Sequence[str], name: str) -> None:
+    """Refuse a network, in eval mode, that does not give one number per class (if they are known) for these images."""
     import torch
 
-    images = split.fetch(range(min(2, len(split)))).images
-    shape = " x ".join(str(side) for side in images.shape[1:])
-    model.eval()
+    first = next(model.parameters(), images)
     try:
         with torch.no_grad():
-            logits = model(images)
+            logits = model(images.to(first.device))
     except ConvsmithError:
         raise
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
-        rule, argument = "the network cannot take these images", f"{type(model).__name__} on images of {shape}"
+        sides = " x ".join(str(side) for side in images.shape[1:])
+        rule, argument = "the network cannot take these images", f"{type(model).__name__} on images of {sides}"
         hint = "--size PIXELS and --channels 3 change the images, --model-args img_size=PIXELS some networks"
-        raise InvalidArgument(rule, argument=argument, given=" ".join(str(error).split())[:160], hint=hint) from None
-    wanted = (len(images), len(split.classes))
-    if split.classes and tuple(getattr(logits, "shape", ())) != wanted:
-        argument = f"{wanted[1]} classes of {split.description.name}"
-        given = f"output of shape {tuple(logits.shape)}" if hasattr(logits, "shape") else type(logits).__name__
+        given = " ".join(str(error).split())[:160]
+        raise InvalidArgument(rule, argument=argument, given=given, hint=hint) from None
+    shape = tuple(getattr(logits, "shape", ()))
+    if len(shape) != 2 or (classes and shape != (len(images), len(classes))):
+        given = f"output of shape {shape}" if shape else type(logits).__name__
+        argument = f"{len(classes) or 'the'} classes of {name}"
         raise InvalidArgument("the network must give one number per class", argument=argument, given=given)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import terminal
-from convsmith.cli.shell.options import Computation, option
+from convsmith.cli.shell.options import Computation, at_least, option
 from convsmith.cli.shell.progress import progress
-from convsmith.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from convsmith.data import DataDescription, ImageData, Preprocessing
@@ -39,14 +38,7 @@ class DataOptions(Computation):
 
 def check(arguments: DataOptions) -> None:
     """Refuse numbers that cannot be, before anything is read."""
-    for name, value in (
-        ("--batch-size", arguments.batch_size),
-        ("--limit", arguments.limit),
-        ("--size", arguments.size),
-        ("--num-workers", arguments.num_workers + 1),
-    ):
-        if value is not None and value < 1:
-            raise InvalidArgument("must be 1 or more", argument=name, given=value)
+    at_least(arguments, batch_size=1, limit=1, size=1, num_workers=0)
 
 
 def load(

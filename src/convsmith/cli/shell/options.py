@@ -162,6 +162,14 @@ def completion(program: str, verbs: Mapping[str, type[Listing]], shell: str) -> 
     return script.getvalue()
 
 
+def at_least(arguments: Listing, **bounds: int) -> None:
+    """Refuse a number below its bound, by its flag; None is no number."""
+    for name, least in bounds.items():
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise InvalidArgument(f"must be {least} or more", argument=f"--{name.replace('_', '-')}", given=value)
+
+
 def _names(made: type[Any]) -> list[str]:
     return [field.name for field in dataclasses.fields(made)]
 

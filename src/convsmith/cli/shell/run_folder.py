@@ -172,6 +172,18 @@ def open_run(verb: str, arguments: options.Computation, *, name: str | None = No
     return folder
 
 
+def conclude(folder: Path, summary: dict[str, Any], **made: object) -> dict[str, Any]:
+    """Write ``result.json`` and the report, say where they and what else was ``made`` are, and return the summary."""
+    from convsmith.report import build_report
+
+    write_json(folder / "result.json", summary)
+    places = {"run": str(folder), **{name: str(place) for name, place in made.items()}}
+    places["report"] = str(build_report([folder]))
+    width = max(map(len, places)) + 2
+    terminal.say(*(f"{name:<{width}}{place}" for name, place in places.items()))
+    return {**places, **summary}
+
+
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left, its settings last: a kill in between leaves a folder that is still a run."""
     for path in sorted(folder.iterdir(), key=lambda p: p.name == MARK):

@@ -138,7 +138,6 @@ def _settings(arguments: Arguments) -> dict[str, Any]:
 def conclude(result: AdaptationResult, inputs: Inputs, arguments: Arguments, folder: Path) -> dict[str, Any]:
     """Write predictions, ``result.json``, the report's sections and the report; print what matters."""
     from convsmith.cli.reports.adaptation_report import sections
-    from convsmith.report import build_report
 
     predictions = result.predictions.save(folder / "predictions.csv")
     headline: dict[str, Any] = {"method": result.method, "target images": len(result.predictions.index)}
@@ -165,12 +164,9 @@ def conclude(result: AdaptationResult, inputs: Inputs, arguments: Arguments, fol
         "warnings": list(result.warnings),
         "seed": arguments.seed,
     }
-    run_folder.write_json(folder / "result.json", summary)
     for name, section in sections(result, inputs).items():
         section.save(folder, name)
     terminal.table(("measured", "value"), list(headline.items()))
     for warning in result.warnings:
         terminal.complain("warning", warning)
-    report = build_report([folder])
-    terminal.say(f"run          {folder}", f"predictions  {predictions}", f"report       {report}")
-    return {"run": str(folder), "report": str(report), "predictions": str(predictions), **summary}
+    return run_folder.conclude(folder, summary, predictions=predictions)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from convsmith.cli.reports import compression_stages
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.method_settings import method_settings
-from convsmith.cli.shell.options import Work, option
+from convsmith.cli.shell.options import Work, at_least, option
 from convsmith.errors import InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
@@ -153,9 +153,7 @@ def check(arguments: Arguments) -> dict[str, dict[str, Any]]:
     budget, _ = budget_of(methods, **arguments.budgets())
     for runtime in (arguments.runtime, *["onnxruntime"] * (arguments.onnx and not arguments.dry_run)):
         check_runtime(runtime)
-    for flag, number in (("--finetune-epochs", arguments.finetune_epochs), ("--threads", arguments.threads - 1)):
-        if number < 0:
-            raise InvalidArgument("is too small", argument=flag, given=number)
+    at_least(arguments, finetune_epochs=0, threads=1)
     if arguments.plan is not None and budget is not None and not arguments.dry_run:
         rule = "a plan replaces the budget"
         raise InvalidArgument(rule, argument=f"--plan {arguments.plan}", hint="give one of them")
@@ -201,8 +199,6 @@ def _conclude(
     images: ImageData,
     shipped: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    from convsmith.report import build_report
-
     base, last = comparison.rows[0], comparison.rows[-1]
     headline: dict[str, Any] = {
         "MACs kept, %": round(100 * last.size.macs / base.size.macs, 1),
@@ -223,8 +219,5 @@ def _conclude(
     }
     if shipped is not None:
         summary["onnx"] = shipped
-    run_folder.write_json(folder / "result.json", summary)
     compression_stages.write_sections(comparison, stages, folder, first=20)
-    report = build_report([folder])
-    terminal.say(f"run     {folder}", f"report  {report}")
-    return {"run": str(folder), "report": str(report), **summary}
+    return run_folder.conclude(folder, summary)

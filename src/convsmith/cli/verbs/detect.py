@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from convsmith.cli.shell import classifier, data_options, run_folder, terminal
+from convsmith.cli.shell import classifier, data_options, options, run_folder, terminal
 from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import duration, progress
 from convsmith.cli.verbs.evaluate import trained_on
@@ -67,16 +67,13 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
         raise InvalidArgument("fitting needs images", argument="detect fit", hint="add --data DATA")
     if arguments.image_files or arguments.detector is not None:
         raise InvalidArgument("images and --detector belong to score", argument="detect fit", hint="leave them out")
-    for name, value in (("--per-class", arguments.per_class), ("--test-images", arguments.test_images)):
-        if value < 1:
-            raise InvalidArgument("must be 1 or more", argument=name, given=value)
+    options.at_least(arguments, per_class=1, test_images=1)
     if not 0 < arguments.epsilon <= 255:
         raise InvalidArgument("a change lies between 0 and 255", argument="--epsilon", given=arguments.epsilon)
     run_folder.check("detect", arguments)
     from convsmith import interpretation
     from convsmith.cli.reports import detect_report
     from convsmith.interpretation import protocol
-    from convsmith.report import build_report
 
     model, _, data = _model_and_data(arguments)
     assert data is not None
@@ -130,10 +127,7 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
         "training images": len(chosen.labels),
     }
     summary = {"title": f"Detector on {features} of {arguments.model}", "headline": headline, "notes": notes}
-    run_folder.write_json(folder / "result.json", summary)
-    report = build_report([folder])
-    terminal.say(f"detector {folder / DETECTOR}", f"report   {report}")
-    return {"run": str(folder), "detector": str(folder / DETECTOR), "report": str(report), **summary}
+    return run_folder.conclude(folder, summary, detector=folder / DETECTOR)
 
 
 def _score(arguments: Arguments) -> dict[str, Any]:

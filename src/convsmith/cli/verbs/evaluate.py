@@ -77,14 +77,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     }
     if arguments.out is None:
         return summary
-    from convsmith.report import build_report
-
     folder = run_folder.open_run("evaluate", arguments)
-    run_folder.write_json(folder / "result.json", summary)
     evaluation.write_sections(found, folder)
-    report = build_report([folder])
-    terminal.say(f"run     {folder}", f"report  {report}")
-    return {"run": str(folder), "report": str(report), **summary}
+    return run_folder.conclude(folder, summary)
 
 
 def trained_on(loaded: LoadedModel) -> DataDescription:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.reports.explain_report import Explained
-from convsmith.cli.shell import classifier, data_options, run_folder, terminal
+from convsmith.cli.shell import classifier, data_options, options, run_folder, terminal
 from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import progress
 from convsmith.cli.verbs.evaluate import trained_on
@@ -60,7 +60,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
     run_folder.check("explain", arguments)
     from convsmith import interpretation
     from convsmith.cli.reports import explain_report, explain_save
-    from convsmith.report import build_report
     from convsmith.training import resolve_device
 
     device = resolve_device(arguments.device)
@@ -72,7 +71,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         found = images_of(arguments.image_files, about, arguments.model, size=arguments.size, limit=arguments.limit)
     else:
         found = _from_data(arguments, data)
-    _check_takes(loaded.model, found, arguments.model)
+    classifier.check_answers(loaded.model, found.images[:2], found.classes, arguments.model)
     settings: dict[str, Any] = {
         "sites": arguments.sites,
         "mode": arguments.mode,
@@ -100,27 +99,16 @@ def run(arguments: Arguments) -> dict[str, Any]:
     )
     _print(found, routes)
     summary = {"title": f"Routes of {len(routes)} images in {arguments.model}", "headline": facts}
-    run_folder.write_json(folder / "result.json", summary)
-    report = build_report([folder])
-    terminal.say(f"run     {folder}", f"report  {report}")
     saved = {} if arguments.save is None else {"routes": arguments.save}
     notes = {found.names[row]: said for row in range(len(routes)) if (said := routes.messages(row))}
-    return {"run": str(folder), "report": str(report), **saved, **summary, "notes": notes}
+    return {**run_folder.conclude(folder, summary), **saved, "notes": notes}
 
 
 def _check(arguments: Arguments) -> None:
     if not arguments.image_files and not arguments.data:
         hint = "name images, or add --data DATA"
         raise InvalidArgument("there is nothing to explain", argument="explain MODEL", hint=hint)
-    for name, value, least in (
-        ("--show", arguments.show, 0),
-        ("--neighbours", arguments.neighbours, 0),
-        ("--reference", arguments.reference, 1),
-        ("--batch-size", arguments.batch_size, 1),
-        ("--limit", arguments.limit, 1),
-    ):
-        if value is not None and value < least:
-            raise InvalidArgument(f"must be {least} or more", argument=name, given=value)
+    options.at_least(arguments, show=0, neighbours=0, reference=1, batch_size=1, limit=1)
     from convsmith.data import image_files
 
     image_files(arguments.image_files)  # a missing one is named before any network is looked for
@@ -130,25 +118,6 @@ def _check(arguments: Arguments) -> None:
     from convsmith.interpretation import RouteSettings
 
     RouteSettings(gamma=arguments.gamma, steps=arguments.steps, mode=arguments.mode)
-
-
-def _check_takes(model: Any, found: Explained, name: str) -> None:
-    """Refuse a model that gives no class scores for these images, before any work."""
-    import torch
-
-    device = next(model.parameters()).device
-    try:
-        with torch.no_grad():
-            output = model(found.images[:2].to(device))
-    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
-        rule, argument = "the network cannot take these images", f"{name} on images of {tuple(found.images.shape[1:])}"
-        given = " ".join(str(error).split())[:160]
-        raise InvalidArgument(rule, argument=argument, given=given, hint="--size PIXELS changes the images") from None
-    shape = tuple(getattr(output, "shape", ()))
-    if len(shape) != 2 or (found.classes and shape[1] != len(found.classes)):
-        rule = "the network must give one number per class"
-        given = f"output of shape {shape}" if shape else type(output).__name__
-        raise InvalidArgument(rule, argument=f"{len(found.classes) or 'some'} classes", given=given)
 
 
 def images_of(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, run_folder, terminal
-from convsmith.cli.shell.options import Computation, option
+from convsmith.cli.shell.options import Computation, at_least, option
 from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ class Arguments(Computation):
 def run(arguments: Arguments) -> dict[str, Any]:
     """Load, write, read back, compare."""
     run_folder.check("export", arguments)
-    if arguments.size is not None and arguments.size < 1:
-        raise InvalidArgument("must be 1 or more", argument="--size", given=arguments.size)
+    at_least(arguments, size=1)
     if arguments.tolerance is not None and not arguments.tolerance > 0:
         raise InvalidArgument("must be above 0", argument="--tolerance", given=arguments.tolerance)
     import torch
@@ -77,12 +76,17 @@ def written(model: nn.Module, images: Tensor, folder: Path, arguments: Arguments
     tolerance = runtimes.tolerance(model) if arguments.tolerance is None else arguments.tolerance
     worst = max(differences.values())
     if not worst <= tolerance:
-        rule, hint = (
-            "the file does not compute what the network computes",
-            "the file is removed; a larger --tolerance keeps it",
-        )
-        given = f"relative difference {worst:.3g}"
+        rule, given = "the file does not compute what the network computes", f"relative difference {worst:.3g}"
+        hint = "the file is removed; a larger --tolerance keeps it"
         raise RunFailed(rule, argument=f"--tolerance {tolerance:g}", given=given, hint=hint)
+    summary = {
+        "title": f"{arguments.model} as {arguments.format}",
+        "headline": {"file, kB": round(file.stat().st_size / 1024, 1), "largest relative difference": worst},
+        "file": str(file),
+        "input": ["batch", *images.shape[1:]],
+        "differences": {f"batch {count}": value for count, value in differences.items()},
+    }
+    run_folder.write_json(folder / "result.json", summary)
     checked = " and ".join(map(str, runtimes.CHECKED))
     terminal.say(f"file    {file}", f"checked at batch {checked}: differs by {worst:.2g} at most")
     return {"run": str(folder), **summary}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, terminal
-from convsmith.cli.shell.options import Computation, option
+from convsmith.cli.shell.options import Computation, at_least, option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
 from convsmith.files import write_csv
@@ -49,8 +49,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
     if not arguments.image_files:
         raise InvalidArgument("there is nothing to predict", argument="predict MODEL", hint="name images or folders")
-    if arguments.batch_size < 1 or arguments.num_workers < 0:
-        raise InvalidArgument("must be 1 (0) or more", argument="--batch-size, --num-workers")
+    at_least(arguments, batch_size=1, num_workers=0)
     device = resolve_device(arguments.device)
     files = data.image_files(arguments.image_files)
     loaded = classifier.load(arguments.model, weights=arguments.weights, device=str(device))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from convsmith.cli.shell import terminal
-from convsmith.cli.shell.options import Listing, option
+from convsmith.cli.shell.options import Listing, at_least, option
 from convsmith.errors import InvalidArgument
 
 EXAMPLES = (
@@ -38,9 +38,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.channels is None and arguments.budget is None:
         rule = "a structure needs a width or a budget"
         raise InvalidArgument(rule, argument="structures", hint="--channels 256, or --budget 4672")
-    for name in ("kernel", "size", "limit"):
-        if getattr(arguments, name) < 1:
-            raise InvalidArgument("must be 1 or more", argument=f"--{name}", given=getattr(arguments, name))
+    at_least(arguments, kernel=1, size=1, limit=1)
     from convsmith.compression.operators import chooser
 
     area, positions = arguments.kernel**2, arguments.size**2

@@ -222,14 +222,9 @@ def conclude(
         "parameters": parameters,
         "seed": arguments.seed,
     }
-    run_folder.write_json(folder / "result.json", summary)
     evaluation.write_sections(found, folder)
     evaluation.show(found)
-    from convsmith.report import build_report
-
-    report = build_report([folder])
-    terminal.say(f"run     {folder}", f"report  {report}")
-    return {"run": str(folder), "report": str(report), **summary}
+    return run_folder.conclude(folder, summary)
 
 
 def held_out(images: ImageData) -> tuple[str, ImageSplit]:
