@@ -59,7 +59,7 @@ def test_without_evaluate_no_target_label_is_measured(tmp_path, capsys):
         (["--variant", "cafe"], "did you mean 'caffe'"),
         (["--variant", "caffe", "--method", "dann"], "only SAN has variants"),
         (["--batch-size", "1"], "at least 2"),
-        (["--steps", "0"], "must be 1 or more"),
+        (["--steps", "0"], "must be a whole number at least 1"),
         (["--source", "digitz"], "did you mean 'digits'"),
     ],
 )

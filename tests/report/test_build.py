@@ -8,8 +8,7 @@ import pytest
 from convsmith.errors import InvalidArgument
 from convsmith.report import Figure, InlineImage, Section, Table, build_report
 from convsmith.report.build import numeric, shown
-from convsmith.report.figures import Series, lines, png
-from convsmith.report.figures import photo
+from convsmith.report.figures import Series, lines, photo, png
 
 
 def make_run(folder, name, lr, losses):

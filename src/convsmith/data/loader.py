@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -234,13 +235,25 @@ class DomainLoader:
 
     def _steps(self, epoch: int, start: int) -> Iterator[DomainBatch]:
         first = epoch * len(self) + start
-        sources, targets = _endless(self.source, first), _endless(self.target, first)
+        sources, targets = (endless(side, len(side), first) for side in (self.source, self.target))
         for _ in range(start, len(self)):
             yield DomainBatch(next(sources), next(targets))
 
 
-def _endless(loader: Loader, step: int) -> Iterator[Batch]:
-    epoch, start = divmod(step, len(loader))
+def endless(loader: Any, length: int, start: int = 0) -> Generator[Any, None, None]:
+    """Yield batch ``n`` for n = start, start + 1, ...: it is batch ``n % length`` of epoch ``n // length``.
+
+    Raises:
+        RunFailed: an epoch has another number of batches than ``length``.
+    """
+    epoch, skipped = divmod(start, length)
     while True:
-        yield from loader.epoch(epoch, start)
-        epoch, start = epoch + 1, 0
+        got = 0
+        source = loader.epoch(epoch, skipped) if hasattr(loader, "epoch") else itertools.islice(loader, skipped, None)
+        for batch in source:
+            got += 1
+            yield batch
+        if got != length - skipped:
+            rule, argument = "the loader gave another number of batches than its length", f"{length - skipped} batches"
+            raise RunFailed(rule, argument=f"{argument} of epoch {epoch}", given=got)
+        epoch, skipped = epoch + 1, 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.arguments import integer, number, one_of
+from convsmith.errors import InvalidArgument
+from convsmith.registry import check_settings
 
 DEFAULT_EPOCHS = 20
 SCHEDULES = ("cosine", "step", "inverse", "constant", "poly", "tanh", "wsd", "rsqrt")
@@ -17,6 +19,20 @@ RESTORES = ("last", "best")
 TRACKERS = ("tensorboard", "wandb", "mlflow")
 #: fields that may differ when a run is resumed: they do not change the weights that come out
 RESUME_FREE = frozenset({"device", "log_every", "checkpoint_every", "keep_last", "trackers"})
+_WHOLE: dict[str, int] = {
+    **dict.fromkeys(("steps", "epochs", "accumulate", "evaluate_every", "checkpoint_every", "keep_last"), 1),
+    "log_every": 1,
+    "patience": 1,
+    "warmup_steps": 0,
+    "seed": 0,
+}
+_REAL: dict[str, dict[str, float]] = {
+    **{key: {"above": 0} for key in ("lr", "eps", "clip", "step_factor")},
+    **{key: {"least": 0} for key in ("weight_decay", "gamma", "power", "min_lr", "warmup_lr")},
+    **{key: {"least": 0, "below": 1} for key in ("momentum", "beta1", "beta2", "ema", "warmup_share")},
+    "layer_decay": {"above": 0, "most": 1},
+    "milestones": {"above": 0, "below": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -106,34 +122,25 @@ class TrainConfig:
         if self.steps is not None and self.epochs is not None:
             rule = "give a number of steps or a number of epochs, not both"
             raise InvalidArgument(rule, argument="steps, epochs", given=(self.steps, self.epochs))
-        for name in ("steps", "epochs", "accumulate", "evaluate_every", "checkpoint_every", "keep_last", "log_every"):
-            _whole(name, getattr(self, name), at_least=1)
-        for name in ("warmup_steps", "patience", "seed"):
-            _whole(name, getattr(self, name), at_least=1 if name == "patience" else 0)
-        for name in ("lr", "eps", "clip", "step_factor"):
-            _number(name, getattr(self, name), low=0, open_low=True)
-        for name in ("weight_decay", "gamma", "power", "min_lr", "warmup_lr"):
-            _number(name, getattr(self, name), low=0)
-        for name in ("momentum", "beta1", "beta2", "ema"):
-            _number(name, getattr(self, name), low=0, high=1, open_high=True)
-        _number("warmup_share", self.warmup_share, low=0, high=1, open_high=True)
+        for name, least in _WHOLE.items():
+            if getattr(self, name) is not None:
+                integer(name, getattr(self, name), least=least)
+        for name, bounds in _REAL.items():
+            value = getattr(self, name)
+            for one in value if isinstance(value, tuple) else (value,):
+                if one is not None:
+                    number(name, one, **bounds)
         if self.warmup_steps and self.warmup_share is not None:
             given = (self.warmup_steps, self.warmup_share)
             rule = "one says how long the warm-up is"
             raise InvalidArgument(rule, argument="warmup_steps, warmup_share", given=given)
-        _number("layer_decay", self.layer_decay, low=0, high=1, open_low=True)
-        for name, known in (
-            ("schedule", SCHEDULES),
-            ("precision", PRECISIONS),
-            ("restore", RESTORES),
-        ):
-            _named(name, getattr(self, name), known)
-        _named("optimizer", str(self.optimizer).split("_")[-1], [str(name) for name in list_optimizers()])
-        _named("device", str(self.device).split(":")[0], DEVICES)
+        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("restore", self.restore, RESTORES)
+        one_of("optimizer", str(self.optimizer).split("_")[-1], [str(name) for name in list_optimizers()])
+        one_of("device", str(self.device).split(":")[0], DEVICES)
         for tracker in self.trackers:
-            _named("tracker", tracker, TRACKERS)
-        for milestone in self.milestones:
-            _number("milestones", milestone, low=0, high=1, open_low=True, open_high=True)
+            one_of("tracker", tracker, TRACKERS)
         if list(self.milestones) != sorted(set(self.milestones)):
             raise InvalidArgument("milestones must grow", argument="milestones", given=self.milestones)
 
@@ -161,41 +168,5 @@ class TrainConfig:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TrainConfig:
         """Read what `to_json` wrote; an unknown key is an error with close matches."""
-        known = [f.name for f in fields(cls)]
-        for key in value:
-            if key not in known:
-                rule = "no training setting has this name"
-                raise InvalidArgument(rule, given=repr(key), hint=close_matches(str(key), known))
+        check_settings("the training configuration", value, [field.name for field in fields(cls)])
         return cls(**value)
-
-
-def _whole(name: str, value: Any, at_least: int) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidArgument("must be a whole number", argument=name, given=repr(value))
-    if value < at_least:
-        raise InvalidArgument(f"must be {at_least} or more", argument=name, given=value)
-
-
-def _number(
-    name: str,
-    value: Any,
-    low: float,
-    high: float = math.inf,
-    open_low: bool = False,
-    open_high: bool = False,
-) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InvalidArgument("must be a finite number", argument=name, given=repr(value))
-    if value < low or value > high or (open_low and value == low) or (open_high and value == high):
-        left, right = "(" if open_low else "[", ")" if open_high or high == math.inf else "]"
-        raise InvalidArgument(f"must lie in {left}{low}, {high}{right}", argument=name, given=value)
-
-
-def _named(name: str, value: Any, known: Iterable[str]) -> None:
-    if value not in known:
-        hint = close_matches(str(value), known)
-        raise InvalidArgument(f"no {name} has this name", argument=name, given=repr(value), hint=hint)

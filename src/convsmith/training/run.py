@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.data.batch import Batch
+from convsmith.data.loader import endless
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.training import checkpoint as checkpoints
 from convsmith.training import randomness
@@ -29,7 +30,6 @@ from convsmith.training.interruption import Interruption
 from convsmith.training.machine import Machine, OnDevice, distributed, gather
 from convsmith.training.recipe import create_optimizer, create_schedule
 from convsmith.training.result import FitResult, Progress
-from convsmith.training.stream import endless
 from convsmith.training.task import Losses, Task
 
 
