@@ -94,7 +94,7 @@ BAD = [
     (["--method", "low-rank", "--set", "decompositon=svd"], "decomposition"),
     (["--method", "low-rank", "--set", "decomposition=cp"], "no such decomposition"),
     (["--method", "low-rank", "--plan", "nowhere.yaml"], "must exist"),
-    (["--method", "low-rank", "--finetune-epochs", "-1"], "too small"),
+    (["--method", "low-rank", "--finetune-epochs", "-1"], "must be 0 or more"),
     (["--method", "int8", "--finetune-epochs", "1"], "mode=qat"),
 ]
 
