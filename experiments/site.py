@@ -8,10 +8,21 @@ from typing import Any
 from experiments.verbs.pages import CHAPTERS, PAGES
 
 #: rooms whose public names get a reference page
-ROOMS = ("inspection", "compression", "pooling", "interpretation", "adaptation", "models", "data", "training", "report")
+ROOMS = (
+    "inspection",
+    "compression",
+    "pooling",
+    "interpretation",
+    "adaptation",
+    "models",
+    "data",
+    "training",
+    "report",
+    "testing",
+)
 
 
-APART = ("cli.md", "testing.md", "reliability.md", "decisions.md")
+APART = ("cli.md", "gallery.md", "testing.md", "reliability.md", "decisions.md")
 
 
 def titled(page: Path) -> str:
@@ -28,12 +39,13 @@ def on_config(config: Any) -> Any:
 
     config["nav"] = [
         {"Start": "index.md"},
-        {"Guides": chapter("guides")},
+        {"Guides": [*chapter("guides"), {"Gallery": "gallery.md"}]},
         {"Methods": [{title: chapter(folder)} for folder, title in CHAPTERS.items() if folder != "guides"]},
         {"Results": [{title: name} for name, title in PAGES.items() if name not in APART]},
         {"Reference": [{"The command line": "cli.md"}, *({room: f"reference/{room}.md"} for room in ROOMS)]},
         {
             "Development": [
+                {"The house, and three walks through it": "contributing.md"},
                 {"Conformance suites": "testing.md"},
                 {"Reliability": "reliability.md"},
                 {"Decisions and their reasons": "decisions.md"},
@@ -44,7 +56,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the reference pages, which exist only in the site."""
+    """Add the reference pages and the developers' page, which have no file under docs/."""
     from mkdocs.structure.files import File
 
     source = Path(config["docs_dir"]).parent / "src" / "convsmith"
@@ -56,4 +68,6 @@ def on_files(files: Any, config: Any) -> Any:
             if f'"{file.stem}",' in exported:
                 text += f"\n::: convsmith.{room}.{file.stem}.{file.stem}\n"
         files.append(File.generated(config, f"reference/{room}.md", content=text))
+    walks = (source.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files.append(File.generated(config, "contributing.md", content=walks))
     return files

@@ -25,6 +25,7 @@ CHAPTERS = {
 }
 #: page beside them: what it holds
 PAGES = {
+    "gallery.md": "Gallery: what the pages look like",
     "cli.md": "The command line",
     "results.md": "Results: every claim with its verdict",
     "benchmarks.md": "Benchmarks: every timing beside its baseline",

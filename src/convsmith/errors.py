@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 
@@ -72,6 +73,9 @@ def differing_tensors(own: Mapping[str, Sequence[int]], given: Mapping[str, Sequ
 
 def require(module: str, extra: str) -> ModuleType:
     """Import an optional ``module``, or raise `MissingExtra` naming the pip line of convsmith's ``extra``."""
+    log = logging.getLogger("torch.utils._pytree")
+    level = log.level
+    log.setLevel(logging.ERROR)  # torch remarks on how torchao registers an enumeration, which no user can mend
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -82,3 +86,5 @@ def require(module: str, extra: str) -> ModuleType:
             argument=f"something that needs the extra {extra!r}",
             hint=f'pip install "convsmith[{extra}]"',
         ) from error
+    finally:
+        log.setLevel(level)
