@@ -176,3 +176,22 @@ def test_an_interval_is_wilsons():
     assert high == pytest.approx(0.2775, abs=1e-3)
     assert RunFailed("x").exit_code == 1
     assert set(audit.WEIGHTS) == set(audit.CHAPTERS)
+
+
+def test_routes_that_do_not_depend_on_the_image_are_not_counted(tmp_path, monkeypatch):
+    from convsmith.cli.reports import audit_explainable
+    from convsmith.models.storage import load_model
+
+    model = network(tmp_path / "net")
+    images = audit_subject.read_pictures(folder_of(tmp_path / "data"), most=100, seed=0)
+    subject = audit_subject.Subject(
+        load_model(model), images, images, None, {"model": "m", "data": "d"}, "torch", 0, "cpu"
+    )
+    whole = audit_explainable.run(subject).facts
+    monkeypatch.setattr(
+        "convsmith.interpretation.heat_map", lambda model, x, routes, **settings: torch.zeros(len(x), 8, 8)
+    )
+    none = audit_explainable.run(subject)
+    assert none.facts["routes"] == 0
+    assert none.facts["closed"] == whole["closed"] + whole["routes"] > 0
+    assert "whatever the image shows" in none.sentence

@@ -21,7 +21,7 @@ def run(subject: Subject) -> Chapter:
     """Find routes of a dozen images, one a group, and overlay what they look at."""
     import torch
 
-    from convsmith.interpretation import find_routes, overlay
+    from convsmith.interpretation import find_routes, heat_map, overlay
     from convsmith.report import InlineImage, Section, Table
     from convsmith.report.figures import photo
 
@@ -36,41 +36,59 @@ def run(subject: Subject) -> Chapter:
         began, batch = time.monotonic(), images[start : start + size]
         with torch.no_grad():
             routes = find_routes(subject.model, batch, steps=PASSES, batch_size=size)
-        found.append((batch, routes, maps_of(subject.model, batch, routes)))
+        # a route that closes every way from the image says the same whatever the image shows
+        reached = heat_map(subject.model, batch, routes, method="pathway-gradient").amax((1, 2)) > 0
+        found.append((batch, routes, maps_of(subject.model, batch, routes), reached))
         took = time.monotonic() - began
     if not found:
         return Chapter(absent=f"one image needs {took:.0f} s for its {PASSES} passes; a larger --minutes")
-    pictures, shares, table = [], [], []
+    pictures, shares, table, closed = [], [], [], 0
     needed = torch.zeros(found[0][1].total, dtype=torch.bool)
-    for start, (batch, routes, heat) in zip(range(0, len(rows), size), found, strict=False):
+    for start, (batch, routes, heat, reached) in zip(range(0, len(rows), size), found, strict=False):
         critical = torch.cat([gate > 0 for gate in routes.gates.values()], 1).cpu()
         pixels = subject.pixels(batch)
         shown = pixels if heat is None else overlay(pixels, heat)
         for k in range(len(batch)):
             share = float(routes.sparsity()[k])
-            carried = bool(routes.kept[k]) and share < ALL
+            smaller = bool(routes.kept[k]) and share < ALL
+            carried = smaller and bool(reached[k])
+            closed += smaller and not carried
             if carried:
                 shares.append(share)
                 needed |= critical[k]
             first, second = subject.name(int(routes.prediction[k])), subject.name(int(routes.runner_up[k]))
             name, sure = subject.pictures.names[rows[start + k]], float(routes.confidence[k])
-            told = f"{share:.0%} of channels carry it" if carried else "no smaller route found"
+            told = f"{share:.0%} of channels carry it" if carried else "no route found"
             caption = f"{first}, {sure:.0%} (then {second}): {told}"
             jpeg = photo(shown[k].numpy())
             small = max(pixels.shape[-2:]) <= 64
             pictures.append(InlineImage(jpeg, caption, name, width=200, pixelated=small))
             table.append([name, first, 100 * sure, second, 100 * share if carried else None])
     tried = len(table)
-    if not shares:
+    if not shares and not closed:
         return Chapter(absent=f"no smaller route was found for any of {tried} images in {PASSES} passes")
-    middle = sorted(shares)[len(shares) // 2]
-    unused = float((~needed).double().mean())
-    span = f"{100 * min(shares):.0f} to {100 * max(shares):.0f}"
-    number = f"{100 * middle:.0f} % ({span}) of channels carry a prediction"
-    sentence = (
-        f"{100 * middle:.0f} % of the channels carry the median prediction ({len(shares)} of {tried} images have a "
-        f"route); {100 * unused:.0f} % of {len(needed)} channels are needed by none of these."
+    facts: dict[str, Any] = {"images": tried, "routes": len(shares), "closed": closed}
+    constant = (
+        f" In {closed} of {tried} the search ended with channels that say the same whatever the image shows: these "
+        "explain nothing about it and are not counted."
+        if closed
+        else ""
     )
+    if shares:
+        middle, unused = sorted(shares)[len(shares) // 2], float((~needed).double().mean())
+        facts |= {"critical": middle, "unused": unused}
+        span = f"{100 * min(shares):.0f} to {100 * max(shares):.0f}"
+        number = f"{100 * middle:.0f} % ({span}) of channels carry a prediction"
+        common = (
+            f"; {100 * unused:.0f} % of {len(needed)} channels are needed by none of these" if len(shares) > 2 else ""
+        )
+        sentence = (
+            f"{100 * middle:.0f} % of the channels carry the median prediction ({len(shares)} of {tried} images have a "
+            f"route){common}.{constant}"
+        )
+    else:
+        number = f"no route in {PASSES} passes"
+        sentence = f"{PASSES} passes found no route from any image to its prediction.{constant}"
     places = "Warm colours mark places that speak for the predicted class."
     if found[0][2] is None:
         places = "There are no heat maps: no layer of this network holds a map of channels."
@@ -85,7 +103,6 @@ def run(subject: Subject) -> Chapter:
     )
     data = subject.words["data"]
     command = f"convsmith explain {subject.words['model']} --data {data} --limit 50"
-    facts: dict[str, Any] = {"critical": middle, "unused": unused, "images": tried, "routes": len(shares)}
     return Chapter(sentence, number, command, facts=facts, section=section)
 
 
