@@ -32,7 +32,7 @@ def measure(kind: str, arm: str, seed: int, count: int, device: str) -> dict[str
         "critical": 100 * float(routes.sparsity().mean()),
         "kept": 100 * float(routes.kept.double().mean()),
         "divergence": float(routes.divergence.mean()),
-        "closed": 100 * float(routes.flags.closed.any(1).double().mean()),
+        "closed": 100 * float((~routes.flags.open.all(1)).double().mean()),
         "dead": 100 * float(routes.flags.dead_share.mean()),
         "overlap": 100 * float(overlap.mean()),
     }

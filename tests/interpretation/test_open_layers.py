@@ -74,7 +74,7 @@ def test_the_bracket_closes_on_the_critical_gamma_of_each_row():
             passes=rows,
             converged=gammas != late,
             gamma=gammas.float(),
-            flags=RouteFlags(shut[:, None], zero, ("a",)),
+            flags=RouteFlags(shut[:, None], (~shut)[:, None].float(), zero, ("a",)),
             index=rows,
             labels=rows,
         )

@@ -50,7 +50,6 @@ def baseline_features(
 
         logits = apply_routes(model, images, {}, batch_size=batch_size)
         values = logits - logits.amin(1, keepdim=True)
-    flags = replace(
-        activations.flags, closed=torch.zeros(len(values), 1, dtype=torch.bool, device=values.device), layers=(name,)
-    )
+    shut = torch.zeros(len(values), 1, dtype=torch.bool, device=values.device)
+    flags = replace(activations.flags, closed=shut, image_share=(~shut).to(values), layers=(name,))
     return replace(activations, gates={name: values}, flags=flags, settings={"mode": name})

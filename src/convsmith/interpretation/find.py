@@ -14,6 +14,7 @@ from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.inspection.modes import check_evaluation, unwrap
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.open_layers import open_layers
+from convsmith.interpretation.pathway import pathway_norms
 from convsmith.interpretation.routes import RouteFlags, Routes
 from convsmith.interpretation.settings import RouteSettings
 from convsmith.interpretation.sites import SitePlan, SiteRule, plan_sites
@@ -257,13 +258,19 @@ def collect(
 ) -> Routes:
     """Wrap a solution into `Routes`; a pass of its own checks the gates (or ``applied`` [B, total] in their place)."""
     plan, values = network.plan, solution.gates
-    with torch.no_grad():
-        gated = network.logits(values if applied is None else applied)
+    critical = values > 0
+    closed = torch.stack([~part.any(1) for part in critical.split(plan.widths, dim=1)], dim=1)
+    if applied is None:
+        _, whole = pathway_norms(network, torch.ones_like(values), full.argmax(1), layers=False)
+        gated, norms = pathway_norms(network, values, full.argmax(1))
+        share = norms[:, 1:] / whole.clamp(min=torch.finfo(whole.dtype).tiny)
+    else:
+        share = (~closed).to(full)
+        with torch.no_grad():
+            gated = network.logits(applied)
     log_p, log_q = full.log_softmax(1), gated.log_softmax(1)
     top = full.topk(2, dim=1).indices
-    critical = values > 0
     names = tuple(site.name for site in plan.sites)
-    closed = torch.stack([~part.any(1) for part in critical.split(plan.widths, dim=1)], dim=1)
     dead = (critical & silent).sum(1) / critical.sum(1).clamp(min=1)
     gates = {name: part.contiguous() for name, part in zip(names, values.split(plan.widths, dim=1), strict=True)}
     return Routes(
@@ -277,7 +284,7 @@ def collect(
         passes=solution.passes,
         converged=solution.converged,
         gamma=torch.full_like(solution.objective, torch.nan) if gammas is None else gammas,
-        flags=RouteFlags(closed, dead, names),
+        flags=RouteFlags(closed, share, dead, names),
         index=index.to(full.device),
         labels=labels.to(full.device),
         settings=settings,

@@ -8,7 +8,7 @@ per-image losses holds every image's own gradient: a batch is many independent p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -124,6 +124,18 @@ class GatedNetwork:
     def restore(self) -> None:
         """Go back to all rows."""
         self.images, self._prefix = self._everything
+
+    @contextlib.contextmanager
+    def entrances(self) -> Iterator[list[Tensor]]:
+        """Give the tensors that the gated part starts from (images and stored outputs), so that they have gradients."""
+        before = self.images, self._prefix
+        leaves = [value.detach().requires_grad_(True) for value in (self.images, *self._prefix.values())]
+        copies = [leaf.clone() for leaf in leaves]  # the network may overwrite what it is given
+        self.images, self._prefix = copies[0], dict(zip(self._prefix, copies[1:], strict=True))
+        try:
+            yield leaves
+        finally:
+            self.images, self._prefix = before
 
     def _numerics(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision in ("bf16", "fp16"):

@@ -1,4 +1,4 @@
-"""Routes that pass through every layer: the largest gamma, image by image, at which no layer closes completely."""
+"""Routes that pass through every layer: the largest gamma, image by image, at which the image still decides."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ Again = Callable[[Tensor, Tensor], Routes]
 
 
 def open_layers(again: Again, routes: Routes, least: float = 0.0) -> Routes:
-    """Find those of ``routes`` with a closed layer again, at a smaller gamma of their own; return all routes.
+    """Find those of ``routes`` again, at a smaller gamma of their own, in which a layer passes nothing of the image on.
 
+    A layer is open if the prediction's gradient through it reaches the image (`RouteFlags.open`); a gate above zero is
+    not enough, as what is left of a layer may be a constant.
     Above a critical weight (as above the lambda_max of the lasso) the cheapest point closes a whole layer: behind it
     nothing depends on the image any more, the biases alone happen to predict its class, and the route says nothing
     about the image. The set of gates that leave no layer closed is not closed itself (its infimum lies at the closed
@@ -26,11 +28,11 @@ def open_layers(again: Again, routes: Routes, least: float = 0.0) -> Routes:
     by factors of 4 until a route is open, then bisection on log gamma closes in to a ratio of 1.5; the open route at
     the largest gamma is returned, with that gamma in ``Routes.gamma``.
 
-    A search that has not converged counts as closed: it may be open for want of time. No gamma below ``least`` is
+    A search at a smaller gamma that has not converged counts as closed: it may be open for want of time. No gamma below ``least`` is
     tried: there rounding decides. Rows that do not open above it (the biases alone say almost what the network says,
     or every channel of a layer is silent) are returned as they came, flagged as before.
     """
-    shut = routes.flags.closed.any(1)
+    shut = ~routes.flags.open.all(1)
     if not bool(shut.any()):
         return routes
     high = routes.gamma.double().clone()
@@ -41,7 +43,7 @@ def open_layers(again: Again, routes: Routes, least: float = 0.0) -> Routes:
             break
         trial = torch.where(low > 0, (low * high).sqrt(), (high / FALL).clamp(min=least))[rows]
         found = again(rows, trial)
-        still = found.flags.closed.any(1) | ~found.converged
+        still = ~found.flags.open.all(1) | ~found.converged
         high[rows[still]] = trial[still]
         low[rows[~still]] = trial[~still]
         order = torch.arange(len(routes), device=rows.device)

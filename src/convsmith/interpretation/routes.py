@@ -14,9 +14,12 @@ from torch import Tensor
 from convsmith.errors import InvalidArgument, close_matches, require
 from convsmith.files import replacing
 
-_FORMAT = "convsmith-routes-2"
+_FORMAT = "convsmith-routes-3"
 _STORAGE = ("float32", "float16", "uint8")
+#: share of the image's gradient below which a layer passes nothing on: some 100 roundings of float32, as in a gradient
+LEAST_SHARE = 100 * torch.finfo(torch.float32).eps
 _ROWWISE = ("prediction", "confidence", "runner_up", "kept", "divergence", "objective", "passes", "converged", "gamma")
+_CHECKS = ("closed", "image_share", "dead_share")
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,25 @@ class RouteFlags:
     """Self-checks, one row per image.
 
     ``closed`` [B, L] bool: every gate of this layer is 0, so the prediction comes from biases behind it.
-    ``dead_share`` [B]: share of critical nodes whose channel is silent in the full network (no positive value where a
-    ReLU follows, else all zeros). ``layers``: names of the columns of ``closed``.
+    ``image_share`` [B, L]: norm of the gradient of the predicted logit by the image under the gates, along the paths
+    through this layer, over that of the whole gradient with every gate at 1; 1 or 0 (closed) for scores, which gate
+    nothing. ``dead_share`` [B]: share of critical nodes whose channel is silent in the full network (no positive value
+    where a ReLU follows, else all zeros). ``layers``: names of the columns.
     """
 
     closed: Tensor
+    image_share: Tensor
     dead_share: Tensor
     layers: tuple[str, ...]
+
+    @property
+    def open(self) -> Tensor:
+        """Return [B, L] bool: through this layer the image still changes the prediction by more than rounding."""
+        return ~self.closed & (self.image_share > LEAST_SHARE)
+
+    def __getitem__(self, rows: Any) -> RouteFlags:
+        """Return the flags of ``rows``."""
+        return RouteFlags(*(getattr(self, name)[rows] for name in _CHECKS), self.layers)
 
     @property
     def closed_layers(self) -> list[list[str]]:
@@ -110,10 +125,15 @@ class Routes:
             notes.append(
                 f"the search had not converged after {int(self.passes[row])} passes: a route with fewer nodes is likely"
             )
-        shut = self.flags.closed_layers[row]
+        shut, passed = self.flags.closed_layers[row], self.flags.open[row]
         if shut:
             names = ", ".join(shut) if len(shut) <= 3 else f"{len(shut)} of {len(self.layers)} layers, first {shut[0]}"
             notes.append(f"all gates closed in {names}: the prediction comes from biases behind it")
+        elif not bool(passed.all()):
+            notes.append(
+                f"the gates left in {int((~passed).sum())} of {len(self.layers)} layers pass nothing of the image on: "
+                "the prediction comes from biases"
+            )
         share = float(self.flags.dead_share[row])
         if share > 0.1:
             notes.append(f"{share:.0%} of the critical nodes are silent in the full network")
@@ -131,11 +151,7 @@ class Routes:
         return replace(
             self,
             gates={name: g[rows] for name, g in self.gates.items()},
-            flags=replace(
-                self.flags,
-                closed=self.flags.closed[rows],
-                dead_share=self.flags.dead_share[rows],
-            ),
+            flags=self.flags[rows],
             index=self.index[rows],
             labels=self.labels[rows],
             **{name: getattr(self, name)[rows] for name in _ROWWISE},
@@ -162,10 +178,8 @@ class Routes:
         return replace(
             first,
             gates={name: torch.cat([p.gates[name] for p in parts]) for name in first.gates},
-            flags=replace(
-                first.flags,
-                closed=torch.cat([p.flags.closed for p in parts]),
-                dead_share=torch.cat([p.flags.dead_share for p in parts]),
+            flags=RouteFlags(
+                *(torch.cat([getattr(p.flags, name) for p in parts]) for name in _CHECKS), first.flags.layers
             ),
             index=torch.cat([p.index for p in parts]),
             labels=torch.cat([p.labels for p in parts]),
@@ -177,11 +191,7 @@ class Routes:
         return replace(
             self,
             gates={name: g.to(device) for name, g in self.gates.items()},
-            flags=replace(
-                self.flags,
-                closed=self.flags.closed.to(device),
-                dead_share=self.flags.dead_share.to(device),
-            ),
+            flags=RouteFlags(*(getattr(self.flags, name).to(device) for name in _CHECKS), self.flags.layers),
             index=self.index.to(device),
             labels=self.labels.to(device),
             **{name: getattr(self, name).to(device) for name in _ROWWISE},
@@ -207,8 +217,7 @@ class Routes:
         tensors.update(
             index=self.index,
             labels=self.labels,
-            closed=self.flags.closed,
-            dead_share=self.flags.dead_share,
+            **{name: getattr(self.flags, name) for name in _CHECKS},
         )
         for number, g in enumerate(self.gates.values()):
             key = f"gates.{number}"
@@ -275,7 +284,7 @@ class Routes:
             gates[name] = g.float() if g.dtype == torch.float16 else g
         return Routes(
             gates=gates,
-            flags=RouteFlags(t["closed"], t["dead_share"], layers),
+            flags=RouteFlags(*(t[name] for name in _CHECKS), layers),
             index=t["index"],
             labels=t["labels"],
             settings=settings,
@@ -289,6 +298,7 @@ class Routes:
         columns.update({name: getattr(self, name).tolist() for name in _ROWWISE})
         columns["sparsity"] = self.sparsity().tolist()
         columns["dead_share"] = self.flags.dead_share.tolist()
+        columns["image_share"] = self.flags.image_share.amin(1).tolist()
         columns["closed_layers"] = [", ".join(names) for names in self.flags.closed_layers]
         nodes = pandas.DataFrame(
             self.vector().detach().cpu().numpy(),

@@ -59,7 +59,7 @@ def write(
         "critical nodes, %": round(100 * float(routes.sparsity().mean()), 2),
         "searches converged, %": round(100 * float(routes.converged.double().mean()), 2),
         "predictions kept, %": round(100 * float(routes.kept.double().mean()), 2),
-        "routes through every layer, %": round(100 * float((~routes.flags.closed.any(1)).double().mean()), 2),
+        "routes through every layer, %": round(100 * float(routes.flags.open.all(1).double().mean()), 2),
         "nodes": routes.total,
         "layers": len(routes.layers),
     }
