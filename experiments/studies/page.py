@@ -36,9 +36,9 @@ def beside(value: dict[str, Any], values: list[dict[str, Any]]) -> list[str]:
     found = BESIDE.get(value["study"])
     if found is None:
         return []
-    twin = next((v for v in values if v["study"] == found.twin), None)
-    said = "not run" if twin is None else f"{twin['verdict']}; {twin['summary']}"
-    lines = [f"**Beside it.** On digits, `{found.twin}`: {said} Published: {found.published}"]
+    known = {v["study"]: f"{v['verdict']}; {v['summary']}" for v in values}
+    twins = " ".join(f"`{twin}`: {known.get(twin, 'not run.')}" for twin in found.twins)
+    lines = [f"**Beside it.** On digits, {twins} Published: {found.published}"]
     return lines + ([f"**In practice.** {found.practice}"] if found.practice else [])
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from convsmith.interpretation import Routes, find_routes, removal_curve, score_units
 from convsmith.interpretation.baselines import baseline_features
 from convsmith.interpretation.detector import RouteDetector, detection_report
-from convsmith.interpretation.protocol import HARMLESS, Pictures, attacked, balanced, harmless
+from convsmith.interpretation.protocol import HARMLESS, Images, attacked, balanced, harmless
 from convsmith.interpretation.search import jaccard
 from experiments.datasets.backbone import pretrained
 from experiments.datasets.photographs import photographs
@@ -64,7 +64,7 @@ QUICK = Sizes(kind=2, scenes=3, few=(1,), side=96, passes=20)
 
 
 @lru_cache(maxsize=1)
-def material(sizes: Sizes) -> tuple[nn.Module, Pictures, Pictures]:
+def material(sizes: Sizes) -> tuple[nn.Module, Images, Images]:
     """Return the network, cut-outs labelled by kind, and sample photographs labelled -1."""
     model = pretrained()
     config = {**resolve_model_data_config(model), "input_size": (3, sizes.side, sizes.side)}
@@ -79,8 +79,8 @@ def material(sizes: Sizes) -> tuple[nn.Module, Pictures, Pictures]:
     first = torch.arange(len(views)) + len(chosen)
     return (
         model,
-        Pictures(torch.stack(pixels), labels, torch.arange(len(chosen)), *about),
-        Pictures(torch.stack(views), torch.full((len(views),), -1), first, *about),
+        Images(torch.stack(pixels), labels, torch.arange(len(chosen)), *about),
+        Images(torch.stack(views), torch.full((len(views),), -1), first, *about),
     )
 
 
@@ -92,7 +92,7 @@ def changed(sizes: Sizes, change: str) -> Tensor:
         return cuts.images
     if change in HARMLESS:
         return harmless(cuts, change, EPSILON, 0)
-    guessed = Pictures(cuts.images, torch.full_like(cuts.labels, -1), cuts.index, cuts.mean, cuts.std).labelled(model)
+    guessed = Images(cuts.images, torch.full_like(cuts.labels, -1), cuts.index, cuts.mean, cuts.std).labelled(model)
     return attacked(model, guessed, change, EPSILON, 0)
 
 

@@ -28,9 +28,9 @@ def open_layers(again: Again, routes: Routes, least: float = 0.0) -> Routes:
     by factors of 4 until a route is open, then bisection on log gamma closes in to a ratio of 1.5; the open route at
     the largest gamma is returned, with that gamma in ``Routes.gamma``.
 
-    A search at a smaller gamma that has not converged counts as closed: it may be open for want of time. No gamma below ``least`` is
-    tried: there rounding decides. Rows that do not open above it (the biases alone say almost what the network says,
-    or every channel of a layer is silent) are returned as they came, flagged as before.
+    A search at a smaller gamma that has not converged counts as closed: it may be open for want of time. No gamma
+    below ``least`` is tried: there rounding decides. Rows that do not open above it (the biases alone say almost what
+    the network says, or every channel of a layer is silent) are returned as they came, flagged as before.
     """
     shut = ~routes.flags.open.all(1)
     if not bool(shut.any()):

@@ -11,9 +11,7 @@ from torch import Tensor
 from convsmith.interpretation.gates import GatedNetwork
 
 
-def pathway_norms(
-    network: GatedNetwork, gates: Tensor, label: Tensor, *, layers: bool = True
-) -> tuple[Tensor, Tensor]:
+def pathway_norms(network: GatedNetwork, gates: Tensor, label: Tensor, *, layers: bool = True) -> tuple[Tensor, Tensor]:
     """Return logits [B, K] under ``gates`` [B, total], and the norms [B, 1 + L] of the pathway gradient.
 
     First the whole gradient: that of the logit ``label`` [B] by what enters the gated part of the network (the image,
