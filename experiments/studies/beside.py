@@ -86,10 +86,10 @@ BESIDE = {
         "nodes by need use gradient times activation, one pass (12 % of the predictions are left without 1 % of the "
         "nodes), or the published schedule (7 %), rather than the light penalty that the digits favoured (24 %). What "
         "failed: at gamma 0.05 the cheapest gates leave a constant that no pixel changes on every one of 15 "
-        "photographs, and no search at a smaller gamma that avoids it converged within 150 passes, so 1.9 % of the nodes is "
-        "no explanation; 1 % of random nodes already costs 36 points, as 1792 channels of 15 blocks have few idle "
-        "ones; and gates of the attacked picture are as near to the clean ones in the last layer as in the first "
-        "(0.32 and 0.26), while the overlap of critical nodes, which falls from 0.57 to 0.39, falls as much between "
-        "pictures that have nothing to do with each other (0.50 to 0.37).",
+        "photographs, and no search at a smaller gamma that avoids it converged within 150 passes, so 1.9 % of the "
+        "nodes is no explanation; 1 % of random nodes already costs 36 points, as 1792 channels of 15 blocks have "
+        "few idle ones; and gates of the attacked picture are as near to the clean ones in the last layer as in the "
+        "first (0.32 and 0.26), while the overlap of critical nodes, which falls from 0.57 to 0.39, falls as much "
+        "between pictures that have nothing to do with each other (0.50 to 0.37).",
     ),
 }

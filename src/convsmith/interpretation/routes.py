@@ -45,7 +45,7 @@ class RouteFlags:
 
     def __getitem__(self, rows: Any) -> RouteFlags:
         """Return the flags of ``rows``."""
-        return RouteFlags(*(getattr(self, name)[rows] for name in _CHECKS), self.layers)
+        return replace(self, **{name: getattr(self, name)[rows] for name in _CHECKS})
 
     @property
     def closed_layers(self) -> list[list[str]]:
@@ -175,12 +175,11 @@ class Routes:
                     given=f"{list(part.gates)} with {dict(part.settings)}",
                 )
         rowwise: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in _ROWWISE}
+        checks: dict[str, Any] = {name: torch.cat([getattr(p.flags, name) for p in parts]) for name in _CHECKS}
         return replace(
             first,
             gates={name: torch.cat([p.gates[name] for p in parts]) for name in first.gates},
-            flags=RouteFlags(
-                *(torch.cat([getattr(p.flags, name) for p in parts]) for name in _CHECKS), first.flags.layers
-            ),
+            flags=replace(first.flags, **checks),
             index=torch.cat([p.index for p in parts]),
             labels=torch.cat([p.labels for p in parts]),
             **rowwise,
@@ -191,7 +190,7 @@ class Routes:
         return replace(
             self,
             gates={name: g.to(device) for name, g in self.gates.items()},
-            flags=RouteFlags(*(getattr(self.flags, name).to(device) for name in _CHECKS), self.flags.layers),
+            flags=replace(self.flags, **{name: getattr(self.flags, name).to(device) for name in _CHECKS}),
             index=self.index.to(device),
             labels=self.labels.to(device),
             **{name: getattr(self, name).to(device) for name in _ROWWISE},
@@ -284,7 +283,7 @@ class Routes:
             gates[name] = g.float() if g.dtype == torch.float16 else g
         return Routes(
             gates=gates,
-            flags=RouteFlags(*(t[name] for name in _CHECKS), layers),
+            flags=RouteFlags(layers=layers, **{name: t[name] for name in _CHECKS}),
             index=t["index"],
             labels=t["labels"],
             settings=settings,
