@@ -9,8 +9,8 @@ import torch
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import Routes, RouteSettings, find_routes, routes_at_sparsity
 from convsmith.interpretation.find import solve
-from convsmith.interpretation.open_layers import RATIO, open_layers
 from convsmith.interpretation.sites import plan_sites
+from convsmith.interpretation.solvers.open_layers import RATIO, open_layers
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from convsmith.arguments import integer, module, tensor
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.inspection.modes import check_evaluation, unwrap
 from convsmith.interpretation.gates import GatedNetwork
-from convsmith.interpretation.open_layers import open_layers
 from convsmith.interpretation.pathway import pathway_norms
 from convsmith.interpretation.routes import RouteFlags, Routes
 from convsmith.interpretation.settings import RouteSettings
 from convsmith.interpretation.sites import SitePlan, SiteRule, plan_sites
 from convsmith.interpretation.solvers.converged import smallest_gamma, solve_converged
+from convsmith.interpretation.solvers.open_layers import open_layers
 from convsmith.interpretation.solvers.paper import solve_paper
 from convsmith.interpretation.solvers.problem import Solution
 from convsmith.registry import check_settings, setting_types

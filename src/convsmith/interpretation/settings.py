@@ -28,7 +28,7 @@ class RouteSettings:
     with ``seed`` from a stream of every image's own. ``precision``: ``"fp32"``, ``"tf32"``, ``"bf16"``, ``"fp16"`` for
     the network; gates and losses stay float32. ``channels_last``: memory order of the images. ``open_layers``,
     converged mode only: where a layer would close completely, so that biases alone make the prediction, use the
-    largest gamma (up to the one asked for) that leaves every layer open, see `open_layers.open_layers`; such images
+    largest gamma (up to the one asked for) that leaves every layer open, see `solvers.open_layers`; such images
     cost several searches, and ``Routes.gamma`` says what each one got.
     """
 

@@ -1,1 +1,1 @@
-"""Searches for the gates of one batch: the published schedule step for step, and one that converges."""
+"""Searches for the gates of one batch: the published schedule, one that converges, and one that keeps layers open."""
