@@ -87,20 +87,14 @@ def feature_fn(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
         known = TORCHVISION.get(type(model).__name__)
         if known is not None:
             return known
-        raise InvalidArgument(
-            "the features of this torchvision family are not known",
-            argument="model",
-            given=type(model).__name__,
-            hint=f"known: {', '.join(TORCHVISION)}; or take the same network from timm",
-        )
+        rule = "the features of this torchvision family are not known"
+        hint = f"known: {', '.join(TORCHVISION)}; or take the same network from timm"
+        raise InvalidArgument(rule, argument="model", given=type(model).__name__, hint=hint)
     if callable(getattr(model, "forward_features", None)):
         return _timm
-    raise InvalidArgument(
-        "a classifier with forward_features (timm's interface) or one of torchvision's is needed",
-        argument="model",
-        given=type(model).__name__,
-        hint="give the network a forward_features(images) method that returns [B, C, H, W], or use a timm name",
-    )
+    rule = "a classifier with forward_features (timm's interface) or one of torchvision's is needed"
+    hint = "give the network a forward_features(images) method that returns [B, C, H, W], or use a timm name"
+    raise InvalidArgument(rule, argument="model", given=type(model).__name__, hint=hint)
 
 
 def channels_first(x: Tensor, channels: int, model: nn.Module) -> Tensor:
@@ -155,21 +149,16 @@ def infer_channels(
         with evaluating(model), torch.no_grad():
             x = read(model, image)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        raise InvalidArgument(
-            "the feature pass failed on a black image",
-            argument="model",
-            given=f"{type(model).__name__}, {tuple(image.shape)}: {' '.join(str(error).split())[:160]}",
-            hint="say the image size the network takes: input_size=(height, width)",
-        ) from error
+        rule = "the feature pass failed on a black image"
+        given = f"{type(model).__name__}, {tuple(image.shape)}: {' '.join(str(error).split())[:160]}"
+        hint = "say the image size the network takes: input_size=(height, width)"
+        raise InvalidArgument(rule, argument="model", given=given, hint=hint) from error
     finally:
         for hook in hooks:
             hook.remove()
     if not isinstance(x, Tensor) or x.dim() not in (3, 4):
-        raise InvalidArgument(
-            "features are a map [B, C, H, W] or tokens [B, N, C]",
-            argument="model",
-            given=f"{type(model).__name__}: " + (str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__),
-        )
+        given = f"{type(model).__name__}: " + (str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__)
+        raise InvalidArgument("features are a map [B, C, H, W] or tokens [B, N, C]", argument="model", given=given)
     if x.dim() == 3:
         return x.shape[2], used
     declared = getattr(model, "num_features", None)

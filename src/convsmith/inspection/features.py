@@ -40,11 +40,8 @@ def classifier_of(model: nn.Module) -> nn.Linear:
         return found
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
     if not layers:
-        raise InvalidArgument(
-            "features are what enters the linear layer that gives the logits, and there is none",
-            argument="model",
-            given=type(model).__name__,
-        )
+        rule = "features are what enters the linear layer that gives the logits, and there is none"
+        raise InvalidArgument(rule, argument="model", given=type(model).__name__)
     return layers[-1]
 
 
@@ -61,10 +58,8 @@ def features_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tenso
     finally:
         handle.remove()
     if len(seen) != 1 or seen[0].dim() != 2:
-        raise InvalidArgument(
-            "the classifier must run once an image batch, on features [B, d]",
-            given=f"{type(model).__name__}: {[tuple(s.shape) for s in seen]}, logits {tuple(logits.shape)}",
-        )
+        given = f"{type(model).__name__}: {[tuple(s.shape) for s in seen]}, logits {tuple(logits.shape)}"
+        raise InvalidArgument("the classifier must run once an image batch, on features [B, d]", given=given)
     return seen[0], logits
 
 
@@ -104,9 +99,6 @@ def _unpack(item: Any) -> tuple[Tensor, Tensor]:
     images = getattr(item, "images", item[0] if isinstance(item, tuple | list) and item else item)
     labels = getattr(item, "labels", item[1] if isinstance(item, tuple | list) and len(item) > 1 else None)
     if not isinstance(images, Tensor):
-        raise InvalidArgument(
-            "a batch is an image tensor, (images, labels), or has images and labels",
-            argument="images",
-            given=spelled(item),
-        )
+        rule = "a batch is an image tensor, (images, labels), or has images and labels"
+        raise InvalidArgument(rule, argument="images", given=spelled(item))
     return images, torch.full((len(images),), -1) if labels is None else torch.as_tensor(labels)

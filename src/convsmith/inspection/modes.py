@@ -73,19 +73,12 @@ def unwrap(model: nn.Module) -> nn.Module:
     while True:
         kind = type(model).__name__
         if isinstance(model, torch.jit.ScriptModule):
-            raise InvalidArgument(
-                "a scripted module cannot be looked into: its layers run inside TorchScript, out of reach of hooks",
-                argument="model",
-                given=kind,
-                hint="pass the eager model it was scripted from",
-            )
+            rule = "a scripted module cannot be looked into: its layers run inside TorchScript, out of reach of hooks"
+            raise InvalidArgument(rule, argument="model", given=kind, hint="pass the eager model it was scripted from")
         if "FullyShardedDataParallel" in kind or kind.startswith("FSDP"):
-            raise InvalidArgument(
-                "a fully sharded model cannot be looked into: its parameters are gathered layer by layer",
-                argument="model",
-                given=kind,
-                hint="gather the state dict into an unsharded copy and pass that",
-            )
+            rule = "a fully sharded model cannot be looked into: its parameters are gathered layer by layer"
+            hint = "gather the state dict into an unsharded copy and pass that"
+            raise InvalidArgument(rule, argument="model", given=kind, hint=hint)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
             model = model.module
         elif kind == "OptimizedModule":  # torch.compile's wrapper: one child
@@ -132,8 +125,6 @@ def check_evaluation(model: nn.Module) -> None:
         )
     for name, module in model.named_modules():
         if isinstance(module, BATCH_NORMS) and module.running_mean is None:
-            raise InvalidArgument(
-                "a BatchNorm without running statistics normalises by the batch even in evaluation mode",
-                given=f"{name} ({type(module).__name__}, track_running_stats=False)",
-                hint="train with running statistics, or replace it by GroupNorm",
-            )
+            rule = "a BatchNorm without running statistics normalises by the batch even in evaluation mode"
+            given = f"{name} ({type(module).__name__}, track_running_stats=False)"
+            raise InvalidArgument(rule, given=given, hint="train with running statistics, or replace it by GroupNorm")

@@ -53,11 +53,8 @@ def main_output(output: Any) -> Tensor:
             return part
     found = output_tensors(output)
     if not found:
-        raise InvalidArgument(
-            "the network returned no tensor",
-            given=spelled(output),
-            hint="wrap it in a module that returns one, or a tuple or dictionary of tensors",
-        )
+        hint = "wrap it in a module that returns one, or a tuple or dictionary of tensors"
+        raise InvalidArgument("the network returned no tensor", given=spelled(output), hint=hint)
     return found[0]
 
 
@@ -77,11 +74,8 @@ def class_scores(output: Any, *, classes: int = 1) -> Tensor:
     """
     scores = main_output(output)
     if scores.dim() != 2 or scores.shape[1] < classes:
-        raise InvalidArgument(
-            f"a classifier's output must be logits [B, K] with K >= {classes}",
-            given=f"output {spelled(output)}",
-            hint="wrap the network so that forward(images) returns the logits",
-        )
+        rule, given = f"a classifier's output must be logits [B, K] with K >= {classes}", f"output {spelled(output)}"
+        raise InvalidArgument(rule, given=given, hint="wrap the network so that forward(images) returns the logits")
     return scores
 
 

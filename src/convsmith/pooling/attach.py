@@ -150,12 +150,9 @@ def _spatial(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple
         return None
     channels = input_shape(model)[0]
     if len(input_size) != 3 or input_size[0] != channels:
-        raise InvalidArgument(
-            "an input size has channels, height and width",
-            argument="input_size",
-            given=tuple(input_size),
-            hint=f"input_size=({channels}, {', '.join(str(side) for side in tuple(input_size)[-2:])})",
-        )
+        rule = "an input size has channels, height and width"
+        hint = f"input_size=({channels}, {', '.join(str(side) for side in tuple(input_size)[-2:])})"
+        raise InvalidArgument(rule, argument="input_size", given=tuple(input_size), hint=hint)
     return (input_size[1], input_size[2])
 
 
@@ -184,9 +181,8 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
     unknown = sorted(set(options) - set(known))
     if unknown:
         hint = close_matches(unknown[0], known) if known else "it has none"
-        raise InvalidArgument(
-            f"{name} takes no such option", argument="options", given=", ".join(map(repr, unknown)), hint=hint
-        )
+        rule = f"{name} takes no such option"
+        raise InvalidArgument(rule, argument="options", given=", ".join(map(repr, unknown)), hint=hint)
 
 
 def _last_linear(model: nn.Module) -> int | None:

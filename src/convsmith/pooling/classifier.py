@@ -129,11 +129,9 @@ class PooledClassifier(nn.Module):
         ``global_pool=""`` with 0 classes leaves the feature map, as everywhere in timm; other values are an error.
         """
         if global_pool not in (None, "") or (global_pool == "" and num_classes != 0):
-            raise InvalidArgument(
-                "the pooling is changed by attaching another one",
-                argument=f"reset_classifier({num_classes}, global_pool={global_pool!r})",
-                hint='convsmith.pooling.attach(model, "average")',
-            )
+            rule = "the pooling is changed by attaching another one"
+            argument = f"reset_classifier({num_classes}, global_pool={global_pool!r})"
+            raise InvalidArgument(rule, argument=argument, hint='convsmith.pooling.attach(model, "average")')
         weight = next(self.backbone.parameters())
         self.num_classes, self.pooled = num_classes, global_pool is None
         self.classifier = self._classifier(num_classes).to(weight.device, weight.dtype)

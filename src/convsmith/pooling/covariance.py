@@ -58,11 +58,8 @@ def is_signal(energy: Tensor, mean: Tensor, positions: int) -> Tensor:
 
 def _weighted(x: Tensor, weights: Tensor, center: bool) -> Tensor:
     if weights.shape != (x.shape[0], x.shape[2]):
-        raise InvalidArgument(
-            "weights are [B, M], one per position",
-            argument="covariance",
-            given=f"weights {tuple(weights.shape)} for features {tuple(x.shape)}",
-        )
+        given = f"weights {tuple(weights.shape)} for features {tuple(x.shape)}"
+        raise InvalidArgument("weights are [B, M], one per position", argument="covariance", given=given)
     share = weights.to(x.dtype)
     total = share.sum(1, keepdim=True)
     share = (share / torch.where(total > 0, total, 1.0))[:, None, :]
@@ -126,12 +123,8 @@ def matrix_from_triu(v: Tensor, *, isometric: bool = False) -> Tensor:
     n = v.shape[-1]
     d = (math.isqrt(8 * n + 1) - 1) // 2
     if d == 0 or triu_size(d) != n:
-        raise InvalidArgument(
-            "the length must be d (d + 1) / 2",
-            argument="matrix_from_triu",
-            given=n,
-            hint=f"near: {triu_size(max(d, 1))}",
-        )
+        rule = "the length must be d (d + 1) / 2"
+        raise InvalidArgument(rule, argument="matrix_from_triu", given=n, hint=f"near: {triu_size(max(d, 1))}")
     if isometric:
         v = v / _isometry(d, v)
     row, column = torch.triu_indices(d, d, device=v.device)

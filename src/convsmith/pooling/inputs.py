@@ -55,23 +55,17 @@ def refuse_not_finite(x: Tensor, asked: str) -> None:
     x = x.detach()
     if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
         bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
-        raise InvalidArgument(
-            "the features must be finite",
-            argument=asked,
-            given=f"NaN or infinity in sample {', '.join(map(str, bad[:8]))} of {len(x)}",
-            hint="look for a loss that diverged, a bad image or a division by zero before this layer",
-        )
+        given = f"NaN or infinity in sample {', '.join(map(str, bad[:8]))} of {len(x)}"
+        hint = "look for a loss that diverged, a bad image or a division by zero before this layer"
+        raise InvalidArgument("the features must be finite", argument=asked, given=given, hint=hint)
 
 
 def columns(x: Tensor, asked: str = "pooling") -> Tensor:
     """Return features [B, C, H, W] or [B, C, M] as [B, C, M], or raise `InvalidArgument`."""
     if not isinstance(x, Tensor) or x.dim() not in (3, 4):
-        raise InvalidArgument(
-            "features are [B, C, H, W] or [B, C, M]",
-            argument=asked,
-            given=f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__,
-            hint="add a batch dimension with x[None], or transpose tokens [B, N, C] to [B, C, N]",
-        )
+        given = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        hint = "add a batch dimension with x[None], or transpose tokens [B, N, C] to [B, C, N]"
+        raise InvalidArgument("features are [B, C, H, W] or [B, C, M]", argument=asked, given=given, hint=hint)
     if not x.is_floating_point():
         raise InvalidArgument("features must be floating point", argument=asked, given=str(x.dtype), hint="x.float()")
     if x.layout != torch.strided:
@@ -86,11 +80,8 @@ def columns(x: Tensor, asked: str = "pooling") -> Tensor:
 def square(a: Tensor, asked: str) -> Tensor:
     """Return a batch of square matrices [B, d, d] (or one, [d, d]) unchanged, or raise `InvalidArgument`."""
     if not isinstance(a, Tensor) or a.dim() < 2 or a.shape[-1] != a.shape[-2] or a.shape[-1] == 0:
-        raise InvalidArgument(
-            "a batch of square matrices [B, d, d] is needed",
-            argument=asked,
-            given=f"shape {tuple(a.shape)}" if isinstance(a, Tensor) else type(a).__name__,
-        )
+        given = f"shape {tuple(a.shape)}" if isinstance(a, Tensor) else type(a).__name__
+        raise InvalidArgument("a batch of square matrices [B, d, d] is needed", argument=asked, given=given)
     if not a.is_floating_point():
         raise InvalidArgument("matrices must be floating point", argument=asked, given=str(a.dtype), hint="a.float()")
     if a.layout != torch.strided:

@@ -97,18 +97,14 @@ def set_last_stride(model: nn.Module, stride: int) -> None:
     name = type(model).__name__
     surgery = FAMILIES.get(name)
     if surgery is None:
-        raise InvalidArgument(
-            "where the last stage of this family gets its stride is not known",
-            argument=f"last_stride=1 for {name}",
-            hint=f"leave last_stride=None, or use one of the families {', '.join(FAMILIES)}",
-        )
+        rule = "where the last stage of this family gets its stride is not known"
+        hint = f"leave last_stride=None, or use one of the families {', '.join(FAMILIES)}"
+        raise InvalidArgument(rule, argument=f"last_stride=1 for {name}", hint=hint)
     try:
         changed = surgery(model)
     except (AttributeError, IndexError) as error:
-        raise InvalidArgument(
-            f"this {name} is not built as expected", argument="last_stride=1", given=str(error), hint="last_stride=None"
-        ) from error
+        rule = f"this {name} is not built as expected"
+        raise InvalidArgument(rule, argument="last_stride=1", given=str(error), hint="last_stride=None") from error
     if not changed:
-        raise InvalidArgument(
-            "the last stage has no stride to remove", argument=f"last_stride=1 for {name}", hint="last_stride=None"
-        )
+        rule = "the last stage has no stride to remove"
+        raise InvalidArgument(rule, argument=f"last_stride=1 for {name}", hint="last_stride=None")

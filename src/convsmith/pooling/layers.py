@@ -70,12 +70,9 @@ class Pooling(nn.Module, ABC):
         name = type(self).__name__
         columns(x, name)
         if x.shape[1] != self.in_channels:
-            raise InvalidArgument(
-                "the features must have the channels this layer was built for",
-                argument=f"{name}(in_channels={self.in_channels})",
-                given=f"shape {tuple(x.shape)}",
-                hint=f"build it with in_channels={x.shape[1]}, or transpose tokens [B, N, C] to [B, C, N]",
-            )
+            rule, given = "the features must have the channels this layer was built for", f"shape {tuple(x.shape)}"
+            hint = f"build it with in_channels={x.shape[1]}, or transpose tokens [B, N, C] to [B, C, N]"
+            raise InvalidArgument(rule, argument=f"{name}(in_channels={self.in_channels})", given=given, hint=hint)
         return self.pool(self.reduce(x if x.dim() == 4 else x.unsqueeze(-1)))
 
     @abstractmethod
@@ -137,11 +134,9 @@ class ISQRTCOV(Pooling):
         arguments.one_of("side", side, SIDES)
         self.fused = normalization == "trace" and compensate
         if side != "auto" and not self.fused:
-            raise InvalidArgument(
-                "a side can be forced with trace normalisation and compensation only",
-                argument=f"side={side!r}",
-                given=f"normalization={normalization!r}, compensate={compensate}",
-            )
+            rule = "a side can be forced with trace normalisation and compensation only"
+            given = f"normalization={normalization!r}, compensate={compensate}"
+            raise InvalidArgument(rule, argument=f"side={side!r}", given=given)
         self.method, self.normalization, self.compensate = method, normalization, compensate
         self.isometric, self.side = isometric, side
         self.out_features = triu_size(self.dim)

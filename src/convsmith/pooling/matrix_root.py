@@ -132,12 +132,9 @@ def refuse_indefinite(a: Tensor, asked: str) -> Tensor:
         if fake or not bool(bad.any()):
             return a
         least = float(torch.linalg.eigvalsh(wide[bad]).amin())
-    raise InvalidArgument(
-        "the matrices must be positive semi-definite",
-        argument=asked,
-        given=f"{int(bad.sum())} of {bad.numel()} have eigenvalues below zero, down to {least:.3g}",
-        hint="covariances and Gram matrices are; add a ridge to others",
-    )
+    given = f"{int(bad.sum())} of {bad.numel()} have eigenvalues below zero, down to {least:.3g}"
+    hint = "covariances and Gram matrices are; add a ridge to others"
+    raise InvalidArgument("the matrices must be positive semi-definite", argument=asked, given=given, hint=hint)
 
 
 @float64_island
@@ -157,9 +154,8 @@ def matrix_power(a: Tensor, exponent: float, *, method: str = "eigh") -> Tensor:
     arguments.one_of("method", method, ("eigh", "newton-schulz", "polar-express"))
     if method != "eigh":
         if exponent != 0.5:
-            raise InvalidArgument(
-                "the iterations compute the square root only", argument=f"exponent {exponent}", hint='method="eigh"'
-            )
+            rule = "the iterations compute the square root only"
+            raise InvalidArgument(rule, argument=f"exponent {exponent}", hint='method="eigh"')
         return matrix_sqrt(a, method=method, iterations=7)
     return spectral_map(refuse_indefinite(square(a, "matrix_power"), "matrix_power"), Power(float(exponent)))
 

@@ -126,11 +126,8 @@ def spectral_map(a: Tensor, function: SpectralFunction) -> Tensor:
 def refuse_export() -> None:
     """Raise `InvalidArgument` inside torch.export and the ONNX exporter."""
     if torch.compiler.is_exporting():
-        raise InvalidArgument(
-            "a root by eigenvalues has no exported form",
-            argument="torch.export or ONNX",
-            hint='a pooling by Newton-Schulz: "isqrt-cov", or method="newton-schulz" where the pooling takes a method',
-        )
+        hint = 'a pooling by Newton-Schulz: "isqrt-cov", or method="newton-schulz" where the pooling takes a method'
+        raise InvalidArgument("a root by eigenvalues has no exported form", argument="torch.export or ONNX", hint=hint)
 
 
 def spectral_pull_back(a: Tensor, g: Tensor, function: SpectralFunction) -> Tensor:
