@@ -140,10 +140,6 @@ def choices(settings: Any) -> None:
 def module(name: str, value: Any) -> nn.Module:
     """Return ``value`` if it is a torch module."""
     if not isinstance(value, nn.Module):
-        raise InvalidArgument(
-            f"{name} must be a torch.nn.Module",
-            argument=name,
-            given=spelled(value),
-            hint="timm.create_model(NAME), or convsmith.load(NAME).model" if isinstance(value, str) else None,
-        )
+        hint = "timm.create_model(NAME), or convsmith.load(NAME).model" if isinstance(value, str) else None
+        raise InvalidArgument(f"{name} must be a torch.nn.Module", argument=name, given=spelled(value), hint=hint)
     return value

@@ -81,10 +81,7 @@ def require(module: str, extra: str) -> ModuleType:
     except ImportError as error:
         if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
             raise
-        raise MissingExtra(
-            f"the package {module.split('.')[0]!r} is not installed",
-            argument=f"something that needs the extra {extra!r}",
-            hint=f'pip install "convsmith[{extra}]"',
-        ) from error
+        rule, hint = f"the package {module.split('.')[0]!r} is not installed", f'pip install "convsmith[{extra}]"'
+        raise MissingExtra(rule, argument=f"something that needs the extra {extra!r}", hint=hint) from error
     finally:
         log.setLevel(level)

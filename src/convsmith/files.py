@@ -38,12 +38,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
     except Exception as error:
         if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
             raise
-        raise RunFailed(
-            "the file could not be written; what was there before is kept",
-            argument=str(path),
-            given=getattr(error, "strerror", None) or str(error),
-            hint="make room or permit writing, then run it again",
-        ) from error
+        rule = "the file could not be written; what was there before is kept"
+        given, hint = getattr(error, "strerror", None) or str(error), "make room or permit writing, then run it again"
+        raise RunFailed(rule, argument=str(path), given=given, hint=hint) from error
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)

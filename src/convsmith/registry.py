@@ -72,12 +72,8 @@ class Registry(Generic[T]):
         """Return the entry called ``name`` or raise `InvalidArgument` with close matches."""
         known = self._known()
         if not isinstance(name, str) or name not in known:
-            raise InvalidArgument(
-                f"no {self.kind} has this name",
-                argument=self.kind,
-                given=repr(name),
-                hint=close_matches(str(name), known),
-            )
+            rule = f"no {self.kind} has this name"
+            raise InvalidArgument(rule, argument=self.kind, given=repr(name), hint=close_matches(str(name), known))
         return known[name]
 
     def names(self) -> list[str]:
@@ -123,9 +119,5 @@ def check_settings(method: str, given: Iterable[str], known: Iterable[str]) -> N
     names = sorted(known)
     for name in given:
         if name not in names:
-            raise InvalidArgument(
-                f"{method} has no such setting",
-                argument="settings",
-                given=repr(name),
-                hint=close_matches(name, names) if names else "it has none",
-            )
+            hint = close_matches(name, names) if names else "it has none"
+            raise InvalidArgument(f"{method} has no such setting", argument="settings", given=repr(name), hint=hint)

@@ -86,7 +86,8 @@ def _opened(value: Any, role: str) -> str | ImageData | ImageSplit:
     if isinstance(value, (ImageData, ImageSplit)):
         return value
     if isinstance(value, (str, Path)):
-        return _spec(value)
+        listed = Path(value).is_file() and str(value) not in data.SOURCES  # `data.load` knows folders, not lists
+        return f"list:{value}" if listed else str(value)
     if isinstance(value, torch.utils.data.Dataset):
         return _from_dataset(value, role)
     parts = value if isinstance(value, (tuple, list)) else (value,)
@@ -110,17 +111,6 @@ def _seen_through(side: str | ImageData | ImageSplit, o: InputOptions, crop: int
     if not isinstance(side, str):
         return side
     return data.load(side, size=o.size, channels=o.channels, seed=seed, crop=crop, preprocessing=o.preprocessing)
-
-
-def _spec(value: str | Path) -> str:
-    text = str(value)
-    path = Path(text)
-    if ":" in text or text in data.SOURCES:
-        return text
-    if path.is_dir():
-        inside = any(child.is_dir() for child in path.iterdir())
-        return f"imagefolder:{text}" if inside else f"images:{text}"
-    return f"list:{text}" if path.is_file() else text
 
 
 def _is_array(value: Any) -> bool:

@@ -70,7 +70,6 @@ class Rows(Items):
         self.headers = looked and len(self) <= _LOOKED_ROWS
 
     def stored(self, position: int) -> bytes | None:
-        """See `Pictures.stored`."""
         part, row = self.place(position)
         entry = self.rows[part][row][self.column]
         if entry is None:
@@ -79,7 +78,6 @@ class Rows(Items):
         return entry.get("bytes") or (path.read_bytes() if path.is_file() else None)
 
     def open(self, position: int) -> Image.Image:
-        """See `Pictures.open`."""
         held = self.stored(position)
         if held is not None:
             return Image.open(io.BytesIO(held))

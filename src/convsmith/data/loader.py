@@ -114,9 +114,7 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield this process's batches of one epoch, from batch ``start`` on."""
-        if epoch < 0 or not 0 <= start <= len(self):
-            rule = f"an epoch counts from 0 and has {len(self)} batches"
-            raise InvalidArgument(rule, argument="epoch, start", given=(epoch, start))
+        _check(epoch, start, len(self))
         return self._batches(epoch, start)
 
     @cached_property
@@ -195,6 +193,12 @@ class _Fetched(Dataset[Any]):
         return replace(batch, images=images, targets=targets)
 
 
+def _check(epoch: int, start: int, length: int) -> None:
+    if epoch < 0 or not 0 <= start <= length:
+        rule = f"an epoch counts from 0 and has {length} batches"
+        raise InvalidArgument(rule, argument="epoch, start", given=(epoch, start))
+
+
 def _only_work(_number: int) -> None:
     """Leave Ctrl-C to the main process, which decides when a run ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -228,9 +232,7 @@ class DomainLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[DomainBatch]:
         """Yield the pairs of batches of one epoch, from step ``start`` on."""
-        if epoch < 0 or not 0 <= start <= len(self):
-            rule = f"an epoch counts from 0 and has {len(self)} steps"
-            raise InvalidArgument(rule, argument="epoch, start", given=(epoch, start))
+        _check(epoch, start, len(self))
         return self._steps(epoch, start)
 
     def _steps(self, epoch: int, start: int) -> Iterator[DomainBatch]:

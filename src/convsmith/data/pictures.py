@@ -122,7 +122,6 @@ class Files(Pictures):
         return os.fsdecode(self.names[start : int(self.ends[position])])
 
     def name(self, position: int) -> str:
-        """See `Pictures.name`."""
         return printable(self.path(position))
 
     def open(self, position: int) -> Image.Image:
@@ -133,11 +132,9 @@ class Files(Pictures):
         return Image.open(path)
 
     def stored(self, position: int) -> bytes:
-        """See `Pictures.stored`."""
         return Path(self.path(position)).read_bytes()
 
     def length(self, position: int) -> int:
-        """See `Pictures.length`."""
         return Path(self.path(position)).stat().st_size
 
 
@@ -151,11 +148,9 @@ class Arrays(Pictures):
         return len(self.images)
 
     def name(self, position: int) -> str:
-        """See `Pictures.name`."""
         return f"image {position}"
 
     def open(self, position: int) -> Image.Image | Tensor:
-        """See `Pictures.open`."""
         image = self.images[position]
         if len(image) == 1:
             return Image.fromarray(image[0].numpy())

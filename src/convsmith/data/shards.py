@@ -33,23 +33,19 @@ class Members(Pictures):
         return len(self.place)
 
     def name(self, position: int) -> str:
-        """See `Pictures.name`."""
         shard, offset, _ = self.place[position]
         return f"{self.shards[shard]} at byte {offset}"
 
     def open(self, position: int) -> Image.Image:
-        """See `Pictures.open`."""
         return Image.open(io.BytesIO(self.stored(position)))
 
     def stored(self, position: int) -> bytes:
-        """See `Pictures.stored`."""
         shard, offset, length = self.place[position]
         with Path(self.shards[shard]).open("rb") as file:
             file.seek(int(offset))
             return file.read(int(length))
 
     def length(self, position: int) -> int:
-        """See `Pictures.length`."""
         return int(self.place[position, 2])
 
 

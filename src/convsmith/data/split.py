@@ -40,7 +40,6 @@ class MemoryStore:
         self.images, self.pictures = images, Arrays(images)
 
     def pixels(self, positions: Tensor) -> Tensor:
-        """See `Store.pixels`."""
         chosen = self.images[positions]
         return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen
 
@@ -56,7 +55,6 @@ class PictureStore:
         self.transform = self.preprocessing.transform()
 
     def pixels(self, positions: Tensor) -> Tensor:
-        """See `Store.pixels`."""
         found = [self._one(int(position)) for position in positions]
         return torch.stack(found) if found else torch.zeros(0, *self.preprocessing.input_size)
 

@@ -51,11 +51,9 @@ class Items(Pictures):
         return part, position - int(self.starts[part])
 
     def name(self, position: int) -> str:
-        """See `Pictures.name`."""
         return f"{self.title} image {position}"
 
     def open(self, position: int) -> Image.Image:
-        """See `Pictures.open`."""
         part, row = self.place(position)
         return self.parts[part][row][0]
 

@@ -146,39 +146,16 @@ def _cudnn_rnn(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
     return int(x.shape[:-1].numel() * sum(w.numel() for w in weights if w.dim() > 1))
 
 
-def _deformable(args: tuple[Any, ...], _kwargs: Any, out: Any) -> int:
-    """Count as for the convolution with the same kernel [O, C/groups, kh, kw]; sampling is interpolation."""
-    return int(out.numel() * args[1][0].numel())
-
-
-def _conv_tbc(args: tuple[Any, ...], _kwargs: Any, out: Any) -> int:
-    """Count the kernel [K, C, O] at every output place."""
-    return int(out.numel() * args[1].shape[0] * args[1].shape[1])
-
-
 def _embedding_bag(args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> int:
     """Count a weighted sum of rows; an unweighted one has no products."""
     weighted = kwargs.get("per_sample_weights", args[6] if len(args) > 6 else None)
     return int(args[1].numel() * args[0].shape[1]) if isinstance(weighted, Tensor) else 0
 
 
-def _addr(_args: tuple[Any, ...], _kwargs: Any, out: Any) -> int:
-    return int(out.numel())
-
-
-def _addbmm(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
-    return int(args[1].numel() * args[2].shape[-1])
-
-
 def _cholesky(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
     """Return n^3 / 6, rounded down, for every matrix."""
     n = args[0].shape[-1]
     return int(args[0].shape[:-2].numel() * (n**3 // 6))
-
-
-def _cholesky_solve(args: tuple[Any, ...], _kwargs: Any, out: Any) -> int:
-    """Return n^2 for every right-hand side: two triangular solves."""
-    return int(out.numel() * args[1].shape[-1])
 
 
 def _triangular_solve(args: tuple[Any, ...], _kwargs: Any, out: Any) -> int:
@@ -207,11 +184,6 @@ def _qr(args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> int:
     return int(args[0].shape[:-2].numel() * (length * k**2 - k**3 // 3) * (1 if mode == "r" else 2))
 
 
-def _inverse(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
-    """Return n^3 for every matrix."""
-    return int(args[0].numel() * args[0].shape[-1])
-
-
 RULES: dict[str, Rule] = {
     "aten::_flash_attention_forward": _flash,
     "aten::_efficient_attention_forward": _flash,
@@ -222,8 +194,8 @@ RULES: dict[str, Rule] = {
     "aten::addmv_": _elements(1),
     "aten::dot": _elements(0),
     "aten::vdot": _elements(0),
-    "aten::addr": _addr,
-    "aten::addbmm": _addbmm,
+    "aten::addr": lambda _args, _kwargs, out: int(out.numel()),
+    "aten::addbmm": lambda args, _kwargs, _out: int(args[1].numel() * args[2].shape[-1]),
     "aten::_int_mm": _product_with(0),
     "aten::_grouped_mm": _product_with(0),
     "aten::_scaled_grouped_mm": _product_with(0),
@@ -234,21 +206,23 @@ RULES: dict[str, Rule] = {
     "aten::mkldnn_rnn_layer": _mkldnn_rnn,
     "aten::_cudnn_rnn": _cudnn_rnn,
     "aten::miopen_rnn": _cudnn_rnn,
-    "aten::conv_tbc": _conv_tbc,
-    "torchvision::deform_conv2d": _deformable,
+    # the kernel [K, C, O] at every output place
+    "aten::conv_tbc": lambda args, _kwargs, out: int(out.numel() * args[1].shape[0] * args[1].shape[1]),
+    # as the convolution with the same kernel [O, C/groups, kh, kw]; sampling is interpolation
+    "torchvision::deform_conv2d": lambda args, _kwargs, out: int(out.numel() * args[1][0].numel()),
     "aten::_embedding_bag": _embedding_bag,
     "aten::_embedding_bag_forward_only": _embedding_bag,
     "aten::_cdist_forward": _product_with(0),
     "aten::_euclidean_dist": _product_with(0),
     "aten::_pdist_forward": _product_with(0),
     "aten::linalg_cholesky_ex": _cholesky,
-    "aten::cholesky_solve": _cholesky_solve,
+    "aten::cholesky_solve": _product_with(1),  # two triangular solves: n^2 for every right-hand side
     "aten::linalg_solve_triangular": _triangular_solve,
     "aten::triangular_solve": lambda args, kwargs, out: _triangular_solve(args[1:], kwargs, out),
     "aten::linalg_lu_factor_ex": _lu,
     "aten::_linalg_det": _lu,
     "aten::_linalg_slogdet": _lu,
     "aten::_linalg_solve_ex": _solve,
-    "aten::linalg_inv_ex": _inverse,
+    "aten::linalg_inv_ex": lambda args, _kwargs, _out: int(args[0].numel() * args[0].shape[-1]),  # n^3 a matrix
     "aten::linalg_qr": _qr,
 }

@@ -14,13 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convsmith.arguments import integer, spelled
+from convsmith.data.pictures import FAILURES
 from convsmith.data.preprocessing import Preprocessing
 from convsmith.errors import InvalidArgument
 from convsmith.models.recipes import ModelRecipe
 
 ImageLike = str | PathLike[str] | Image.Image | Tensor
-#: what PIL raises on damaged or unsupported files
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
 
 
 class Prediction(NamedTuple):
@@ -147,7 +146,7 @@ def _tensor(image: object, transform: Callable[[Image.Image], Tensor]) -> Tensor
     try:
         with Image.open(path) as opened:
             return transform(opened)
-    except _BROKEN as error:
+    except FAILURES as error:
         given = f"{path}: {error or type(error).__name__}"
         raise InvalidArgument("this image cannot be read", argument="images", given=given) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -216,7 +217,7 @@ def build_from_file(recipe: ModelRecipe, file: Path, shapes: Mapping[str, Sequen
             with torch.device("meta"):
                 plain = timm.create_model(recipe.name, **recipe.kwargs)
             size = sum(p.numel() for p in plain.parameters())
-            stored = sum(_product(shape) for shape in shapes.values())
+            stored = sum(map(math.prod, shapes.values()))
             if size > 4 * stored + 10**8:
                 raise InvalidArgument("its network is far larger than the weights beside it", given=f"{size} numbers")
         return build(recipe)
@@ -226,13 +227,6 @@ def build_from_file(recipe: ModelRecipe, file: Path, shapes: Mapping[str, Sequen
     except BUILDING as error:
         given = f"{type(error).__name__}: {error}"[:200]
         raise InvalidArgument("this recipe cannot be built", argument=str(file), given=given) from error
-
-
-def _product(shape: Sequence[int]) -> int:
-    count = 1
-    for side in shape:
-        count *= side
-    return count
 
 
 def _mapping(what: str, value: object) -> dict[str, Any]:

@@ -175,7 +175,8 @@ def classification_metrics(logits: Tensor, labels: Tensor, seed: int = 0, *, res
         draws["top5"] = drawn[:, 2]
     ece, errors = expected_calibration_error(logits, labels), np.abs(drawn[:, len(columns) :]).sum(1)
     class_draws = _class_draws(right.numpy(), per_class_counts.numpy(), resamples, np.random.default_rng(seed + 1))
-    draws["balanced"] = _mean_of_present(class_draws)
+    there = ~np.isnan(class_draws)
+    draws["balanced"] = np.where(there, class_draws, 0).sum(1) / there.sum(1)
 
     return Metrics(
         count=count,
@@ -234,11 +235,6 @@ def _class_draws(right: np.ndarray, total: np.ndarray, resamples: int, rng: np.r
     good, bad = drawn[:, : len(right)], drawn[:, len(right) :]
     with np.errstate(invalid="ignore"):
         return good / (good + bad)
-
-
-def _mean_of_present(values: np.ndarray) -> np.ndarray:
-    there = ~np.isnan(values)
-    return np.where(there, values, 0).sum(1) / there.sum(1)
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

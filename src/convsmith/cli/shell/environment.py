@@ -6,7 +6,6 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 from contextvars import ContextVar
 from typing import Any
 
@@ -70,8 +69,3 @@ def _commit_here() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
-
-
-def python_line() -> str:
-    """Return the interpreter in one line."""
-    return f"{platform.python_implementation()} {platform.python_version()} at {sys.executable}"

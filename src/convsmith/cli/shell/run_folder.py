@@ -148,6 +148,8 @@ def open_run(verb: str, arguments: options.Computation, *, name: str | None = No
 
     ``name`` stands for the verb where a folder is made up.
     """
+    import yaml
+
     folder = check(name or verb, arguments)
     if not terminal.is_main_process():
         return folder
@@ -164,7 +166,8 @@ def open_run(verb: str, arguments: options.Computation, *, name: str | None = No
     if not resumes(arguments):
         _made.append(folder)
         values = options.resolved(verb, arguments) | {"out": str(folder)}
-        write_text(folder / MARK, f"# {environment.command()}\n{to_yaml(values)}")
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        write_text(folder / MARK, f"# {environment.command()}\n{text}")
     known = folder / ENVIRONMENT
     if resumes(arguments) and known.is_file():
         known = folder / f"environment-resumed-{len(list(folder.glob('environment-resumed-*.json'))) + 1}.json"
@@ -189,11 +192,3 @@ def _clear(folder: Path) -> None:
     for path in sorted(folder.iterdir(), key=lambda p: p.name == MARK):
         if path.name != lock.NAME:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def to_yaml(values: dict[str, Any]) -> str:
-    """Return values as YAML in their own order."""
-    import yaml
-
-    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-    return text

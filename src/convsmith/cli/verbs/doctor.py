@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -49,7 +51,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     rows = [", ".join(packages[start : start + 5]) for start in range(0, len(packages), 5)]
     return [
         f"convsmith    {found['versions']['convsmith']}, commit {found['commit']}",
-        f"python       {environment.python_line()}",
+        f"python       {platform.python_implementation()} {platform.python_version()} at {sys.executable}",
         f"system       {found['system']}",
         f"processor    {found['cpu']}, {found['machine']}, {found['memory_gb']} GB, load {found['load'][0]}",
         f"threads      {found['threads']}",
