@@ -34,12 +34,7 @@ class Inputs:
 
 
 def resolve(
-    source: Any,
-    target: Any,
-    options: InputOptions | None = None,
-    *,
-    seed: int = 0,
-    validation_share: float = 0.2,
+    source: Any, target: Any, options: InputOptions | None = None, *, seed: int = 0, validation_share: float = 0.2
 ) -> Inputs:
     """Return source and target in one form.
 

@@ -19,12 +19,7 @@ from convsmith.errors import InvalidArgument
 
 
 def from_arrays(
-    X: Any,
-    y: Any = None,
-    *,
-    name: str = "arrays",
-    classes: Sequence[str] | None = None,
-    normalised: bool = False,
+    X: Any, y: Any = None, *, name: str = "arrays", classes: Sequence[str] | None = None, normalised: bool = False
 ) -> ImageSplit:
     """Return a split of arrays.
 

@@ -92,9 +92,7 @@ register(
     __name__,
     igcv2_cifar,
     configuration(32, 8, 100),
-    {
-        "igcv2_c416_d20": ("IGCV2*-C416, 20 layers, for CIFAR-100 (a reconstruction): 639,076 parameters.", {}),
-    },
+    {"igcv2_c416_d20": ("IGCV2*-C416, 20 layers, for CIFAR-100 (a reconstruction): 639,076 parameters.", {})},
     stages=3,
 )
 register(
@@ -105,7 +103,7 @@ register(
         "igcv2_small": (
             "IGCV2 for 8x8 to 32x32 inputs: 14 layers, 64 to 256 channels, branches of 8, 51,082 parameters.",
             {"depth": 14, "channels": 64, "branch": 8, "num_classes": 10},
-        ),
+        )
     },
     stages=3,
 )

@@ -144,7 +144,7 @@ register(
         "igcv3_cifar": (
             "IGCV3-D 1.0 with CIFAR strides: 2,223,498 parameters for 10 classes.",
             {"stem_stride": 1, "strides": cifar_strides(DEEP), "num_classes": 10},
-        ),
+        )
     },
     stages=7,
 )
@@ -156,7 +156,7 @@ register(
         "igcv3_cifar_small": (
             "IGCV3 for 8x8 to 32x32 inputs: eleven blocks of 16 to 48 channels, 62,778 parameters.",
             {"rows": SMALL, "stem_stride": 1, "stem_channels": 16, "last_channels": 0, "num_classes": 10},
-        ),
+        )
     },
     stages=4,
 )

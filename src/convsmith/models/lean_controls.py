@@ -93,7 +93,7 @@ register(
         "cs_mobilenetv1_small": (
             "MobileNetV1's blocks for 8x8 to 32x32 inputs: ten blocks of 32 to 128 channels, 69,098 parameters.",
             {"plan": ((32, 3, 1), (64, 4, 2), (128, 3, 2)), "stem_stride": 1, "num_classes": 10},
-        ),
+        )
     },
     stages=3,
 )

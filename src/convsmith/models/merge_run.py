@@ -99,8 +99,6 @@ register(
     __name__,
     dmrnet_imagenet,
     configuration(224, 32, 1000),
-    {
-        "dmrnet50_imagenet": ("DFN-MR, 50 layers of bottlenecks, for ImageNet: 46,395,048 parameters.", {}),
-    },
+    {"dmrnet50_imagenet": ("DFN-MR, 50 layers of bottlenecks, for ImageNet: 46,395,048 parameters.", {})},
     stages=4,
 )

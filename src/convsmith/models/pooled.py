@@ -84,10 +84,7 @@ class PooledClassifier(nn.Module):
         return intermediates(self, x, self.stages(), **dict(zip(names, args, strict=False)), **wanted)
 
     def prune_intermediate_layers(
-        self,
-        indices: int | list[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Replace the stages after the last map that is wanted by identities; return the maps' numbers."""
         infos = self.feature_info

@@ -107,7 +107,7 @@ register(
         "vgg16_bn_isqrt": (
             "VGG-16 with batch normalisation and iSQRT-COV pooling: 170,479,144 parameters for 1000 classes.",
             {"backbone": "vgg16_bn", "hidden": (4096, 4096), "drop_rate": 0.5},
-        ),
+        )
     },
     feature_cfg={"feature_cls": "getter", "out_indices": (1, 2, 3, 4, 5)},
     hint=_HINT,

@@ -41,12 +41,7 @@ def is_name(spec: str | Path) -> bool:
 
 
 def resolve(
-    spec: str | Path,
-    asked: Mapping[str, Any],
-    *,
-    pretrained: bool,
-    num_classes: int | None,
-    weights_file: Path | None,
+    spec: str | Path, asked: Mapping[str, Any], *, pretrained: bool, num_classes: int | None, weights_file: Path | None
 ) -> Source:
     """Build the structure that ``spec`` means, its weights still those of a fresh network unless ``pretrained``.
 

@@ -66,11 +66,7 @@ def calibration_section(probabilities: Tensor, labels: Tensor, ece: float, bins:
 
 
 def wrong_examples_section(
-    probabilities: Tensor,
-    labels: Tensor,
-    classes: Sequence[str],
-    pixels: Callable[[Tensor], Tensor],
-    most: int = 24,
+    probabilities: Tensor, labels: Tensor, classes: Sequence[str], pixels: Callable[[Tensor], Tensor], most: int = 24
 ) -> Section:
     """Return the wrongly classified images, most confident first; ``pixels`` maps positions to [B, C, H, W]."""
     confidence, predicted = probabilities.max(1)

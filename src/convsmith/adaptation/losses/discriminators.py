@@ -174,10 +174,7 @@ class ClassDiscriminators(nn.Module):
             masks = [x.new_empty(0)] * len(self.hidden)
         fused = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
         if fused and x.dtype == self.first.weight.dtype and not torch.compiler.is_compiling():
-            layers = [
-                self.first.weight.view(self.classes, -1, self.features),
-                self.first.bias.view(self.classes, -1),
-            ]
+            layers = [self.first.weight.view(self.classes, -1, self.features), self.first.bias.view(self.classes, -1)]
             for weight, bias in zip(self.weights, self.biases, strict=True):
                 layers += [weight, bias]
             logits: Tensor = _Bank.apply(x, instance, gradient_scale, keep, masks, *layers)

@@ -56,11 +56,7 @@ class ETN(AdversarialTask):
         classification = (weights * each).mean()
         strength = self.reversal(step, s, self.start)
         domain = domain_loss(
-            seen.source_features,
-            seen.target_features,
-            self.discriminator,
-            reversal=strength,
-            source_weights=weights,
+            seen.source_features, seen.target_features, self.discriminator, reversal=strength, source_weights=weights
         )
         uncertainty = entropy(seen.target_logits)
         return Losses(

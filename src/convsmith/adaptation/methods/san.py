@@ -14,12 +14,7 @@ from torch.nn import functional as F
 
 from convsmith import arguments
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
-from convsmith.adaptation.losses.selective import (
-    ClassWeightOn,
-    InstanceWeight,
-    entropy,
-    selective_adversarial_loss,
-)
+from convsmith.adaptation.losses.selective import ClassWeightOn, InstanceWeight, entropy, selective_adversarial_loss
 from convsmith.adaptation.methods.method import METHODS, Domains, MethodConfig
 from convsmith.adaptation.methods.weighted import WeightedTask
 from convsmith.adaptation.methods.weighting import WeightSettings

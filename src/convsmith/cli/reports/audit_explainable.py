@@ -94,10 +94,7 @@ def run(subject: Subject) -> Chapter:
         places = "There are no heat maps: no layer of this network holds a map of channels."
     section = Section(
         TITLE,
-        [
-            sentence,
-            f"{places} A route is what a search of {PASSES} passes leaves open while the prediction stays.",
-        ],
+        [sentence, f"{places} A route is what a search of {PASSES} passes leaves open while the prediction stays."],
         [Table(["image", "prediction", "confidence, %", "runner-up", "critical channels, %"], table, folded=True)],
         images=pictures,
     )

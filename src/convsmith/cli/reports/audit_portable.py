@@ -29,7 +29,7 @@ def run(subject: Subject) -> Chapter:
     apart = _told_apart(x, y, subject.seed)
     text = [
         f"A linear classifier tells an image of {source.source} from one of {target.source} in {percent(apart)} of "
-        "cases, by the network's own features (50 % would be no difference).",
+        "cases, by the network's own features (50 % would be no difference)."
     ]
     if source.labels is None:
         sentence = f"The domains are told apart in {percent(apart)} of cases; no more without source labels."
@@ -103,13 +103,7 @@ def _with_labels(
         "accuracy": {row[0]: row[3] for row in rows},
     }
     section = _section([sentence, *text], rows, dict(zip(source.classes, weights.tolist(), strict=True)))
-    return Chapter(
-        sentence,
-        f"{len(held)} of {len(weights)} classes held",
-        command,
-        facts=facts,
-        section=section,
-    )
+    return Chapter(sentence, f"{len(held)} of {len(weights)} classes held", command, facts=facts, section=section)
 
 
 def _section(text: list[str], rows: Any = (), weights: dict[str, float] | None = None) -> Section:

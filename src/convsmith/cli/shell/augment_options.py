@@ -22,10 +22,7 @@ class AugmentOptions(Computation):
         "none", "random changes of training images; see methods augmentation", metavar="NAME", group=_GROUP
     )
     aa: str | None = option(
-        None,
-        "RandAugment, AutoAugment or AugMix: rand-m9-mstd0.5, original, augmix-m5-w3",
-        group=_GROUP,
-        metavar="X",
+        None, "RandAugment, AutoAugment or AugMix: rand-m9-mstd0.5, original, augmix-m5-w3", group=_GROUP, metavar="X"
     )
     color_jitter: float | None = option(None, "brightness, contrast and saturation", group=_GROUP, metavar="X")
     reprob: float | None = option(None, "probability of random erasing", group=_GROUP, metavar="X")

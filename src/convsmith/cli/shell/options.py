@@ -153,12 +153,7 @@ def completion(program: str, verbs: Mapping[str, type[Listing]], shell: str) -> 
     every: Any = Union[tuple(forms)]  # noqa: UP007  (made at run time)
     script = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
-        tyro.cli(
-            every,
-            prog=program,
-            args=["--tyro-print-completion", shell],
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
+        tyro.cli(every, prog=program, args=["--tyro-print-completion", shell], config=(tyro.conf.OmitArgPrefixes,))
     return script.getvalue()
 
 

@@ -9,12 +9,7 @@ from convsmith.cli.shell import terminal
 from convsmith.cli.shell.options import Listing, option
 from convsmith.cli.shell.progress import progress
 
-EXAMPLES = (
-    "data",
-    "data digits",
-    "data imagefolder:photos --size 224",
-    "data digits --json",
-)
+EXAMPLES = ("data", "data digits", "data imagefolder:photos --size 224", "data digits --json")
 
 
 @dataclass(frozen=True, kw_only=True)

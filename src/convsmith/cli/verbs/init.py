@@ -10,11 +10,7 @@ from convsmith.cli.shell import settings, terminal
 from convsmith.cli.shell.options import Listing, option
 from convsmith.errors import InvalidArgument
 
-EXAMPLES = (
-    "init",
-    "init train-digits",
-    "init train-digits --file my.yaml",
-)
+EXAMPLES = ("init", "init train-digits", "init train-digits --file my.yaml")
 
 
 @dataclass(frozen=True, kw_only=True)

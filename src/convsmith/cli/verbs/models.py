@@ -10,12 +10,7 @@ from convsmith.cli.shell import terminal
 from convsmith.cli.shell.options import Listing, option
 from convsmith.errors import InvalidArgument, close_matches
 
-EXAMPLES = (
-    "models",
-    "models 'resnet*'",
-    "models '*_isqrt' --parameters",
-    "models 'vit_tiny*' --pretrained --json",
-)
+EXAMPLES = ("models", "models 'resnet*'", "models '*_isqrt' --parameters", "models 'vit_tiny*' --pretrained --json")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,7 @@ from convsmith.cli.shell import terminal
 from convsmith.cli.shell.options import Listing, option
 from convsmith.errors import InvalidArgument
 
-EXAMPLES = (
-    "report runs/first",
-    "report runs/first runs/second --out comparison.html",
-)
+EXAMPLES = ("report runs/first", "report runs/first runs/second --out comparison.html")
 
 
 @dataclass(frozen=True, kw_only=True)
