@@ -114,6 +114,24 @@ def test_export_is_checked(saved, tmp_path, capsys, kind):
     assert found["input"] == ["batch", 1, 8, 8]
 
 
+def test_an_int8_file_is_judged_by_what_the_codes_cost(saved):
+    """One that computes what the network was made of passes, one of zeros does not, whatever the codes cost."""
+    from convsmith.cli.verbs.compress import allowed
+    from convsmith.compression import compress, runtimes
+
+    torch.manual_seed(1)
+    images, network = torch.randn(16, 1, 8, 8), load_model(saved).model
+    with torch.no_grad():
+        network.fc.weight.mul_(0.02)  # small logits: what the codes cost is large beside them
+        network.fc.bias.zero_()
+    small = compress(network, "int8", example=images)
+    most = allowed(small, network, images)
+    assert 0.05 <= most <= 0.5
+    assert max(runtimes.differences(small, network, images).values()) <= most
+    assert max(runtimes.differences(small, lambda x: torch.zeros(len(x), 10), images).values()) > most
+    assert allowed(network, network, images) == 1e-4
+
+
 @pytest.mark.slow
 def test_the_readmes_last_line_an_int8_run_exports_to_onnx(saved, tmp_path, capsys):
     onnx = pytest.importorskip("onnx")
