@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convsmith.cli.verbs.methods import POSITIONAL, registries, setting_rows
-from convsmith.report.markdown import table
+from experiments.markdown import table
 
 MARK = "<!-- from here on written by `make docs` -->"
 #: folder of pages: its guide

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convsmith.files import write_json
-from convsmith.report.markdown import table
+from experiments.markdown import table
 
 BEGIN, END = "<!-- measured: written by `make docs` from results/ -->", "<!-- end of measured -->"
 #: file -> its words for the columns and the rows

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from convsmith.report.markdown import GENERATED, conditions_line, table
+from experiments.markdown import GENERATED, conditions_line, table
 
 
 def benchmark_page(results: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from convsmith.report import Figure, Section, Table, render
-from convsmith.report.markdown import GENERATED, conditions_line, standalone, table
+from experiments.markdown import GENERATED, conditions_line, standalone, table
 from experiments.studies.beside import BESIDE
 
 

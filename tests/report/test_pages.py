@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from jsonschema import validate
 
-from convsmith.report.markdown import table
 from experiments.benchmarks.page import benchmark_page
+from experiments.markdown import table
 from experiments.method_pages import GUIDES, METHODS
 from experiments.method_pages import finished as finished_page
 from experiments.readme import WORDS, keep_demo, measured, with_measured

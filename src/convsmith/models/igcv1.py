@@ -64,8 +64,7 @@ def igcv1_net(
 
     stem = conv_stem(in_chans, channels)
     stages = stack(block, channels, doubling(channels, spread((depth - 2) // (2 if residual else 1), 3)))
-    settings = {"num_classes": num_classes, "in_chans": in_chans, **head}
-    return StagedNet(stem, channels, stages, num_features=stages[-1][1], **settings)
+    return StagedNet(stem, channels, stages, num_classes=num_classes, in_chans=in_chans, **head)
 
 
 def igcv1_imagenet(
@@ -99,8 +98,7 @@ def igcv1_imagenet(
 
     stem = conv_stem(in_chans, stem_channels, 7, 2).append(nn.MaxPool2d(3, 2, 1))
     stages = stack(block, stem_channels, doubling(channels, (2,) * 4))
-    settings = {"num_classes": num_classes, "in_chans": in_chans, **head}
-    return StagedNet(stem, stem_channels, stages, num_features=stages[-1][1], stem_reduction=4, **settings)
+    return StagedNet(stem, stem_channels, stages, stem_reduction=4, num_classes=num_classes, in_chans=in_chans, **head)
 
 
 def _chain(into: int, out: int, stride: int, primary: int | None, secondary: int | None = None) -> nn.Module:

@@ -61,7 +61,7 @@ def igcv2_cifar(
 
     stages = stack(block, channels, doubling(channels, ((depth - 2) // 3,) * 3))
     settings = {"num_classes": num_classes, "in_chans": in_chans, **head}
-    return StagedNet(conv_stem(in_chans, channels), channels, stages, num_features=stages[-1][1], **settings)
+    return StagedNet(conv_stem(in_chans, channels), channels, stages, **settings)
 
 
 def igcv2_imagenet(
@@ -85,7 +85,7 @@ def igcv2_imagenet(
     first = scaled(32, width, 16)
     stages = stack(block, first, [(scaled(c, width, 16), n, stride) for c, n, stride in MOBILENET_V1])
     settings = {"num_classes": num_classes, "in_chans": in_chans, "stem_reduction": 2, **head}
-    return StagedNet(conv_stem(in_chans, first, 3, 2), first, stages, num_features=stages[-1][1], **settings)
+    return StagedNet(conv_stem(in_chans, first, 3, 2), first, stages, **settings)
 
 
 register(

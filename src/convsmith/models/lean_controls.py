@@ -51,7 +51,7 @@ def mobilenet_v1_net(
     stem = conv_stem(in_chans, first, 3, stem_stride)
     stages = stack(DepthwiseSeparableBlock, first, [(scaled(c, width), n, stride) for c, n, stride in plan])
     settings = {"num_classes": num_classes, "in_chans": in_chans, "stem_reduction": stem_stride, **head}
-    return StagedNet(stem, first, stages, num_features=stages[-1][1], **settings)
+    return StagedNet(stem, first, stages, **settings)
 
 
 def xception_igc_net(
@@ -69,8 +69,7 @@ def xception_igc_net(
     check_depth(depth, "a plain", 3, 5)
     stem = conv_stem(in_chans, width)
     stages = stack(xception_block, width, doubling(width, ((depth - 2) // 3,) * 3))
-    settings = {"num_classes": num_classes, "in_chans": in_chans, **head}
-    return StagedNet(stem, width, stages, num_features=stages[-1][1], **settings)
+    return StagedNet(stem, width, stages, num_classes=num_classes, in_chans=in_chans, **head)
 
 
 register(

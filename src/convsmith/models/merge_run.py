@@ -53,7 +53,7 @@ def dmrnet(
     seen = [(stage, 2 * out if n < 2 else out, stride) for n, (stage, out, stride) in enumerate(stages)]
     settings = {"num_classes": num_classes, "in_chans": in_chans, **head}
     stem = conv_stem(in_chans, first).append(TwoCopies())
-    return StagedNet(stem, 2 * first, seen, num_features=stages[-1][1], **settings)
+    return StagedNet(stem, 2 * first, seen, **settings)
 
 
 def dmrnet_imagenet(
@@ -73,8 +73,7 @@ def dmrnet_imagenet(
         return MergeAndRunBlock(before, out, stride, bottleneck=out // 4, shortcut="none")
 
     stages = [(stage, 2 * out, stride) for stage, out, stride in stack(block, 64, doubling(256, blocks))]
-    settings = {"num_classes": num_classes, "in_chans": in_chans, "stem_reduction": 4, **head}
-    return StagedNet(stem, 128, stages, num_features=stages[-1][1], **settings)
+    return StagedNet(stem, 128, stages, stem_reduction=4, num_classes=num_classes, in_chans=in_chans, **head)
 
 
 register(

@@ -21,6 +21,7 @@ class StagedNet(PooledClassifier):
     Args:
         stem: first module; its output's ``stem_channels`` and ``stem_reduction`` go into ``feature_info``.
         stages: (modules, channels out, stride) of every stage.
+        num_features: channels that are pooled, those of the last stage if not given.
         tail: a last module before pooling, with ``num_features`` channels out.
         drop_path_rate: stochastic depth of the last residual block, from zero at the first.
 
@@ -33,7 +34,7 @@ class StagedNet(PooledClassifier):
         stem_channels: int,
         stages: Sequence[tuple[nn.Sequential, int, int]],
         *,
-        num_features: int,
+        num_features: int | None = None,
         stem_reduction: int = 1,
         tail: nn.Module | None = None,
         num_classes: int = 10,
@@ -54,7 +55,7 @@ class StagedNet(PooledClassifier):
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"layer{number}"})
         self.tail = nn.Identity() if tail is None else tail
         self.set_drop_path(drop_path_rate)
-        self.add_head(num_features, num_classes, global_pool)
+        self.add_head(stages[-1][1] if num_features is None else num_features, num_classes, global_pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
