@@ -64,8 +64,8 @@ def on_files(files: Any, config: Any) -> Any:
         text = f"# convsmith.{room}\n\n::: convsmith.{room}\n    options:\n      show_root_heading: false\n"
         exported = (source / room / "__init__.py").read_text(encoding="utf-8")
         for file in sorted((source / room).glob("*.py")):
-            # a function named like its file hides behind the file in static analysis
-            if f'"{file.stem}",' in exported:
+            # a function named like its file hides behind the file in static analysis; suites are found by a loop
+            if f'"{file.stem}",' in exported or file.stem.startswith("check_"):
                 text += f"\n::: convsmith.{room}.{file.stem}.{file.stem}\n"
         files.append(File.generated(config, f"reference/{room}.md", content=text))
     walks = (source.parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")

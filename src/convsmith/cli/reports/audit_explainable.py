@@ -74,21 +74,18 @@ def run(subject: Subject) -> Chapter:
         if closed
         else ""
     )
-    if shares:
+    if len(shares) > 2:
         middle, unused = sorted(shares)[len(shares) // 2], float((~needed).double().mean())
         facts |= {"critical": middle, "unused": unused}
         span = f"{100 * min(shares):.0f} to {100 * max(shares):.0f}"
         number = f"{100 * middle:.0f} % ({span}) of channels carry a prediction"
-        common = (
-            f"; {100 * unused:.0f} % of {len(needed)} channels are needed by none of these" if len(shares) > 2 else ""
-        )
         sentence = (
             f"{100 * middle:.0f} % of the channels carry the median prediction ({len(shares)} of {tried} images have a "
-            f"route){common}.{constant}"
+            f"route); {100 * unused:.0f} % of {len(needed)} channels are needed by none of these.{constant}"
         )
     else:
-        number = f"no route in {PASSES} passes"
-        sentence = f"{PASSES} passes found no route from any image to its prediction.{constant}"
+        number = f"a route for {len(shares)} of {tried} images"
+        sentence = f"{PASSES} passes found a route from {len(shares)} of {tried} images to their predictions.{constant}"
     places = "Warm colours mark places that speak for the predicted class."
     if found[0][2] is None:
         places = "There are no heat maps: no layer of this network holds a map of channels."
@@ -119,8 +116,8 @@ def _pass(subject: Subject, image: Tensor) -> float:
 
 
 def _different(subject: Subject, most: int) -> list[int]:
-    """Return rows of the images, one of each group first."""
-    groups = subject.pictures.groups or tuple(range(len(subject.pictures)))
+    """Return rows of the images, one of each class or group first."""
+    groups = subject.pictures.labels or subject.pictures.groups or tuple(range(len(subject.pictures)))
     first = [groups.index(g) for g in dict.fromkeys(groups)]
     rest = [i for i in range(len(groups)) if i not in first]
     return (first + rest)[:most]
