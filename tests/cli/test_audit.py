@@ -188,9 +188,8 @@ def test_routes_that_do_not_depend_on_the_image_are_not_counted(tmp_path, monkey
         load_model(model), images, images, None, {"model": "m", "data": "d"}, "torch", 0, "cpu"
     )
     whole = audit_explainable.run(subject).facts
-    monkeypatch.setattr(
-        "convsmith.interpretation.heat_map", lambda model, x, routes, **settings: torch.zeros(len(x), 8, 8)
-    )
+    closed = property(lambda flags: torch.zeros_like(flags.closed))
+    monkeypatch.setattr("convsmith.interpretation.routes.RouteFlags.open", closed)
     none = audit_explainable.run(subject)
     assert none.facts["routes"] == 0
     assert none.facts["closed"] == whole["closed"] + whole["routes"] > 0

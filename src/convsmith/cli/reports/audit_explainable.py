@@ -21,7 +21,7 @@ def run(subject: Subject) -> Chapter:
     """Find routes of a dozen images, one a group, and overlay what they look at."""
     import torch
 
-    from convsmith.interpretation import find_routes, heat_map, overlay
+    from convsmith.interpretation import find_routes, overlay
     from convsmith.report import InlineImage, Section, Table
     from convsmith.report.figures import photo
 
@@ -36,22 +36,21 @@ def run(subject: Subject) -> Chapter:
         began, batch = time.monotonic(), images[start : start + size]
         with torch.no_grad():
             routes = find_routes(subject.model, batch, steps=PASSES, batch_size=size)
-        # a route that closes every way from the image says the same whatever the image shows
-        reached = heat_map(subject.model, batch, routes, method="pathway-gradient").amax((1, 2)) > 0
-        found.append((batch, routes, maps_of(subject.model, batch, routes), reached))
+        found.append((batch, routes, maps_of(subject.model, batch, routes)))
         took = time.monotonic() - began
     if not found:
         return Chapter(absent=f"one image needs {took:.0f} s for its {PASSES} passes; a larger --minutes")
     pictures, shares, table, closed = [], [], [], 0
     needed = torch.zeros(found[0][1].total, dtype=torch.bool)
-    for start, (batch, routes, heat, reached) in zip(range(0, len(rows), size), found, strict=False):
+    for start, (batch, routes, heat) in zip(range(0, len(rows), size), found, strict=False):
         critical = torch.cat([gate > 0 for gate in routes.gates.values()], 1).cpu()
         pixels = subject.pixels(batch)
         shown = pixels if heat is None else overlay(pixels, heat)
         for k in range(len(batch)):
             share = float(routes.sparsity()[k])
             smaller = bool(routes.kept[k]) and share < ALL
-            carried = smaller and bool(reached[k])
+            # a route that closes every way from the image says the same whatever the image shows
+            carried = smaller and bool(routes.flags.open[k].any())
             closed += smaller and not carried
             if carried:
                 shares.append(share)

@@ -40,18 +40,17 @@ def write(
     seed: int,
 ) -> dict[str, Any]:
     """Write the sections into a run folder and return the numbers for its top."""
-    from convsmith.interpretation import apply_routes, heat_map, runner_up_contrast
+    from convsmith.interpretation import apply_routes, runner_up_contrast
 
     shown = min(show, len(routes))
     if shown:
         some, images = routes[:shown], found.images[:shown]
         maps, contrast = maps_of(model, images, some), runner_up_contrast(model, images, some)
-        passed = heat_map(model, images, some, method="pathway-gradient").amax((1, 2)) > 0
         probabilities = apply_routes(model, images, {}).softmax(1).cpu()
         for row in range(shown):
             near = None if neighbours is None else tuple(part[row] for part in neighbours)
             heat = None if maps is None else maps[row]
-            made = chapter(found, routes, row, heat, contrast, probabilities[row], near, bool(passed[row]))
+            made = chapter(found, routes, row, heat, contrast, probabilities[row], near)
             made.save(folder, f"41-image-{row:03d}")
     removal(model, found.images, found.labels, routes, seed).save(folder, "42-removal")
     return {
@@ -120,7 +119,6 @@ def chapter(
     contrast: Contrast,
     probabilities: Tensor,
     neighbours: tuple[Any, ...] | None,
-    passed: bool,
 ) -> Section:
     """Return one image's chapter: photograph, overlay, the answer in words, strips of gates; tables are folded."""
     from convsmith.interpretation import overlay
@@ -166,7 +164,6 @@ def chapter(
             prediction,
             f"{second}, {float(probabilities[routes.runner_up[row]]):.0%}",
             "" if int(found.labels[row]) < 0 else f" Its label is {named(int(found.labels[row]))}.",
-            passed,
         ),
         [
             Table(["class", "probability"], classes, "Top classes of the full network.", folded=True),
@@ -190,11 +187,11 @@ def chapter(
     )
 
 
-def _words(routes: Routes, row: int, first: str, second: str, truth: str, passed: bool) -> list[str]:
-    """Return what one route says, in plain words; then its numbers. ``passed``: its answer depends on the image."""
+def _words(routes: Routes, row: int, first: str, second: str, truth: str) -> list[str]:
+    """Return what one route says, in plain words; then its numbers."""
     count = f"{round(float(routes.sparsity()[row]) * routes.total):,} of its {routes.total:,} channels"
     answer = f"The network says {first}, {float(routes.confidence[row]):.0%} sure; next comes {second}.{truth}"
-    if not passed:
+    if not bool(routes.flags.open[row].any()):
         told = (
             f"No route through all layers was found: the {count} that are left say {first} whatever the image shows, "
             "from constants inside the network. They explain nothing about this image."
