@@ -33,10 +33,6 @@ def _stride(pool: nn.AvgPool2d | nn.MaxPool2d) -> int:
     return max(stride) if isinstance(stride, tuple) else int(stride)
 
 
-def _resnet(model: Any) -> int:
-    return _unstride(model.layer4)
-
-
 def _vgg(model: Any) -> int:
     index = max((i for i, m in enumerate(model.features) if isinstance(m, nn.MaxPool2d)), default=None)
     if index is None:
@@ -45,25 +41,10 @@ def _vgg(model: Any) -> int:
     return 1
 
 
-def _last_strided_block(stages: Any) -> int:
-    """Un-stride the last stage that has a stride; later ones have none."""
-    for stage in reversed(list(stages)):
-        changed = _unstride(stage)
-        if changed:
-            return changed
-    return 0
-
-
 def _efficientnet(model: Any) -> int:
-    return _last_strided_block(model.blocks if hasattr(model, "blocks") else model.features)
-
-
-def _densenet(model: Any) -> int:
-    return _unstride(model.features.transition3)
-
-
-def _regnet(model: Any) -> int:
-    return _unstride(model.s4 if hasattr(model, "s4") else model.trunk_output[-1])
+    """Un-stride the last stage that has a stride; later ones have none."""
+    stages = model.blocks if hasattr(model, "blocks") else model.features
+    return next(filter(None, map(_unstride, reversed(list(stages)))), 0)
 
 
 def _cifar(model: Any) -> int:
@@ -76,13 +57,13 @@ def _cifar(model: Any) -> int:
 
 #: class name to surgery; timm and torchvision share the names
 FAMILIES: dict[str, Callable[[Any], int]] = {
-    "ResNet": _resnet,
+    "ResNet": lambda model: _unstride(model.layer4),
     "VGG": _vgg,
     "EfficientNet": _efficientnet,
     "MobileNetV2": _efficientnet,
     "MobileNetV3": _efficientnet,
-    "DenseNet": _densenet,
-    "RegNet": _regnet,
+    "DenseNet": lambda model: _unstride(model.features.transition3),
+    "RegNet": lambda model: _unstride(model.s4 if hasattr(model, "s4") else model.trunk_output[-1]),
     "CifarResNet": _cifar,
 }
 

@@ -171,21 +171,11 @@ def _conditions(run: Run) -> list[Section]:
     parts = []
     if run.config:
         rows = [[line] for line in run.config.splitlines() if line.strip()]
-        parts.append(
-            Section(
-                "Configuration",
-                ["Every setting after flags, file and preset were merged."],
-                [Table(["config.yaml"], rows, folded=True)],
-            )
-        )
+        text = ["Every setting after flags, file and preset were merged."]
+        parts.append(Section("Configuration", text, [Table(["config.yaml"], rows, folded=True)]))
     if run.environment:
-        parts.append(
-            Section(
-                "Environment",
-                [],
-                [Table(["what", "value"], [list(row) for row in _flat(run.environment)], folded=True)],
-            )
-        )
+        rows = [list(row) for row in _flat(run.environment)]
+        parts.append(Section("Environment", tables=[Table(["what", "value"], rows, folded=True)]))
     return parts
 
 

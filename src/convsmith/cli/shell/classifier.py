@@ -53,10 +53,7 @@ def check(arguments: ModelOptions) -> None:
     if arguments.pooling is not None:
         from convsmith import pooling
 
-        if arguments.pooling not in pooling.available():
-            hint = close_matches(arguments.pooling, pooling.available())
-            rule = "no pooling has this name"
-            raise InvalidArgument(rule, argument="--pooling", given=repr(arguments.pooling), hint=hint)
+        pooling.POOLINGS.entry(arguments.pooling)
         pooling_arguments(arguments.pooling, arguments.pooling_args)
     if is_saved(arguments.model) or arguments.weights is not None:
         # a preset or file that asks for published weights gives way to weights named in particular; two flags clash

@@ -27,6 +27,7 @@ class Arguments(Listing):
 def run(arguments: Arguments) -> dict[str, Any]:
     """Print names, or one description."""
     from convsmith import data
+    from convsmith.data.pictures import shortened
 
     if arguments.data is None:
         known = data.summaries()
@@ -53,7 +54,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         f"size      {about.size[0]} x {about.size[1]}, {about.channels} channel{'s' if about.channels > 1 else ''}",
         f"mean      {', '.join(f'{value:.4f}' for value in about.mean)}",
         f"std       {', '.join(f'{value:.4f}' for value in about.std)}",
-        f"classes   {len(about.classes)}: {shortened(about.classes)}",
+        f"classes   {len(about.classes)}: {shortened(about.classes, 12)}",
     )
     terminal.table(("class", *loaded.splits), _by_class(loaded))
     for file in loaded.skipped:
@@ -67,9 +68,3 @@ def _by_class(loaded: Any) -> list[tuple[Any, ...]]:
     count = {name: labels.bincount(minlength=len(loaded.classes)) for name, labels in known.items()}
     shown = list(loaded.classes[:30])
     return [(name, *(int(found[number]) for found in count.values())) for number, name in enumerate(shown)]
-
-
-def shortened(names: tuple[str, ...], most: int = 12) -> str:
-    """Return the names in one line, cut after ``most``."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f", and {rest} more" if rest > 0 else "")
