@@ -6,8 +6,8 @@ import torch
 from convsmith.errors import InvalidArgument
 from convsmith.pooling import matrix_sqrt
 from convsmith.pooling.newton_schulz import newton_schulz_steps
-from convsmith.pooling.product_form import matmuls
 from convsmith.pooling.remez import best_quintic, level_reach, polar_express_steps, schedule_errors
+from tests.pooling.test_newton_schulz import matmuls
 
 D = torch.float64
 

@@ -105,10 +105,8 @@ def read_idx(path: Path) -> NDArray[np.generic]:
         shape = np.frombuffer(raw[4:start], ">u4", raw[3])
         return np.frombuffer(raw[start:], kind).reshape(shape).astype(kind.newbyteorder("="))
     except ValueError as error:
-        rule, hint = (
-            "an IDX file holds as many values as its header says",
-            "it is incomplete or damaged; fetch it again",
-        )
+        rule = "an IDX file holds as many values as its header says"
+        hint = "it is incomplete or damaged; fetch it again"
         raise InvalidArgument(rule, given=f"{path}: {len(raw)} bytes, {error}", hint=hint) from error
 
 

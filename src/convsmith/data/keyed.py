@@ -14,7 +14,7 @@ from torch import Tensor
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
-_DRAW, _ORDER = 1, 2  # two uses of one key must not repeat each other
+_ORDER = 2  # keys the use: an order must not repeat another draw of the same key
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -31,12 +31,6 @@ def hash64(*parts: ArrayLike) -> NDArray[np.uint64]:
         number = np.uint64(part % 2**64) if isinstance(part, int) else np.asarray(part, np.int64).astype(np.uint64)
         word = _mix((word ^ number) + _STEP)
     return word
-
-
-def uniform(seed: int, epoch: int, index: Tensor, draws: int) -> Tensor:
-    """Return [len(index), draws] float64 numbers in [0, 1), a function of (seed, epoch, image number, column)."""
-    words = hash64(_DRAW, seed, epoch, index.cpu().numpy()[:, None], np.arange(draws))
-    return torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 def shuffled(index: Tensor, *key: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convsmith import arguments
-from convsmith.pooling.covariance import centred, covariance, triu_size, triu_vector
+from convsmith.pooling.covariance import covariance, triu_size, triu_vector
 from convsmith.pooling.inputs import columns, float32_island, float64_island, square
 from convsmith.pooling.layers import POOLINGS, Pooling
 from convsmith.pooling.matrix_root import matrix_sqrt, refuse_indefinite
@@ -175,11 +175,6 @@ def _direct_log(x: Tensor, ridge: float) -> Tensor:
     mean = x.mean(2, keepdim=True)
     bottom = torch.cat([torch.zeros_like(mean), torch.ones_like(mean[:, :1])], 1).mT
     return triu_vector(triangular_log(torch.cat([torch.cat([factor, mean], 2), bottom], 1)))
-
-
-def is_constant(x: Tensor) -> Tensor:
-    """Return per sample [B] whether the features are constant over positions up to rounding."""
-    return ~(centred(columns(x, "is_constant")) != 0).flatten(1).any(1)
 
 
 @functools.lru_cache(maxsize=8)

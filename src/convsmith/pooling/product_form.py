@@ -65,19 +65,6 @@ class Step:
         return (t0 - c[4] * k * k, t1, c[4], k)
 
 
-def matmuls(steps: tuple[Step, ...], root: bool) -> int:
-    """Count the matrix products of `run` without the backward pass."""
-    count = 0
-    for k, step in enumerate(steps):
-        last = k == len(steps) - 1
-        count += step.squarings
-        if k == 0 and root:
-            count += 1 if last else 2
-        else:
-            count += (k > 0) + (0 if last else 2)
-    return count
-
-
 def kept_matrices(steps: tuple[Step, ...], root: bool) -> int:
     """Count the matrices that `run` puts on the chain."""
     count = 0
