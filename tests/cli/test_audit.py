@@ -156,7 +156,7 @@ def test_any_network_is_audited_on_photographs(model, tmp_path, capsys, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     random = [] if ":" in model else ["--random"]
     assert (
-        main.main(["audit", model, *random, "--data", "photographs", "--minutes", "6", "--out", "run", "--json"]) == 0
+        main.main(["audit", model, *random, "--data", "photographs", "--minutes", "15", "--out", "run", "--json"]) == 0
     )
     printed = capsys.readouterr().out.splitlines()
     said = json.loads(printed[-1])
