@@ -210,6 +210,12 @@ def test_a_verb_that_takes_a_network_takes_its_weights():
     assert {verb for verb in takes if "weights" not in fields[verb]} == set()
 
 
+def test_several_processes_explain_with_save_alone(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main.main(["explain", "runs/first", "--data", "digits"]) == 2
+    assert "add --save FILE" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", list(main.Program().verbs()))
 def test_several_processes_divide_the_work_or_are_refused(verb, monkeypatch, capsys):
     module = importlib.import_module(f"convsmith.cli.verbs.{verb}")
@@ -218,7 +224,7 @@ def test_several_processes_divide_the_work_or_are_refused(verb, monkeypatch, cap
     monkeypatch.setenv("WORLD_SIZE", "2")
     words = shlex.split(next(line for line in module.EXAMPLES if "--config" not in line))
     code = main.main(words)
-    if verb in ("train", "adapt", "evaluate", "predict"):
+    if verb in ("train", "adapt", "evaluate", "predict", "explain"):
         assert (code, len(ran)) == (0, 1)
     else:
         assert (code, ran) == (2, [])

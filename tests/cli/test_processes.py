@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from convsmith.training import checkpoint
 from convsmith.training.history import read_history
@@ -79,6 +80,21 @@ def test_three_processes_predict_each_picture_once(place):
         assert said.count('{"verb": "predict"') == 1
     assert (place / "one.csv").read_bytes() == (place / "three.csv").read_bytes()
     assert len(list(csv.reader((place / "three.csv").open()))) == 31
+
+
+def test_three_processes_find_each_route_once(place):
+    words = ["explain", "run", "--data", "pictures", "--split", "train", "--limit", "7", "--batch-size", "2"]
+    words += ["--class-map", "names.txt", "--steps", "12", "--show", "1", "--neighbours", "0", "--json"]
+    (place / "names.txt").write_text("cat=1\ndog=2\n")
+    for world in (1, 3):
+        said, _ = done([*words, "--save", f"{world}.safetensors", "--out", f"why-{world}"], place, world)
+        assert said.count('{"verb": "explain"') == 1
+    alone, three = (load_file(place / f"{world}.safetensors") for world in (1, 3))
+    assert alone.keys() == three.keys()
+    assert all(torch.equal(alone[name], three[name]) for name in alone)
+    assert not list(place.glob("*.parts"))
+    assert (place / "why-3" / "report.html").is_file()
+    done([*words, "--out", "why"], place, 3, code=1)  # torchrun's own code: the search of --save alone is shared
 
 
 @pytest.mark.parametrize("killed", [0, 1])

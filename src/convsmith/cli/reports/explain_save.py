@@ -27,15 +27,19 @@ def find_and_save(
     labels: Tensor,
     progress: Callable[[int, int, str], None],
     settings: dict[str, Any],
-) -> Routes:
+) -> Routes | None:
     """Find routes batch by batch into ``FILE.parts``, join them into ``file``, remove the parts; return all routes.
 
-    Parts that are there already, of the same network, images and settings, are not searched again.
+    Parts that are there already, of the same network, images and settings, are not searched again. The processes of a
+    launcher share the batches; the first one joins them, the others get None.
     """
     from convsmith.interpretation import Routes, RouteSettings, find_routes_from_loader
     from convsmith.interpretation.detector import fingerprint
     from convsmith.interpretation.find import rows_at_once
+    from convsmith.training import rank_and_world
+    from convsmith.training.machine import gather
 
+    rank, world = rank_and_world()
     parts = Path(file + ".parts")
     chosen = {k: v for k, v in settings.items() if k not in ("sites", "batch_size")}
     size = rows_at_once(images, settings["batch_size"])
@@ -57,11 +61,14 @@ def find_and_save(
             sites=settings["sites"],
             storage="float32",
             progress=lambda done, _total, _note: progress(done, len(images), "routes"),
-            rank=0,
-            world=1,
+            rank=rank,
+            world=world,
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{parts} keeps the routes found so far; the same command goes on from there") from None
+    gather(None, world)  # all parts are there
+    if rank:
+        return None
     routes = Routes.load(parts).to(next(model.parameters()).device)
     routes.save(file)
     shutil.rmtree(parts)

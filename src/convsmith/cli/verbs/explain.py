@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from convsmith.data import DataDescription, ImageData
     from convsmith.interpretation import Routes
 
+#: processes of one launcher divide the search of ``--save``
+SHARES_WORK = True
+
 EXAMPLES = (
     "explain runs/first photo.png other.jpg --out runs/why",
     "explain runs/first --data digits --limit 8",
@@ -81,6 +84,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "batch_size": arguments.batch_size,
         "open_layers": arguments.mode == "converged" and not arguments.allow_closed,
     }
+    routes: Routes | None
     with progress("routes") as callback:
         if arguments.save is None:
             routes = interpretation.find_routes(
@@ -90,6 +94,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
             routes = explain_save.find_and_save(
                 arguments.save, loaded.model, found.images, found.labels, callback, settings
             )
+    if routes is None:
+        return {}
     folder = run_folder.open_run("explain", arguments)
     neighbours = None
     if data is not None and arguments.neighbours and arguments.show:
@@ -105,6 +111,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 
 def _check(arguments: Arguments) -> None:
+    if arguments.save is None and terminal.processes() > 1:
+        rule, hint = "several processes share the search of --save only", "add --save FILE, or start it once"
+        raise InvalidArgument(rule, argument="explain", given=f"{terminal.processes()} processes", hint=hint)
     if not arguments.image_files and not arguments.data:
         hint = "name images, or add --data DATA"
         raise InvalidArgument("there is nothing to explain", argument="explain MODEL", hint=hint)
