@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,16 @@ def test_a_file_is_replaced_whole_and_keeps_what_was_there_when_writing_fails(tm
         files.write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_the_draft_of_a_killed_process_is_cleared_and_that_of_a_running_one_stays(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, running, other = (tmp_path / f".{name}.draft" for name in (f"a.{gone.pid}", "a.1", f"b.{gone.pid}"))
+    for draft in (dead, running, other):
+        draft.touch()
+    files.write_text(tmp_path / "a", "text")
+    assert sorted(tmp_path.iterdir()) == sorted([running, other, tmp_path / "a"])
 
 
 def test_a_line_that_a_kill_cut_off_is_taken_out_before_others_are_appended(tmp_path):

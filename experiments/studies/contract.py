@@ -137,14 +137,16 @@ def run_study(
     numbers = list(range(seeds if seeds is not None else (2 if quick else 5)))
     path = result_path(results, name, quick, device)
     mark = fingerprint(name, quick, numbers, device)
+    cells_file = results / "cells" / f"{path.stem}--{mark}.jsonl"
+    if again:
+        cells_file.unlink(missing_ok=True)
+    running = Study(name, quick, numbers, device, cells_file, progress, results)
     if path.exists() and not again:
         value = json.loads(path.read_text())
-        if value["fingerprint"] == mark:
+        kept = {key: cell["value"] for key, cell in running.cells.items()}
+        if value["fingerprint"] == mark and kept in ({}, value["cells"]):  # other cells: a run anew was stopped
+            cells_file.unlink(missing_ok=True)
             return value
-    cells_file = results / "cells" / f"{path.stem}--{mark}.jsonl"
-    if again and cells_file.exists():
-        cells_file.unlink()
-    running = Study(name, quick, numbers, device, cells_file, progress, results)
     begin = time.perf_counter()
     outcome = entry.value(running)
     value = {
@@ -166,6 +168,5 @@ def run_study(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, value)
-    if cells_file.exists():
-        cells_file.unlink()
+    cells_file.unlink(missing_ok=True)
     return value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +21,8 @@ _WORDS = {dict: "an object", list: "a list", str: "text", int: "a whole number",
 def replacing(path: Path | str) -> Iterator[Path]:
     """Give the path of a draft beside ``path``; when the block ends it is forced to disk and becomes ``path``.
 
-    The mode is the umask's. When the block raises, the draft is removed and what was at ``path`` stays.
+    The mode is the umask's. When the block raises, the draft is removed and what was at ``path`` stays; drafts of
+    ``path`` whose process was killed are removed first.
 
     Raises:
         RunFailed: the system refuses to write (a full disk, a read-only folder).
@@ -28,6 +30,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.draft"):
+            if not _runs(left.name.split(".")[-2]):
+                left.unlink(missing_ok=True)
         draft.touch()
         mode = draft.stat().st_mode
         yield draft
@@ -44,6 +49,16 @@ def replacing(path: Path | str) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def _runs(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError, ValueError):
+        return False
+    except PermissionError:  # someone else's
+        return True
+    return True
 
 
 def write_text(path: Path | str, text: str) -> Path:

@@ -50,6 +50,8 @@ LINES: dict[str, tuple[Program, str]] = {
 }
 ROOMS = ("adaptation", "compression", "data", "interpretation", "models.storage", "report", "training")
 NEEDED = ("matplotlib.pyplot", "sklearn.ensemble", "timm", *(f"convsmith.{room}" for room in ROOMS))
+#: a signal that came while Python ran a weak reference's callback: Python says so, and goes on as if there were none
+IGNORED = re.compile(r"^Exception ignored in: .*\nTraceback.*\n(?:(?: +.*)?\n)*KeyboardInterrupt: *\n", re.MULTILINE)
 #: what a person typed after a kill, as the message said -> a result equal to an uninterrupted run's
 EQUAL = ("the same command", "`--resume`", "`--overwrite`")
 #: another result; no way on after six tries; a traceback
@@ -101,7 +103,7 @@ class Verb:
             ended = killed.run(self.program, words, place, moment)
             if ended.struck and moment is not None:
                 moments.append(moment)
-            if "this is a bug" in ended.said or "Traceback" in ended.said:
+            if "this is a bug" in ended.said or "Traceback" in re.sub(IGNORED, "", ended.said):
                 return self._found(place, moments, "broken", ended)
             if ended.code == 0 and not moments:  # it was faster than the signal: once more, from the beginning
                 shutil.rmtree(place)

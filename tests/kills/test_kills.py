@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.kills.__main__ import LINES, following
+from tests.kills.__main__ import IGNORED, LINES, following
 from tests.kills.killed import Moment, drawn
 from tests.kills.same import differences
 
@@ -64,6 +64,16 @@ def test_everything_else_is_a_difference(tmp_path, spoil, said):
     ours, theirs = written(tmp_path / "a"), written(tmp_path / "b")
     spoil(ours)
     assert said in "; ".join(differences(ours, theirs))
+
+
+def test_a_signal_that_python_drops_is_no_traceback_of_the_command():
+    trace = 'Traceback (most recent call last):\n  File "weakref.py", line 369, in remove\n    def remove(k):\n\n'
+    dropped = f"one\nException ignored in: <function remove at 0x7f>\n{trace}KeyboardInterrupt: \ntwo\n"
+    assert IGNORED.sub("", dropped) == "one\ntwo\n"
+    assert IGNORED.sub("", f"{trace}KeyboardInterrupt: \n") == f"{trace}KeyboardInterrupt: \n"
+    assert "Traceback" in IGNORED.sub("", f"{dropped}{trace}ValueError: no\n")
+    wrong = dropped.replace("KeyboardInterrupt", "ValueError")
+    assert IGNORED.sub("", wrong) == wrong
 
 
 def test_a_person_does_what_the_message_says():

@@ -59,6 +59,15 @@ def test_an_interrupted_study_goes_on_where_it_stopped(tmp_path, toy):
     assert not list((tmp_path / "cells").iterdir())
 
 
+def test_cells_that_a_kill_left_beside_the_result_are_cleared(tmp_path, toy):
+    toy.append(1)  # nothing stops the toy
+    value = run_study("toy/claim", seeds=2, results=tmp_path)
+    left = tmp_path / f"cells/toy-claim--full--cpu--{value['fingerprint']}.jsonl"
+    left.touch()
+    assert run_study("toy/claim", seeds=2, results=tmp_path) == value
+    assert not left.exists()
+
+
 def test_a_finished_study_is_not_run_again_unless_its_conditions_changed(tmp_path, toy):
     toy.append(1)
     run_study("toy/claim", seeds=2, results=tmp_path)
