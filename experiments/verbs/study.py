@@ -80,9 +80,8 @@ def _all(names: list[str], out: Path, arguments: Arguments) -> list[dict[str, An
             terminal.say(f"{name}: {value['verdict']}")
             found.append(value)
     except KeyboardInterrupt:
-        again = f"python -m experiments study {arguments.study} --out {arguments.out}" + (
-            " --quick" if arguments.quick else ""
-        )
+        again = f"python -m experiments study {arguments.study} --out {arguments.out} --device {arguments.device}"
+        again += " --quick" * arguments.quick + (f" --seeds {arguments.seeds}" if arguments.seeds else "")
         done = f"{len(found)} of {len(names)} studies are finished; the cells of the open one are kept"
         raise KeyboardInterrupt(f"{done}\n  go on with: {again}") from None
     return found

@@ -1,10 +1,13 @@
 """The explain and detect verbs on a tiny saved network: pages, files, messages and exit codes."""
 
+import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 from convsmith.cli.main import main
 from convsmith.interpretation import Routes
@@ -175,8 +178,6 @@ def test_a_detector_of_the_best_features_refuses_another_network_of_the_same_sha
 
 
 def test_a_detector_that_should_not_be_used_says_why():
-    from types import SimpleNamespace
-
     from convsmith.cli.reports.detect_report import best_features, warnings
 
     def row(features, area, low):
@@ -189,6 +190,31 @@ def test_a_detector_that_should_not_be_used_says_why():
     assert "0.60 (0.45 to 0.99)" in chance
     assert "logits do better than routes" in better
     assert warnings(rows, "logits") == []
+
+
+@pytest.mark.slow
+def test_a_slow_machine_fits_the_same_detector(saved, tmp_path, monkeypatch, capsys):
+    from convsmith.cli.reports import detect_report
+
+    files = []
+    for name, second in (("fast", 1e-9), ("slow", 3.0)):  # each look at the clock: later by so much
+        ticks = (second * n for n in itertools.count())
+        monkeypatch.setattr(detect_report, "time", SimpleNamespace(monotonic=lambda ticks=ticks: next(ticks)))
+        fit = ["detect", "fit", str(saved), "--data", "digits", "--per-class", "1", "--test-images", "4"]
+        assert main([*fit, "--out", str(tmp_path / name)]) == 0
+        files.append(load_file(tmp_path / name / "detector.safetensors"))
+    capsys.readouterr()
+    assert all(torch.equal(files[0][name], files[1][name]) for name in files[0])
+
+
+def test_images_solved_at_once_follow_from_the_operations():
+    from convsmith.cli.reports.detect_report import images_at_once
+
+    layer, images = torch.nn.Conv2d(3, 8, 3), torch.zeros(2, 3, 34, 34)
+    macs = 32 * 32 * 8 * 3 * 9
+    assert images_at_once(layer, images, 30) == 32
+    assert images_at_once(layer, images, 100_000) == 10**11 // (100_000 * macs) == 4
+    assert images_at_once(layer, images, 10**7) == 1
 
 
 def test_a_detector_is_fitted_on_pictures_without_labels(saved, tmp_path, capsys):

@@ -30,8 +30,19 @@ def section(rows: Sequence[DetectionRow], epsilon: float, notes: Sequence[str] =
     )
 
 
-def estimate(model: nn.Module, images: Tensor, tests: int, steps: int) -> tuple[float, int]:
-    """Time one image forward and back; return the seconds of the whole table and how many images take five at once."""
+def images_at_once(model: nn.Module, images: Tensor, steps: int) -> int:
+    """Return how many images to solve between two tellings of the progress: seconds of work, and at most 32.
+
+    From the operations, never from a clock: the last digits of routes, and so a detector, depend on it.
+    """
+    from convsmith.inspection import count_operations
+
+    counts = count_operations(model, (1, *images.shape[1:])).by_module.values()
+    return max(1, min(32, 10**11 // max(1, steps * sum(count.macs for count in counts))))
+
+
+def estimate(model: nn.Module, images: Tensor, tests: int, steps: int) -> float:
+    """Time one image forward and back; return the seconds of the whole table."""
     import torch
 
     from convsmith.inspection.outputs import class_scores
@@ -44,7 +55,7 @@ def estimate(model: nn.Module, images: Tensor, tests: int, steps: int) -> tuple[
     one = (time.monotonic() - began) / len(x)
     attack, versions = 10, len(ATTACKS_SHOWN) + len(HARMLESS) + 2
     passes = len(images) * (2 * attack + 4 * steps) + tests * (len(ATTACKS_SHOWN) * attack + versions * steps)
-    return one * passes, max(1, min(32, int(5 / (one * steps))))
+    return one * passes
 
 
 def best_features(rows: Sequence[DetectionRow]) -> str:

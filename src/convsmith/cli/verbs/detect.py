@@ -89,9 +89,9 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
         terminal.say("no labels: the network's own predictions take their place")
     named = train.labelled(model)
     chosen = named.rows(protocol.balanced(named.labels, arguments.per_class, arguments.seed, fewer=fewer))
-    seconds, find["batch_size"] = detect_report.estimate(
-        model, chosen.images, len(test.labels), interpretation.RouteSettings(mode=arguments.mode).most_steps
-    )
+    steps = interpretation.RouteSettings(mode=arguments.mode).most_steps
+    find["batch_size"] = detect_report.images_at_once(model, chosen.images, steps)
+    seconds = detect_report.estimate(model, chosen.images, len(test.labels), steps)
     terminal.say(f"{len(chosen.labels)} images to fit, {len(test.labels)} to test: {duration(seconds)} or so")
     with progress("detect") as callback:
         rows = interpretation.detection_table(
