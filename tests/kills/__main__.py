@@ -154,7 +154,7 @@ def section(cases: list[Case], seed: int, seconds: float) -> str:
     """Return the part of ``docs/reliability.md`` that counts kills."""
     counts = Counter((case.verb, case.outcome) for case in cases)
     rows = []
-    for verb in LINES:
+    for verb in dict.fromkeys(case.verb for case in cases):
         own = [case for case in cases if case.verb == verb]
         signals = Counter(moment.number.name for case in own for moment in case.moments)
         numbers = [signals["SIGKILL"], signals["SIGINT"], *(counts[verb, outcome] for outcome in (*EQUAL, *WRONG))]
