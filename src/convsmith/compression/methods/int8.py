@@ -25,9 +25,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from convsmith.compression.methods.graphs import graph_from_json, graph_to_json, tensor_of
-from convsmith.compression.methods.low_bit import lowbit
-from convsmith.compression.methods.method import METHODS, Applied, Method
-from convsmith.compression.methods.precision import apply_lowbit, plan_lowbit
+from convsmith.compression.methods.method import METHODS, Applied
+from convsmith.compression.methods.precision import LowBitMethod
 from convsmith.compression.methods.quantiser import Quantiser
 from convsmith.compression.methods.rounding import round_by_moments
 from convsmith.compression.planning.plan import WHOLE, Budget, Choice, Plan
@@ -37,6 +36,7 @@ from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
 from convsmith.inspection.modes import watching
 
 _UNFINISHED = ("in int8 training: train it, then call finish",)
+_SPEED = "int8 is fast when compiled; run eagerly it is slower than floating point"
 MODES = ("static", "qat", "weight-only")
 
 
@@ -74,17 +74,21 @@ class Int8Training(nn.Module):
 
         self.training = mode
         (move_exported_model_to_train if mode else move_exported_model_to_eval)(self.program)
+        # in evaluation the ranges must stand still, or every look at the network would change it
+        self.observe(mode)
+        return self
+
+    def observe(self, on: bool) -> None:
+        """Let the observers follow what they see, or keep their ranges."""
         for module in self.program.modules():
-            # in evaluation the ranges must stand still, or every look at the network would change it
             switch: Any = getattr(module, "enable_observer", None)
             if switch is not None:
-                switch(mode)
-        return self
+                switch(on)
 
 
 @METHODS.register("int8")
 @dataclass(frozen=True)
-class Int8(Method):
+class Int8(LowBitMethod):
     """Eight-bit integers: weights and activations (static, qat) or weights alone.
 
     Args:
@@ -96,6 +100,7 @@ class Int8(Method):
     ends: bool = True
 
     chains: ClassVar[bool] = False
+    scheme: ClassVar[str] = "int8"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -115,7 +120,7 @@ class Int8(Method):
     def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Return the one choice there is."""
         if self.mode == "weight-only":
-            return plan_lowbit(self, "int8", subject, ends=self.ends)
+            return super().plan(subject, budget)
         seen, whole = subject.seen, subject.cost
         if seen.example.dtype != torch.float32:
             raise InvalidArgument(
@@ -132,15 +137,14 @@ class Int8(Method):
     def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Quantise the whole network (static, qat) or its weights."""
         if self.mode == "weight-only":
-            return apply_lowbit(subject, plan)
+            return super().apply(subject, plan)
         model, seen = subject.model, subject.seen
-        if self.mode == "qat":
-            return Applied(
-                _calibrated(prepare(model, seen.example, training=True, skip=self.skip), seen.example), {}, _UNFINISHED
-            )
-        prepared = _calibrated(prepare(model, seen.example, training=False, skip=self.skip), seen.example)
+        training = self.mode == "qat"
+        prepared = _calibrated(prepare(model, seen.example, training=training, skip=self.skip), seen.example)
+        if training:
+            return Applied(prepared, {}, _UNFINISHED)
         done, layers = converted(prepared, images=seen.example)
-        return Applied(done, layers, (_speed_note(),))
+        return Applied(done, layers, (_SPEED,))
 
     @classmethod
     def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
@@ -153,28 +157,16 @@ class Int8(Method):
             )
         return super().restore_structure(model, layers)
 
-    @classmethod
-    def empty(cls, layer: nn.Module, setting: dict[str, Any]) -> nn.Module:
-        """Return the int8 layer with fresh weights (weight-only)."""
-        return lowbit(layer, setting["scheme"], keep=False)
-
 
 def _calibrated(prepared: Int8Training, example: Tensor) -> Int8Training:
     """Show the example to the observers, in evaluation mode."""
     if prepared.training:
         prepared.train(False)
-        for module in prepared.program.modules():
-            switch: Any = getattr(module, "enable_observer", None)
-            if switch is not None:
-                switch(True)
+        prepared.observe(True)
     with torch.no_grad():
         for images in example.split(64):
             prepared.program(images)
     return prepared
-
-
-def _speed_note() -> str:
-    return "int8 is fast when compiled; run eagerly it is slower than floating point"
 
 
 def prepare(model: nn.Module, example: Tensor, *, training: bool, skip: Sequence[str] = ()) -> Int8Training:
@@ -199,22 +191,17 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool, skip: Sequence
             exported, shape = program.module(), program.call_spec.out_spec
             structure = 0 if shape is None else shape.unflatten(range(shape.num_leaves))
         except Exception as error:
-            raise RunFailed(
-                "torch.export could not follow this network with a free batch size",
-                argument="int8",
-                given=f"{type(error).__name__}: {str(error)[:400]}",
-                hint="use int8 with mode='weight-only'",
-            ) from error
+            raise _failed("torch.export could not follow this network with a free batch size", error) from error
         try:
             prepared = (prepare_qat_pt2e if training else prepare_pt2e)(exported, Quantiser(training, skip))
             return Int8Training(prepared, trainable=training, structure=structure)
         except Exception as error:
-            raise RunFailed(
-                "torchao cannot put observers into this network",
-                argument="int8",
-                given=f"{type(error).__name__}: {str(error)[:400]}",
-                hint="use int8 with mode='weight-only'",
-            ) from error
+            raise _failed("torchao cannot put observers into this network", error) from error
+
+
+def _failed(rule: str, error: Exception) -> RunFailed:
+    given = f"{type(error).__name__}: {str(error)[:400]}"
+    return RunFailed(rule, argument="int8", given=given, hint="use int8 with mode='weight-only'")
 
 
 def _padded_by_number(model: nn.Module) -> nn.Module:
@@ -306,6 +293,6 @@ def finish(model: nn.Module) -> nn.Module:
     done, layers = converted(model)
     history = copy.deepcopy(getattr(model, "_convsmith_compression", []))
     if history:
-        history[-1] = {**history[-1], "layers": layers, "notes": [_speed_note()]}
+        history[-1] = {**history[-1], "layers": layers, "notes": [_SPEED]}
         done._convsmith_compression = history  # type: ignore[assignment]  # a plain list on the module
     return done

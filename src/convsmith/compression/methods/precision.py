@@ -33,12 +33,23 @@ class LowBitMethod(Method):
     scheme: ClassVar[str] = ""
 
     def plan(self, subject: Subject, budget: Budget | None) -> Plan:
-        """Choose the layers; precision takes no budget."""
-        return plan_lowbit(self, self.scheme, subject, ends=self.ends)
+        """Choose every usable layer, without ``ends`` not the first and the last that ran; there is no budget."""
+        seen, skipped = subject.seen, self.left_alone(subject)
+        ran = [layer for layer in seen.layers if layer.calls and layer.kind != "other"]
+        if not self.ends and ran:
+            kept = {ran[0].name: "first layer, kept", ran[-1].name: "last layer, kept"}
+            skipped = {**kept, **skipped}
+        layers = [x for x in seen.usable("conv", "linear", "transposed") if x.name not in skipped]
+        picked = [(x, Option({"scheme": self.scheme}, x.macs, x.params, 0.0), None) for x in layers]
+        return assemble(self.scheme, subject, picked, skipped=skipped)
 
     def apply(self, subject: Subject, plan: Plan) -> Applied:
-        """Replace the layers."""
-        return apply_lowbit(subject, plan)
+        """Replace the planned layers by low-bit ones with the same latent weights."""
+        layers = plan.settings()
+        for name, setting in layers.items():
+            replace(subject.model, name, lowbit(subject.seen.by_name()[name].module, setting["scheme"]))
+        schemes = sorted({setting["scheme"] for setting in layers.values()})
+        return Applied(subject.model, layers, (_NOTE.format("/".join(schemes)),))
 
     @classmethod
     def empty(cls, layer: nn.Module, setting: dict[str, Any]) -> nn.Module:
@@ -60,24 +71,3 @@ class Ternary(LowBitMethod):
     """Weights -1, 0, 1 and a scale per output channel (Ternary Weight Networks)."""
 
     scheme: ClassVar[str] = "ternary"
-
-
-def plan_lowbit(method: Method, scheme: str, subject: Subject, *, ends: bool) -> Plan:
-    """Plan ``scheme`` for every usable layer; without ``ends`` the first and last layer that ran are left alone."""
-    seen, skipped = subject.seen, method.left_alone(subject)
-    ran = [layer for layer in seen.layers if layer.calls and layer.kind != "other"]
-    if not ends and ran:
-        kept = {ran[0].name: "first layer, kept", ran[-1].name: "last layer, kept"}
-        skipped = {**kept, **skipped}
-    layers = [x for x in seen.usable("conv", "linear", "transposed") if x.name not in skipped]
-    picked = [(layer, Option({"scheme": scheme}, layer.macs, layer.params, 0.0), None) for layer in layers]
-    return assemble(scheme, subject, picked, skipped=skipped)
-
-
-def apply_lowbit(subject: Subject, plan: Plan) -> Applied:
-    """Replace the planned layers by low-bit ones with the same latent weights."""
-    layers = plan.settings()
-    for name, setting in layers.items():
-        replace(subject.model, name, lowbit(subject.seen.by_name()[name].module, setting["scheme"]))
-    schemes = sorted({setting["scheme"] for setting in layers.values()})
-    return Applied(subject.model, layers, (_NOTE.format("/".join(schemes)),))
