@@ -19,7 +19,6 @@ from convsmith.compression.operators.backends import BACKENDS, convolution_of, d
 from convsmith.compression.operators.chain_spec import (
     ChainSpec,
     ChannelPermutation,
-    check_divides,
     check_partitions,
     interleaved,
     mixed_radix,
@@ -156,20 +155,6 @@ class InterleavedGroupConv2d(LinearChain):
         spec = interleaved(primary, members, out_primary, out_members, secondary_groups)
         super().__init__(spec, kernel_size, stride, padding, dilation, backend, device, dtype)
         self.primary, self.members = int(primary), int(members)
-
-    @classmethod
-    def of_channels(
-        cls, in_channels: int, out_channels: int, members: int = 2, **settings: Any
-    ) -> InterleavedGroupConv2d:
-        """Build from channel numbers: L = in_channels / members partitions, whose members grow or shrink.
-
-        Raises:
-            InvalidArgument: naming the number that does not divide and the nearest that do.
-        """
-        check_divides(members, in_channels, "members")
-        primary = in_channels // members
-        check_divides(primary, out_channels, "the primary partitions (in_channels / members)")
-        return cls(primary, members, out_members=out_channels // primary, **settings)
 
     def extra_repr(self) -> str:
         return f"primary={self.primary}, members={self.members}, {self._geometry_repr()}"
