@@ -54,6 +54,14 @@ class Spoils(SourceOnly):
         return super().forward(batch, step)
 
 
+class Overflows(SourceOnly):
+    """Takes the fourth power of pixels."""
+
+    def forward(self, batch, step):
+        losses = super().forward(batch, step)
+        return Losses(losses.total + batch.target.images.pow(4).mean(), losses.parts)
+
+
 class Silent(SourceOnly):
     """Gives no gradient."""
 
@@ -69,6 +77,7 @@ class Silent(SourceOnly):
         (Counts, "state dict and copies"),
         (Forgets, "parameter groups"),
         (Spoils, "a step changes no image"),
+        (Overflows, "loss and gradient are finite, 1e12"),
         (Silent, "classification is a finite scalar"),
     ],
 )

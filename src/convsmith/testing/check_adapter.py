@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
 from typing import Any
 
@@ -16,6 +16,11 @@ from convsmith.registry import setting_types
 from convsmith.testing.suite import Conformance, require_refusal, require_that, run_checks, untouched
 
 CLASSES, SIDE, STEPS = 4, 6, 12
+SCALES: dict[str, Callable[[Tensor], Tensor]] = {
+    "1e-12": lambda x: x * 1e-12,
+    "1e12": lambda x: x * 1e12,
+    "offset 1e3": lambda x: x + 1e3,
+}
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,9 @@ def check_adapter(
     """Check the registered adaptation method ``name``.
 
     Its settings are a frozen dataclass whose values are checked; one step gives a finite loss with a gradient for the
-    network at every phase of the training, for unequal batches, in float64, under autocast and for both normalisations;
-    it never reads a target label, changes no argument, and everything it remembers is in its state dict.
+    network at every phase of the training, for unequal batches, tiny, huge and offset images, in float64, under
+    autocast and for both normalisations; its state lives on the meta device; it never reads a target label, changes no
+    argument, and everything it remembers is in its state dict.
 
     Args:
         name: see `convsmith.adaptation.available`.
@@ -115,6 +121,23 @@ def check_adapter(
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = stepped(made(), phases[-1], world.batch()).total
         require_that(bool(half.isfinite()), "a step under autocast is finite", half)
+
+    def scales() -> None:
+        for words, change in SCALES.items():
+            batch, task = world.batch(), made()
+            moved = (_with(b, change(b.images)) for b in (batch.source, batch.target))
+            total = stepped(task, phases[-1], DomainBatch(*moved)).total
+            total.backward()
+            grown = [p.grad for p in task.model.parameters() if p.grad is not None]
+            finite = bool(total.isfinite()) and all(bool(g.isfinite().all()) for g in grown)
+            require_that(finite, f"loss and gradient are finite, {words}", total)
+
+    def meta() -> None:
+        with torch.device("meta"):
+            task = made(model=network()).to("meta")
+        found, wanted = ({k: v.shape for k, v in one.state_dict().items()} for one in (task, made()))
+        require_that(found == wanted, "the meta device has the same state", found)
+        require_that(all(v.is_meta for v in task.state_dict().values()), "all of it moves to the meta device")
 
     def layout() -> None:
         plain = stepped(made(), phases[-1], world.batch()).total
@@ -202,6 +225,8 @@ def check_adapter(
             "parts are tensors": parts_are_detachable,
             "unequal batches": unequal_batches,
             "float64 and autocast": precision,
+            "scales and offset": scales,
+            "meta device": meta,
             "layout": layout,
             "both normalisations": normalisations,
             "no target label": no_target_label,
