@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
+from convsmith.pooling import POOLINGS
 from experiments.datasets import backbone, stamps
 
 #: where `python -m experiments data emoji` puts the pictures if it is not told otherwise
@@ -126,12 +127,15 @@ class HeadOnMaps(nn.Module):
     public codes have it today: a plain linear layer let DANN's features grow without end.
     """
 
-    def __init__(self, num_classes: int, bottleneck: int = 256) -> None:
+    def __init__(
+        self, num_classes: int, bottleneck: int = 256, pooling: str = "average", dim: int | None = None
+    ) -> None:
         super().__init__()
         model = backbone.pretrained()
         self.conv, self.norm = model.conv_head, model.bn2
+        self.pooling = POOLINGS.entry(pooling).value(model.num_features, dim=dim)
         self.bottleneck = nn.Sequential(
-            nn.Linear(model.num_features, bottleneck), nn.BatchNorm1d(bottleneck), nn.ReLU()
+            nn.Linear(self.pooling.out_features, bottleneck), nn.BatchNorm1d(bottleneck), nn.ReLU()
         )
         self.classifier = nn.Linear(bottleneck, num_classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
@@ -139,4 +143,4 @@ class HeadOnMaps(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, K]."""
-        return self.classifier(self.bottleneck(self.norm(self.conv(x)).mean((2, 3))))
+        return self.classifier(self.bottleneck(self.pooling(self.norm(self.conv(x)))))

@@ -22,18 +22,24 @@ from experiments.studies.statistics import interval, paired_difference
 
 ARMS = ("regular", "IGCV1", "IGCV2", "IGCV3", "Merge-and-Run", "Xception", "MobileNetV1")
 INTERLEAVED = ("IGCV1", "IGCV2", "IGCV3")
+CONTROL = "two convolutions"
 #: widths an arm can take; IGCV1 has two members a partition unless the arm's name says how many
 STEPS = {"IGCV1": 2, "M=4": 4, "M=8": 8, "IGCV2": 4, "IGCV3": 4, "MobileNetV1": 8}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What is equal (``params`` or ``macs``), how much of it, who is compared at it, on how many of the seeds."""
+    """What is equal (``params`` or ``macs``), how much of it, who is compared at it, on how many of the seeds.
+
+    ``longer`` times the updates; ``fold`` in place of the study's (`build`).
+    """
 
     kind: str
     amount: int
     arms: tuple[str, ...] = ARMS
     seeds: int | None = None
+    longer: int = 1
+    fold: int | None = None
 
 
 BUDGETS = {"params": Budget("params", 25_000), "macs": Budget("macs", 1_500_000)}
@@ -68,10 +74,11 @@ def compared(
     tables, figures = [], []
     for name, budget in budgets.items():
         seeds = running.seeds[: budget.seeds]
-        builders = {arm: partial(build, arm, budget, recipe, fold) for arm in budget.arms}
+        own = budget.fold or fold
+        builders = {arm: partial(build, arm, budget, recipe, own) for arm in budget.arms}
         for seed in seeds:
             for arm, builder in builders.items():
-                work = partial(train, builder, seed, steps, running.device, recipe)
+                work = partial(train, builder, seed, steps * budget.longer, running.device, recipe)
                 cells.setdefault((name, arm), []).append(running.cell(f"{name}|{arm}|{seed}", work, total))
         rows: list[list[Any]] = []
         shown = {}
@@ -86,7 +93,7 @@ def compared(
             Table(
                 ["network", "parameters", "MACs", "latency, ms (batch 1)", "test accuracy, %"],
                 rows,
-                f"At {equal}: {steps} updates, {len(seeds)} seed{'s' * (len(seeds) > 1)}.",
+                f"At {equal}: {steps * budget.longer} updates, {len(seeds)} seed{'s' * (len(seeds) > 1)}.",
             )
         )
         figures.append(
@@ -143,7 +150,18 @@ def _network(arm: str, width: int, in_chans: int) -> nn.Module:
         return igcv3_net(rows, stem_channels=width, stem_stride=1, last_channels=0, **small)
     if arm == "Merge-and-Run":
         return dmrnet(8, base=width, **small)
+    if arm == CONTROL:
+        return two_convolutions(width, in_chans)
     if arm == "Xception":
         return xception_igc_net(8, width, **small)
     plan = ((width, 2, 1), (2 * width, 2, 2), (4 * width, 2, 2))
     return mobilenet_v1_net(plan=plan, stem_stride=1, **small)
+
+
+def two_convolutions(width: int, in_chans: int) -> nn.Module:
+    """Build a network of Fashion-MNIST's list of results for 28x28: two 3x3 convolutions, pooled, one linear layer."""
+    layers: list[nn.Module] = []
+    for before, after in ((in_chans, width), (width, 2 * width)):
+        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(2 * width * 7 * 7, 10))

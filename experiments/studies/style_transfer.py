@@ -9,6 +9,7 @@ is told the target's classes says so).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -72,11 +73,11 @@ class InformedSAN(SAN):
 
 
 @lru_cache(maxsize=2)
-def styles(direction: str) -> tuple[Maps, Maps]:
+def styles(direction: str, stride: int = 2) -> tuple[Maps, Maps]:
     """Return all maps of the source's and of the target's style."""
     if direction == STAMPS:
-        return stamp_maps(stride=2)
-    source, target = (emoji_maps(style, stride=2) for style in DIRECTIONS[direction])
+        return stamp_maps(stride=stride)
+    source, target = (emoji_maps(style, stride=stride) for style in DIRECTIONS[direction])
     return source, target
 
 
@@ -108,12 +109,14 @@ def train(
     recipe: Recipe,
     evaluate: Any,
     shared: tuple[int, ...] = (),
+    head: Callable[[int], nn.Module] = HeadOnMaps,
+    stride: int = 2,
     **settings: Any,
 ) -> DomainTask:
-    """Train one method from the seed's head; with ``shared``, SAN is told the target's classes."""
-    source, held_out = divided(styles(direction)[0], 0.2, seed)
+    """Train one method from the seed's ``head``; with ``shared``, SAN is told the target's classes."""
+    source, held_out = divided(styles(direction, stride)[0], 0.2, seed)
     torch.manual_seed(seed)
-    model = HeadOnMaps(len(source.classes))
+    model = head(len(source.classes))
     own: dict[str, Any] = {"adversarial": 0.5} if method in HALVED else {}
     if hasattr(method_settings(method, {}), "hidden"):
         own["hidden"] = recipe.hidden

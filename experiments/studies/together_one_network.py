@@ -69,7 +69,7 @@ def travel(arm: str, seed: int, road: Road) -> dict[str, float]:
     model = adapted["model"]
     found["target_adapted"] = accuracy(model, target, "cpu")
     found["alarms"] = float(len(adapted["alarms"]))
-    found |= _explain_and_guard(model, images.target.train, road, seed)
+    found |= explain_and_guard(model, images.target.train, seed, road.images, EPSILON, steps=road.route_steps)
     found |= _compress(model, images.target.train, target)
     return {key: round(value, 5) for key, value in found.items()}
 
@@ -117,18 +117,20 @@ def _adapt(model: nn.Module, inputs: Inputs, seed: int, road: Road) -> dict[str,
     return {"model": san.model, "reference": plain.model, "alarms": san.alarms}
 
 
-def _explain_and_guard(model: nn.Module, split: ImageSplit, road: Road, seed: int) -> dict[str, float]:
-    """Routes of target images; a detector fitted on half of them and measured on the other half."""
+def explain_and_guard(
+    model: nn.Module, split: ImageSplit, seed: int, images: int, epsilon: float, **settings: Any
+) -> dict[str, float]:
+    """Routes of target images; a detector fitted on ``images`` of them and measured on as many others."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(split), generator=generator)[: 2 * road.images]
+    chosen = torch.randperm(len(split), generator=generator)[: 2 * images]
     batch = split.fetch(chosen)
     mean, std = split.description.mean, split.description.std
     with torch.no_grad():
         predicted = model(batch.images).argmax(1)
-    routes = find_routes(model, batch.images, steps=road.route_steps, index=batch.index)
-    dirty = attack(model, batch.images, predicted, "ifgsm", EPSILON, mean=mean, std=std, seed=seed)
-    dirty_routes = find_routes(model, dirty, steps=road.route_steps, index=batch.index)
-    half, rest = slice(0, road.images), slice(road.images, None)
+    routes = find_routes(model, batch.images, index=batch.index, **settings)
+    dirty = attack(model, batch.images, predicted, "ifgsm", epsilon, mean=mean, std=std, seed=seed)
+    dirty_routes = find_routes(model, dirty, index=batch.index, **settings)
+    half, rest = slice(0, images), slice(images, None)
     detector = RouteDetector(seed=seed).fit(routes[half], dirty_routes[half])
     score, dirty_score = (detector.score(part[rest]).numpy() for part in (routes, dirty_routes))
     simple, dirty_simple = (
@@ -143,6 +145,7 @@ def _explain_and_guard(model: nn.Module, split: ImageSplit, road: Road, seed: in
     return {
         "kept": 100 * float(routes.kept.double().mean()),
         "critical_share": 100 * float(routes.sparsity().mean()),
+        "open_share": 100 * float(routes.flags.open.double().mean()),
         "after_critical_removed": 100 * float(cut[0]),
         "after_random_removed": 100 * float(cut[1]),
         "fooled": 100 * fooled,

@@ -64,8 +64,9 @@ def test_arms_meet_their_budget(arm, kind):
 @pytest.mark.parametrize("name", redundancy_fashion.BUDGETS)
 def test_folded_arms_meet_their_budget(name):
     budget, recipe = redundancy_fashion.BUDGETS[name], redundancy_fashion.RECIPE
+    fold = budget.fold or redundancy_fashion.FOLD
     for arm in budget.arms:
-        counted = cost(redundancy_family.build(arm, budget, recipe, redundancy_fashion.FOLD), recipe.shape)
+        counted = cost(redundancy_family.build(arm, budget, recipe, fold), recipe.shape)
         assert getattr(counted, budget.kind) == pytest.approx(budget.amount, rel=0.2), arm
 
 
@@ -80,7 +81,10 @@ def test_folded_arms_meet_their_budget(name):
 )
 def test_the_rule_of_fashion(small, large, verdict):
     accuracy = {}
-    for name, values, regular in ((redundancy_fashion.SMALL, small, [90, 91]), ("larger", large, [90.5])):
+    for name, values, regular in (
+        (redundancy_fashion.SMALL, small, [90, 91]),
+        (redundancy_fashion.HUGE, large, [90.5]),
+    ):
         accuracy[name, "regular"] = regular[: len(values)]
         accuracy |= {(name, arm): values for arm in redundancy_family.INTERLEAVED}
     assert redundancy_fashion.decide(accuracy)[0] == verdict
