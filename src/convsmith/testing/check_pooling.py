@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+import tempfile
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx, nn
 
-from convsmith.errors import InvalidArgument
+from convsmith.compression.runtimes import onnx_function, write_onnx
 from convsmith.pooling import POOLINGS, Pooling, attach, pooling_options
 from convsmith.testing.suite import (
     Conformance,
@@ -35,8 +37,9 @@ def check_pooling(
 
     It gives [B, out_features] for any layout and an empty batch; float64 stays, float32 agrees with it, also for
     features far from zero, tiny and large; half precision and autocast are finite; samples do not influence each other;
-    gradients agree forward and backward; it maps, copies, pickles, compiles, lives on the meta device and travels in a
-    state dict; it changes nothing, draws no random number in evaluation, and refuses bad input by one clear error.
+    gradients agree forward and backward; it maps, copies, pickles, compiles, exports, is traced and scripted, lives on
+    the meta device and travels in a state dict; it changes nothing, draws no random number in evaluation, and refuses
+    bad input by one clear error.
 
     Args:
         name: see `convsmith.pooling.available`.
@@ -139,12 +142,24 @@ def check_pooling(
             program = torch.jit.trace(layer, (x,), check_trace=False)
         require_that(near(program(x), layer(x), 1e-4), "the traced program gives the same numbers")
 
+    def scripted() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.jit.script(copy.deepcopy(layer))
+        require_that(near(program(x), layer(x), 1e-4), "the scripted program gives the same numbers")
+
+    def symbolic() -> None:
+        program = fx.symbolic_trace(nn.Sequential(copy.deepcopy(layer)))
+        require_that(near(program(x), layer(x), 1e-4), "the symbolic trace gives the same numbers")
+
     def exported() -> None:
-        try:
-            program = torch.export.export(layer, (x,))
-        except InvalidArgument:
-            return  # a declared refusal
-        require_that(near(program.module()(x), layer(x), 1e-4), "the exported program gives the same numbers")
+        program = torch.export.export(layer, (x,)).module()
+        require_that(near(program(x), layer(x), 1e-4), "the exported program gives the same numbers")
+
+    def onnx() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            found = onnx_function(write_onnx(layer, x, Path(folder) / "pooling.onnx"))(x[:2])
+        require_that(near(found, layer(x[:2]), 1e-3), "ONNX Runtime gives the same numbers for any batch")
 
     def kept() -> None:
         for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):  # noqa: S301  (its own bytes)
@@ -175,7 +190,7 @@ def check_pooling(
         bad[1, 0, 0, 0] = torch.nan
         require_refusal(lambda: layer(bad))
         require_refusal(lambda: entry.value(0))
-        network = torch.nn.Sequential()
+        network = nn.Sequential()
         require_refusal(lambda: attach(network, name, no_such_option=1))
 
     return run_checks(
@@ -192,7 +207,10 @@ def check_pooling(
             "vmap": mapped,
             "compile": compiled,
             "trace": traced,
+            "script": scripted,
+            "fx": symbolic,
             "export": exported,
+            "onnx": onnx,
             "copies and state": kept,
             "meta device": meta,
             "repeatable, arguments untouched": repeatable,
