@@ -80,8 +80,8 @@ BESIDE = {
     ),
     "redundancy/pretrained": Beside(
         twins=("redundancy/repair",),
-        published="Han et al. (2015): 8 in 9 weights of AlexNet go without loss on ImageNet after retraining; Li et al. "
-        "(2017): a quarter of ResNet-34's operations for about 1 point.",
+        published="Han et al. (2015): 8 in 9 weights of AlexNet go without loss on ImageNet after retraining; Li et al."
+        " (2017): a quarter of ResNet-34's operations for about 1 point.",
         practice="From a network that was designed small take bits first: int8 lost nothing, asked no training and "
         "was the only way that was faster here (0.56 of the time). A third of its operations costs 3 points pruned, 6 "
         "by low rank and 8 interleaved after two epochs of repair, and half of its weights nearly everything until it "
