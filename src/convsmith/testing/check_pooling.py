@@ -50,7 +50,7 @@ def check_pooling(
         Nonconforming: names every broken rule.
 
     Examples:
-        >>> rules = check_pooling("average").passed
+        >>> rules = check_pooling("average", exceptions={"script": "its annotations are text"}).passed
     """
     entry = POOLINGS.entry(name)
     chosen = dict(options or {})
