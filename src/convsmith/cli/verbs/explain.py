@@ -104,7 +104,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         folder, loaded.model, found, routes, neighbours=neighbours, show=arguments.show, seed=arguments.seed
     )
     _print(found, routes)
-    summary = {"title": f"Routes of {len(routes)} image{'s' * (len(routes) != 1)} in {arguments.model}", "headline": facts}
+    what = "one image" if len(routes) == 1 else f"{len(routes)} images"
+    summary = {"title": f"Routes of {what} in {arguments.model}", "headline": facts}
     saved = {} if arguments.save is None else {"routes": arguments.save}
     notes = {found.names[row]: said for row in range(len(routes)) if (said := routes.messages(row))}
     return {**run_folder.conclude(folder, summary), **saved, "notes": notes}
