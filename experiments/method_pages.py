@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-from convsmith.cli.verbs.methods import POSITIONAL, registries, setting_rows
+from convsmith.cli.verbs.methods import own_settings, registries
 from experiments.markdown import table
 
 MARK = "<!-- from here on written by `make docs` -->"
@@ -73,10 +72,8 @@ def finished(path: Path, docs: Path, results: str) -> str:
 
 
 def _settings(method: str) -> list[list[str]]:
-    found = [r.entry(method) for r in registries().values() if method in r]
-    source: Any = found[0].traits.get("settings", found[0].value)
-    source = source if isinstance(source, type) or "settings" not in found[0].traits else source()
-    return [[f"`{row[0]}`", *row[1:]] for row in setting_rows(source) if row[0] not in POSITIONAL]
+    entry = next(registry.entry(method) for registry in registries().values() if method in registry)
+    return [[f"`{name}`", *rest] for name, *rest in own_settings(entry)]
 
 
 def _rows(results: str, methods: tuple[str, ...] | None, study: str, words: str, beside: str | None) -> list[str]:
@@ -84,11 +81,10 @@ def _rows(results: str, methods: tuple[str, ...] | None, study: str, words: str,
     section = re.search(rf"^## {study}\n(.*?)(?=^## |\Z)", results, re.DOTALL | re.MULTILINE)
     if section is None or not methods:
         return []
-    wanted = tuple(f"| {ROWS.get(name, name)}" for name in (beside, *methods) if name)
+    names = "|".join(re.escape(ROWS.get(name, name)) for name in (beside, *methods) if name)
     found: list[str] = []
     for caption, head, body in re.findall(r"^\*(.*?)\*\n\n(\|.*\n\|.*\n)((?:\|.*\n)+)", section.group(1), re.MULTILINE):
-        rows = [row for row in body.splitlines() if row.startswith(wanted)]
-        rows = [row for row in rows if any(re.match(rf"{re.escape(w)}( |,)", row) for w in wanted)]
+        rows = [row for row in body.splitlines() if re.match(rf"\| ({names})[ ,]", row)]
         if words in caption and rows:
             found += [caption, "", head + "\n".join(rows), ""]
     return [*found, f"From study [`{study}`](../results.md#{study.replace('/', '')}), with its rule and conditions."]

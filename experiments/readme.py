@@ -82,9 +82,7 @@ def measured(results: Path, words: dict[str, Any]) -> str:
     gain = "{:+.1f} ({:+.1f} – {:+.1f})".format(*(100 * sharper[name] for name in ("gain", "low", "high")))
     rows.append([words["sharper"].format(images=sharper["images"]), network, words["accuracy"].format(gain=gain)])
     carried = chapters["explainable"]
-    if (
-        "closed" in carried and "critical" in carried
-    ):  # earlier audits counted routes that say the same whatever is shown
+    if "critical" in carried:
         share = f"{100 * carried['critical']:.0f} %"
         rows.append([words["explainable"].format(images=carried["routes"]), network, share])
     caught = "{:.0f} % ({:.0f} – {:.0f})".format(*(100 * value for value in chapters["guarded"]["caught"]))

@@ -57,9 +57,9 @@ def joined(*parts: ImageSplit) -> ImageSplit:
     return replace(parts[0], rows=rows, labels=labels, index=index)
 
 
-def accuracy(model: nn.Module, split: ImageSplit, device: str) -> float:
-    """Return the share of images whose largest logit is their label's, in percent."""
-    logits, labels, _ = predict(model, Loader(split, 250), device)
+def accuracy(model: nn.Module, split: Any, device: str, batch: int = 250) -> float:
+    """Return the share of a split's images whose largest logit is their label's, in percent."""
+    logits, labels, _ = predict(model, Loader(split, batch), device)
     return 100 * float((logits.argmax(1) == labels).double().mean())
 
 

@@ -21,10 +21,11 @@ from convsmith.data import Loader
 from convsmith.pooling import POOLINGS
 from convsmith.report import Figure, Table
 from convsmith.report.figures import Series, bars, lines
-from convsmith.training import ClassificationTask, TrainConfig, fit, predict
+from convsmith.training import ClassificationTask, TrainConfig, fit
 from experiments.datasets import backbone
 from experiments.datasets.maps import Maps, divided, emoji_maps
 from experiments.studies.contract import Outcome, Study, Verdict, study
+from experiments.studies.lean_training import accuracy
 from experiments.studies.pooling_convergence import reached
 from experiments.studies.statistics import interval, paired_difference
 
@@ -232,10 +233,9 @@ def train(arm: str, seed: int, steps: int, head_lr_mult: float = 1.0) -> dict[st
     result = fit(task, loader, config, validation=Loader(cast(Any, validation), 128))
     if result.interrupted:
         raise KeyboardInterrupt
-    logits, labels, _ = predict(model, Loader(cast(Any, test), 128), "cpu")
     rows = [row for row in result.history if row["kind"] == "evaluation"]
     return {
-        "accuracy": 100 * float((logits.argmax(1) == labels).double().mean()),
+        "accuracy": accuracy(model, test, "cpu", 128),
         "params": sum(p.numel() for m in (model.pooling, model.classifier) for p in m.parameters()),
         "curve": [[row["step"], round(100 * row["accuracy"], 3)] for row in rows],
     }

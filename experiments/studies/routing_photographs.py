@@ -216,15 +216,7 @@ def _detector(found: Mapping[tuple[str, int], list[dict[str, Any]]], splits: Seq
         return f"{value.mean:.2f} ({value.low:.2f} to {value.high:.2f})"
 
     kinds, counts = dict.fromkeys(feature for feature, _ in found), dict.fromkeys(r["few"] for r in found["routes", 0])
-    rows = [
-        [
-            feature,
-            few,
-            *(f"{a.mean:.2f} ({a.low:.2f} to {a.high:.2f})" for c in CHANGES[1:] for a in [area(feature, few, c)]),
-        ]
-        for feature in kinds
-        for few in counts
-    ]
+    rows = [[feature, few, *(shown(area(feature, few, c)) for c in CHANGES[1:])] for feature in kinds for few in counts]
     seen = area("routes", most, "ifgsm")
     unseen = [area("routes", most, change) for change in CHANGES[2:] if change not in HARMLESS]
     low, middle = (sum(getattr(a, side) for a in unseen) / len(unseen) for side in ("low", "mean"))

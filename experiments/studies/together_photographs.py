@@ -11,7 +11,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from statistics import median
-from typing import Any, cast
 
 import torch
 from timm.data import resolve_model_data_config
@@ -20,20 +19,20 @@ from torch import nn
 from convsmith.compression import compress, size
 from convsmith.compression.planning.latency import time_side_by_side
 from convsmith.compression.runtimes import runnable
-from convsmith.data import ImageSplit, Loader, Preprocessing, load
+from convsmith.data import ImageSplit, Preprocessing, load
 from convsmith.data.classes import chosen_classes
 from convsmith.report import Table
-from convsmith.training import predict
 from experiments.datasets import backbone
 from experiments.datasets.maps import ROOT, HeadOnMaps, divided
 from experiments.studies.contract import Outcome, Study, Verdict, study
+from experiments.studies.lean_training import accuracy
 from experiments.studies.statistics import interval, paired_difference
 from experiments.studies.style_transfer import DIRECTIONS, RECIPE, Recipe, styles, train
 from experiments.studies.together_one_network import explain_and_guard
 
 DIRECTION, CLASSES = "Google to OpenMoji", "first-20"
 SHARP = partial(HeadOnMaps, pooling="isqrt-cov", dim=64)
-IMAGES, EPSILON, CALIBRATION = 24, 8 / 255, 128
+IMAGES, EPSILON, CALIBRATION, BATCH = 24, 8 / 255, 128, 64
 QUICK_RECIPE, QUICK_IMAGES = Recipe(steps=40, evaluate_every=40), 6
 
 _ROWS = (
@@ -142,7 +141,10 @@ def travel(seed: int, recipe: Recipe = RECIPE, images: int = IMAGES) -> dict[str
             method, DIRECTION, target.without_labels(), seed, recipe, lambda *_: {"selection": 0.0}, head=head, stride=1
         )
         heads[name] = task.model.eval()
-        found |= {f"source_{name}": right(heads[name], held_out), f"target_{name}": right(heads[name], target)}
+        found |= {
+            f"source_{name}": accuracy(heads[name], held_out, "cpu", BATCH),
+            f"target_{name}": accuracy(heads[name], target, "cpu", BATCH),
+        }
     found["seconds_trained"] = time.process_time() - begin
     model = assembled(heads["san"])
     pictures = target_pictures(target.index)
@@ -154,12 +156,6 @@ def travel(seed: int, recipe: Recipe = RECIPE, images: int = IMAGES) -> dict[str
     found |= {key: 100 * value if key.endswith("auroc") else value for key, value in guarded.items()}
     found["seconds_routes"] = time.process_time() - begin
     return {key: round(value, 4) for key, value in found.items()}
-
-
-def right(model: nn.Module, split: Any) -> float:
-    """Return accuracy in per cent."""
-    logits, labels, _ = predict(model, Loader(cast(Any, split), 64), "cpu")
-    return 100 * float((logits.argmax(1) == labels).double().mean())
 
 
 def assembled(head: nn.Module) -> nn.Module:
@@ -190,7 +186,7 @@ def in_int8(model: nn.Module, pictures: ImageSplit, seed: int) -> dict[str, floa
     both = [runnable(net, images[:2], "onnxruntime", threads=1) for net in (model, made)]
     took = time_side_by_side(both, images[:1], seconds=3.0, least=50)
     return {
-        "target_int8": right(made, pictures),
+        "target_int8": accuracy(made, pictures, "cpu", BATCH),
         "int8_bytes": 100 * after.bytes / before.bytes,
         "int8_time": 100 * median(new / old for old, new in zip(*took, strict=True)),
     }

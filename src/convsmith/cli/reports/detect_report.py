@@ -33,7 +33,7 @@ def section(rows: Sequence[DetectionRow], epsilon: float, notes: Sequence[str] =
 def images_at_once(model: nn.Module, images: Tensor, steps: int) -> int:
     """Return how many images to solve between two tellings of the progress: seconds of work, and at most 32.
 
-    From the operations, never from a clock: the last digits of routes, and so a detector, depend on it.
+    From the operations, never from a clock: routes, and so a detector, depend on how many are solved at once.
     """
     from convsmith.inspection import count_operations
 

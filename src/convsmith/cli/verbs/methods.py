@@ -13,7 +13,7 @@ from typing import Any
 from convsmith.cli.shell import settings, terminal
 from convsmith.cli.shell.options import Listing, option
 from convsmith.errors import InvalidArgument, close_matches
-from convsmith.registry import Registry, setting_types
+from convsmith.registry import Entry, Registry, setting_types
 
 EXAMPLES = ("methods", "methods pooling", "methods low-rank", "methods --json")
 
@@ -50,9 +50,7 @@ def _describe(name: str, found: dict[str, Registry[Any]]) -> dict[str, Any]:
         raise InvalidArgument("no kind or method has this name", argument="methods", given=repr(name), hint=hint)
     described = {}
     for kind, entry in entries.items():
-        source = entry.traits.get("settings", entry.value)
-        source = source if isinstance(source, type) or "settings" not in entry.traits else source()
-        rows = [row for row in setting_rows(source) if row[0] not in POSITIONAL]
+        rows = own_settings(entry)
         terminal.say(f"{name} ({kind}): {entry.summary}")
         terminal.table(("setting", "value", "default", "meaning"), rows)
         described[kind] = [dict(zip(("setting", "value", "default", "meaning"), row, strict=True)) for row in rows]
@@ -61,6 +59,13 @@ def _describe(name: str, found: dict[str, Registry[Any]]) -> dict[str, Any]:
 
 #: parameters of a method's constructor that are no settings: the caller gives them by flags of their own
 POSITIONAL = ("in_channels", "dim")
+
+
+def own_settings(entry: Entry[Any]) -> list[tuple[str, str, str, str]]:
+    """Return the `setting_rows` of a registered method, without what the caller gives by flags of its own."""
+    source = entry.traits.get("settings", entry.value)
+    source = source if isinstance(source, type) or "settings" not in entry.traits else source()
+    return [row for row in setting_rows(source) if row[0] not in POSITIONAL]
 
 
 def setting_rows(source: Any) -> list[tuple[str, str, str, str]]:
