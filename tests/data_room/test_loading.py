@@ -1,6 +1,9 @@
 """Loading the embedded sets: counts, no image twice, statistics, repeatability, refusals."""
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,3 +143,19 @@ def test_available():
 def test_bad_calls(spec, arguments, rule):
     with pytest.raises(InvalidArgument, match=rule):
         load(spec, **arguments)
+
+
+def test_importing_the_room_is_silent_and_loads_no_optional_package():
+    code = (
+        "import sys, convsmith.data as d; d.available();"
+        "heavy = {'sklearn', 'mlxtend', 'datasets', 'torchvision', 'timm'} & set(sys.modules); assert not heavy, heavy"
+    )
+    source = str(Path(__file__).parents[2] / "src")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": source, "PATH": "/usr/bin:/bin"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -5,9 +5,7 @@ from convsmith.data.augment import AUGMENTATIONS
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.data.classes import chosen_classes
 from convsmith.data.domains import DomainPair, pair
-from convsmith.data.embedded import read_idx
 from convsmith.data.folders import image_files
-from convsmith.data.listing import DataSummary, summaries, summary
 from convsmith.data.loader import DomainLoader, Loader
 from convsmith.data.loading import available, from_files, load
 from convsmith.data.pictures import read_image
@@ -21,7 +19,6 @@ __all__ = [
     "Batch",
     "BrokenFile",
     "DataDescription",
-    "DataSummary",
     "DomainBatch",
     "DomainLoader",
     "DomainPair",
@@ -36,8 +33,5 @@ __all__ = [
     "image_files",
     "load",
     "pair",
-    "read_idx",
     "read_image",
-    "summaries",
-    "summary",
 ]

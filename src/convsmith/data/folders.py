@@ -87,7 +87,7 @@ def divided(folder: Path) -> dict[int, Path]:
     return parts if len(parts) > 1 else {}
 
 
-@SOURCES.register("imagefolder", takes="PATH", extra=None)
+@SOURCES.register("imagefolder", takes="PATH")
 def imagefolder(request: Request) -> Material:
     """Images in one folder per class, or such folders inside train, val and test."""
     folder = existing(request.argument, request.spec, folder=True)
@@ -125,7 +125,7 @@ def _no_pictures(request: Request, folder: Path, listing: Listing, classes: int)
     return InvalidArgument("the folder holds no image in a class folder", argument=wanted, given=given, hint=hint)
 
 
-@SOURCES.register("images", takes="PATH", extra=None)
+@SOURCES.register("images", takes="PATH")
 def images(request: Request) -> Material:
     """Images in a folder, at any depth, without classes: the unlabelled side of an adaptation."""
     folder = existing(request.argument, request.spec, folder=True)
@@ -159,7 +159,7 @@ def image_files(names: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-@SOURCES.register("list", takes="FILE", extra=None)
+@SOURCES.register("list", takes="FILE")
 def listed(request: Request) -> Material:
     """Images named in a text file, a path and a label on each line."""
     file = existing(request.argument, request.spec, folder=False)

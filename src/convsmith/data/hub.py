@@ -20,7 +20,7 @@ from convsmith.errors import InvalidArgument, close_matches, require
 _LOOKED_ROWS, _LOOKED_BYTES = 200_000, 4 * 2**30
 
 
-@SOURCES.register("hf", takes="NAME", extra="hub")
+@SOURCES.register("hf", takes="NAME")
 def hugging_face(request: Request) -> Material:
     """Any image data set of the Hugging Face hub, or a folder in one of its formats (extra `hub`).
 

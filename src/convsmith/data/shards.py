@@ -49,7 +49,7 @@ class Members(Pictures):
         return int(self.place[position, 2])
 
 
-@SOURCES.register("wds", takes="SHARDS", extra=None)
+@SOURCES.register("wds", takes="SHARDS")
 def webdataset(request: Request) -> Material:
     """WebDataset tar shards: ``wds:FOLDER``, ``wds:train-{000..015}.tar`` or a pattern with *.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class Material:
         return torch.full_like(self.labels, TRAIN) if self.official is None else self.official
 
 
-#: traits: ``takes`` (what stands after the colon, or None), ``extra``, and what `summary` shows without loading
+#: trait: ``takes`` (what stands after the colon, or None)
 SOURCES: Registry[Callable[[Request], Material]] = Registry("data set", "convsmith.data")
 
 
@@ -119,6 +120,6 @@ def quietly(spec: str, hint: str, function: Callable[..., Any], *arguments: Any,
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return function(*arguments, **settings)
-    except (OSError, RuntimeError, ValueError, ImportError, AssertionError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, ImportError, TypeError, AssertionError, zlib.error) as error:
         rule = "the data set is not on this machine and cannot be downloaded or read"
         raise InvalidArgument(rule, argument=spec, given=f"{type(error).__name__}: {error}", hint=hint) from error

@@ -58,7 +58,7 @@ class Items(Pictures):
         return self.parts[part][row][0]
 
 
-@SOURCES.register("torchvision", takes="NAME", extra=None)
+@SOURCES.register("torchvision", takes="NAME")
 def torchvision_set(request: Request) -> Material:
     """Any classification set of torchvision, from files under the root or downloaded there."""
     name = request.argument
@@ -67,10 +67,10 @@ def torchvision_set(request: Request) -> Material:
         raise InvalidArgument(rule, argument=request.spec, given=repr(name), hint=hint)
     home = request.root or data_home()
     parts = {part: downloaded(name, home, request.spec, **chosen) for part, chosen in TORCHVISION[name].items()}
-    return _material(request, parts, f"torchvision.datasets.{name}, files in {home}")
+    return material(request, parts, f"torchvision.datasets.{name}, files in {home}")
 
 
-@SOURCES.register("timm", takes="NAME", extra=None)
+@SOURCES.register("timm", takes="NAME")
 def timm_set(request: Request) -> Material:
     """Any data set of timm's `create_dataset` by its name (folder, torch/cifar10, hfds/..., wds/..., tfds/...)."""
     from timm.data import create_dataset
@@ -82,7 +82,7 @@ def timm_set(request: Request) -> Material:
         if not hasattr(parts[part], "__getitem__"):
             rule = "a stream is not divided, shuffled as a whole or resumed"
             raise InvalidArgument(rule, argument=request.spec, hint="wds:SHARDS reads tar shards by an index")
-    return _material(request, parts, f"timm.data.create_dataset({name!r}), files in {home}")
+    return material(request, parts, f"timm.data.create_dataset({name!r}), files in {home}")
 
 
 def on_disk(name: str, home: Path, **arguments: Any) -> Any:
@@ -107,7 +107,8 @@ def downloaded(name: str, home: Path, spec: str, **arguments: Any) -> Any:
     return quietly(spec, hint, getattr(torchvision.datasets, name), str(home), download=True, **arguments)
 
 
-def _material(request: Request, parts: dict[int, Any], source: str) -> Material:
+def material(request: Request, parts: dict[int, Any], source: str) -> Material:
+    """Return the data set of map-style sets of (image, label), by part."""
     by_part = {part: labels_of(held) for part, held in parts.items()}
     official = torch.cat([torch.full((len(labels),), part) for part, labels in by_part.items()])
     labels = torch.cat(list(by_part.values()))
@@ -115,6 +116,9 @@ def _material(request: Request, parts: dict[int, Any], source: str) -> Material:
     stacked = [array for array in map(images_of, parts.values()) if array is not None]
     whole = len(stacked) == len(parts)
     images = torch.cat(stacked) if whole else Items(request.argument, list(parts.values()))
+    if len(images) != len(labels):
+        given = f"{len(images)} images, {len(labels)} labels"
+        raise InvalidArgument("images have one label each", argument=request.spec, given=given)
     return Material(request.spec, classes, images, labels, source, official)
 
 
@@ -133,8 +137,11 @@ def _classes(held: Any, labels: Tensor) -> tuple[str, ...]:
     count = int(labels.max()) + 1
     known: Any = getattr(getattr(held, "reader", None), "class_to_idx", None) or getattr(held, "classes", ())
     names = tuple(map(str, known))
-    if len(names) < count:
+    if not names:
         return tuple(map(str, range(count)))
+    if len(names) < count:
+        rule = f"labels run from 0 to {len(names) - 1}"
+        raise InvalidArgument(rule, argument=type(held).__name__, given=f"a label of {count - 1}")
     # MNIST calls its classes "0 - zero"; the digit alone is what pairs with other digits
     return tuple(n.split(" - ")[0] for n in names) if all(" - " in n for n in names) else names
 

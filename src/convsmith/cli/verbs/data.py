@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from convsmith.cli.shell import terminal
@@ -30,12 +30,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     from convsmith.data.pictures import shortened
 
     if arguments.data is None:
-        known = data.summaries()
-        terminal.table(
-            ("DATA", "here", "what it is"),
-            [(row.spec, f"needs {row.missing}" if row.missing else "yes", row.source) for row in known],
-        )
-        return {"data": [asdict(row) for row in known]}
+        known = dict(zip(data.available(), (entry.summary for entry in data.SOURCES), strict=True))
+        terminal.table(("DATA", "what it is"), list(known.items()))
+        return {"data": [{"spec": spec, "source": source} for spec, source in known.items()]}
     with progress("read") as callback:
         loaded = data.load(
             arguments.data,
