@@ -11,7 +11,7 @@ from typing import Any
 import timm
 
 from convsmith.errors import InvalidArgument
-from convsmith.models.published import configuration, register
+from convsmith.models.published import configuration, family
 from convsmith.models.recipes import check_arguments, check_name
 from convsmith.pooling import PooledClassifier, attach
 
@@ -54,15 +54,10 @@ def attached_net(
     return attached
 
 
-register(
+_add = family(
     __name__,
     attached_net,
     {**configuration(32, 8, 10), "first_conv": "backbone.conv1", "classifier": "classifier"},
-    {
-        "attached_pooling": (
-            "Build ``backbone`` with an attached ``pooling``; CIFAR ResNet-20 with iSQRT-COV by default.",
-            {},
-        )
-    },
     feature_cfg={"feature_cls": "getter", "out_indices": (0, 1, 2, 3)},
 )
+_add("attached_pooling", "Build ``backbone`` with an attached ``pooling``; CIFAR ResNet-20 with iSQRT-COV by default.")

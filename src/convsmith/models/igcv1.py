@@ -18,7 +18,7 @@ from torch import nn
 from convsmith.compression import InterleavedGroupConv2d
 from convsmith.compression.operators.blocks import ChainBlock, ChainResidual
 from convsmith.errors import InvalidArgument
-from convsmith.models.published import configuration, register
+from convsmith.models.published import configuration, family
 from convsmith.models.staged import StagedNet, check_depth, conv_stem, doubling, spread, stack
 
 __all__ = ["igcv1_imagenet", "igcv1_net"]
@@ -119,47 +119,44 @@ def _residual(into: int, out: int, stride: int, primary: int | None, widening: s
     return ChainResidual(_chain(into, out, stride, primary, secondary), _chain(out, out, 1, primary), out, shortcut)
 
 
-register(
-    __name__,
-    igcv1_net,
-    configuration(32, 8, 10),
-    {
-        "igcv1_l4m8_d20": ("IGC-L4M8, 20 layers, plain, for CIFAR: 277,546 parameters.", {"primary": 4, "members": 8}),
-        "igcv1_l24m2_d20": ("IGC-L24M2, 20 layers, plain, for CIFAR: 155,962 parameters.", {}),
-        "igcv1_l24m2_d38": ("IGC-L24M2, 38 layers, plain, for CIFAR: 317,242 parameters.", {"depth": 38}),
-        "igcv1_l24m2_d20_ident": (
-            "IGC-L24M2+Ident., 20 layers, residual, for CIFAR: 164,410 parameters.",
-            {"residual": True},
-        ),
-        "igcv1_l24m2_d50_ident": (
-            "IGC-L24M2+Ident., 50 layers, residual, for CIFAR: 433,210 parameters.",
-            {"depth": 50, "residual": True},
-        ),
-        "igcv1_l16m32_d20_ident": (
-            "IGC-L16M32+Ident., 20 layers, residual, for CIFAR: 17,746,442 parameters.",
-            {"primary": 16, "members": 32, "residual": True},
-        ),
-        "igcv1_small": (
-            "IGCV1 for 8x8 to 32x32 inputs: L24M2+Ident., 14 layers, one path per pair everywhere, 103,738 parameters.",
-            {"depth": 14, "residual": True, "widening": "consistent"},
-        ),
-    },
-    stages=3,
+_cifar = family(__name__, igcv1_net, configuration(32, 8, 10), stages=3)
+_cifar("igcv1_l4m8_d20", "IGC-L4M8, 20 layers, plain, for CIFAR: 277,546 parameters.", primary=4, members=8)
+_cifar("igcv1_l24m2_d20", "IGC-L24M2, 20 layers, plain, for CIFAR: 155,962 parameters.")
+_cifar("igcv1_l24m2_d38", "IGC-L24M2, 38 layers, plain, for CIFAR: 317,242 parameters.", depth=38)
+_cifar("igcv1_l24m2_d20_ident", "IGC-L24M2+Ident., 20 layers, residual, for CIFAR: 164,410 parameters.", residual=True)
+_cifar(
+    "igcv1_l24m2_d50_ident",
+    "IGC-L24M2+Ident., 50 layers, residual, for CIFAR: 433,210 parameters.",
+    depth=50,
+    residual=True,
 )
-register(
-    __name__,
-    igcv1_imagenet,
-    configuration(224, 32, 1000),
-    {
-        "igcv1_l100m2": ("IGC-L100M2+Ident., 18 layers, for ImageNet: 8,637,900 parameters.", {}),
-        "igcv1_l16m16": (
-            "IGC-L16M16+Ident., 18 layers, for ImageNet: 13,528,296 parameters.",
-            {"primary": 16, "members": 16, "grow": "members"},
-        ),
-        "igcv1_l4m32": (
-            "IGC-L4M32+Ident., 18 layers, for ImageNet: 12,251,240 parameters.",
-            {"primary": 4, "members": 32, "grow": "members"},
-        ),
-    },
-    stages=4,
+_cifar(
+    "igcv1_l16m32_d20_ident",
+    "IGC-L16M32+Ident., 20 layers, residual, for CIFAR: 17,746,442 parameters.",
+    primary=16,
+    members=32,
+    residual=True,
+)
+_cifar(
+    "igcv1_small",
+    "IGCV1 for 8x8 to 32x32 inputs: L24M2+Ident., 14 layers, one path per pair everywhere, 103,738 parameters.",
+    depth=14,
+    residual=True,
+    widening="consistent",
+)
+_imagenet = family(__name__, igcv1_imagenet, configuration(224, 32, 1000), stages=4)
+_imagenet("igcv1_l100m2", "IGC-L100M2+Ident., 18 layers, for ImageNet: 8,637,900 parameters.")
+_imagenet(
+    "igcv1_l16m16",
+    "IGC-L16M16+Ident., 18 layers, for ImageNet: 13,528,296 parameters.",
+    primary=16,
+    members=16,
+    grow="members",
+)
+_imagenet(
+    "igcv1_l4m32",
+    "IGC-L4M32+Ident., 18 layers, for ImageNet: 12,251,240 parameters.",
+    primary=4,
+    members=32,
+    grow="members",
 )

@@ -18,7 +18,7 @@ from convsmith.compression import InterleavedStructuredConv2d, balanced_partitio
 from convsmith.compression.operators.blocks import ChainBlock
 from convsmith.errors import InvalidArgument
 from convsmith.models.lean_controls import MOBILENET_V1, scaled
-from convsmith.models.published import configuration, register
+from convsmith.models.published import configuration, family
 from convsmith.models.staged import StagedNet, check_depth, conv_stem, doubling, stack
 
 __all__ = ["igcv2_cifar", "igcv2_imagenet"]
@@ -88,38 +88,20 @@ def igcv2_imagenet(
     return StagedNet(conv_stem(in_chans, first, 3, 2), first, stages, **settings)
 
 
-register(
-    __name__,
-    igcv2_cifar,
-    configuration(32, 8, 100),
-    {"igcv2_c416_d20": ("IGCV2*-C416, 20 layers, for CIFAR-100 (a reconstruction): 639,076 parameters.", {})},
-    stages=3,
+_cifar100 = family(__name__, igcv2_cifar, configuration(32, 8, 100), stages=3)
+_cifar100("igcv2_c416_d20", "IGCV2*-C416, 20 layers, for CIFAR-100 (a reconstruction): 639,076 parameters.")
+_small = family(__name__, igcv2_cifar, configuration(32, 8, 10), stages=3)
+_small(
+    "igcv2_small",
+    "IGCV2 for 8x8 to 32x32 inputs: 14 layers, 64 to 256 channels, branches of 8, 51,082 parameters.",
+    depth=14,
+    channels=64,
+    branch=8,
 )
-register(
-    __name__,
-    igcv2_cifar,
-    configuration(32, 8, 10),
-    {
-        "igcv2_small": (
-            "IGCV2 for 8x8 to 32x32 inputs: 14 layers, 64 to 256 channels, branches of 8, 51,082 parameters.",
-            {"depth": 14, "channels": 64, "branch": 8, "num_classes": 10},
-        )
-    },
-    stages=3,
-)
-register(
-    __name__,
-    igcv2_imagenet,
-    configuration(224, 32, 1000),
-    {
-        "igcv2_s100": (
-            "MobileNetV1's plan at width 1.0 (ours), balanced pairs of sparse 1x1: 1,352,040 parameters.",
-            {},
-        ),
-        "igcv2_s200": (
-            "MobileNetV1's plan at width 2.0 (ours), balanced pairs of sparse 1x1: 2,888,424 parameters.",
-            {"width": 2.0},
-        ),
-    },
-    stages=5,
+_imagenet = family(__name__, igcv2_imagenet, configuration(224, 32, 1000), stages=5)
+_imagenet("igcv2_s100", "MobileNetV1's plan at width 1.0 (ours), balanced pairs of sparse 1x1: 1,352,040 parameters.")
+_imagenet(
+    "igcv2_s200",
+    "MobileNetV1's plan at width 2.0 (ours), balanced pairs of sparse 1x1: 2,888,424 parameters.",
+    width=2.0,
 )

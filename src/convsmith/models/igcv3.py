@@ -16,7 +16,7 @@ from torch import nn
 
 from convsmith.compression.operators.blocks import InvertedInterleavedBlock
 from convsmith.errors import InvalidArgument
-from convsmith.models.published import configuration, register
+from convsmith.models.published import configuration, family
 from convsmith.models.staged import StagedNet, conv_stem, stack
 
 __all__ = ["DEEP", "SMALL", "WIDE", "igcv3_net"]
@@ -121,42 +121,28 @@ def cifar_strides(rows: tuple[Row, ...]) -> tuple[int, ...]:
     return tuple(1 if position < 3 else stride for position, (_, _, _, stride) in enumerate(rows))
 
 
-register(
-    __name__,
-    igcv3_net,
-    configuration(224, 32, 1000),
-    {
-        "igcv3_d_070": ("IGCV3-D at width 0.7, for ImageNet: 2,502,486 parameters, 174.6 M MACs.", {"width": 0.7}),
-        "igcv3_d_100": ("IGCV3-D at width 1.0, for ImageNet: 3,491,688 parameters, 313.0 M MACs.", {}),
-        "igcv3_d_140": ("IGCV3-D at width 1.4, for ImageNet: 6,023,004 parameters, 590.0 M MACs.", {"width": 1.4}),
-        "igcv3_w_100": (
-            "IGCV3-W (wider, as deep as MobileNetV2), for ImageNet: 5,724,968 parameters, 585.8 M MACs.",
-            {"rows": WIDE},
-        ),
-    },
-    stages=7,
+_imagenet = family(__name__, igcv3_net, configuration(224, 32, 1000), stages=7)
+_imagenet("igcv3_d_070", "IGCV3-D at width 0.7, for ImageNet: 2,502,486 parameters, 174.6 M MACs.", width=0.7)
+_imagenet("igcv3_d_100", "IGCV3-D at width 1.0, for ImageNet: 3,491,688 parameters, 313.0 M MACs.")
+_imagenet("igcv3_d_140", "IGCV3-D at width 1.4, for ImageNet: 6,023,004 parameters, 590.0 M MACs.", width=1.4)
+_imagenet(
+    "igcv3_w_100",
+    "IGCV3-W (wider, as deep as MobileNetV2), for ImageNet: 5,724,968 parameters, 585.8 M MACs.",
+    rows=WIDE,
 )
-register(
-    __name__,
-    igcv3_net,
-    configuration(32, 8, 10),
-    {
-        "igcv3_cifar": (
-            "IGCV3-D 1.0 with CIFAR strides: 2,223,498 parameters for 10 classes.",
-            {"stem_stride": 1, "strides": cifar_strides(DEEP), "num_classes": 10},
-        )
-    },
-    stages=7,
+_cifar = family(__name__, igcv3_net, configuration(32, 8, 10), stages=7)
+_cifar(
+    "igcv3_cifar",
+    "IGCV3-D 1.0 with CIFAR strides: 2,223,498 parameters for 10 classes.",
+    stem_stride=1,
+    strides=cifar_strides(DEEP),
 )
-register(
-    __name__,
-    igcv3_net,
-    configuration(32, 8, 10),
-    {
-        "igcv3_cifar_small": (
-            "IGCV3 for 8x8 to 32x32 inputs: eleven blocks of 16 to 48 channels, 62,778 parameters.",
-            {"rows": SMALL, "stem_stride": 1, "stem_channels": 16, "last_channels": 0, "num_classes": 10},
-        )
-    },
-    stages=4,
+_small = family(__name__, igcv3_net, configuration(32, 8, 10), stages=4)
+_small(
+    "igcv3_cifar_small",
+    "IGCV3 for 8x8 to 32x32 inputs: eleven blocks of 16 to 48 channels, 62,778 parameters.",
+    rows=SMALL,
+    stem_stride=1,
+    stem_channels=16,
+    last_channels=0,
 )

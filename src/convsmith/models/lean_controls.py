@@ -13,7 +13,7 @@ from typing import Any
 
 from convsmith.compression.operators.blocks import DepthwiseSeparableBlock, xception_block
 from convsmith.errors import InvalidArgument
-from convsmith.models.published import configuration, register
+from convsmith.models.published import configuration, family
 from convsmith.models.staged import StagedNet, check_depth, conv_stem, doubling, stack
 
 __all__ = ["MOBILENET_V1", "mobilenet_v1_net", "scaled", "xception_igc_net"]
@@ -72,43 +72,25 @@ def xception_igc_net(
     return StagedNet(stem, width, stages, num_classes=num_classes, in_chans=in_chans, **head)
 
 
-register(
-    __name__,
-    mobilenet_v1_net,
-    configuration(224, 32, 1000),
-    {
-        "cs_mobilenetv1_100": ("MobileNetV1 at width 1.0: 4,231,976 parameters, 568.7 M MACs.", {}),
-        "cs_mobilenetv1_075": ("MobileNetV1 at width 0.75: 2,585,560 parameters, 325.4 M MACs.", {"width": 0.75}),
-        "cs_mobilenetv1_050": ("MobileNetV1 at width 0.5: 1,331,592 parameters, 149.5 M MACs.", {"width": 0.5}),
-        "cs_mobilenetv1_025": ("MobileNetV1 at width 0.25: 470,072 parameters, 41.0 M MACs.", {"width": 0.25}),
-    },
-    stages=5,
+_imagenet = family(__name__, mobilenet_v1_net, configuration(224, 32, 1000), stages=5)
+_imagenet("cs_mobilenetv1_100", "MobileNetV1 at width 1.0: 4,231,976 parameters, 568.7 M MACs.")
+_imagenet("cs_mobilenetv1_075", "MobileNetV1 at width 0.75: 2,585,560 parameters, 325.4 M MACs.", width=0.75)
+_imagenet("cs_mobilenetv1_050", "MobileNetV1 at width 0.5: 1,331,592 parameters, 149.5 M MACs.", width=0.5)
+_imagenet("cs_mobilenetv1_025", "MobileNetV1 at width 0.25: 470,072 parameters, 41.0 M MACs.", width=0.25)
+_small = family(__name__, mobilenet_v1_net, configuration(32, 8, 10), stages=3)
+_small(
+    "cs_mobilenetv1_small",
+    "MobileNetV1's blocks for 8x8 to 32x32 inputs: ten blocks of 32 to 128 channels, 69,098 parameters.",
+    plan=((32, 3, 1), (64, 4, 2), (128, 3, 2)),
+    stem_stride=1,
 )
-register(
-    __name__,
-    mobilenet_v1_net,
-    configuration(32, 8, 10),
-    {
-        "cs_mobilenetv1_small": (
-            "MobileNetV1's blocks for 8x8 to 32x32 inputs: ten blocks of 32 to 128 channels, 69,098 parameters.",
-            {"plan": ((32, 3, 1), (64, 4, 2), (128, 3, 2)), "stem_stride": 1, "num_classes": 10},
-        )
-    },
-    stages=3,
+_xception = family(__name__, xception_igc_net, configuration(32, 8, 10), stages=3)
+_xception(
+    "xception_igc_d20", "Xception units in the plain 20-layer plan for CIFAR, 35 channels at first: 159,750 parameters."
 )
-register(
-    __name__,
-    xception_igc_net,
-    configuration(32, 8, 10),
-    {
-        "xception_igc_d20": (
-            "Xception units in the plain 20-layer plan for CIFAR, 35 channels at first: 159,750 parameters.",
-            {},
-        ),
-        "xception_igc_small": (
-            "Xception units for 8x8 to 32x32 inputs: 14 layers, 40 channels at first, 132,410 parameters.",
-            {"depth": 14, "width": 40},
-        ),
-    },
-    stages=3,
+_xception(
+    "xception_igc_small",
+    "Xception units for 8x8 to 32x32 inputs: 14 layers, 40 channels at first, 132,410 parameters.",
+    depth=14,
+    width=40,
 )

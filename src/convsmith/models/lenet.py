@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument
 from convsmith.models.intermediates import intermediates
-from convsmith.models.published import configuration, register
+from convsmith.models.published import configuration, family
 
 __all__ = ["LeNet"]
 
@@ -105,10 +105,10 @@ class LeNet(nn.Module):
 
 
 _CFG = {**configuration(16, 8, 10), "input_size": (1, 16, 16), "min_input_size": (1, 8, 8), "first_conv": "conv1"}
-register(
+_add = family(
     __name__,
     LeNet,
     {**_CFG, "pool_size": None, "mean": (0.5,), "std": (0.5,)},
-    {"cs_lenet": ("Two convolutions and a hidden layer: 18,346 parameters for 10 classes and grey input.", {})},
     feature_cfg={"feature_cls": "getter", "out_indices": (0, 1)},
 )
+_add("cs_lenet", "Two convolutions and a hidden layer: 18,346 parameters for 10 classes and grey input.")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.operators.blocks import MergeAndRunBlock
-from convsmith.models.published import configuration, register
+from convsmith.models.published import configuration, family
 from convsmith.models.staged import StagedNet, check_depth, conv_stem, doubling, stack
 
 __all__ = ["TwoCopies", "dmrnet", "dmrnet_imagenet"]
@@ -76,28 +76,10 @@ def dmrnet_imagenet(
     return StagedNet(stem, 128, stages, stem_reduction=4, num_classes=num_classes, in_chans=in_chans, **head)
 
 
-register(
-    __name__,
-    dmrnet,
-    configuration(32, 8, 10),
-    {
-        "dmrnet56": ("DFN-MR1, 56 layers, for CIFAR: 1,710,426 parameters.", {}),
-        "dmrnet32_w4": (
-            "DFN-MR2, 32 layers, four times as wide, for CIFAR: 14,851,402 parameters.",
-            {"depth": 32, "width": 4},
-        ),
-        "dmrnet50_w4": (
-            "DFN-MR3, 50 layers, four times as wide, for CIFAR: 24,151,882 parameters.",
-            {"depth": 50, "width": 4},
-        ),
-        "dmrnet_small": ("Merge-and-run for 8x8 to 32x32 inputs: 8 layers, 154,970 parameters.", {"depth": 8}),
-    },
-    stages=3,
-)
-register(
-    __name__,
-    dmrnet_imagenet,
-    configuration(224, 32, 1000),
-    {"dmrnet50_imagenet": ("DFN-MR, 50 layers of bottlenecks, for ImageNet: 46,395,048 parameters.", {})},
-    stages=4,
-)
+_cifar = family(__name__, dmrnet, configuration(32, 8, 10), stages=3)
+_cifar("dmrnet56", "DFN-MR1, 56 layers, for CIFAR: 1,710,426 parameters.")
+_cifar("dmrnet32_w4", "DFN-MR2, 32 layers, four times as wide, for CIFAR: 14,851,402 parameters.", depth=32, width=4)
+_cifar("dmrnet50_w4", "DFN-MR3, 50 layers, four times as wide, for CIFAR: 24,151,882 parameters.", depth=50, width=4)
+_cifar("dmrnet_small", "Merge-and-run for 8x8 to 32x32 inputs: 8 layers, 154,970 parameters.", depth=8)
+_imagenet = family(__name__, dmrnet_imagenet, configuration(224, 32, 1000), stages=4)
+_imagenet("dmrnet50_imagenet", "DFN-MR, 50 layers of bottlenecks, for ImageNet: 46,395,048 parameters.")

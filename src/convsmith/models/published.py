@@ -15,34 +15,33 @@ from convsmith.errors import InvalidArgument
 _SOURCES = ("file", "url", "hf_hub_id", "state_dict")
 
 
-def register(
+def family(
     module: str,
     builder: Callable[..., nn.Module],
     config: Mapping[str, Any],
-    networks: Mapping[str, tuple[str, Mapping[str, Any]]],
     *,
     stages: int | None = None,
     feature_cfg: dict[str, Any] | None = None,
     hint: str = "train it, pretrained=False",
-) -> None:
-    """Register functions of ``module`` with timm, one a name; ``features_only`` and the like then work as everywhere.
+) -> Callable[..., None]:
+    """Return ``add(name, about, **own)``: it registers one network of ``module`` with timm.
+
+    ``about`` is a line about the network and ``own`` are its arguments; `features_only` and the like then work as for
+    every network of timm's.
 
     Args:
         module: ``__name__`` of the file that the functions belong to.
         builder: makes the network from the arguments of a name and those of the caller.
         config: timm's configuration; there are no published weights.
-        networks: a line about the network and its own arguments, by name.
         stages: of the network, whose maps ``features_only`` gives beside the stem's.
         feature_cfg: how ``features_only`` is made otherwise.
         hint: how weights are come by.
     """
     home: Any = sys.modules[module]
-    cfgs = generate_default_cfgs({f"{name}.untrained": dict(config) for name in networks})
-    home.default_cfgs = {**getattr(home, "default_cfgs", {}), **cfgs}
     if stages is not None:
         feature_cfg = {"out_indices": tuple(range(stages + 1)), "flatten_sequential": False}
 
-    def entry(name: str, about: str, own: Mapping[str, Any]) -> Callable[..., nn.Module]:
+    def add(name: str, about: str, **own: Any) -> None:
         def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
             check_published(name, pretrained, kwargs, hint=hint)
             features = None if feature_cfg is None else dict(feature_cfg)  # timm takes entries out
@@ -50,10 +49,11 @@ def register(
 
         create.__name__ = create.__qualname__ = name
         create.__doc__, create.__module__ = about, module
-        return create
+        cfgs = generate_default_cfgs({f"{name}.untrained": dict(config)})
+        home.default_cfgs = {**getattr(home, "default_cfgs", {}), **cfgs}
+        setattr(home, name, register_model(create))
 
-    for name, (about, own) in networks.items():
-        setattr(home, name, register_model(entry(name, about, own)))
+    return add
 
 
 def configuration(size: int, least: int, classes: int) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from convsmith.arguments import integer, one_of
 from convsmith.models.pooled import PooledClassifier
-from convsmith.models.published import configuration, register
+from convsmith.models.published import configuration, family
 from convsmith.models.staged import check_depth, doubling, stack
 
 __all__ = ["CifarResNet"]
@@ -149,15 +149,7 @@ class CifarResNet(PooledClassifier):
         return self.run_stages(stages, self.act1(self.bn1(self.conv1(x))))
 
 
-register(
-    __name__,
-    CifarResNet,
-    {**configuration(32, 8, 10), "first_conv": "conv1"},
-    {
-        "cs_resnet20": ("CIFAR-style ResNet-20: 269,722 parameters for 10 classes and RGB input.", {"depth": 20}),
-        "cs_resnet32": ("CIFAR-style ResNet-32: 464,154 parameters for 10 classes and RGB input.", {"depth": 32}),
-        "cs_resnet44": ("CIFAR-style ResNet-44: 658,586 parameters for 10 classes and RGB input.", {"depth": 44}),
-        "cs_resnet56": ("CIFAR-style ResNet-56: 853,018 parameters for 10 classes and RGB input.", {"depth": 56}),
-    },
-    stages=3,
-)
+_add = family(__name__, CifarResNet, {**configuration(32, 8, 10), "first_conv": "conv1"}, stages=3)
+for _depth, _count in ((20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018)):
+    _about = f"CIFAR-style ResNet-{_depth}: {_count:,} parameters for 10 classes and RGB input."
+    _add(f"cs_resnet{_depth}", _about, depth=_depth)

@@ -15,7 +15,7 @@ import timm
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument, differing_tensors
-from convsmith.models.published import configuration, register
+from convsmith.models.published import configuration, family
 from convsmith.pooling import PooledClassifier, attach
 
 
@@ -74,45 +74,30 @@ def second_order_net(
 
 _CFG = {**configuration(224, 32, 1000), "pool_size": (14, 14)}
 _HINT = "pretrained_backbone=True starts from timm's features; load_fast_mpncov reads the authors' files"
-register(
+_resnet = family(
     __name__,
     second_order_net,
     {**_CFG, "first_conv": "backbone.conv1", "classifier": "classifier"},
-    {
-        "resnet18_isqrt": (
-            "ResNet-18 with iSQRT-COV pooling: 44,205,096 parameters for 1000 classes.",
-            {"backbone": "resnet18"},
-        ),
-        "resnet34_isqrt": (
-            "ResNet-34 with iSQRT-COV pooling: 54,313,256 parameters for 1000 classes.",
-            {"backbone": "resnet34"},
-        ),
-        "resnet50_isqrt": (
-            "ResNet-50 with iSQRT-COV pooling: 56,929,832 parameters for 1000 classes.",
-            {"backbone": "resnet50"},
-        ),
-        "resnet101_isqrt": (
-            "ResNet-101 with iSQRT-COV pooling: 75,921,960 parameters for 1000 classes.",
-            {"backbone": "resnet101"},
-        ),
-    },
     feature_cfg={"feature_cls": "getter", "out_indices": (1, 2, 3, 4)},
     hint=_HINT,
 )
-register(
+for _depth, _count in ((18, 44_205_096), (34, 54_313_256), (50, 56_929_832), (101, 75_921_960)):
+    _about = f"ResNet-{_depth} with iSQRT-COV pooling: {_count:,} parameters for 1000 classes."
+    _resnet(f"resnet{_depth}_isqrt", _about, backbone=f"resnet{_depth}")
+_vgg = family(
     __name__,
     second_order_net,
     {**_CFG, "first_conv": "backbone.features.0", "classifier": "classifier.6"},
-    {
-        "vgg16_bn_isqrt": (
-            "VGG-16 with batch normalisation and iSQRT-COV pooling: 170,479,144 parameters for 1000 classes.",
-            {"backbone": "vgg16_bn", "hidden": (4096, 4096), "drop_rate": 0.5},
-        )
-    },
     feature_cfg={"feature_cls": "getter", "out_indices": (1, 2, 3, 4, 5)},
     hint=_HINT,
 )
-
+_vgg(
+    "vgg16_bn_isqrt",
+    "VGG-16 with batch normalisation and iSQRT-COV pooling: 170,479,144 parameters for 1000 classes.",
+    backbone="vgg16_bn",
+    hidden=(4096, 4096),
+    drop_rate=0.5,
+)
 
 _RULES = (
     (r"^layer_reduce\.", "pooling.reduce.0."),
