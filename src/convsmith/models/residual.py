@@ -10,16 +10,14 @@ Differs from the paper: nothing in the defaults; width, depth, input channels an
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from timm.layers import get_act_layer, get_norm_layer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith.arguments import integer, one_of
-from convsmith.models.pooled import PooledClassifier
 from convsmith.models.published import configuration, family
-from convsmith.models.staged import check_depth, doubling, stack
+from convsmith.models.staged import StagedNet, check_depth, doubling, stack
 
 __all__ = ["CifarResNet"]
 
@@ -83,7 +81,7 @@ class CifarBlock(nn.Module):
         return self.act2(self.drop_path(y) + self.shortcut(x))
 
 
-class CifarResNet(PooledClassifier):
+class CifarResNet(StagedNet):
     """A residual network for small images, ``[B, in_chans, H, W] -> [B, num_classes]`` for H, W of 8 or more.
 
     Args:
@@ -111,42 +109,25 @@ class CifarResNet(PooledClassifier):
         act_layer: str | Callable[..., nn.Module] = nn.ReLU,
         norm_layer: str | Callable[..., nn.Module] = nn.BatchNorm2d,
     ) -> None:
-        super().__init__()
         check_depth(depth, "a CIFAR residual", 6, 8)
         integer("width", width, least=1)
         one_of("shortcut", shortcut, SHORTCUTS)
         act, norm = get_act_layer(act_layer), get_norm_layer(norm_layer)
-        self.in_chans, self.drop_rate = in_chans, drop_rate
-
-        self.conv1 = nn.Conv2d(in_chans, width, 3, 1, 1, bias=False)
-        self.bn1 = norm(width)
-        self.act1 = act()
-        self.feature_info = [{"num_chs": width, "reduction": 1, "module": "act1"}]
 
         def block(before: int, out: int, stride: int) -> nn.Module:
             return CifarBlock(before, out, stride, shortcut, act, norm)
 
-        for n, (stage, out, _) in enumerate(stack(block, width, doubling(width, ((depth - 2) // 6,) * 3))):
-            self.add_module(f"layer{n + 1}", stage)
-            self.feature_info.append({"num_chs": out, "reduction": 2**n, "module": f"layer{n + 1}"})
-        self.set_drop_path(drop_path_rate)
-        self.add_head(4 * width, num_classes, global_pool)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Return timm's patterns for layer-wise parameter groups."""
-        return {"stem": r"^conv1|bn1", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
-
-    def stages(self) -> list[tuple[str, nn.Module]]:
-        """Return the stem's modules and the three stages."""
-        return [(name, getattr(self, name)) for name in ("conv1", "bn1", "act1", "layer1", "layer2", "layer3")]
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last feature map, ``[B, in_chans, H, W] -> [B, 4 * width, ceil(H/4), ceil(W/4)]``."""
-        stages: tuple[Any, ...] = (self.layer1, self.layer2, self.layer3)
-        return self.run_stages(stages, self.act1(self.bn1(self.conv1(x))))
+        super().__init__(
+            {"conv1": nn.Conv2d(in_chans, width, 3, 1, 1, bias=False), "bn1": norm(width), "act1": act()},
+            width,
+            stack(block, width, doubling(width, ((depth - 2) // 6,) * 3)),
+            num_classes=num_classes,
+            in_chans=in_chans,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+            fan="fan_out",
+        )
 
 
 _add = family(__name__, CifarResNet, {**configuration(32, 8, 10), "first_conv": "conv1"}, stages=3)

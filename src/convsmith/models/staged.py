@@ -1,36 +1,40 @@
-"""The frame of our lean networks: stem, stages, an optional last convolution, pooling and classifier, as timm wants it.
+"""The frame of our networks: stem, stages, an optional last convolution, pooling and classifier, as timm wants it.
 
 Builders (one file per family) make the parts; this class only strings them together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
+from timm.layers import DropPath, create_classifier
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint_sequential
 
 from convsmith.compression import LinearChain
 from convsmith.errors import InvalidArgument
-from convsmith.models.pooled import PooledClassifier
+from convsmith.models.intermediates import intermediates, wanted_maps
 
 
-class StagedNet(PooledClassifier):
+class StagedNet(nn.Module):
     """``[B, in_chans, H, W] -> [B, num_classes]`` by ``stem``, ``layer1`` .. ``layerN``, ``tail``, pooling and ``fc``.
 
     Args:
-        stem: first module; its output's ``stem_channels`` and ``stem_reduction`` go into ``feature_info``.
+        stem: first module, or several by their names; ``stem_channels`` and ``stem_reduction`` of the last one's output
+            go into ``feature_info``.
         stages: (modules, channels out, stride) of every stage.
         num_features: channels that are pooled, those of the last stage if not given.
         tail: a last module before pooling, with ``num_features`` channels out.
         drop_path_rate: stochastic depth of the last residual block, from zero at the first.
-
-    Plain convolutions start by He's rule on their fan-in, chains by their own.
+        fan: by which plain convolutions start, with He's rule; chains start by their own.
     """
 
     def __init__(
         self,
-        stem: nn.Module,
+        stem: nn.Module | Mapping[str, nn.Module],
         stem_channels: int,
         stages: Sequence[tuple[nn.Sequential, int, int]],
         *,
@@ -42,39 +46,116 @@ class StagedNet(PooledClassifier):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        fan: Literal["fan_in", "fan_out"] = "fan_in",
     ) -> None:
         super().__init__()
-        self.in_chans, self.drop_rate = in_chans, drop_rate
-        self.stem = stem
-        self.feature_info = [{"num_chs": stem_channels, "reduction": stem_reduction, "module": "stem"}]
-        self.depth = len(stages)
+        self.in_chans, self.drop_rate, self.grad_checkpointing = in_chans, drop_rate, False
+        parts = dict(stem) if isinstance(stem, Mapping) else {"stem": stem}
         reduction = stem_reduction
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": stem_channels, "reduction": reduction, "module": list(parts)[-1]}
+        ]
         for number, (stage, channels, stride) in enumerate(stages, 1):
             reduction *= stride
-            self.add_module(f"layer{number}", stage)
+            parts[f"layer{number}"] = stage
             self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": f"layer{number}"})
-        self.tail = nn.Identity() if tail is None else tail
+        if tail is not None:
+            parts["tail"] = tail
+        self.parts = tuple(parts)
+        for name, part in parts.items():
+            self.add_module(name, part)
         self.set_drop_path(drop_path_rate)
         self.add_head(stages[-1][1] if num_features is None else num_features, num_classes, global_pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+                nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
             elif isinstance(module, LinearChain):
                 module.reset_parameters()
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Return timm's patterns for layer-wise parameter groups."""
-        return {"stem": r"^stem", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+    def add_head(self, num_features: int, num_classes: int, global_pool: str) -> None:
+        """Add pooling and classifier for ``num_features`` channels."""
+        self.num_features, self.num_classes = num_features, num_classes
+        self.global_pool, self.fc = create_classifier(num_features, num_classes, pool_type=global_pool)
+        self.head_hidden_size = num_features * self.global_pool.feat_mult()
+
+    def set_drop_path(self, rate: float) -> None:
+        """Give the residual blocks stochastic depth, from 0 at the first to ``rate`` at the last."""
+        if not 0.0 <= rate < 1.0:
+            raise InvalidArgument("a share from 0 to below 1", argument="drop_path_rate", given=rate)
+        blocks: list[Any] = [m for m in self.modules() if hasattr(m, "drop_path") and getattr(m, "has_identity", True)]
+        if rate and not blocks:
+            rule = "a network without residual blocks has no paths to drop"
+            raise InvalidArgument(rule, argument="drop_path_rate", given=rate)
+        for number, block in enumerate(blocks):
+            share = rate * number / max(len(blocks) - 1, 1)
+            block.drop_path = DropPath(share) if share else nn.Identity()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory: recompute the stages' activations in the backward pass."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
+        """Return the classifier module, or its name."""
+        return "fc" if name_only else self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier (0 classes: features only) and, if named, the pooling."""
+        like = next(self.parameters())
+        self.add_head(
+            self.num_features, num_classes, global_pool if global_pool is not None else self.global_pool.pool_type
+        )
+        self.fc = self.fc.to(device=like.device, dtype=like.dtype)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return what TorchScript compiles in place of this network: the same modules, by the same names, in a row."""
+        head = (("global_pool", self.global_pool), ("drop", nn.Dropout(self.drop_rate)), ("fc", self.fc))
+        return nn.Sequential(OrderedDict([*self.stages(), *head])).train(self.training)
 
     def stages(self) -> list[tuple[str, nn.Module]]:
-        """Return stem, stages and tail."""
-        layers = [f"layer{number}" for number in range(1, self.depth + 1)]
-        return [(name, getattr(self, name)) for name in ("stem", *layers, "tail")]
+        """Return what `forward_features` runs, in order: stem, stages and tail."""
+        return [(name, self.get_submodule(name)) for name in self.parts]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map, ``[B, in_chans, H, W] -> [B, num_features, h, w]``."""
-        stages: list[Any] = [getattr(self, f"layer{number}") for number in range(1, self.depth + 1)]
-        return self.tail(self.run_stages(stages, self.stem(x)))
+        for name, part in self.stages():
+            if self.grad_checkpointing and self.training and name.startswith("layer"):
+                x = checkpoint_sequential(part, len(part), x, use_reentrant=False)  # type: ignore[arg-type]  # a stage
+            else:
+                x = part(x)
+        return x
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Return timm's patterns for layer-wise parameter groups."""
+        stem = "|".join(name for name in self.parts if not name.startswith(("layer", "tail")))
+        return {"stem": rf"^(?:{stem})", "blocks": r"^layer(\d+)" if coarse else r"^layer(\d+)\.(\d+)"}
+
+    def forward_intermediates(self, x: Tensor, *args: Any, **wanted: Any) -> Any:
+        """Return the maps after the stages, and the last one unless ``intermediates_only``; timm's arguments."""
+        names = ("indices", "norm", "stop_early", "output_fmt", "intermediates_only")
+        return intermediates(self, x, self.stages(), **dict(zip(names, args, strict=False)), **wanted)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Replace the stages after the last map that is wanted by identities; return the maps' numbers."""
+        infos = self.feature_info
+        taken = wanted_maps(len(infos), indices)
+        names = [name for name, _ in self.stages()]
+        for name in names[names.index(infos[max(taken)]["module"]) + 1 :]:
+            self.set_submodule(name, nn.Identity())
+        if prune_head:
+            self.reset_classifier(0, "")
+        return taken
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool and classify a feature map; ``pre_logits`` stops before the classifier."""
+        x = self.global_pool(x)
+        if self.drop_rate:
+            x = F.dropout(x, p=self.drop_rate, training=self.training)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
 
 
 def spread(blocks: int, stages: int) -> tuple[int, ...]:
