@@ -33,10 +33,12 @@ class AugmentOptions(Computation):
     hflip: float | None = option(None, "probability of a mirror image (0.5)", group=_GROUP, metavar="X")
     vflip: float | None = option(None, "probability of an image upside down", group=_GROUP, metavar="X")
     train_interpolation: str | None = option(None, "random, bilinear, bicubic", group=_GROUP, metavar="NAME")
-    mixup: float = option(0.0, "alpha of mixup, 0 for none", group=_GROUP, metavar="X")
-    cutmix: float = option(0.0, "alpha of CutMix, 0 for none", group=_GROUP, metavar="X")
-    mixup_prob: float = option(1.0, "share of batches that are mixed", group=_GROUP, metavar="X")
-    mixup_switch_prob: float = option(0.5, "share of CutMix where both are on", group=_GROUP, metavar="X")
+    mixup: float = option(0.0, "alpha of mixup, 0 for none", group=_GROUP, metavar="X", least=0)
+    cutmix: float = option(0.0, "alpha of CutMix, 0 for none", group=_GROUP, metavar="X", least=0)
+    mixup_prob: float = option(1.0, "share of batches that are mixed", group=_GROUP, metavar="X", least=0, most=1)
+    mixup_switch_prob: float = option(
+        0.5, "share of CutMix where both are on", group=_GROUP, metavar="X", least=0, most=1
+    )
     mixup_mode: Literal["batch", "pair", "elem"] = option("batch", "one factor a batch, pair or image", group=_GROUP)
 
 
@@ -53,10 +55,6 @@ def transform_settings(arguments: AugmentOptions) -> dict[str, Any]:
 
 def mixup_settings(arguments: AugmentOptions, label_smoothing: float = 0.0) -> dict[str, Any] | None:
     """Return the settings of `timm.data.Mixup`, None where nothing is mixed."""
-    for name in ("mixup", "cutmix", "mixup_prob", "mixup_switch_prob"):
-        value = getattr(arguments, name)
-        if value < 0 or (name.endswith("prob") and value > 1):
-            raise InvalidArgument("outside its range", argument=f"--{name.replace('_', '-')}", given=value)
     if not arguments.mixup and not arguments.cutmix:
         return None
     return {

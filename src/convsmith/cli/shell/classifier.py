@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import environment, terminal
 from convsmith.cli.shell.method_settings import keyword_arguments, method_settings
-from convsmith.cli.shell.options import Computation, at_least, option
+from convsmith.cli.shell.options import Computation, option
 from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ class ModelOptions(Computation):
     pooling: str | None = option(
         None, "second-order pooling instead of the average; see methods pooling", metavar="NAME"
     )
-    pooling_dim: int | None = option(None, "channels that enter the pooling (default: 256)", metavar="N")
+    pooling_dim: int | None = option(None, "channels that enter the pooling (default: 256)", metavar="N", least=1)
     pooling_args: tuple[str, ...] = option((), "options of the pooling, like iterations=3", metavar="NAME=VALUE")
-    last_stride: int | None = option(None, "1: last stage at full resolution, as second-order papers do", metavar="N")
+    last_stride: Literal[1] | None = option(None, "1: last stage at full resolution, as second-order papers do")
     head_lr_mult: float | None = option(
-        None, "learning rate of pooling and classifier, times --lr (default: 1)", metavar="X"
+        None, "learning rate of pooling and classifier, times --lr (default: 1)", metavar="X", above=0
     )
 
 
@@ -45,11 +45,6 @@ def check(arguments: ModelOptions) -> None:
         if getattr(arguments, flag) not in (None, ()) and arguments.pooling is None:
             shown = f"--{flag.replace('_', '-')}"
             raise InvalidArgument(f"{shown} belongs to a pooling", argument=shown, hint="add --pooling NAME")
-    if arguments.head_lr_mult is not None and not arguments.head_lr_mult > 0:
-        raise InvalidArgument("must be above 0", argument="--head-lr-mult", given=arguments.head_lr_mult)
-    if arguments.last_stride not in (None, 1):
-        raise InvalidArgument("the last stage can be set to 1", argument="--last-stride", given=arguments.last_stride)
-    at_least(arguments, pooling_dim=1)
     if arguments.pooling is not None:
         from convsmith import pooling
 

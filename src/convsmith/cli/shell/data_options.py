@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import terminal
-from convsmith.cli.shell.options import Computation, at_least, option
+from convsmith.cli.shell.options import Computation, option
 from convsmith.cli.shell.progress import progress
 
 if TYPE_CHECKING:
@@ -22,7 +22,11 @@ class DataOptions(Computation):
         metavar="DATA",
     )
     size: int | None = option(
-        None, "side of the images in pixels (default: the network's, or their own)", group="images", metavar="PIXELS"
+        None,
+        "side of the images in pixels (default: the network's, or their own)",
+        group="images",
+        metavar="PIXELS",
+        least=1,
     )
     channels: int | None = option(None, "1 or 3 (default: what the images have)", group="images", metavar="1|3")
     broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read", group="images")
@@ -31,14 +35,9 @@ class DataOptions(Computation):
         None, "lines of CLASS=CLASS: the data's name, the network's", group="images", metavar="FILE"
     )
     data_root: str | None = option(None, "folder of downloaded data sets", group="images", metavar="DIR")
-    limit: int | None = option(None, "use at most so many images of each split", group="images", metavar="N")
-    batch_size: int = option(64, "images per batch (and process)", group="images", metavar="N")
-    num_workers: int = option(0, "processes that read and change images ahead", group="images", metavar="N")
-
-
-def check(arguments: DataOptions) -> None:
-    """Refuse numbers that cannot be, before anything is read."""
-    at_least(arguments, batch_size=1, limit=1, size=1, num_workers=0)
+    limit: int | None = option(None, "use at most so many images of each split", group="images", metavar="N", least=1)
+    batch_size: int = option(64, "images per batch (and process)", group="images", metavar="N", least=1)
+    num_workers: int = option(0, "processes that read and change images ahead", group="images", metavar="N", least=0)
 
 
 def load(
@@ -56,7 +55,6 @@ def load(
     """
     from convsmith import data
 
-    check(arguments)
     with progress("read images") as callback:
         loaded = data.load(
             arguments.data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -18,6 +19,13 @@ SHORT = 20
 COMMON = frozenset({"epochs", "steps", "lr", "batch_size", "size", "out", "resume", "config", "seed", "json"})
 COMMON |= frozenset({"keep_macs", "finetune_epochs", "keep_latency"})
 
+#: bounds of a number -> how it is kept, and its words
+_BOUNDS = {
+    "least": (operator.ge, "{} or more"),
+    "most": (operator.le, "{} or less"),
+    "above": (operator.gt, "above {}"),
+}
+
 
 def option(
     default: Any = MISSING,
@@ -26,6 +34,7 @@ def option(
     metavar: str | None = None,
     group: str = "options",
     positional: bool = False,
+    **bounds: float,
 ) -> Any:
     """Return a dataclass field that becomes a flag.
 
@@ -35,12 +44,10 @@ def option(
         metavar: the word that stands for the value in ``-h``.
         group: the box of ``-h`` in which the flag is shown.
         positional: a bare word instead of a flag.
+        bounds: of a number: ``least=``, ``most=``, ``above=``.
     """
-    return dataclasses.field(
-        default=default,
-        metadata={"help": help, "metavar": metavar, "group": group, "positional": positional},
-        kw_only=True,
-    )
+    about = {"help": help, "metavar": metavar, "group": group, "positional": positional, "bounds": bounds}
+    return dataclasses.field(default=default, metadata=about, kw_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +56,16 @@ class Listing:
 
     json: bool = option(False, "print a machine-readable summary as the last line of stdout", group="common")
     debug: bool = option(False, "show tracebacks of errors", group="common")
+
+    def __post_init__(self) -> None:
+        """Refuse a number outside the bounds of its option, by its flag; None is no number."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            for kind, bound in field.metadata["bounds"].items():
+                holds, words = _BOUNDS[kind]
+                if value is not None and not holds(value, bound):
+                    flag = f"--{field.name.replace('_', '-')}"
+                    raise InvalidArgument(f"must be {words.format(bound)}", argument=flag, given=value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,14 +172,6 @@ def completion(program: str, verbs: Mapping[str, type[Listing]], shell: str) -> 
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
         tyro.cli(every, prog=program, args=["--tyro-print-completion", shell], config=(tyro.conf.OmitArgPrefixes,))
     return script.getvalue()
-
-
-def at_least(arguments: Listing, **bounds: int) -> None:
-    """Refuse a number below its bound, by its flag; None is no number."""
-    for name, least in bounds.items():
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise InvalidArgument(f"must be {least} or more", argument=f"--{name.replace('_', '-')}", given=value)
 
 
 def _names(made: type[Any]) -> list[str]:

@@ -53,7 +53,7 @@ class Arguments(Work):
     weights: str | None = option(None, "file with the network's weights", metavar="FILE")
     random: bool = option(False, "do not look for published weights: audit the untrained network")
     runtime: str = option("onnxruntime", "runtime of the timing: onnxruntime, compile or torch", metavar="NAME")
-    minutes: float = option(5.0, "time to use; chapters look at less where it is short", metavar="N")
+    minutes: float = option(5.0, "time to use; chapters look at less where it is short", metavar="N", above=0, most=1e6)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -63,7 +63,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
         missing = ["MODEL"] * (arguments.model is None) + ["--data DATA"] * (arguments.data is None)
         hint = f"add {' and '.join(missing)}"
         raise InvalidArgument("an audit needs a network and images", argument="audit", hint=hint)
-    check(arguments.minutes, arguments.runtime)
+    from convsmith.compression.runtimes import check_runtime
+
+    check_runtime(arguments.runtime)
     run_folder.check("audit", arguments)
     from convsmith.cli.reports.audit_subject import Subject, read_pictures
     from convsmith.training import resolve_device
@@ -89,15 +91,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
     folder = run_folder.open_run("audit", arguments)
     title = f"What convsmith can do for {arguments.model}"
     return audit(subject, folder, title=title, minutes=arguments.minutes, resume=arguments.resume, began=began)
-
-
-def check(minutes: float, runtime: str) -> None:
-    """Refuse numbers and names that cannot be."""
-    from convsmith.compression import runtimes
-
-    if not 0 < minutes < 1e6:
-        raise InvalidArgument("must be above 0", argument="--minutes", given=minutes)
-    runtimes.check_runtime(runtime)
 
 
 def load(arguments: Arguments, device: str) -> LoadedModel:

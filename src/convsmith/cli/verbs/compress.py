@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from convsmith.cli.reports import compression_stages
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.method_settings import method_settings
-from convsmith.cli.shell.options import Work, at_least, option
+from convsmith.cli.shell.options import Work, option
 from convsmith.errors import InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ class Arguments(data_options.DataOptions, Work):
     dry_run: bool = option(False, "print (and with --plan write) the plan, change nothing", group="budget")
     set: tuple[str, ...] = option((), "settings of the methods, like decomposition=svd", metavar="NAME=VALUE")
     augment: str = option("none", "random changes of images during fine-tuning", metavar="NAME", group="finetune")
-    finetune_epochs: int = option(0, "epochs of training with the original as teacher", metavar="N", group="finetune")
+    finetune_epochs: int = option(
+        0, "epochs of training with the original as teacher", metavar="N", group="finetune", least=0
+    )
     finetune_lr: float = option(0.02, "learning rate of the fine-tuning", metavar="X", group="finetune")
     distill: float = option(0.5, "weight of the teacher against the labels, 0 to 1", metavar="X", group="finetune")
     gradual: bool = option(False, "sparse methods: let the zeros grow during the fine-tuning", group="finetune")
@@ -59,7 +61,7 @@ class Arguments(data_options.DataOptions, Work):
     )
     reconstruct: bool = option(True, "re-solve weights on unlabelled images, layer by layer, where the method can")
     onnx: bool = option(True, "end with model.onnx, checked and timed in ONNX Runtime", group="timing")
-    threads: int = option(1, "threads of the timing", metavar="N", group="timing")
+    threads: int = option(1, "threads of the timing", metavar="N", group="timing", least=1)
     compiled: bool = option(True, "also time under torch.compile (a minute or so)", group="timing")
 
     def budgets(self) -> dict[str, float | None]:
@@ -159,7 +161,6 @@ def check(arguments: Arguments) -> dict[str, dict[str, Any]]:
 
     if not arguments.dry_run:
         run_folder.check("compress", arguments)
-    data_options.check(arguments)
     methods = [name.strip() for name in arguments.method.split(",") if name.strip()]
     if not methods:
         raise InvalidArgument("a method is needed", argument="--method", given=repr(arguments.method))
@@ -169,7 +170,6 @@ def check(arguments: Arguments) -> dict[str, dict[str, Any]]:
     budget, _ = budget_of(methods, **arguments.budgets())
     for runtime in (arguments.runtime, *["onnxruntime"] * (arguments.onnx and not arguments.dry_run)):
         check_runtime(runtime)
-    at_least(arguments, finetune_epochs=0, threads=1)
     if arguments.plan is not None and budget is not None and not arguments.dry_run:
         rule = "a plan replaces the budget"
         raise InvalidArgument(rule, argument=f"--plan {arguments.plan}", hint="give one of them")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from convsmith.cli.shell import classifier, data_options, options, run_folder, terminal
+from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import duration, progress
 from convsmith.cli.verbs.evaluate import trained_on
@@ -42,13 +42,13 @@ class Arguments(data_options.DataOptions):
     )
     detector: str | None = option(None, "score: the fitted detector", metavar="FILE")
     attack: Literal["fgsm", "ifgsm", "pgd", "targeted ifgsm"] = option("ifgsm", "fit: the attack it is fitted on")
-    epsilon: float = option(16.0, "fit: largest change of a pixel, of 255")
+    epsilon: float = option(16.0, "fit: largest change of a pixel, of 255", above=0, most=255)
     classifier: Literal["random-forest", "adaboost", "gradient-boosting"] = option("random-forest", "fit: on routes")
     features: Literal["routes", "activations", "logits", "max-probability", "best"] = option(
         "routes", "fit: what the detector looks at; best: whatever tells the attack best"
     )
-    per_class: int = option(10, "fit: clean images of each class", metavar="N")
-    test_images: int = option(100, "fit: images of the table", metavar="N")
+    per_class: int = option(10, "fit: clean images of each class", metavar="N", least=1)
+    test_images: int = option(100, "fit: images of the table", metavar="N", least=1)
     rate: float = option(0.05, "fit: false-positive rate of the threshold")
     sites: Literal["auto", "conv", "block", "activation"] = option("auto", "fit: where gates sit")
     mode: Literal["paper", "converged"] = option("paper", "fit: solver")
@@ -67,9 +67,6 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
         raise InvalidArgument("fitting needs images", argument="detect fit", hint="add --data DATA")
     if arguments.image_files or arguments.detector is not None:
         raise InvalidArgument("images and --detector belong to score", argument="detect fit", hint="leave them out")
-    options.at_least(arguments, per_class=1, test_images=1)
-    if not 0 < arguments.epsilon <= 255:
-        raise InvalidArgument("a change lies between 0 and 255", argument="--epsilon", given=arguments.epsilon)
     run_folder.check("detect", arguments)
     from convsmith import interpretation
     from convsmith.cli.reports import detect_report

@@ -42,7 +42,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
         run_folder.check("evaluate", arguments)
     elif arguments.overwrite:
         raise InvalidArgument("there is nothing to overwrite", argument="--overwrite", hint="add --out DIR")
-    data_options.check(arguments)
     model = arguments.model or arguments.checkpoint
     if model is None or (arguments.model and arguments.checkpoint):
         raise InvalidArgument("one model is evaluated", argument="MODEL", hint="evaluate MODEL --data DATA")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.reports.explain_report import Explained
-from convsmith.cli.shell import classifier, data_options, options, run_folder, terminal
+from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import progress
 from convsmith.cli.verbs.evaluate import trained_on
@@ -52,9 +52,9 @@ class Arguments(data_options.DataOptions):
     save: str | None = option(
         None, "also write all routes to this safetensors file; an interrupted run goes on", metavar="FILE"
     )
-    show: int = option(12, "images with a chapter of their own", metavar="N")
-    neighbours: int = option(3, "similar training images to show (0: none)", metavar="N")
-    reference: int = option(200, "training images among which they are looked for", metavar="N")
+    show: int = option(12, "images with a chapter of their own", metavar="N", least=0)
+    neighbours: int = option(3, "similar training images to show (0: none)", metavar="N", least=0)
+    reference: int = option(200, "training images among which they are looked for", metavar="N", least=1)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -118,7 +118,6 @@ def _check(arguments: Arguments) -> None:
     if not arguments.image_files and not arguments.data:
         hint = "name images, or add --data DATA"
         raise InvalidArgument("there is nothing to explain", argument="explain MODEL", hint=hint)
-    options.at_least(arguments, show=0, neighbours=0, reference=1, batch_size=1, limit=1)
     from convsmith.data import image_files
 
     image_files(arguments.image_files)  # a missing one is named before any network is looked for

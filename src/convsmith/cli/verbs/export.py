@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, run_folder, terminal
-from convsmith.cli.shell.options import Computation, at_least, option
+from convsmith.cli.shell.options import Computation, option
 from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
@@ -28,21 +28,21 @@ class Arguments(Computation):
     model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
     weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     format: Literal["onnx", "torch-export"] = option("onnx", "kind of file")
-    size: int | None = option(None, "side of the images (default: what the network was made for)", metavar="PIXELS")
+    size: int | None = option(
+        None, "side of the images (default: what the network was made for)", metavar="PIXELS", least=1
+    )
     pretrained: bool = option(False, "a timm name: take its published weights")
     tolerance: float | None = option(
         None,
         "largest difference allowed, relative to the largest output (default: 1e-4; int8: 0.05, a few roundings)",
         metavar="X",
+        above=0,
     )
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Load, write, read back, compare."""
     run_folder.check("export", arguments)
-    at_least(arguments, size=1)
-    if arguments.tolerance is not None and not arguments.tolerance > 0:
-        raise InvalidArgument("must be above 0", argument="--tolerance", given=arguments.tolerance)
     import torch
 
     from convsmith.compression import runtimes

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, terminal
-from convsmith.cli.shell.options import Computation, at_least, option
+from convsmith.cli.shell.options import Computation, option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
 from convsmith.files import write_csv
@@ -37,8 +37,8 @@ class Arguments(Computation):
     weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     out: str | None = option(None, "also write a table: FILE.csv", metavar="FILE", group="common")
     broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read", group="images")
-    batch_size: int = option(64, "images per batch", group="images", metavar="N")
-    num_workers: int = option(0, "processes that read images ahead", group="images", metavar="N")
+    batch_size: int = option(64, "images per batch", group="images", metavar="N", least=1)
+    num_workers: int = option(0, "processes that read images ahead", group="images", metavar="N", least=0)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -49,7 +49,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
     if not arguments.image_files:
         raise InvalidArgument("there is nothing to predict", argument="predict MODEL", hint="name images or folders")
-    at_least(arguments, batch_size=1, num_workers=0)
     device = resolve_device(arguments.device)
     files = data.image_files(arguments.image_files)
     loaded = classifier.load(arguments.model, weights=arguments.weights, device=str(device))

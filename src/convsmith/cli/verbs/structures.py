@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from convsmith.cli.shell import terminal
-from convsmith.cli.shell.options import Listing, at_least, option
+from convsmith.cli.shell.options import Listing, option
 from convsmith.errors import InvalidArgument
 
 EXAMPLES = (
@@ -28,9 +28,9 @@ class Arguments(Listing):
     channels: int | None = option(None, "channels in and out (none: find the widest pairs)", metavar="C")
     budget: int | None = option(None, "weights, or MACs with --kind macs, that a layer may cost", metavar="N")
     kind: Literal["params", "macs"] = option("params", "what the budget counts")
-    kernel: int = option(3, "side of the spatial kernel", metavar="K")
-    size: int = option(1, "side of the output map, for the MACs", metavar="PIXELS")
-    limit: int = option(12, "rows to print", metavar="N")
+    kernel: int = option(3, "side of the spatial kernel", metavar="K", least=1)
+    size: int = option(1, "side of the output map, for the MACs", metavar="PIXELS", least=1)
+    limit: int = option(12, "rows to print", metavar="N", least=1)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -38,7 +38,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.channels is None and arguments.budget is None:
         rule = "a structure needs a width or a budget"
         raise InvalidArgument(rule, argument="structures", hint="--channels 256, or --budget 4672")
-    at_least(arguments, kernel=1, size=1, limit=1)
     from convsmith.compression.operators import chooser
 
     area, positions = arguments.kernel**2, arguments.size**2

@@ -60,7 +60,6 @@ class Arguments(
 def run(arguments: Arguments) -> dict[str, Any]:
     """Check everything, train, evaluate, write."""
     run_folder.check("train", arguments)
-    data_options.check(arguments)
     loop_options.check(arguments)
     classifier.check(arguments)
     settings, mixed = augment_options.transform_settings(arguments), augment_options.mixup_settings(arguments)
