@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument, close_matches
+from convsmith.registry import fitted
 
 
 def spelled(value: object) -> str:
@@ -90,34 +90,12 @@ def number(
 
 
 def of_type(name: str, value: Any, wanted: Any) -> Any:
-    """Return ``value`` if it is of the annotated type ``wanted``; a list for a tuple becomes one.
-
-    Unions, tuples of one type and literals are looked into, numbers must be finite, a whole number is a real one too.
-    """
-    if not _fits(value, wanted):
+    """Return ``value`` if it is of the annotated type ``wanted`` (`registry.fitted`); lists become tuples."""
+    if not fitted(value, wanted)[0]:
         text = wanted.__name__ if isinstance(wanted, type) else str(wanted)
         kind = text.replace("collections.abc.", "").replace("typing.", "").replace("NoneType", "None")
         raise InvalidArgument(f"{name} must be {kind}", argument=name, given=spelled(value))
     return tuple(value) if isinstance(value, list) else value
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    origin, inner = get_origin(wanted), get_args(wanted)
-    if origin in (Union, UnionType):
-        return any(_fits(value, one) for one in inner)
-    if origin is Literal:
-        return value in inner
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            return False
-        kinds = [inner[0]] * len(value) if inner[-1] is ... else list(inner)
-        return len(kinds) == len(value) and all(map(_fits, value, kinds))
-    if wanted is Any:
-        return True
-    if wanted in (int, float):
-        real = isinstance(value, int if wanted is int else (int, float)) and not isinstance(value, bool)
-        return real and abs(value) <= sys.float_info.max
-    return callable(value) if origin is Callable else isinstance(value, origin or wanted)
 
 
 def one_of(name: str, value: Any, known: Sequence[Any]) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Generic, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from convsmith.errors import InvalidArgument, close_matches
 
@@ -121,3 +123,35 @@ def check_settings(method: str, given: Iterable[str], known: Iterable[str]) -> N
         if name not in names:
             hint = close_matches(name, names) if names else "it has none"
             raise InvalidArgument(f"{method} has no such setting", argument="settings", given=repr(name), hint=hint)
+
+
+def fitted(value: Any, kind: Any, *, written: bool = False) -> tuple[bool, Any]:
+    """Tell whether ``value`` can be taken as the annotated type ``kind``, and return it as that: a list as a tuple.
+
+    Unions, sequences and literals are looked into, numbers must be finite, a whole number is a real one too. A number
+    may be ``written`` as text: YAML reads 1e-3 so.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        tried = (fitted(value, one, written=written) for one in inner)
+        return next((found for found in tried if found[0]), (False, value))
+    if origin is Literal:
+        return value in inner, value
+    if kind is tuple or origin in (tuple, list, Sequence):
+        if not isinstance(value, list | tuple):
+            return False, value
+        alike = not inner or inner[-1] is ... or origin is not tuple
+        kinds = [inner[0] if inner else Any] * len(value) if alike else list(inner)
+        members = [fitted(item, one, written=written) for item, one in zip(value, kinds, strict=False)]
+        return len(kinds) == len(value) and all(fits for fits, _ in members), tuple(result for _, result in members)
+    if kind is float and written and isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return False, value
+    if kind in (int, float):
+        real = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+        return real and abs(value) <= sys.float_info.max, kind(value) if real else value
+    if origin is Callable:
+        return callable(value), value
+    return kind is Any or not isinstance(origin or kind, type) or isinstance(value, origin or kind), value

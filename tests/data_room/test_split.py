@@ -20,7 +20,7 @@ def test_fetch_normalises_pixels_by_the_description(split):
     assert_close(pixels, split.store.images[[4, 1]].float() / 255, atol=0, rtol=0)
     mean, std = (torch.tensor(v)[:, None, None] for v in (split.description.mean, split.description.std))
     assert_close(batch.images, (pixels - mean) / std, atol=1e-6, rtol=0)
-    assert_close(split.denormalise(batch.images), pixels, atol=1e-6, rtol=0)
+    assert_close(batch.images * std + mean, pixels, atol=1e-6, rtol=0)
     assert batch.labels.tolist() == [1, 1]
     assert batch.index.tolist() == [4, 1]
     assert batch.images.dtype == torch.float32

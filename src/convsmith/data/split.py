@@ -128,11 +128,6 @@ class ImageSplit:
         mean, std = (pixels.new_tensor(v)[:, None, None] for v in (self.description.mean, self.description.std))
         return (pixels - mean) / std
 
-    def denormalise(self, images: Tensor) -> Tensor:
-        """Undo `normalise`."""
-        mean, std = (images.new_tensor(v)[:, None, None] for v in (self.description.mean, self.description.std))
-        return images * std + mean
-
     def subset(self, positions: Positions) -> ImageSplit:
         """Return the split that holds only ``positions`` (numbers, a slice, or one bool per image), in that order."""
         chosen = self._checked(positions)

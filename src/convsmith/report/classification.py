@@ -42,27 +42,18 @@ def confusion_section(metrics: Metrics, classes: Sequence[str]) -> Section:
     )
 
 
-def calibration_section(probabilities: Tensor, labels: Tensor, ece: float, bins: int = 10) -> Section:
+def calibration_section(metrics: Metrics) -> Section:
     """Return the reliability curve: mean confidence against accuracy in equal-width bins of confidence."""
-    confidence, predicted = probabilities.max(1)
-    right = (predicted == labels).double()
-    place = (confidence * bins).long().clamp(max=bins - 1)
-    x, y, counts = [], [], []
-    for number in range(bins):
-        chosen = place == number
-        if int(chosen.sum()):
-            x.append(float(confidence[chosen].mean()))
-            y.append(float(right[chosen].mean()))
-            counts.append(int(chosen.sum()))
+    held = [(count, confidence, right) for count, confidence, right in metrics.calibration if count]
+    counts, x, y = zip(*held, strict=True)
     figure = Figure(
         lines({"measured": Series(x, y)}, xlabel="mean confidence", ylabel="accuracy", diagonal=True, size=(4.6, 3.6)),
-        f"Calibration in {bins} bins of confidence (images per bin: {', '.join(map(str, counts))}); on the dotted line "
-        "confidence equals accuracy.",
+        f"Calibration in {len(metrics.calibration)} bins of confidence (images per bin that holds some: "
+        f"{', '.join(map(str, counts))}); on the dotted line confidence equals accuracy.",
         "Reliability curve of accuracy against confidence.",
     )
-    return Section(
-        "Calibration", [f"Expected calibration error: {ece:.4f} over {len(labels)} images."], figures=[figure]
-    )
+    text = f"Expected calibration error: {metrics.ece:.4f} over {metrics.count} images."
+    return Section("Calibration", [text], figures=[figure])
 
 
 def wrong_examples_section(

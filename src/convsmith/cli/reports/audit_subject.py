@@ -264,12 +264,9 @@ def _named(spec: str, most: int, seed: int) -> PictureSet:
 
 def wilson(successes: float, count: int) -> tuple[float, float, float]:
     """Return a share and its 95 % Wilson interval."""
-    if count == 0:
-        return 0.0, 0.0, 1.0
-    p, z = successes / count, 1.959964
-    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * (p * (1 - p) / count + z * z / (4 * count * count)) ** 0.5
-    return p, max(0.0, middle - half), min(1.0, middle + half)
+    from convsmith.interpretation.ablation import wilson as interval
+
+    return (successes / count if count else 0.0, *interval(successes, count))
 
 
 def percent(share: tuple[float, float, float]) -> str:

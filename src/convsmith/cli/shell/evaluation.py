@@ -98,8 +98,7 @@ def write_sections(found: Evaluation, folder: Path) -> None:
     )
     Section("Result", [about], [Table(["metric", "value", "95 % interval"], rows(found))]).save(folder, "10-result")
     chapters.confusion_section(found.metrics, classes).save(folder, "11-classes")
-    calibration = chapters.calibration_section(found.probabilities, found.labels, found.metrics.ece)
-    calibration.save(folder, "12-calibration")
+    chapters.calibration_section(found.metrics).save(folder, "12-calibration")
     wrong = chapters.wrong_examples_section(found.probabilities, found.labels, classes, found.split.pixels)
     wrong.save(folder, "13-wrong-examples")
 

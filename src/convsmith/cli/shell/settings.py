@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
 import types
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from convsmith.errors import InvalidArgument, close_matches
+from convsmith.registry import fitted
 
 #: fields that say where settings come from or how to speak; no file can set them
 SOURCES = ("config", "preset", "resume", "overwrite", "json", "debug")
@@ -90,7 +90,7 @@ def _refuse_repeated(node: Any, where: str) -> None:
 
 def converted(value: Any, kind: Any, *, name: str, where: str) -> Any:
     """Return ``value`` as the type ``kind``, or raise `InvalidArgument`; 1e-3, which YAML reads as text, is fine."""
-    fits, result = _fit(value, kind)
+    fits, result = fitted(value, kind, written=True)
     if not fits:
         given = f"{value!r} ({type(value).__name__})"
         raise InvalidArgument(f"{name} must be {spelled(kind)}", argument=f"{name} in {where}", given=given)
@@ -99,51 +99,7 @@ def converted(value: Any, kind: Any, *, name: str, where: str) -> Any:
 
 def fits(value: Any, kind: Any) -> bool:
     """Tell whether ``value`` can be taken as the type ``kind``."""
-    return _fit(value, kind)[0]
-
-
-def _fit(value: Any, kind: Any) -> tuple[bool, Any]:
-    origin = get_origin(kind)
-    if kind is Any:
-        return True, value
-    if origin in _UNION:
-        for choice in get_args(kind):
-            fits, result = _fit(value, choice)
-            if fits:
-                return True, result
-        return False, None
-    if origin is Literal:
-        return value in get_args(kind), value
-    if kind is tuple or origin in (tuple, list, collections.abc.Sequence):
-        if not isinstance(value, (list, tuple)):
-            return False, None
-        kinds = get_args(kind)
-        if not kinds or kinds[-1] is Ellipsis:
-            kinds = (kinds[0] if kinds else Any,) * len(value)
-        if len(kinds) != len(value):
-            return False, None
-        members = [_fit(item, wanted) for item, wanted in zip(value, kinds, strict=True)]
-        return all(fits for fits, _ in members), tuple(result for _, result in members)
-    if kind is type(None):
-        return value is None, None
-    if kind is bool:
-        return isinstance(value, bool), value
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
-    if kind is float:
-        return _as_float(value)
-    if not isinstance(kind, type):  # a callable, a forward reference: the method's own check decides
-        return True, value
-    return isinstance(value, kind), value
-
-
-def _as_float(value: Any) -> tuple[bool, Any]:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return False, None
-    try:
-        return True, float(value)
-    except ValueError:
-        return False, None
+    return fitted(value, kind, written=True)[0]
 
 
 def spelled(kind: Any) -> str:

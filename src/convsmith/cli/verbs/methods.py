@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,17 +100,11 @@ def setting_rows(source: Any) -> list[tuple[str, str, str, str]]:
 
 
 def _meanings(text: str) -> dict[str, str]:
-    """Return what the ``Args`` of a docstring say, by name."""
-    found: dict[str, str] = {}
-    block = re.search(r"Args:\n(.*?)(?:\n\s*\n|\n\s*(?:Raises|Returns):|$)", inspect.cleandoc(text), re.DOTALL)
-    for line in block.group(1).splitlines() if block else []:
-        named = re.match(r" {4}([\w, ]+):\s*(.*)", line)
-        if named:
-            names = [name.strip() for name in named.group(1).split(",")]
-            found |= dict.fromkeys(names, named.group(2))
-        elif found:
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
-    return found
+    """Return what the ``Args`` of a docstring say, by name; one line may speak of several."""
+    import docstring_parser
+
+    read = docstring_parser.google.GoogleParser().parse(text).params
+    return {n: " ".join((p.description or "").split()) for p in read for n in p.arg_name.split(", ")}
 
 
 def registries() -> dict[str, Registry[Any]]:
