@@ -194,12 +194,12 @@ def test_a_detector_that_should_not_be_used_says_why():
 
 @pytest.mark.slow
 def test_a_slow_machine_fits_the_same_detector(saved, tmp_path, monkeypatch, capsys):
-    from convsmith.cli.reports import detect_report
+    from convsmith.cli.shell import progress
 
     files = []
     for name, second in (("fast", 1e-9), ("slow", 3.0)):  # each look at the clock: later by so much
         ticks = (second * n for n in itertools.count())
-        monkeypatch.setattr(detect_report, "time", SimpleNamespace(monotonic=lambda ticks=ticks: next(ticks)))
+        monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda ticks=ticks: next(ticks)))
         fit = ["detect", "fit", str(saved), "--data", "digits", "--per-class", "1", "--test-images", "4"]
         assert main([*fit, "--out", str(tmp_path / name)]) == 0
         files.append(load_file(tmp_path / name / "detector.safetensors"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from convsmith.errors import InvalidArgument
 from convsmith.files import read_json, write_json
+from convsmith.registry import fitted
 
 
 @dataclass(frozen=True)
@@ -70,39 +71,25 @@ class Section:
     @classmethod
     def load(cls, path: Path) -> Section:
         """Read what `save` wrote."""
-        lists = {"text": str, "tables": dict, "figures": dict, "images": dict, "notes": str, "commands": str}
-        value = read_json(path, "a report's section", {"title": str, **dict.fromkeys([*lists][:-1], list)})
-        value.setdefault("commands", [])
         try:
-            for name, kind in lists.items():
-                if not all(isinstance(item, kind) for item in value[name]):
-                    raise TypeError(f"{name} holds something else than it should")
-            return cls(
-                title=value["title"],
-                text=value["text"],
-                tables=[Table(**_table(t)) for t in value["tables"]],
-                figures=[Figure(**_texts(f)) for f in value["figures"]],
-                images=[InlineImage(**_texts(p)) for p in value["images"]],
-                notes=value["notes"],
-                commands=value["commands"],
-            )
+            return _read(cls, read_json(path, "a report's section", {"title": str}))
         except TypeError as error:
             rule = "a report's section is damaged"
             raise InvalidArgument(rule, argument=str(path), given=str(error)[:100], hint="run the verb again") from None
 
 
-def _table(value: dict[str, Any]) -> dict[str, Any]:
-    columns, rows = value.get("columns"), value.get("rows")
-    if not isinstance(columns, list) or not isinstance(rows, list) or not isinstance(value.get("caption", ""), str):
-        raise TypeError("a table has columns and rows")
-    if not all(isinstance(row, list) and len(row) == len(columns) for row in rows):
+def _read(kind: Any, value: Any) -> Any:
+    """Return the dataclass ``kind`` of a JSON object, its members too; raise TypeError where one has another type."""
+    if not isinstance(value, dict):
+        raise TypeError(f"a {kind.__name__} is an object")
+    found = dict(value)
+    for name, wanted in get_type_hints(kind).items():
+        member = (*get_args(wanted), None)[0]
+        if name in value and is_dataclass(member) and isinstance(value[name], list):
+            found[name] = [_read(member, item) for item in value[name]]
+        elif name in value and not fitted(value[name], wanted)[0]:
+            raise TypeError(f"{name} holds something else than it should")
+    made = kind(**found)
+    if isinstance(made, Table) and any(len(row) != len(made.columns) for row in made.rows):
         raise TypeError("every row of a table has one cell a column")
-    return value
-
-
-def _texts(value: dict[str, Any]) -> dict[str, Any]:
-    for name, item in value.items():
-        kind: type = bool if name == "pixelated" else int if name == "width" else str
-        if not isinstance(item, kind):
-            raise TypeError(f"{name} must be {kind.__name__}")
-    return value
+    return made

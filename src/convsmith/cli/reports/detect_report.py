@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -39,23 +38,6 @@ def images_at_once(model: nn.Module, images: Tensor, steps: int) -> int:
 
     counts = count_operations(model, (1, *images.shape[1:])).by_module.values()
     return max(1, min(32, 10**11 // max(1, steps * sum(count.macs for count in counts))))
-
-
-def estimate(model: nn.Module, images: Tensor, tests: int, steps: int) -> float:
-    """Time one image forward and back; return the seconds of the whole table."""
-    import torch
-
-    from convsmith.inspection.outputs import class_scores
-    from convsmith.interpretation.protocol import ATTACKS_SHOWN, HARMLESS
-
-    x = images[:2].to(next(model.parameters()).device).requires_grad_()
-    began = time.monotonic()
-    with torch.enable_grad():
-        torch.autograd.grad(class_scores(model(x)).sum(), x)
-    one = (time.monotonic() - began) / len(x)
-    attack, versions = 10, len(ATTACKS_SHOWN) + len(HARMLESS) + 2
-    passes = len(images) * (2 * attack + 4 * steps) + tests * (len(ATTACKS_SHOWN) * attack + versions * steps)
-    return one * passes
 
 
 def best_features(rows: Sequence[DetectionRow]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.options import option
-from convsmith.cli.shell.progress import duration, progress
+from convsmith.cli.shell.progress import progress
 from convsmith.cli.verbs.evaluate import trained_on
 from convsmith.errors import InvalidArgument
 
@@ -88,8 +88,7 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
     chosen = named.rows(protocol.balanced(named.labels, arguments.per_class, arguments.seed, fewer=fewer))
     steps = interpretation.RouteSettings(mode=arguments.mode).most_steps
     find["batch_size"] = detect_report.images_at_once(model, chosen.images, steps)
-    seconds = detect_report.estimate(model, chosen.images, len(test.labels), steps)
-    terminal.say(f"{len(chosen.labels)} images to fit, {len(test.labels)} to test: {duration(seconds)} or so")
+    terminal.say(f"{len(chosen.labels)} images to fit, {len(test.labels)} to test")
     with progress("detect") as callback:
         rows = interpretation.detection_table(
             model,
@@ -128,9 +127,12 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
 
 
 def _score(arguments: Arguments) -> dict[str, Any]:
+    import torch
+
     from convsmith import interpretation
     from convsmith.cli.verbs.explain import images_of
     from convsmith.data import image_files
+    from convsmith.interpretation.protocol import rounded
 
     if arguments.detector is None:
         raise InvalidArgument("scoring needs a fitted detector", argument="detect score", hint="add --detector FILE")
@@ -144,10 +146,11 @@ def _score(arguments: Arguments) -> dict[str, Any]:
         batch = data.test.fetch(range(len(data.test)))
         images, names = batch.images, [f"test image {int(i)}" for i in batch.index]
     else:
-        found = images_of(arguments.image_files, about, arguments.model, size=arguments.size, limit=arguments.limit)
+        found = images_of(arguments.image_files, about, size=arguments.size, limit=arguments.limit)
         images, names = found.images, list(found.names)
+    unknown = torch.full((len(images),), -1)
     # as in fitting: the values a stored image can have
-    images = _rounded(images, about, data)
+    images = rounded(interpretation.Images(images, unknown, unknown, about.mean, about.std))
     detector.check_network(model)
     with progress(FEATURES.get(detector.settings_["mode"], "routes")) as callback:
         routes = _features(detector, model, images, callback)
@@ -186,7 +189,7 @@ def _features(detector: RouteDetector, model: nn.Module, images: Tensor, callbac
     )
 
 
-def _model_and_data(arguments: Arguments) -> tuple[nn.Module, DataDescription | None, ImageData | None]:
+def _model_and_data(arguments: Arguments) -> tuple[nn.Module, DataDescription, ImageData | None]:
     from convsmith.training import resolve_device
 
     device = resolve_device(arguments.device)
@@ -205,15 +208,3 @@ def _images(split: ImageSplit, data: ImageData, limit: int | None) -> Images:
     batch = split.fetch(range(count))
     about = data.description
     return Images(batch.images, batch.labels, batch.index, about.mean, about.std)
-
-
-def _rounded(images: Tensor, about: DataDescription | None, data: ImageData | None) -> Tensor:
-    import torch
-
-    from convsmith.interpretation import Images
-    from convsmith.interpretation.protocol import rounded
-
-    source = data.description if data is not None else about
-    assert source is not None
-    none = torch.full((len(images),), -1)
-    return rounded(Images(images, none, none, source.mean, source.std))

@@ -10,7 +10,7 @@ from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import progress
 from convsmith.cli.verbs.evaluate import trained_on
-from convsmith.errors import InvalidArgument, RunFailed
+from convsmith.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +71,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     about = trained_on(loaded)
     data = data_options.load(arguments, like=about) if arguments.data else None
     if arguments.image_files:
-        found = images_of(arguments.image_files, about, arguments.model, size=arguments.size, limit=arguments.limit)
+        found = images_of(arguments.image_files, about, size=arguments.size, limit=arguments.limit)
     else:
         found = _from_data(arguments, data)
     classifier.check_answers(loaded.model, found.images[:2], found.classes, arguments.model)
@@ -129,35 +129,19 @@ def _check(arguments: Arguments) -> None:
     RouteSettings(gamma=arguments.gamma, steps=arguments.steps, mode=arguments.mode)
 
 
-def images_of(
-    names: tuple[str, ...], about: DataDescription | None, model: str, *, size: int | None, limit: int | None
-) -> Explained:
+def images_of(names: tuple[str, ...], about: DataDescription, *, size: int | None, limit: int | None) -> Explained:
     """Read image files (folders are searched) as the model takes them."""
-    import torch
-
-    from convsmith.data import image_files, read_image
+    from convsmith.data import from_files, image_files
+    from convsmith.data.split import PictureStore
 
     files = list(dict.fromkeys(image_files(names)))[:limit]
-    if about is None:
-        rule = "nothing is known about the images this model takes (size, mean, std)"
-        hint = "name the run folder of a training, or a timm model with published weights"
-        raise InvalidArgument(rule, argument=model, hint=hint)
-    count, sides = about.channels, about.size if size is None else (size, size)
-    seen = replace(about.preprocessing, input_size=(count, *sides))
+    sides = about.size if size is None else (size, size)
+    split, _ = from_files(files, replace(about.preprocessing, input_size=(about.channels, *sides)))
     larger = -(-SHOWN // max(sides)) if max(sides) > SMALL else 1
-    big = (count, larger * sides[0], larger * sides[1])
-    shown = replace(seen, input_size=big, mean=(0.0,) * count, std=(1.0,) * count)
-    transforms, made = (seen.transform(), shown.transform()), []
-    for file in files:
-        try:
-            picture = read_image(file, count)
-        except RunFailed as error:
-            reason = "not an image, or a damaged one; leave the file out or replace it"
-            raise InvalidArgument("an image file cannot be read", given=error.given, hint=reason) from error
-        made.append([transform(picture) for transform in transforms])
-    images, pixels = (torch.stack(column) for column in zip(*made, strict=True))
-    labels = torch.full((len(files),), -1)
-    return Explained(images, pixels, tuple(f.name for f in files), labels, tuple(about.classes))
+    big = replace(about.preprocessing, input_size=(about.channels, larger * sides[0], larger * sides[1]))
+    pixels = PictureStore(split.store.pictures, big).pixels(split.rows)
+    images = split.fetch(range(len(files))).images
+    return Explained(images, pixels, tuple(f.name for f in files), split.labels, tuple(about.classes))
 
 
 def _from_data(arguments: Arguments, data: ImageData | None) -> Explained:
