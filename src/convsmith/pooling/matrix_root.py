@@ -15,15 +15,13 @@ minimax steps) is computed in double precision, and a matrix that has a larger n
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from convsmith import arguments
 from convsmith.errors import InvalidArgument
 from convsmith.pooling import product_form
-from convsmith.pooling.inputs import float32_island, float64_island, is_plain, moves_forward, square
+from convsmith.pooling.inputs import float32_island, float64_island, is_plain, square
 from convsmith.pooling.newton_schulz import (
     MOST_ITERATIONS,
     coupled,
@@ -32,7 +30,7 @@ from convsmith.pooling.newton_schulz import (
     warn_if_diverged,
     warn_if_unsafe,
 )
-from convsmith.pooling.product_form import Step
+from convsmith.pooling.product_form import Step, recomputed
 from convsmith.pooling.remez import polar_express_steps
 from convsmith.pooling.spectral import Logarithm, Power, spectral_map
 
@@ -59,8 +57,8 @@ def matrix_sqrt(
         normalization: divide by the ``"trace"`` or ``"frobenius"`` norm first (the iterations converge on eigenvalues
             in (0, 1]); None leaves the matrix, and warns when the iteration diverges.
         compensate: multiply the result by the root of what was divided out, so that ``sqrt(c a) = sqrt(c) sqrt(a)``.
-        backward: ``"frechet"`` runs the derivative of the same polynomial without a stored chain, ``"unrolled"`` leaves
-            the published recurrence to autograd. None: the first of the table's entry.
+        backward: ``"frechet"`` keeps the matrix alone and runs the polynomial again, ``"unrolled"`` leaves the
+            published recurrence to autograd. None: the first of the table's entry.
 
     A zero matrix gives zero with a zero gradient. Gradients are exact for cotangents that are not symmetric (the
     iterations are polynomials of any square matrix; ``"eigh"`` takes the symmetric part of ``a``). All are
@@ -184,8 +182,7 @@ def _root(a: Tensor, method: str, iterations: int, backward: str, lift: float) -
         steps = newton_schulz_steps(iterations)
     else:
         steps = polar_express_steps(iterations)
-    plain = backward == "unrolled" or torch.compiler.is_compiling() or torch.jit.is_tracing() or moves_forward(a)
-    return polynomial_root(a, steps, lift) if plain else _PolynomialRoot.apply(a, steps, lift)
+    return polynomial_root(a, steps, lift) if backward == "unrolled" else recomputed(polynomial_root, a, steps, lift)
 
 
 def polynomial_root(a: Tensor, steps: tuple[Step, ...], lift: float) -> Tensor:
@@ -197,33 +194,5 @@ def polynomial_root(a: Tensor, steps: tuple[Step, ...], lift: float) -> Tensor:
     """
     if lift == 0.0:
         return product_form.run(a, steps, True)[0]
-    return a @ product_form.run(_lifted(a, lift), steps, False)[0]
-
-
-def _lifted(a: Tensor, lift: float) -> Tensor:
-    return torch.add(a, torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), alpha=lift)
-
-
-class _PolynomialRoot(torch.autograd.Function):
-    """A -> `polynomial_root`; the gradient of <G, .> is the Frechet derivative at A^T along G; only A is kept."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor, steps: tuple[Step, ...], lift: float) -> Tensor:
-        return polynomial_root(a, steps, lift)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
-        a, ctx.steps, ctx.lift = inputs
-        ctx.save_for_backward(a)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        (a,) = ctx.saved_tensors
-        with torch.autocast(a.device.type, enabled=False):
-            if ctx.lift == 0.0:
-                return product_form.frechet(a.mT, g, ctx.steps, root=True), None, None
-            lifted = _lifted(a.mT, ctx.lift)
-            inverse_root = product_form.run(lifted, ctx.steps, False)[0]
-            return g @ inverse_root + product_form.frechet(lifted, a.mT @ g, ctx.steps, root=False), None, None
+    lifted = torch.add(a, torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), alpha=lift)
+    return a @ product_form.run(lifted, steps, False)[0]

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from convsmith.pooling.inputs import is_plain
+from convsmith.pooling.inputs import has_values, is_plain, moves_forward
 
 
 @dataclass(frozen=True)
@@ -156,38 +158,13 @@ def _evaluate(step: Step, r: Tensor, eye: Tensor, chain: list[Tensor], multiply:
     return u
 
 
-def frechet(a: Tensor, direction: Tensor, steps: tuple[Step, ...], root: bool) -> Tensor:
-    """Return the derivative of `run` at A in ``direction``, [B, n, n], in one pass that stores no chain.
-
-    The gradient of ``<g, run(A)>`` is ``frechet(A^T, g)``, for any square A and g, symmetric or not.
-    """
-    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    p, dp = a, direction
-    product, d_product = (a, direction) if root else (None, None)
-    for k, step in enumerate(steps):
-        m, c = step.centre, step.completed()
-        r = torch.sub(p, eye, alpha=m)
-        if step.squarings == 0:
-            u, du = torch.add(c[1] * r, eye, alpha=c[0]), c[1] * dp
-        elif step.squarings == 1:
-            u, du = torch.baddbmm(eye, r, r, beta=c[0], alpha=c[1]), c[1] * _d_product(r, dp, r, dp)
-        else:
-            inner, d_inner = torch.baddbmm(eye, r, r, beta=c[3]), _d_product(r, dp, r, dp)
-            u = torch.add(torch.baddbmm(r, inner, inner, beta=c[1], alpha=c[2]), eye, alpha=c[0])
-            du = torch.add(c[1] * dp, _d_product(inner, d_inner, inner, d_inner), alpha=c[2])
-        if k < len(steps) - 1:
-            w, dw = torch.bmm(u, u), _d_product(u, du, u, du)
-            p, dp = torch.bmm(p, w), _d_product(p, dp, w, dw)
-        if product is None or d_product is None:
-            product, d_product = u, du
-        else:
-            product, d_product = torch.bmm(product, u), _d_product(product, d_product, u, du)
-    assert d_product is not None
-    return d_product
-
-
-def _d_product(x: Tensor, dx: Tensor, y: Tensor, dy: Tensor) -> Tensor:
-    return torch.baddbmm(torch.bmm(dx, y), x, dy)
+def recomputed(function: Callable[..., Tensor], a: Tensor, *settings: Any) -> Tensor:
+    """Return ``function(a, *settings)``, of which the backward pass keeps ``a`` alone: it runs the function again."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or moves_forward(a) or not has_values(a)
+    if traced or not (a.requires_grad and torch.is_grad_enabled()):
+        return function(a, *settings)
+    out: Tensor = checkpoint(function, a, *settings, use_reentrant=False, preserve_rng_state=False)
+    return out
 
 
 def pull_back(chain: list[Tensor], steps: tuple[Step, ...], root: bool, g: Tensor) -> Tensor:

@@ -54,6 +54,9 @@ class Power(SpectralFunction):
         return torch.where(both, general, torch.where(one, base, null))
 
 
+SQUARE_ROOT = Power(0.5)
+
+
 @dataclass(frozen=True)
 class Logarithm(SpectralFunction):
     """log(x + ridge)."""
@@ -118,9 +121,8 @@ def spectral_map(a: Tensor, function: SpectralFunction) -> Tensor:
     Lyapunov equations, everywhere and to any order.
     """
     refuse_export()
-    if function == Power(0.5):
-        return _SquareRoot.apply(a)[0]
-    return _Spectral.apply(a, function)[0]
+    out: Tensor = _Spectral.apply(a, function)[0]
+    return out
 
 
 def refuse_export() -> None:
@@ -132,11 +134,18 @@ def refuse_export() -> None:
 
 def spectral_pull_back(a: Tensor, g: Tensor, function: SpectralFunction) -> Tensor:
     """Return the symmetric gradient of ``<g, f(A)>`` with respect to A, itself differentiable as `spectral_map` is."""
-    if function == Power(0.5):
-        root, roots, vectors = _SquareRoot.apply(a)
-        solution: Tensor = LyapunovExact.apply(root, (g + g.mT) * 0.5, roots, vectors)
-        return solution
+    if function == SQUARE_ROOT:
+        out, values, vectors = _Spectral.apply(a, function)
+        return _derivative(out, values, vectors, g, function)
     return _daleckii_krein(*eigenvalues(a), g, function)
+
+
+def _derivative(out: Tensor, values: Tensor, vectors: Tensor, g: Tensor, function: SpectralFunction) -> Tensor:
+    """Return the derivative of ``out = f(A)`` in direction ``g``, which is its own adjoint."""
+    if function != SQUARE_ROOT:
+        return _daleckii_krein(values, vectors, g, function)
+    solution: Tensor = LyapunovExact.apply(out, (g + g.mT) * 0.5, values.sqrt(), vectors)
+    return solution
 
 
 def _daleckii_krein(values: Tensor, vectors: Tensor, g: Tensor, function: SpectralFunction) -> Tensor:
@@ -201,54 +210,23 @@ class _Spectral(torch.autograd.Function):
         a, ctx.function = inputs
         ctx.mark_non_differentiable(output[1], output[2])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(a, output[1], output[2])
-        ctx.save_for_forward(output[1], output[2])
+        ctx.save_for_backward(a, *output)
+        ctx.save_for_forward(*output)
 
     @staticmethod
     def jvp(ctx: Any, da: Tensor, _: Any) -> tuple[Tensor, None, None]:
-        # the derivative of a function of a symmetric matrix is its own adjoint
-        values, vectors = ctx.saved_tensors
-        return _daleckii_krein(values, vectors, da, ctx.function), None, None
+        out, values, vectors = ctx.saved_tensors
+        return _derivative(out, values, vectors, da, ctx.function), None, None
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
         g = grads[0]
         if g is None:
             return None, None
-        a, values, vectors = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        a, out, values, vectors = ctx.saved_tensors
+        if torch.is_grad_enabled() and ctx.function != SQUARE_ROOT:
             values, vectors = eigenvalues(a)
-        return _daleckii_krein(values, vectors, g, ctx.function), None
-
-
-class _SquareRoot(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        values, vectors = eigenvalues(a)
-        roots = values.sqrt()
-        return (vectors * roots[..., None, :]) @ vectors.mT, roots, vectors
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004
-        ctx.mark_non_differentiable(output[1], output[2])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*output)
-        ctx.save_for_forward(*output)
-
-    @staticmethod
-    def jvp(ctx: Any, da: Tensor) -> tuple[Tensor, None, None]:
-        root, roots, vectors = ctx.saved_tensors
-        return LyapunovExact.apply(root, (da + da.mT) * 0.5, roots, vectors), None, None
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> Tensor | None:
-        g = grads[0]
-        if g is None:
-            return None
-        root, roots, vectors = ctx.saved_tensors
-        return LyapunovExact.apply(root, (g + g.mT) * 0.5, roots, vectors)
+        return _derivative(out, values, vectors, g, ctx.function), None
 
 
 @torch.compiler.disable  # as spectral_map
