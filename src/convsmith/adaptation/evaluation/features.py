@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from convsmith.data.batch import DomainBatch
 from convsmith.inspection.features import features_and_logits
@@ -27,6 +28,12 @@ class DomainFeatures:
     source_index: Tensor
     target_features: Tensor
     target_logits: Tensor
+    target_index: Tensor
+
+    def cross_entropy(self, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
+        """Return that of the source, a scalar; [n] with ``reduction="none"``."""
+        logits, labels = self.source_logits, self.source_labels
+        return F.cross_entropy(logits, labels, reduction=reduction, label_smoothing=label_smoothing)
 
 
 def extract_domain_features(
@@ -45,7 +52,7 @@ def extract_domain_features(
         with _running_statistics_kept(model):
             source = features_and_logits(model, batch.source.images)
         parts = (*source, *features_and_logits(model, batch.target.images))
-    return DomainFeatures(parts[0], parts[1], batch.source.labels, batch.source.index, parts[2], parts[3])
+    return DomainFeatures(*parts[:2], batch.source.labels, batch.source.index, *parts[2:], batch.target.index)
 
 
 @contextmanager

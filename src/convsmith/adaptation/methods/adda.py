@@ -9,7 +9,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from convsmith.adaptation.losses.adversarial import domain_loss, fooling_loss
@@ -74,11 +74,7 @@ class ADDA(DomainTask):
         self.source_model.eval()
         with torch.no_grad():
             source, _ = features_and_logits(self.source_model, batch.source.images)
-        target = self._target_features(batch)
+        target, _ = features_and_logits(self.model, batch.target.images)
         domain = domain_loss(source, target.detach(), self.discriminator)
         fooling = fooling_loss(target, self.discriminator)
         return Losses(domain + self.settings.mapping * fooling, {"domain": domain, "mapping": fooling})
-
-    def _target_features(self, batch: DomainBatch) -> Tensor:
-        features, _ = features_and_logits(self.model, batch.target.images)
-        return features

@@ -1,13 +1,17 @@
-"""What the methods with one domain discriminator share: its settings and itself."""
+"""What methods with one domain discriminator, and those that weigh source classes by the target's, share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from convsmith.adaptation.evaluation.features import DomainFeatures
+from convsmith.adaptation.losses.adversarial import domain_loss
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.methods.method import Domains, DomainTask, MethodConfig
+from convsmith.adaptation.methods.weighting import ClassWeights, WeightSettings, total_probabilities
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,51 @@ class AdversarialTask(DomainTask):
         super().__init__(model, domains, settings)
         self.discriminator = ClassDiscriminators(width or self.features, 1, settings.hidden, settings.dropout)
 
-    def reversal(self, step: int, settings: AdversarialSettings, start: int = 0) -> float:
+    def reversal(self, step: int, start: int = 0) -> float:
         """Return the reversal's coefficient at ``step``, 0 up to ``start``."""
-        return self.grl_coeff(step, settings.grl_max, settings.grl_ramp, start)
+        return self.grl_coeff(step, self.settings.grl_max, self.settings.grl_ramp, start)
+
+    def domain_loss(
+        self, seen: DomainFeatures, step: int, start: int = 0, source_weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the reversed domain loss of both domains' features."""
+        return domain_loss(
+            seen.source_features,
+            seen.target_features,
+            self.discriminator,
+            reversal=self.reversal(step, start),
+            source_weights=source_weights,
+        )
+
+
+class WeightedTask(DomainTask):
+    """A method with one weight for every source class, estimated as its `WeightSettings` say."""
+
+    def __init__(
+        self, model: nn.Module, domains: Domains, settings: Any, weights: WeightSettings | None = None
+    ) -> None:
+        super().__init__(model, domains, settings)
+        self.weighting = ClassWeights(self.classes, weights or settings.weights, domains.steps)
+
+    def before_step(self, step: int) -> None:
+        """Estimate the class weights from the whole target where they are due."""
+        if self.weighting.due(step):
+            self.weighting.take_target(*total_probabilities(self.model, self.domains.target, self.weighting))
+
+    def observe(self, seen: DomainFeatures, step: int) -> tuple[Tensor, Tensor]:
+        """Return the probabilities of source and target that weights are made of, after taking them into account."""
+        source, target = (self.weighting.probabilities(z) for z in (seen.source_logits, seen.target_logits))
+        self.weighting.take_batch(source, target, step)
+        return source, target
+
+    def class_weights(self) -> Tensor:
+        """Return the weights [K] as the losses use them."""
+        return self.weighting.weights
+
+
+class WeightedAdversarialTask(WeightedTask, AdversarialTask):
+    """Both, for methods that weigh both losses of the source (PADA, BA3US)."""
+
+    def weighted_cross_entropy(self, seen: DomainFeatures, weights: Tensor) -> Tensor:
+        """Return ``sum_i w_i CE_i / sum_i w_i`` of the source batch, 0 if no image has a weight."""
+        return (weights * seen.cross_entropy("none")).sum() / weights.sum().clamp_min(1e-8)

@@ -8,12 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
+from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.operands import wide
-from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig
-from convsmith.data.batch import DomainBatch
-from convsmith.training.task import Losses
+from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig, Terms
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,11 @@ class AFN(DomainTask):
     Differs from the paper: without its bottleneck and its norm-preserving dropout; the model is taken as it is.
     """
 
-    def forward(self, batch: DomainBatch, step: int) -> Losses:
-        """Return source cross-entropy plus the norm losses of both domains."""
-        s, seen = self.settings, self.extract_features(batch)
-        classification = F.cross_entropy(seen.source_logits, seen.source_labels)
+    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+        """Return source cross-entropy and the norm losses of both domains."""
+        s = self.settings
         norm = norm_loss(seen.source_features, s.step_size) + norm_loss(seen.target_features, s.step_size)
-        return Losses(classification + s.norm * norm, {"classification": classification, "norm": norm})
+        return {"classification": (1.0, seen.cross_entropy()), "norm": (s.norm, norm)}
 
 
 def norm_loss(features: Tensor, step_size: float) -> Tensor:

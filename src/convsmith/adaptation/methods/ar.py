@@ -8,13 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.selective import entropy
-from convsmith.adaptation.methods.method import METHODS
+from convsmith.adaptation.methods.method import METHODS, Terms
 from convsmith.adaptation.methods.reweighting import ReweightedTask, ReweightingSettings, train_critic
-from convsmith.data.batch import DomainBatch
-from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
@@ -42,14 +40,13 @@ class AR(ReweightedTask):
         s = self.settings
         return train_critic(source, target, weights, steps=s.critic_steps, hidden=s.critic_hidden, seed=seed)
 
-    def forward(self, batch: DomainBatch, step: int) -> Losses:
+    def terms(self, seen: DomainFeatures, step: int) -> Terms:
         """Return the weighted cross-entropy and the target's entropy."""
-        seen = self.extract_features(batch)
-        each = F.cross_entropy(seen.source_logits, seen.source_labels, reduction="none")
-        classification = (self.weights_of(seen.source_index) * each).mean()
-        uncertainty = entropy(self.frozen_logits(seen.target_features))
-        share = self.grl_coeff(step, self.settings.entropy, 1.0, self.start)
-        return Losses(
-            classification + share * uncertainty,
-            {"classification": classification, "entropy": uncertainty, "gap": self.gap},
-        )
+        return {
+            "classification": (1.0, (self.weights_of(seen.source_index) * seen.cross_entropy("none")).mean()),
+            "entropy": (
+                self.grl_coeff(step, self.settings.entropy, 1.0, self.start),
+                entropy(self.frozen_logits(seen.target_features)),
+            ),
+            "gap": (None, self.gap),
+        }

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith import arguments
+from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.gather import gather
 from convsmith.adaptation.losses.operands import wide
-from convsmith.adaptation.methods.method import METHODS, Domains
+from convsmith.adaptation.methods.method import METHODS, Domains, Terms
 from convsmith.adaptation.methods.reweighting import ReweightedTask, ReweightingSettings, train_critic
-from convsmith.data.batch import DomainBatch
-from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
@@ -89,33 +88,26 @@ class ARPM(ReweightedTask):
             self._remember(features, logits.softmax(1), index)
         super().before_step(step)
 
-    def forward(self, batch: DomainBatch, step: int) -> Losses:
+    def terms(self, seen: DomainFeatures, step: int) -> Terms:
         """Return the weighted cross-entropy, the alpha-power and the agreement among neighbours."""
-        s, seen = self.settings, self.extract_features(batch)
-        each = F.cross_entropy(
-            seen.source_logits, seen.source_labels, reduction="none", label_smoothing=s.label_smoothing
-        )
-        weights = self.weights_of(seen.source_index)
+        s, weights = self.settings, self.weights_of(seen.source_index)
+        each = seen.cross_entropy("none", s.label_smoothing)
         classification = (weights * each).sum() / (weights.sum() + 1e-5)
         logits = self.frozen_logits(seen.target_features)
-        power, total = alpha_power(logits, s.alpha), classification
-        parts = {"classification": classification, "power": power, "gap": self.gap}
+        parts: dict[str, tuple[float | None, Tensor]] = {
+            "classification": (1.0, classification),
+            "power": (-s.power if step >= self.start else None, alpha_power(logits, s.alpha)),
+            "gap": (None, self.gap),
+        }
         if step >= self.start:
-            p = wide(logits).softmax(1)
-            self._remember(seen.target_features.detach(), p.detach(), batch.target.index)
-            consistency = neighbour_consistency(
-                F.normalize(wide(seen.target_features.detach()), dim=1),
-                p,
-                self.memory_features,
-                self.memory_probabilities,
-                s.neighbours,
-                s.second_neighbours,
-            )
-            total = classification - s.power * power + s.consistency * consistency
-            parts["consistency"] = consistency
-        return Losses(total, parts)
+            p, features = wide(logits).softmax(1), seen.target_features.detach()
+            self._remember(features, p.detach(), seen.target_index)
+            memory = (self.memory_features, self.memory_probabilities)
+            near = (s.neighbours, s.second_neighbours)
+            agreement = neighbour_consistency(F.normalize(wide(features), dim=1), p, *memory, *near)
+            parts["consistency"] = (s.consistency, agreement)
+        return parts
 
-    @torch.no_grad()
     def _remember(self, features: Tensor, probabilities: Tensor, index: Tensor) -> None:
         rows = torch.searchsorted(self.target_index, gather(index.to(self.target_index.device)))
         self.memory_features[rows] = gather(F.normalize(wide(features), dim=1)).to(self.memory_features)

@@ -17,12 +17,9 @@ from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import certainty, domain_loss
 from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.losses.selective import entropy
-from convsmith.adaptation.methods.adversarial import AdversarialSettings
-from convsmith.adaptation.methods.method import METHODS
-from convsmith.adaptation.methods.weighted import WeightedAdversarialTask
+from convsmith.adaptation.methods.adversarial import AdversarialSettings, WeightedAdversarialTask
+from convsmith.adaptation.methods.method import METHODS, Terms
 from convsmith.adaptation.methods.weighting import WeightSettings
-from convsmith.data.batch import DomainBatch
-from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
@@ -51,20 +48,20 @@ class BA3US(WeightedAdversarialTask):
     domain loss; class weights are averaged over updates and wait for a warm-up.
     """
 
-    def forward(self, batch: DomainBatch, step: int) -> Losses:
+    def terms(self, seen: DomainFeatures, step: int) -> Terms:
         """Return weighted cross-entropy, balanced domain loss, target entropy and complement entropy."""
-        s, seen = self.settings, self.extract_features(batch)
+        s = self.settings
         self.observe(seen, step)
         weights = self.class_weights()[seen.source_labels]
-        classification = self.weighted_cross_entropy(seen)
         lent = int(s.borrowed * len(weights) * (1 - min(1.0, step / self.domains.steps)))
-        domain = self._balanced(seen, weights, lent, self.grl_coeff(step, s.grl_max, s.grl_ramp, self.weighting.start))
-        uncertainty = entropy(seen.target_logits)
+        domain = self._balanced(seen, weights, lent, self.reversal(step, self.weighting.start))
         complement = complement_loss(seen.source_logits, seen.source_labels, weights)
-        return Losses(
-            classification + s.adversarial * domain + s.entropy * uncertainty + s.complement * complement,
-            {"classification": classification, "domain": domain, "entropy": uncertainty, "complement": complement},
-        )
+        return {
+            "classification": (1.0, self.weighted_cross_entropy(seen, weights)),
+            "domain": (s.adversarial, domain),
+            "entropy": (s.entropy, entropy(seen.target_logits)),
+            "complement": (s.complement, complement),
+        }
 
     def _balanced(self, seen: DomainFeatures, weights: Tensor, lent: int, reversal: float) -> Tensor:
         """Return the domain loss of the source against the target and the first ``lent`` source images."""

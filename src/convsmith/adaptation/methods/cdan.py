@@ -9,15 +9,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import certainty, domain_loss
 from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.methods.adversarial import AdversarialSettings, AdversarialTask
-from convsmith.adaptation.methods.method import METHODS, Domains
-from convsmith.data.batch import DomainBatch
+from convsmith.adaptation.methods.method import METHODS, Domains, Terms
 from convsmith.inspection.features import classifier_of
-from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
@@ -52,20 +50,18 @@ class CDAN(AdversarialTask):
         self.register_buffer("feature_matrix", torch.randn(self.features if self.random else 0, width))
         self.register_buffer("class_matrix", torch.randn(self.classes if self.random else 0, width))
 
-    def forward(self, batch: DomainBatch, step: int) -> Losses:
-        """Return source cross-entropy plus the reversed, conditioned domain loss."""
-        s, seen = self.settings, self.extract_features(batch)
-        classification = F.cross_entropy(seen.source_logits, seen.source_labels)
+    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+        """Return source cross-entropy and the reversed, conditioned domain loss."""
         p_source, p_target = (wide(z.detach()).softmax(1) for z in (seen.source_logits, seen.target_logits))
         domain = domain_loss(
             self.conditioned(seen.source_features, p_source),
             self.conditioned(seen.target_features, p_target),
             self.discriminator,
-            reversal=self.reversal(step, s),
+            reversal=self.reversal(step),
             source_weights=self._weights(seen.source_logits),
             target_weights=self._weights(seen.target_logits),
         )
-        return Losses(classification + s.adversarial * domain, {"classification": classification, "domain": domain})
+        return {"classification": (1.0, seen.cross_entropy()), "domain": (self.settings.adversarial, domain)}
 
     def _weights(self, logits: Tensor) -> Tensor | None:
         if not self.settings.entropy_weights:

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch.nn import functional as F
 
+from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.discrepancy import mmd
 from convsmith.adaptation.losses.operands import wide
-from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig
-from convsmith.data.batch import DomainBatch
-from convsmith.training.task import Losses
+from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig, Terms
 
 
 @dataclass(frozen=True)
@@ -44,18 +42,15 @@ class DAN(DomainTask):
     Differs from the paper: equal kernel weights; the probabilities stand for its classifier layer.
     """
 
-    def forward(self, batch: DomainBatch, step: int) -> Losses:
-        """Return source cross-entropy plus the ramped discrepancies, over all ranks."""
-        s, seen = self.settings, self.extract_features(batch)
-        classification = F.cross_entropy(seen.source_logits, seen.source_labels)
-        pairs = []
+    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+        """Return source cross-entropy and the ramped discrepancies, over all ranks."""
+        s, pairs = self.settings, []
         if s.layers in ("features", "both"):
             pairs.append((seen.source_features, seen.target_features))
         if s.layers in ("predictions", "both"):
             pairs.append((wide(seen.source_logits).softmax(1), wide(seen.target_logits).softmax(1)))
         measured = [mmd(a, b, bandwidths=s.bandwidths, estimator=s.estimator, distributed=True) for a, b in pairs]
-        discrepancy = torch.stack(measured).sum()
-        weight = self.grl_coeff(step, s.weight, s.ramp)
-        return Losses(
-            classification + weight * discrepancy, {"classification": classification, "discrepancy": discrepancy}
-        )
+        return {
+            "classification": (1.0, seen.cross_entropy()),
+            "discrepancy": (self.grl_coeff(step, s.weight, s.ramp), torch.stack(measured).sum()),
+        }

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.losses.adversarial import domain_loss
+from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.losses.selective import entropy
 from convsmith.adaptation.methods.adversarial import AdversarialTask, WarmedSettings
-from convsmith.adaptation.methods.method import METHODS, Domains
-from convsmith.data.batch import DomainBatch
-from convsmith.training.task import Losses
+from convsmith.adaptation.methods.method import METHODS, Domains, Terms
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,9 @@ class ETN(AdversarialTask):
         self.start = round(settings.warmup * domains.steps)
         self.auxiliary = nn.Linear(self.features, self.classes)
 
-    def forward(self, batch: DomainBatch, step: int) -> Losses:
+    def terms(self, seen: DomainFeatures, step: int) -> Terms:
         """Return the weighted losses of both players and those of the auxiliary head."""
-        s, seen = self.settings, self.extract_features(batch)
+        s = self.settings
         source = leaky_softmax(wide(self.auxiliary(seen.source_features.detach())))
         target = leaky_softmax(wide(self.auxiliary(seen.target_features.detach())))
         auxiliary = self._auxiliary_loss(source, target, seen.source_labels)
@@ -52,17 +50,12 @@ class ETN(AdversarialTask):
         if step >= self.start:
             weights = (1 - source.detach().sum(1)).clamp_min(0)
             weights = weights / weights.mean().clamp_min(1e-8)
-        each = F.cross_entropy(seen.source_logits, seen.source_labels, reduction="none")
-        classification = (weights * each).mean()
-        strength = self.reversal(step, s, self.start)
-        domain = domain_loss(
-            seen.source_features, seen.target_features, self.discriminator, reversal=strength, source_weights=weights
-        )
-        uncertainty = entropy(seen.target_logits)
-        return Losses(
-            classification + auxiliary + s.adversarial * domain + s.entropy * strength * uncertainty,
-            {"classification": classification, "auxiliary": auxiliary, "domain": domain, "entropy": uncertainty},
-        )
+        return {
+            "classification": (1.0, (weights * seen.cross_entropy("none")).mean()),
+            "auxiliary": (1.0, auxiliary),
+            "domain": (s.adversarial, self.domain_loss(seen, step, self.start, weights)),
+            "entropy": (s.entropy * self.reversal(step, self.start), entropy(seen.target_logits)),
+        }
 
     def _auxiliary_loss(self, source: Tensor, target: Tensor, labels: Tensor) -> Tensor:
         """Return one-against-rest cross-entropy of the classes plus that of the summed domain estimate."""

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import domain_loss
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.losses.selective import entropy
 from convsmith.adaptation.methods.adversarial import AdversarialTask, WarmedSettings
-from convsmith.adaptation.methods.method import METHODS, Domains
-from convsmith.data.batch import DomainBatch
+from convsmith.adaptation.methods.method import METHODS, Domains, Terms
 from convsmith.inspection.modes import evaluating
-from convsmith.training.task import Losses
 
 
 @METHODS.register("iwan", settings=WarmedSettings, partial=True)
@@ -35,24 +33,17 @@ class IWAN(AdversarialTask):
         self.start = round(settings.warmup * domains.steps)
         self.weigher = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
 
-    def forward(self, batch: DomainBatch, step: int) -> Losses:
+    def terms(self, seen: DomainFeatures, step: int) -> Terms:
         """Return source cross-entropy, both domain losses and the target's entropy."""
-        s, seen = self.settings, self.extract_features(batch)
-        classification = F.cross_entropy(seen.source_logits, seen.source_labels)
+        s = self.settings
         weigher = domain_loss(seen.source_features.detach(), seen.target_features.detach(), self.weigher)
-        strength = self.reversal(step, s, self.start)
-        domain = domain_loss(
-            seen.source_features,
-            seen.target_features,
-            self.discriminator,
-            reversal=strength,
-            source_weights=None if step < self.start else self.importance(seen.source_features),
-        )
-        uncertainty = entropy(seen.target_logits)
-        return Losses(
-            classification + weigher + s.adversarial * domain + s.entropy * strength * uncertainty,
-            {"classification": classification, "weigher": weigher, "domain": domain, "entropy": uncertainty},
-        )
+        weights = None if step < self.start else self.importance(seen.source_features)
+        return {
+            "classification": (1.0, seen.cross_entropy()),
+            "weigher": (1.0, weigher),
+            "domain": (s.adversarial, self.domain_loss(seen, step, self.start, weights)),
+            "entropy": (s.entropy * self.reversal(step, self.start), entropy(seen.target_logits)),
+        }
 
     def importance(self, source_features: Tensor) -> Tensor:
         """Return the weights [n_s], mean 1."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -55,6 +54,10 @@ class Domains:
     steps: int
 
 
+#: losses by name, each with its coefficient
+Terms = Mapping[str, tuple[float | None, Tensor]]
+
+
 class DomainTask(Task):
     """A method: the model, the layers it trains beside it, and the loss of a `DomainBatch`.
 
@@ -70,9 +73,15 @@ class DomainTask(Task):
         self.classes, self.features = domains.classes, classifier_of(model).in_features
         self.evaluator: Callable[[nn.Module, Iterable[Batch]], dict[str, float]] | None = None
 
-    @abstractmethod
     def forward(self, batch: DomainBatch, step: int) -> Losses:
-        """Return the losses of one pair of batches."""
+        """Return the losses of one pair of batches: the weighted sum of `terms`, and all of them."""
+        terms = self.terms(self.extract_features(batch), step)
+        first, *rest = [c * value for c, value in terms.values() if c is not None]
+        return Losses(sum(rest, first), {name: value for name, (_, value) in terms.items()})
+
+    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+        """Return the method's losses by name, each with its coefficient in the total; None: it is only logged."""
+        raise NotImplementedError
 
     def extract_features(self, batch: DomainBatch) -> DomainFeatures:
         """Return features and logits of both domains, normalised as the settings say."""

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from convsmith.adaptation.losses.adversarial import domain_loss
-from convsmith.adaptation.methods.adversarial import AdversarialSettings
-from convsmith.adaptation.methods.method import METHODS
-from convsmith.adaptation.methods.weighted import WeightedAdversarialTask
+from convsmith.adaptation.evaluation.features import DomainFeatures
+from convsmith.adaptation.methods.adversarial import AdversarialSettings, WeightedAdversarialTask
+from convsmith.adaptation.methods.method import METHODS, Terms
 from convsmith.adaptation.methods.weighting import WeightSettings
-from convsmith.data.batch import DomainBatch
-from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
@@ -35,16 +32,12 @@ class PADA(WeightedAdversarialTask):
     weights of mean 1 do; weights are averaged over updates and wait for a warm-up.
     """
 
-    def forward(self, batch: DomainBatch, step: int) -> Losses:
+    def terms(self, seen: DomainFeatures, step: int) -> Terms:
         """Return the weighted cross-entropy and the weighted, reversed domain loss."""
-        s, seen = self.settings, self.extract_features(batch)
         self.observe(seen, step)
-        classification = self.weighted_cross_entropy(seen)
-        domain = domain_loss(
-            seen.source_features,
-            seen.target_features,
-            self.discriminator,
-            reversal=self.grl_coeff(step, s.grl_max, s.grl_ramp, self.weighting.start),
-            source_weights=self.class_weights()[seen.source_labels],
-        )
-        return Losses(classification + s.adversarial * domain, {"classification": classification, "domain": domain})
+        weights = self.class_weights()[seen.source_labels]
+        domain = self.domain_loss(seen, step, self.weighting.start, weights)
+        return {
+            "classification": (1.0, self.weighted_cross_entropy(seen, weights)),
+            "domain": (self.settings.adversarial, domain),
+        }

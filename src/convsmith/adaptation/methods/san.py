@@ -13,13 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from convsmith import arguments
+from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.losses.selective import ClassWeightOn, InstanceWeight, entropy, selective_adversarial_loss
-from convsmith.adaptation.methods.method import METHODS, Domains, MethodConfig
-from convsmith.adaptation.methods.weighted import WeightedTask
+from convsmith.adaptation.methods.adversarial import WeightedTask
+from convsmith.adaptation.methods.method import METHODS, Domains, MethodConfig, Terms
 from convsmith.adaptation.methods.weighting import WeightSettings
-from convsmith.data.batch import DomainBatch
-from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
@@ -130,10 +129,9 @@ class SAN(WeightedTask):
         self.variant = settings.variant
         self.discriminators = ClassDiscriminators(self.features, self.classes, settings.hidden, settings.dropout)
 
-    def forward(self, batch: DomainBatch, step: int) -> Losses:
+    def terms(self, seen: DomainFeatures, step: int) -> Terms:
         """Return the three losses of one pair of batches."""
-        v, seen = self.variant, self.extract_features(batch)
-        classification = F.cross_entropy(seen.source_logits, seen.source_labels)
+        v = self.variant
         p_source, p_target = self.observe(seen, step)
         if v.source_weights == "label":
             p_source = F.one_hot(seen.source_labels, self.classes).to(p_source)
@@ -153,12 +151,12 @@ class SAN(WeightedTask):
         logits = seen.target_logits
         if v.entropy_on == "both":
             logits = torch.cat([seen.source_logits, seen.target_logits])
-        uncertainty = entropy(logits)
         share = v.entropy * (reversal if v.entropy_ramp else float(step >= self.weighting.start))
-        return Losses(
-            classification + v.adversarial * domain + share * uncertainty,
-            {"classification": classification, "domain": domain, "entropy": uncertainty},
-        )
+        return {
+            "classification": (1.0, seen.cross_entropy()),
+            "domain": (v.adversarial, domain),
+            "entropy": (share, entropy(logits)),
+        }
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return the usual groups; a variant that fixes the weight decay fixes it for all."""
