@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 
 
@@ -45,6 +46,18 @@ class RunFailed(ConvsmithError, RuntimeError):
     """Work that had begun could not go on (a loss that is not finite, a lost file); nothing saved is lost."""
 
     exit_code = 1
+
+
+@contextmanager
+def refusing(rule: str, *errors: type[Exception], argument: object = None, hint: str | None = None) -> Iterator[None]:
+    """Make of ``errors`` one `InvalidArgument` that gives their words; those raised on purpose pass as they are."""
+    try:
+        yield
+    except ConvsmithError:
+        raise
+    except errors as error:
+        given = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        raise InvalidArgument(rule, argument=argument, given=given, hint=hint) from error
 
 
 def close_matches(name: str, known: Iterable[str]) -> str:

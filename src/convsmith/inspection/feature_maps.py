@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 from convsmith.inspection.modes import evaluating
 
 
@@ -145,14 +145,11 @@ def infer_channels(
     hooks = [m.register_forward_hook(watch(n.split(".")[0])) for n, m in model.named_modules() if n]
     weight = next(model.parameters())
     image = torch.zeros(1, *input_shape(model, size), dtype=weight.dtype, device=weight.device)
+    errors, hint = (RuntimeError, ValueError, AssertionError, IndexError), "say the image size: input_size=(C, H, W)"
+    asked, rule = f"model {type(model).__name__} on {tuple(image.shape)}", "the feature pass failed on a black image"
     try:
-        with evaluating(model), torch.no_grad():
+        with refusing(rule, *errors, argument=asked, hint=hint), evaluating(model), torch.no_grad():
             x = read(model, image)
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        rule = "the feature pass failed on a black image"
-        given = f"{type(model).__name__}, {tuple(image.shape)}: {' '.join(str(error).split())[:160]}"
-        hint = "say the image size the network takes: input_size=(height, width)"
-        raise InvalidArgument(rule, argument="model", given=given, hint=hint) from error
     finally:
         for hook in hooks:
             hook.remove()

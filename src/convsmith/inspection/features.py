@@ -45,6 +45,48 @@ def classifier_of(model: nn.Module) -> nn.Linear:
     return layers[-1]
 
 
+def head_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the dotted names of a network's classifier layers: the last linear (or convolution) under each."""
+    configured = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
+    named = [configured] if isinstance(configured, str) else list(configured or ())
+    modules = dict(model.named_modules())
+    found = []
+    for name in named:
+        under = [n for n, m in modules.items() if _classifies(m) and (n == name or n.startswith(f"{name}."))]
+        found += under[-1:]
+    if not named:
+        found = [n for n, m in modules.items() if _classifies(m)][-1:]
+    return tuple(found)
+
+
+def _classifies(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.Conv2d)
+
+
+def new_head(model: nn.Module, num_classes: int) -> str:
+    """Give a network a fresh classifier: by timm's method, or in place of its last layer; return a note on it."""
+    said = f"the classifier is new, {num_classes} classes: its weights are random"
+    if hasattr(model, "reset_classifier"):
+        model.reset_classifier(num_classes)  # type: ignore[operator]  # timm's interface
+        return said
+    names = head_names(model)
+    if not names or not names[-1]:
+        rule = "the classifier of this network is not known"
+        hint = "build it with the number of classes that the weights have"
+        raise InvalidArgument(rule, argument=f"num_classes={num_classes}", given=type(model).__name__, hint=hint)
+    last: Any = model.get_submodule(names[-1])
+    like = {"bias": last.bias is not None, "device": last.weight.device, "dtype": last.weight.dtype}
+    if isinstance(last, nn.Linear):
+        made: nn.Module = nn.Linear(last.in_features, num_classes, **like)
+    else:
+        made = nn.Conv2d(last.in_channels, num_classes, last.kernel_size, **like)
+    parent, _, leaf = names[-1].rpartition(".")
+    setattr(model.get_submodule(parent), leaf, made)
+    if hasattr(model, "num_classes"):
+        model.num_classes = num_classes  # type: ignore[assignment]  # torchvision's SqueezeNet
+    return said
+
+
 def features_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return what enters the classifier, [B, d], and the logits, [B, K], in the model's own mode, with gradient.
 

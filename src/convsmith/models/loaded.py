@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from convsmith.arguments import integer, spelled
 from convsmith.data.pictures import FAILURES
 from convsmith.data.preprocessing import Preprocessing
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 from convsmith.models.recipes import ModelRecipe
 
 ImageLike = str | PathLike[str] | Image.Image | Tensor
@@ -143,12 +143,8 @@ def _tensor(image: object, transform: Callable[[Image.Image], Tensor]) -> Tensor
     path = Path(image)
     if not path.is_file():
         raise InvalidArgument("there is no such image file", argument="images", given=str(path))
-    try:
-        with Image.open(path) as opened:
-            return transform(opened)
-    except FAILURES as error:
-        given = f"{path}: {error or type(error).__name__}"
-        raise InvalidArgument("this image cannot be read", argument="images", given=given) from error
+    with refusing("this image cannot be read", *FAILURES, argument=f"images: {path}"), Image.open(path) as opened:
+        return transform(opened)
 
 
 def classes_of(

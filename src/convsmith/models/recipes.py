@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from convsmith.data.preprocessing import DataDescription, Preprocessing
-from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
+from convsmith.errors import ConvsmithError, InvalidArgument, close_matches, refusing
+from convsmith.files import read_json
 
 FORMAT = 1
 _LARGEST = 10**6
@@ -59,11 +60,8 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "compression", tuple(self.compression))
-        try:
+        with refusing("a recipe holds only what JSON can hold", TypeError, ValueError, argument="ModelRecipe"):
             json.dumps(self.to_json(), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            rule = "a recipe holds only what JSON can hold"
-            raise InvalidArgument(rule, argument="ModelRecipe", given=str(error)) from error
         check_arguments(self.name, self.kwargs)
 
     def to_json(self) -> dict[str, Any]:
@@ -113,7 +111,8 @@ class ModelRecipe:
         compression = tuple(_mapping("a compression step", step) for step in steps)
         if description is not None:
             description = _mapping("description", description)
-            _read("description", DataDescription.from_json, description)
+            with refusing("the description cannot be read", *BUILDING, argument="description"):
+                DataDescription.from_json(description)
         if preprocessing is not None:
             preprocessing = Preprocessing.from_json(preprocessing).to_json()
         return cls(name, kwargs, pooling, compression, description, preprocessing)
@@ -122,22 +121,11 @@ class ModelRecipe:
 def read_recipe(file: Path, *, factory: str | None = None) -> ModelRecipe:
     """Read a recipe file; whatever is wrong with it is one `InvalidArgument` that names the file."""
     try:
-        return ModelRecipe.from_json(read_json(file), factory=factory)
+        return ModelRecipe.from_json(read_json(file, "the recipe"), factory=factory)
     except InvalidArgument as error:
         given = "; ".join(str(part) for part in (error.argument, error.given) if part is not None)
         rule = f"this is not a model recipe: {error.rule}"
         raise InvalidArgument(rule, argument=str(file), given=given or None, hint=error.hint) from error
-
-
-def read_json(file: Path) -> Any:
-    """Return the content of a JSON file, or raise `InvalidArgument` for what is no UTF-8, no JSON, or too deep."""
-    try:
-        return json.loads(file.read_bytes().decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        given = f"{type(error).__name__}: {error}"[:120]
-        raise InvalidArgument("this file is not JSON", argument=str(file), given=given) from error
-    except OSError as error:
-        raise InvalidArgument("this file cannot be read", argument=str(file), given=str(error)) from error
 
 
 def check_name(name: str) -> None:
@@ -245,13 +233,3 @@ def _plain(what: str, value: Any) -> Any:
     if value is None or number or (isinstance(value, str) and len(value) <= 200):
         return value
     raise InvalidArgument("not a plain value, or one too large", argument=what, given=repr(value)[:80])
-
-
-def _read(what: str, reader: Callable[[Any], Any], value: Any) -> None:
-    try:
-        reader(value)
-    except ConvsmithError:
-        raise
-    except BUILDING as error:
-        given = f"{type(error).__name__}: {error}"[:120]
-        raise InvalidArgument(f"the {what} cannot be read", argument=what, given=given) from error

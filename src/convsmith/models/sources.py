@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import timm
 from torch import nn
 
 from convsmith.data.preprocessing import Preprocessing
-from convsmith.errors import ConvsmithError, InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
+from convsmith.files import read_json
 from convsmith.models import recipes, weights
 from convsmith.models.recipes import BUILDING, ModelRecipe
 from convsmith.pooling.classifier import ATTACHED
@@ -115,33 +117,26 @@ def _check_asked(recipe: ModelRecipe, asked: Mapping[str, Any], file: Path) -> N
 def _from_timm_folder(folder: Path, asked: Mapping[str, Any]) -> Source:
     """Read ``config.json`` and the weights that timm's ``save_for_hf`` wrote."""
     file = folder / "config.json"
-    value = recipes.read_json(file)
+    value = read_json(file, "timm's configuration")
     try:
-        recipe = _timm_recipe(value, asked)
-        network = timm.create_model(f"{_LOCAL}{folder}", **_arguments(asked))
+        with refusing("this configuration cannot be built", *BUILDING, argument=file):
+            recipe = _timm_recipe(value, asked)
+            network = timm.create_model(f"{_LOCAL}{folder}", **_arguments(asked))
     except InvalidArgument as error:
         given = "; ".join(str(part) for part in (error.argument, error.given) if part is not None)
         raise InvalidArgument(error.rule, argument=str(file), given=given or None, hint=error.hint) from error
-    except BUILDING as error:
-        rule = "this configuration cannot be built"
-        raise InvalidArgument(rule, argument=str(file), given=f"{type(error).__name__}: {error}"[:200]) from error
     return Source(network, recipe, file_of(folder), _labels(network))
 
 
 def _from_hub(text: str, asked: Mapping[str, Any]) -> Source:
     from timm.models import load_model_config_from_hf
 
-    try:
+    hint = "check the name and the network connection; a local copy is a folder with config.json"
+    with refusing("this network cannot be had from the hub", OSError, ImportError, *BUILDING, argument=text, hint=hint):
         published, name, arguments = load_model_config_from_hf(text.partition(":")[2])
         value = {"architecture": name, "model_args": arguments or {}, "pretrained_cfg": published}
         recipe = _timm_recipe(value, asked)
         network = timm.create_model(text.replace("hf_hub:", "hf-hub:"), pretrained=True, **_arguments(asked))
-    except ConvsmithError:
-        raise
-    except (OSError, ImportError, *BUILDING) as error:
-        rule = "this network cannot be had from the hub"
-        hint = "check the name and the network connection; a local copy is a folder with config.json"
-        raise InvalidArgument(rule, argument=text, given=" ".join(str(error).split())[:160], hint=hint) from error
     return Source(network, recipe, labels=_labels(network))
 
 
@@ -183,13 +178,9 @@ def _from_factory(text: str, asked: Mapping[str, Any], file: Path | None) -> Sou
 
 def _called(text: str, asked: Mapping[str, Any]) -> nn.Module:
     module, _, name = text.partition(":")
-    try:
-        factory: Any = importlib.import_module(module)
-        for part in name.split("."):
-            factory = getattr(factory, part)
-    except (ImportError, AttributeError) as error:
-        hint = "package.module:factory, importable here"
-        raise InvalidArgument("there is no such factory", argument=text, given=str(error), hint=hint) from error
+    hint = "package.module:factory, importable here"
+    with refusing("there is no such factory", ImportError, AttributeError, argument=text, hint=hint):
+        factory: Any = attrgetter(name)(importlib.import_module(module))
     if not callable(factory):
         raise InvalidArgument("a factory is a callable", argument=text, given=type(factory).__name__)
     try:

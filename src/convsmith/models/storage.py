@@ -14,11 +14,12 @@ from convsmith.arguments import integer
 from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.errors import InvalidArgument
 from convsmith.files import replacing, write_json
+from convsmith.inspection.features import head_names, new_head
 from convsmith.inspection.modes import unwrap
 from convsmith.models import sources
 from convsmith.models.loaded import LoadedModel, classes_of
 from convsmith.models.recipes import FORMAT, ModelRecipe, build
-from convsmith.models.weights import class_count, fit, head_names, load_into, new_head, read_weights
+from convsmith.models.weights import class_count, fit, load_into, read_weights
 
 __all__ = ["LoadedModel", "ModelRecipe", "build", "load", "load_model", "save_model"]
 

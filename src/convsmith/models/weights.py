@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from convsmith.errors import InvalidArgument, differing_tensors
+from convsmith.errors import InvalidArgument, differing_tensors, refusing
+from convsmith.inspection.features import head_names, new_head
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 #: where a training script keeps its state dict, averaged weights first
 _NESTS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "model_state_dict", "module", "net")
 _PREFIXES = ("_orig_mod.", "module.", "model.")
 _COUNTER = "num_batches_tracked"
+_UNREADABLE = "this weights file cannot be read"
 
 
 @dataclass
@@ -46,11 +49,8 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         rule, given = "weights are read from these files only", f"a {file.suffix or 'nameless'} file"
         raise InvalidArgument(rule, argument=str(file), given=given, hint=", ".join(SUFFIXES))
     if file.suffix == ".safetensors":
-        try:
-            with safe_open(str(file), framework="pt") as opened:
-                found: Any = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, OverflowError) as error:
-            raise InvalidArgument("this weights file cannot be read", argument=str(file), given=str(error)) from error
+        with _opened(file) as opened:
+            found: Any = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     else:
         found = _unpickled(file)
     found = _nested(found)
@@ -62,25 +62,28 @@ def read_weights(file: Path) -> dict[str, Tensor]:
 
 def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes in a ``.safetensors`` file from its header alone."""
-    try:
-        with safe_open(str(file), framework="pt") as opened:
-            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError, OverflowError) as error:
-        raise InvalidArgument("this weights file cannot be read", argument=str(file), given=str(error)) from error
+    with _opened(file) as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    errors = (SafetensorError, OSError, ValueError, RuntimeError, TypeError, OverflowError)
+    with refusing(_UNREADABLE, *errors, argument=file), safe_open(str(file), framework="pt") as opened:
+        yield opened
 
 
 def _unpickled(file: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        rule = "this file holds more than tensors and plain values, and reading it would run its code"
-        hint = "save only the state dict: torch.save(model.state_dict(), path)"
-        raise InvalidArgument(rule, argument=str(file), given=" ".join(str(error).split())[:160], hint=hint) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        rule = "this weights file cannot be read"
-        raise InvalidArgument(rule, argument=str(file), given=" ".join(str(error).split())[:160]) from error
+    rule = "this file holds more than tensors and plain values, and reading it would run its code"
+    hint = "save only the state dict: torch.save(model.state_dict(), path)"
+    errors = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError)
+    with (
+        refusing(_UNREADABLE, *errors, argument=file),
+        refusing(rule, pickle.UnpicklingError, argument=file, hint=hint),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _nested(value: Any) -> dict[str, Tensor]:
@@ -106,24 +109,6 @@ def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             break
         found = {key.removeprefix(prefix): value for key, value in found.items()}
     return {key.replace("._orig_mod.", "."): value for key, value in found.items()}
-
-
-def head_names(model: nn.Module) -> tuple[str, ...]:
-    """Return the dotted names of a network's classifier layers: the last linear (or convolution) under each."""
-    configured = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
-    named = [configured] if isinstance(configured, str) else list(configured or ())
-    modules = dict(model.named_modules())
-    found = []
-    for name in named:
-        under = [n for n, m in modules.items() if _classifies(m) and (n == name or n.startswith(f"{name}."))]
-        found += under[-1:]
-    if not named:
-        found = [n for n, m in modules.items() if _classifies(m)][-1:]
-    return tuple(found)
-
-
-def _classifies(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.Conv2d)
 
 
 def fit(model: nn.Module, weights: Mapping[str, Tensor], *, file: str) -> Fitted:
@@ -222,30 +207,6 @@ def class_count(model: nn.Module) -> int | None:
     layers = [model.get_submodule(name) for name in head_names(model)]
     sizes = [layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels for layer in layers]
     return sizes[-1] if sizes else None  # type: ignore[return-value]  # head_names gives these two kinds alone
-
-
-def new_head(model: nn.Module, num_classes: int) -> str:
-    """Give a network a fresh classifier: by timm's method, or in place of its last layer; return a note on it."""
-    said = f"the classifier is new, {num_classes} classes: its weights are random"
-    if hasattr(model, "reset_classifier"):
-        model.reset_classifier(num_classes)  # type: ignore[operator]  # timm's interface
-        return said
-    names = head_names(model)
-    if not names:
-        rule = "the classifier of this network is not known"
-        hint = "build it with the number of classes that the weights have"
-        raise InvalidArgument(rule, argument=f"num_classes={num_classes}", given=type(model).__name__, hint=hint)
-    last: Any = model.get_submodule(names[-1])
-    like = {"bias": last.bias is not None, "device": last.weight.device, "dtype": last.weight.dtype}
-    if isinstance(last, nn.Linear):
-        made: nn.Module = nn.Linear(last.in_features, num_classes, **like)
-    else:
-        made = nn.Conv2d(last.in_channels, num_classes, last.kernel_size, **like)
-    parent, _, leaf = names[-1].rpartition(".")
-    setattr(model.get_submodule(parent), leaf, made)
-    if hasattr(model, "num_classes"):
-        model.num_classes = num_classes  # type: ignore[assignment]  # torchvision's SqueezeNet
-    return said
 
 
 def load_into(model: nn.Module, fitted: Fitted, num_classes: int | None, heads: tuple[str, ...]) -> list[str]:

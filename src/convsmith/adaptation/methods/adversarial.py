@@ -58,12 +58,12 @@ class AdversarialTask(DomainTask):
         return self.grl_coeff(step, self.settings.grl_max, self.settings.grl_ramp, start)
 
     def domain_loss(
-        self, seen: DomainFeatures, step: int, start: int = 0, source_weights: Tensor | None = None
+        self, both: DomainFeatures, step: int, start: int = 0, source_weights: Tensor | None = None
     ) -> Tensor:
         """Return the reversed domain loss of both domains' features."""
         return domain_loss(
-            seen.source_features,
-            seen.target_features,
+            both.source_features,
+            both.target_features,
             self.discriminator,
             reversal=self.reversal(step, start),
             source_weights=source_weights,
@@ -84,9 +84,9 @@ class WeightedTask(DomainTask):
         if self.weighting.due(step):
             self.weighting.take_target(*total_probabilities(self.model, self.domains.target, self.weighting))
 
-    def observe(self, seen: DomainFeatures, step: int) -> tuple[Tensor, Tensor]:
+    def observe(self, both: DomainFeatures, step: int) -> tuple[Tensor, Tensor]:
         """Return the probabilities of source and target that weights are made of, after taking them into account."""
-        source, target = (self.weighting.probabilities(z) for z in (seen.source_logits, seen.target_logits))
+        source, target = (self.weighting.probabilities(z) for z in (both.source_logits, both.target_logits))
         self.weighting.take_batch(source, target, step)
         return source, target
 
@@ -98,6 +98,6 @@ class WeightedTask(DomainTask):
 class WeightedAdversarialTask(WeightedTask, AdversarialTask):
     """Both, for methods that weigh both losses of the source (PADA, BA3US)."""
 
-    def weighted_cross_entropy(self, seen: DomainFeatures, weights: Tensor) -> Tensor:
+    def weighted_cross_entropy(self, both: DomainFeatures, weights: Tensor) -> Tensor:
         """Return ``sum_i w_i CE_i / sum_i w_i`` of the source batch, 0 if no image has a weight."""
-        return (weights * seen.cross_entropy("none")).sum() / weights.sum().clamp_min(1e-8)
+        return (weights * both.cross_entropy("none")).sum() / weights.sum().clamp_min(1e-8)

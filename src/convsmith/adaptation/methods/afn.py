@@ -35,11 +35,11 @@ class AFN(DomainTask):
     Differs from the paper: without its bottleneck and its norm-preserving dropout; the model is taken as it is.
     """
 
-    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+    def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return source cross-entropy and the norm losses of both domains."""
         s = self.settings
-        norm = norm_loss(seen.source_features, s.step_size) + norm_loss(seen.target_features, s.step_size)
-        return {"classification": (1.0, seen.cross_entropy()), "norm": (s.norm, norm)}
+        norm = norm_loss(both.source_features, s.step_size) + norm_loss(both.target_features, s.step_size)
+        return {"classification": (1.0, both.cross_entropy()), "norm": (s.norm, norm)}
 
 
 def norm_loss(features: Tensor, step_size: float) -> Tensor:

@@ -28,7 +28,7 @@ class ARSettings(ReweightingSettings):
 
 @METHODS.register("ar", settings=ARSettings, partial=True)
 class AR(ReweightedTask):
-    """Weigh source images against a Wasserstein critic; minimise the target's entropy, seen by a frozen classifier.
+    """Weigh source images against a Wasserstein critic; minimise the target's entropy, both by a frozen classifier.
 
     Differs from the paper: rho is fixed (the public code multiplies and divides it by 1.2 until the critic's gap is in
     a range tuned per task); features are normalised for the critic alone; each critic is trained anew; the entropy's
@@ -40,13 +40,13 @@ class AR(ReweightedTask):
         s = self.settings
         return train_critic(source, target, weights, steps=s.critic_steps, hidden=s.critic_hidden, seed=seed)
 
-    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+    def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return the weighted cross-entropy and the target's entropy."""
         return {
-            "classification": (1.0, (self.weights_of(seen.source_index) * seen.cross_entropy("none")).mean()),
+            "classification": (1.0, (self.weights_of(both.source_index) * both.cross_entropy("none")).mean()),
             "entropy": (
                 self.grl_coeff(step, self.settings.entropy, 1.0, self.start),
-                entropy(self.frozen_logits(seen.target_features)),
+                entropy(self.frozen_logits(both.target_features)),
             ),
             "gap": (None, self.gap),
         }

@@ -88,20 +88,20 @@ class ARPM(ReweightedTask):
             self._remember(features, logits.softmax(1), index)
         super().before_step(step)
 
-    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+    def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return the weighted cross-entropy, the alpha-power and the agreement among neighbours."""
-        s, weights = self.settings, self.weights_of(seen.source_index)
-        each = seen.cross_entropy("none", s.label_smoothing)
+        s, weights = self.settings, self.weights_of(both.source_index)
+        each = both.cross_entropy("none", s.label_smoothing)
         classification = (weights * each).sum() / (weights.sum() + 1e-5)
-        logits = self.frozen_logits(seen.target_features)
+        logits = self.frozen_logits(both.target_features)
         parts: dict[str, tuple[float | None, Tensor]] = {
             "classification": (1.0, classification),
             "power": (-s.power if step >= self.start else None, alpha_power(logits, s.alpha)),
             "gap": (None, self.gap),
         }
         if step >= self.start:
-            p, features = wide(logits).softmax(1), seen.target_features.detach()
-            self._remember(features, p.detach(), seen.target_index)
+            p, features = wide(logits).softmax(1), both.target_features.detach()
+            self._remember(features, p.detach(), both.target_index)
             memory = (self.memory_features, self.memory_probabilities)
             near = (s.neighbours, s.second_neighbours)
             agreement = neighbour_consistency(F.normalize(wide(features), dim=1), p, *memory, *near)

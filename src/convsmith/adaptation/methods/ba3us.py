@@ -48,28 +48,28 @@ class BA3US(WeightedAdversarialTask):
     domain loss; class weights are averaged over updates and wait for a warm-up.
     """
 
-    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+    def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return weighted cross-entropy, balanced domain loss, target entropy and complement entropy."""
         s = self.settings
-        self.observe(seen, step)
-        weights = self.class_weights()[seen.source_labels]
+        self.observe(both, step)
+        weights = self.class_weights()[both.source_labels]
         lent = int(s.borrowed * len(weights) * (1 - min(1.0, step / self.domains.steps)))
-        domain = self._balanced(seen, weights, lent, self.reversal(step, self.weighting.start))
-        complement = complement_loss(seen.source_logits, seen.source_labels, weights)
+        domain = self._balanced(both, weights, lent, self.reversal(step, self.weighting.start))
+        complement = complement_loss(both.source_logits, both.source_labels, weights)
         return {
-            "classification": (1.0, self.weighted_cross_entropy(seen, weights)),
+            "classification": (1.0, self.weighted_cross_entropy(both, weights)),
             "domain": (s.adversarial, domain),
-            "entropy": (s.entropy, entropy(seen.target_logits)),
+            "entropy": (s.entropy, entropy(both.target_logits)),
             "complement": (s.complement, complement),
         }
 
-    def _balanced(self, seen: DomainFeatures, weights: Tensor, lent: int, reversal: float) -> Tensor:
+    def _balanced(self, both: DomainFeatures, weights: Tensor, lent: int, reversal: float) -> Tensor:
         """Return the domain loss of the source against the target and the first ``lent`` source images."""
-        n_s, n_t = len(weights), len(seen.target_logits)
-        own, others = balanced_weights(certainty(seen.source_logits) * weights, certainty(seen.target_logits), lent)
+        n_s, n_t = len(weights), len(both.target_logits)
+        own, others = balanced_weights(certainty(both.source_logits) * weights, certainty(both.target_logits), lent)
         return domain_loss(
-            seen.source_features,
-            torch.cat([seen.target_features, seen.source_features[:lent]]),
+            both.source_features,
+            torch.cat([both.target_features, both.source_features[:lent]]),
             self.discriminator,
             reversal=reversal,
             # domain_loss divides each side by its images

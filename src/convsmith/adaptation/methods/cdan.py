@@ -50,18 +50,18 @@ class CDAN(AdversarialTask):
         self.register_buffer("feature_matrix", torch.randn(self.features if self.random else 0, width))
         self.register_buffer("class_matrix", torch.randn(self.classes if self.random else 0, width))
 
-    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+    def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return source cross-entropy and the reversed, conditioned domain loss."""
-        p_source, p_target = (wide(z.detach()).softmax(1) for z in (seen.source_logits, seen.target_logits))
+        p_source, p_target = (wide(z.detach()).softmax(1) for z in (both.source_logits, both.target_logits))
         domain = domain_loss(
-            self.conditioned(seen.source_features, p_source),
-            self.conditioned(seen.target_features, p_target),
+            self.conditioned(both.source_features, p_source),
+            self.conditioned(both.target_features, p_target),
             self.discriminator,
             reversal=self.reversal(step),
-            source_weights=self._weights(seen.source_logits),
-            target_weights=self._weights(seen.target_logits),
+            source_weights=self._weights(both.source_logits),
+            target_weights=self._weights(both.target_logits),
         )
-        return {"classification": (1.0, seen.cross_entropy()), "domain": (self.settings.adversarial, domain)}
+        return {"classification": (1.0, both.cross_entropy()), "domain": (self.settings.adversarial, domain)}
 
     def _weights(self, logits: Tensor) -> Tensor | None:
         if not self.settings.entropy_weights:

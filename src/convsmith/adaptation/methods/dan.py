@@ -42,15 +42,15 @@ class DAN(DomainTask):
     Differs from the paper: equal kernel weights; the probabilities stand for its classifier layer.
     """
 
-    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+    def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return source cross-entropy and the ramped discrepancies, over all ranks."""
         s, pairs = self.settings, []
         if s.layers in ("features", "both"):
-            pairs.append((seen.source_features, seen.target_features))
+            pairs.append((both.source_features, both.target_features))
         if s.layers in ("predictions", "both"):
-            pairs.append((wide(seen.source_logits).softmax(1), wide(seen.target_logits).softmax(1)))
+            pairs.append((wide(both.source_logits).softmax(1), wide(both.target_logits).softmax(1)))
         measured = [mmd(a, b, bandwidths=s.bandwidths, estimator=s.estimator, distributed=True) for a, b in pairs]
         return {
-            "classification": (1.0, seen.cross_entropy()),
+            "classification": (1.0, both.cross_entropy()),
             "discrepancy": (self.grl_coeff(step, s.weight, s.ramp), torch.stack(measured).sum()),
         }

@@ -14,9 +14,9 @@ from convsmith.adaptation.methods.method import METHODS, Terms
 class DANN(AdversarialTask):
     """Learn features that one domain discriminator cannot tell apart (gradient reversal)."""
 
-    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+    def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return source cross-entropy and the reversed domain loss."""
         return {
-            "classification": (1.0, seen.cross_entropy()),
-            "domain": (self.settings.adversarial, self.domain_loss(seen, step)),
+            "classification": (1.0, both.cross_entropy()),
+            "domain": (self.settings.adversarial, self.domain_loss(both, step)),
         }

@@ -40,21 +40,21 @@ class ETN(AdversarialTask):
         self.start = round(settings.warmup * domains.steps)
         self.auxiliary = nn.Linear(self.features, self.classes)
 
-    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+    def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return the weighted losses of both players and those of the auxiliary head."""
         s = self.settings
-        source = leaky_softmax(wide(self.auxiliary(seen.source_features.detach())))
-        target = leaky_softmax(wide(self.auxiliary(seen.target_features.detach())))
-        auxiliary = self._auxiliary_loss(source, target, seen.source_labels)
+        source = leaky_softmax(wide(self.auxiliary(both.source_features.detach())))
+        target = leaky_softmax(wide(self.auxiliary(both.target_features.detach())))
+        auxiliary = self._auxiliary_loss(source, target, both.source_labels)
         weights = torch.ones_like(source[:, 0])
         if step >= self.start:
             weights = (1 - source.detach().sum(1)).clamp_min(0)
             weights = weights / weights.mean().clamp_min(1e-8)
         return {
-            "classification": (1.0, (weights * seen.cross_entropy("none")).mean()),
+            "classification": (1.0, (weights * both.cross_entropy("none")).mean()),
             "auxiliary": (1.0, auxiliary),
-            "domain": (s.adversarial, self.domain_loss(seen, step, self.start, weights)),
-            "entropy": (s.entropy * self.reversal(step, self.start), entropy(seen.target_logits)),
+            "domain": (s.adversarial, self.domain_loss(both, step, self.start, weights)),
+            "entropy": (s.entropy * self.reversal(step, self.start), entropy(both.target_logits)),
         }
 
     def _auxiliary_loss(self, source: Tensor, target: Tensor, labels: Tensor) -> Tensor:

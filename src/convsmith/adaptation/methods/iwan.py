@@ -33,16 +33,16 @@ class IWAN(AdversarialTask):
         self.start = round(settings.warmup * domains.steps)
         self.weigher = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
 
-    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+    def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return source cross-entropy, both domain losses and the target's entropy."""
         s = self.settings
-        weigher = domain_loss(seen.source_features.detach(), seen.target_features.detach(), self.weigher)
-        weights = None if step < self.start else self.importance(seen.source_features)
+        weigher = domain_loss(both.source_features.detach(), both.target_features.detach(), self.weigher)
+        weights = None if step < self.start else self.importance(both.source_features)
         return {
-            "classification": (1.0, seen.cross_entropy()),
+            "classification": (1.0, both.cross_entropy()),
             "weigher": (1.0, weigher),
-            "domain": (s.adversarial, self.domain_loss(seen, step, self.start, weights)),
-            "entropy": (s.entropy * self.reversal(step, self.start), entropy(seen.target_logits)),
+            "domain": (s.adversarial, self.domain_loss(both, step, self.start, weights)),
+            "entropy": (s.entropy * self.reversal(step, self.start), entropy(both.target_logits)),
         }
 
     def importance(self, source_features: Tensor) -> Tensor:

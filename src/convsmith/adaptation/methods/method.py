@@ -79,7 +79,7 @@ class DomainTask(Task):
         first, *rest = [c * value for c, value in terms.values() if c is not None]
         return Losses(sum(rest, first), {name: value for name, (_, value) in terms.items()})
 
-    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+    def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return the method's losses by name, each with its coefficient in the total; None: it is only logged."""
         raise NotImplementedError
 

@@ -32,12 +32,12 @@ class PADA(WeightedAdversarialTask):
     weights of mean 1 do; weights are averaged over updates and wait for a warm-up.
     """
 
-    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+    def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return the weighted cross-entropy and the weighted, reversed domain loss."""
-        self.observe(seen, step)
-        weights = self.class_weights()[seen.source_labels]
-        domain = self.domain_loss(seen, step, self.weighting.start, weights)
+        self.observe(both, step)
+        weights = self.class_weights()[both.source_labels]
+        domain = self.domain_loss(both, step, self.weighting.start, weights)
         return {
-            "classification": (1.0, self.weighted_cross_entropy(seen, weights)),
+            "classification": (1.0, self.weighted_cross_entropy(both, weights)),
             "domain": (self.settings.adversarial, domain),
         }

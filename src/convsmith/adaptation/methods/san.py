@@ -129,16 +129,16 @@ class SAN(WeightedTask):
         self.variant = settings.variant
         self.discriminators = ClassDiscriminators(self.features, self.classes, settings.hidden, settings.dropout)
 
-    def terms(self, seen: DomainFeatures, step: int) -> Terms:
+    def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return the three losses of one pair of batches."""
         v = self.variant
-        p_source, p_target = self.observe(seen, step)
+        p_source, p_target = self.observe(both, step)
         if v.source_weights == "label":
-            p_source = F.one_hot(seen.source_labels, self.classes).to(p_source)
+            p_source = F.one_hot(both.source_labels, self.classes).to(p_source)
         reversal = self.grl_coeff(step, v.grl_max, v.grl_ramp, self.weighting.start)
         domain = selective_adversarial_loss(
-            seen.source_features,
-            seen.target_features,
+            both.source_features,
+            both.target_features,
             p_source,
             p_target,
             self.weighting.weights,
@@ -148,12 +148,12 @@ class SAN(WeightedTask):
             class_weight_on=v.class_weight_on,
             source_is=v.source_is,
         )
-        logits = seen.target_logits
+        logits = both.target_logits
         if v.entropy_on == "both":
-            logits = torch.cat([seen.source_logits, seen.target_logits])
+            logits = torch.cat([both.source_logits, both.target_logits])
         share = v.entropy * (reversal if v.entropy_ramp else float(step >= self.weighting.start))
         return {
-            "classification": (1.0, seen.cross_entropy()),
+            "classification": (1.0, both.cross_entropy()),
             "domain": (v.adversarial, domain),
             "entropy": (share, entropy(logits)),
         }
