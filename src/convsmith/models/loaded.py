@@ -143,7 +143,7 @@ def _tensor(image: object, transform: Callable[[Image.Image], Tensor]) -> Tensor
     path = Path(image)
     if not path.is_file():
         raise InvalidArgument("there is no such image file", argument="images", given=str(path))
-    with refusing("this image cannot be read", *FAILURES, argument=f"images: {path}"), Image.open(path) as opened:
+    with refusing(f"the image {path} cannot be read", *FAILURES, argument="images"), Image.open(path) as opened:
         return transform(opened)
 
 

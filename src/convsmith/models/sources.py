@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,6 @@ from torch import nn
 
 from convsmith.data.preprocessing import Preprocessing
 from convsmith.errors import InvalidArgument, refusing
-from convsmith.files import read_json
 from convsmith.models import recipes, weights
 from convsmith.models.recipes import BUILDING, ModelRecipe
 from convsmith.pooling.classifier import ATTACHED
@@ -117,7 +117,8 @@ def _check_asked(recipe: ModelRecipe, asked: Mapping[str, Any], file: Path) -> N
 def _from_timm_folder(folder: Path, asked: Mapping[str, Any]) -> Source:
     """Read ``config.json`` and the weights that timm's ``save_for_hf`` wrote."""
     file = folder / "config.json"
-    value = read_json(file, "timm's configuration")
+    with refusing("this is not timm's configuration of a model", OSError, ValueError, RecursionError, argument=file):
+        value = json.loads(file.read_bytes())
     try:
         with refusing("this configuration cannot be built", *BUILDING, argument=file):
             recipe = _timm_recipe(value, asked)

@@ -28,7 +28,7 @@ class ARSettings(ReweightingSettings):
 
 @METHODS.register("ar", settings=ARSettings, partial=True)
 class AR(ReweightedTask):
-    """Weigh source images against a Wasserstein critic; minimise the target's entropy, both by a frozen classifier.
+    """Weigh source images against a Wasserstein critic; minimise the target's entropy, seen by a frozen classifier.
 
     Differs from the paper: rho is fixed (the public code multiplies and divides it by 1.2 until the critic's gap is in
     a range tuned per task); features are normalised for the critic alone; each critic is trained anew; the entropy's
