@@ -45,7 +45,7 @@ def test_keeps_the_last_and_the_best(tmp_path):
     for step in range(1, 8):
         checkpoint.save(tmp_path, at(step, best=2 if step >= 2 else None), keep_last=2)
     assert checkpoint.saved_steps(tmp_path) == [2, 6, 7]
-    assert checkpoint.best_step(tmp_path) == 2
+    assert checkpoint.load(tmp_path).position.best_step == 2
     checkpoint.save(tmp_path, at(8, best=8), keep_last=2)
     assert checkpoint.saved_steps(tmp_path) == [7, 8]
     assert checkpoint.load(tmp_path, 7).position.step == 7
@@ -126,7 +126,6 @@ def test_a_disk_that_refuses_is_reported(tmp_path, monkeypatch):
 def test_bad_folders(tmp_path):
     with pytest.raises(InvalidArgument, match="a folder without checkpoints"):
         checkpoint.load(tmp_path)
-    assert checkpoint.best_step(tmp_path) is None
     place = checkpoint.save(tmp_path, at(1), keep_last=2)
     with pytest.raises(InvalidArgument, match="at step 5"):
         checkpoint.load(tmp_path, 5)

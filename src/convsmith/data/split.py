@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,24 +22,15 @@ Positions = Tensor | Sequence[int] | range | slice
 Size = tuple[int, int]
 
 
-class Store(Protocol):
-    """All images of a data set; ``images`` is what random transforms start from."""
-
-    pictures: Pictures
-
-    def pixels(self, positions: Tensor) -> Tensor:
-        """Return [B, C, H, W] float32, in [0, 1] unless the images came already normalised."""
-
-
 class MemoryStore:
     """Images in one tensor [N, C, H, W]: uint8 (divided by 255 on the way out) or float32."""
 
-    pictures: Pictures
-
     def __init__(self, images: Tensor) -> None:
-        self.images, self.pictures = images, Arrays(images)
+        self.images = images
+        self.pictures: Pictures = Arrays(images)
 
     def pixels(self, positions: Tensor) -> Tensor:
+        """Return [B, C, H, W] float32, in [0, 1] unless the images came already normalised."""
         chosen = self.images[positions]
         return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen
 
@@ -55,6 +46,7 @@ class PictureStore:
         self.transform = self.preprocessing.transform()
 
     def pixels(self, positions: Tensor) -> Tensor:
+        """Return [B, C, H, W] float32 in [0, 1]."""
         found = [self._one(int(position)) for position in positions]
         return torch.stack(found) if found else torch.zeros(0, *self.preprocessing.input_size)
 
@@ -67,6 +59,9 @@ class PictureStore:
             given = f"{self.pictures.name(position)}, {given}"
             raise RunFailed(rule, given=given, hint="pass size= to resize them")
         return self.transform.apply(image)
+
+
+Store = MemoryStore | PictureStore
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +127,11 @@ class ImageSplit:
         """Return the split that holds only ``positions`` (numbers, a slice, or one bool per image), in that order."""
         chosen = self._checked(positions)
         return replace(self, rows=self.rows[chosen], labels=self.labels[chosen], index=self.index[chosen])
+
+    def drawn(self, most: int, seed: int) -> ImageSplit:
+        """Return at most so many images, drawn by ``seed``, in their order."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.subset(order[:most].sort().values)
 
     def of_classes(self, classes: Sequence[int]) -> ImageSplit:
         """Return the images whose label is among ``classes``; the numbering of the classes stays."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import torch
 
 from convsmith.files import read_json, write_json
+from convsmith.training import bootstrap_interval
 
 NAME = "outcomes.json"
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,8 @@ def read_outcomes(folder: Path) -> Outcomes | None:
 
 def difference(first: Outcomes, second: Outcomes, seed: int = 0) -> tuple[float, float, float]:
     """Return accuracy of ``second`` minus that of ``first`` with its 95 % bootstrap interval over images."""
-    gain = np.asarray(second.correct, dtype=float) - np.asarray(first.correct, dtype=float)
-    draws = np.random.default_rng(seed).integers(0, len(gain), (_RESAMPLES, len(gain)))
-    low, high = np.percentile(gain[draws].mean(1), [2.5, 97.5])
-    return float(gain.mean()), float(low), float(high)
+    gain = torch.tensor(second.correct, dtype=torch.float64) - torch.tensor(first.correct, dtype=torch.float64)
+    return float(gain.mean()), *bootstrap_interval(gain, seed, resamples=2000)
 
 
 def compared(first: str, a: Outcomes | None, second: str, b: Outcomes | None) -> str | None:

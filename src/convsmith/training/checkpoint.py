@@ -72,16 +72,6 @@ def path_of(run: Path, step: int) -> Path:
     return folder(run) / f"step-{step:08d}"
 
 
-def best_step(run: Path) -> int | None:
-    """Return the step of the best checkpoint, if an evaluation has named one."""
-    steps = saved_steps(run)
-    if not steps:
-        return None
-    about = json.loads((path_of(run, steps[-1]) / "checkpoint.json").read_text())
-    best = about["position"]["best_step"]
-    return best if best in steps else None
-
-
 def save(run: Path, checkpoint: Checkpoint, *, keep_last: int) -> Path:
     """Write a checkpoint, then remove all but the last ``keep_last`` and the best.
 

@@ -17,9 +17,11 @@ DIM = 64
 def run(subject: Subject) -> Chapter:
     """Cross-validate two ridge heads on frozen features of the labelled images."""
     import numpy as np
+    import torch
 
     from convsmith.report import Figure, Section, Table
     from convsmith.report.figures import bars
+    from convsmith.training import bootstrap_interval
 
     chosen = subject.labelled
     if chosen is None or chosen.labels is None:
@@ -36,9 +38,8 @@ def run(subject: Subject) -> Chapter:
     right = {"average": _correct(maps.mean(2), labels, subject.seed)}
     subject.progress(1, 2, "head on second-order statistics")
     right["second order"] = _correct(_second_order(maps), labels, subject.seed)
-    difference = right["second order"].astype(float) - right["average"]
-    draws = np.random.default_rng(subject.seed).integers(0, len(labels), (2000, len(labels)))
-    low, high = np.percentile(difference[draws].mean(1), [2.5, 97.5])
+    difference = torch.from_numpy(right["second order"].astype(float) - right["average"])
+    low, high = bootstrap_interval(difference, subject.seed, resamples=2000)
     gain = float(difference.mean())
     shares = {name: wilson(float(values.sum()), len(labels)) for name, values in right.items()}
     interval = f"{100 * gain:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"

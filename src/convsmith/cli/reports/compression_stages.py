@@ -31,12 +31,9 @@ class Stage:
 
 def example_of(split: ImageSplit, count: int, seed: int) -> Tensor:
     """Return up to ``count`` images [B, C, H, W], drawn by ``seed``: shapes, scan and calibration come from them."""
-    import torch
-
     if not len(split):
         raise InvalidArgument("compression looks at training images, and there are none", given=split.description.name)
-    positions = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count]
-    return split.fetch(positions.sort().values).images
+    return split.drawn(count, seed).fetch(slice(None)).images
 
 
 def compress_stages(

@@ -158,17 +158,14 @@ def _neighbours(
     arguments: Arguments, model: Any, data: ImageData, routes: Routes, settings: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return images of the nearest training images [B, n, C, H, W], their labels and similarities [B, n]."""
-    import torch
-
     from convsmith.interpretation import RouteSettings, nearest_routes
     from convsmith.interpretation.find import prepare, solve
     from convsmith.interpretation.sites import plan_sites
 
     if not len(data.train):
         return None
-    chosen = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(arguments.seed))
-    chosen = chosen[: arguments.reference].sort().values
-    batch = data.train.fetch(chosen)
+    chosen = data.train.drawn(arguments.reference, arguments.seed)
+    batch = chosen.fetch(slice(None))
     chosen_settings = {k: v for k, v in settings.items() if k not in ("sites", "batch_size")}
     # the gamma that most explained images needed: near the one that leaves these open too, so few searches
     gammas = routes.gamma.median().cpu().double().expand(len(chosen))
@@ -188,7 +185,7 @@ def _neighbours(
     count = min(arguments.neighbours, len(pool))
     place, value = nearest_routes(routes[: arguments.show], pool, count)
     place = place.cpu()
-    pixels = data.train.pixels(chosen[place.flatten()]).unflatten(0, tuple(place.shape))
+    pixels = chosen.pixels(place.flatten()).unflatten(0, tuple(place.shape))
     return pixels, batch.labels[place], value.cpu()
 
 
