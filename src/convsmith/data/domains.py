@@ -96,7 +96,9 @@ def pair(
         for data, (side, window), fit in zip(first, sides, fits, strict=True)
     )
     shared = _shared(left.classes, right.classes, target_classes)
-    right = _renumbered(right, left.classes, shared)
+    kept = torch.tensor([*shared] if right.classes else [-1])
+    right = right.renumbered([left.classes.index(n) if n in left.classes else -1 for n in right.classes], left.classes)
+    right = right.map(**{n: split.subset(torch.isin(split.labels, kept)) for n, split in right.splits.items()})
     if normalise == "source":
         right = right.with_normalisation(left.description.mean, left.description.std)
     return DomainPair(left, right, shared)
@@ -118,14 +120,3 @@ def _shared(source: Sequence[str], target: Sequence[str], spec: ClassSpec | None
         rule, hint = "the target lacks a class that was chosen", close_matches(missing[0], target)
         raise InvalidArgument(rule, argument=f"target_classes={spec!r}", given=", ".join(missing), hint=hint)
     return shared
-
-
-def _renumbered(data: ImageData, classes: tuple[str, ...], shared: tuple[int, ...]) -> ImageData:
-    """Return the target with labels of the source's numbering, and images of shared classes only."""
-    number = torch.tensor([*(classes.index(n) if n in classes else -1 for n in data.classes), -1])
-    kept = torch.tensor([*shared] if data.classes else [-1])
-    splits = {}
-    for name, split in data.splits.items():
-        chosen = split.subset(torch.isin(number[split.labels], kept))
-        splits[name] = chosen.with_labels(number[chosen.labels], classes)
-    return data.map(**splits)

@@ -208,6 +208,11 @@ class ImageData:
         train, validation, test = (replace(split, description=about) for split in splits.values())
         return replace(self, description=about, train=train, validation=validation, test=test)
 
+    def renumbered(self, numbers: Sequence[int], classes: tuple[str, ...]) -> ImageData:
+        """Return the data under other class names: ``numbers`` has the new one of every class, -1 for none."""
+        number = torch.tensor([*numbers, -1])  # the last for images without label
+        return self.map(**{n: split.with_labels(number[split.labels], classes) for n, split in self.splits.items()})
+
     def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> ImageData:
         """Return the data normalised by other statistics, one number per channel."""
         return self.map(**{name: split.with_normalisation(mean, std) for name, split in self.splits.items()})

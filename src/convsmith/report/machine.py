@@ -46,9 +46,11 @@ def device_kind(device: str | torch.device = "cpu") -> str:
     return device.type
 
 
-def commit() -> str:
-    """Return the commit of the source tree (``+changes`` when it differs), or ``unknown`` outside a checkout."""
-    here = Path(__file__).resolve().parent
+def commit(here: Path | None = None) -> str:
+    """Return the commit of the tree around ``here`` (default: of the source; ``+changes`` when it differs), or
+    ``unknown`` outside a checkout.
+    """
+    here = here or Path(__file__).resolve().parent
     try:
         head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True)
         dirty = subprocess.run(

@@ -111,14 +111,15 @@ def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, 
     """Build the network for the images described, seeded, with its recipe."""
     import torch
 
-    from convsmith.models.storage import ModelRecipe, load_model
+    from convsmith.models.storage import ModelRecipe, build, load_model
 
     torch.manual_seed(arguments.seed)
     built = {"num_classes": len(about.classes), "in_chans": about.channels, **keyword_arguments(arguments.model_args)}
     pooling = _pooling(arguments)
     if not is_saved(arguments.model) and arguments.weights is None:
         recipe = ModelRecipe(arguments.model, built, pooling=pooling, description=about.to_json())
-        return _built(recipe, arguments.pretrained), recipe
+        with _published(recipe.name) if arguments.pretrained else nullcontext():
+            return build(recipe, pretrained=arguments.pretrained), recipe
     loaded = load_model(arguments.model, weights=arguments.weights, **built)
     for note in loaded.notes:
         terminal.complain("note", note)
@@ -155,13 +156,6 @@ def _pooling(arguments: ModelOptions) -> dict[str, Any] | None:
     if arguments.pooling_args:
         found |= pooling_arguments(arguments.pooling, arguments.pooling_args)
     return found
-
-
-def _built(recipe: ModelRecipe, pretrained: bool) -> nn.Module:
-    from convsmith.models.storage import build
-
-    with _published(recipe.name) if pretrained else nullcontext():
-        return build(recipe, pretrained=pretrained)
 
 
 @contextmanager

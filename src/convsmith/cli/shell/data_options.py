@@ -54,6 +54,7 @@ def load(
     ``preprocessing`` alone is that of a network whose head is made anew; ``settings`` are the augmentation's.
     """
     from convsmith import data
+    from convsmith.data.classes import matched_classes
 
     with progress("read images") as callback:
         loaded = data.load(
@@ -73,8 +74,9 @@ def load(
         terminal.complain("warning", f"skipped a broken image: {file.path}: {file.reason}")
     for note in loaded.notes:
         terminal.complain("note", note)
-    if like is not None and like.classes:
-        loaded = _counted_as(loaded, like, arguments.class_map)
+    if like is not None and like.classes:  # labels count the network's classes, which may be more than the data's
+        numbers = matched_classes(loaded.classes, like.classes, arguments.class_map) if loaded.classes else ()
+        loaded = loaded.renumbered(numbers, like.classes)
     return loaded if arguments.limit is None else limited(loaded, arguments.limit, arguments.seed)
 
 
@@ -88,16 +90,3 @@ def limited(loaded: ImageData, most: int, seed: int) -> ImageData:
         chosen = torch.randperm(len(split), generator=generator)[:most].sort().values
         kept[name] = split.subset(chosen)
     return loaded.map(**kept)
-
-
-def _counted_as(loaded: ImageData, like: DataDescription, class_map: str | None) -> ImageData:
-    """Return the data with labels that count the network's classes, which may be more than the data's."""
-    import torch
-
-    from convsmith.data.classes import matched_classes
-
-    numbers = [-1] if not loaded.classes else matched_classes(loaded.classes, like.classes, class_map)
-    number = torch.tensor([*numbers, -1])  # the last for images without label
-    return loaded.map(
-        **{name: split.with_labels(number[split.labels], like.classes) for name, split in loaded.splits.items()}
-    )

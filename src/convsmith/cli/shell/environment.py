@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
-import subprocess
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import convsmith
@@ -29,6 +28,8 @@ def command() -> str:
 
 def record(device: str = "cpu") -> dict[str, Any]:
     """Return the environment as JSON-able values; loads torch."""
+    import psutil
+
     from convsmith.report import machine
 
     found = machine.conditions(device)
@@ -37,9 +38,9 @@ def record(device: str = "cpu") -> dict[str, Any]:
         "command": command(),
         **found,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "memory_gb": _memory_gb(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "accelerators": accelerators(),
-        "working_directory_commit": _commit_here(),
+        "working_directory_commit": machine.commit(Path.cwd()),
     }
 
 
@@ -53,19 +54,3 @@ def accelerators() -> dict[str, str]:
     if torch.backends.mps.is_available():
         found["mps"] = "Apple GPU"
     return found
-
-
-def _memory_gb() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _commit_here() -> str | None:
-    """Return the commit of the repository one works in, None outside one or without git."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -108,7 +108,7 @@ def parse(verb: str, arguments: type[A], argv: Sequence[str], *, prog: str | Non
         config=(tyro.conf.OmitArgPrefixes,),
     )
     values = {name: getattr(filled, name) for name, _, _ in own}
-    values |= {name: getattr(getattr(filled, box), name) for box, made in boxes for name in _names(made)}
+    values |= {name: getattr(getattr(filled, box), name) for box, made in boxes for name in made.__dataclass_fields__}
     return arguments(**values)
 
 
@@ -172,10 +172,6 @@ def completion(program: str, verbs: Mapping[str, type[Listing]], shell: str) -> 
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
         tyro.cli(every, prog=program, args=["--tyro-print-completion", shell], config=(tyro.conf.OmitArgPrefixes,))
     return script.getvalue()
-
-
-def _names(made: type[Any]) -> list[str]:
-    return [field.name for field in dataclasses.fields(made)]
 
 
 def _verb_fields_first(arguments: type[Listing]) -> list[Any]:
