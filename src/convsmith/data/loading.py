@@ -150,7 +150,8 @@ def build(
     preprocessing: Preprocessing | None = None,
 ) -> ImageData:
     """Divide and describe what a source gave; see `load` for the arguments."""
-    labels, official, images = material.labels, material.division(), material.images
+    labels, images = material.labels, material.images
+    official = torch.full_like(labels, TRAIN) if material.official is None else material.official
     numbers, notes = torch.arange(len(labels)), material.notes
     skipped: tuple[BrokenFile, ...] = ()
     if not len(labels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from abc import ABC, abstractmethod
@@ -78,9 +79,9 @@ class Pictures(ABC):
     def name(self, position: int) -> str:
         """Return what messages call an image."""
 
-    @abstractmethod
     def open(self, position: int) -> Image.Image | Tensor:
         """Return an image as the source has it."""
+        return Image.open(io.BytesIO(self.stored(position) or b""))
 
     def stored(self, position: int) -> bytes | None:
         """Return the stored bytes, or None where they cannot be had."""

@@ -9,13 +9,12 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from numbers import Real
-from typing import Any
+from typing import Any, get_type_hints
 
 from PIL import Image
 from torch import Tensor, nn
 
-from convsmith.arguments import one_of
+from convsmith.arguments import number, of_type, one_of
 from convsmith.data.pictures import upright
 from convsmith.errors import InvalidArgument, close_matches
 
@@ -47,20 +46,20 @@ class Preprocessing:
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
-        size = _numbers("input_size", self.input_size)
-        if len(size) != 3 or any(s != int(s) or not 1 <= s <= _LARGEST_SIDE for s in size):
+        for name, kind in {**get_type_hints(type(self)), "input_size": tuple[int, ...]}.items():
+            object.__setattr__(self, name, of_type(name, getattr(self, name), kind))
+        size = self.input_size
+        if len(size) != 3 or not all(1 <= side <= _LARGEST_SIDE for side in size):
             rule = "an input has channels, height and width"
-            raise InvalidArgument(rule, argument="input_size", given=self.input_size, hint="C, H, W")
-        object.__setattr__(self, "input_size", tuple(int(s) for s in size))
+            raise InvalidArgument(rule, argument="input_size", given=size, hint="C, H, W")
         for name in ("mean", "std"):
-            values = _numbers(name, getattr(self, name))
-            values = values * int(size[0]) if len(values) == 1 else values
+            values = getattr(self, name)
+            values = values * size[0] if len(values) == 1 else values
             if len(values) != size[0] or (name == "std" and not all(v > 0 for v in values)):
-                rule = f"one mean and one positive std per channel: {int(size[0])}"
+                rule = f"one mean and one positive std per channel: {size[0]}"
                 raise InvalidArgument(rule, argument=name, given=values)
             object.__setattr__(self, name, values)
-        if not isinstance(self.crop_pct, Real) or isinstance(self.crop_pct, bool) or not 0.05 <= self.crop_pct <= 4:
-            raise InvalidArgument("a share of the side from 0.05 to 4", argument="crop_pct", given=repr(self.crop_pct))
+        number("crop_pct", self.crop_pct, least=0.05, most=4)
         one_of("interpolation", self.interpolation, INTERPOLATIONS)
         one_of("crop_mode", self.crop_mode, CROP_MODES)
 
@@ -227,10 +226,3 @@ class Pipeline:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(str, self.steps))})"
-
-
-def _numbers(name: str, value: object) -> tuple[float, ...]:
-    given = value if isinstance(value, Sequence) and not isinstance(value, str) else None
-    if given is None or not all(isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v) for v in given):
-        raise InvalidArgument("a sequence of finite numbers", argument=name, given=repr(value)[:80])
-    return tuple(given)

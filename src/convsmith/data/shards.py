@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import tarfile
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from convsmith.data.partition import TRAIN, official_parts
 from convsmith.data.pictures import EXTENSIONS, Pictures
@@ -35,9 +33,6 @@ class Members(Pictures):
     def name(self, position: int) -> str:
         shard, offset, _ = self.place[position]
         return f"{self.shards[shard]} at byte {offset}"
-
-    def open(self, position: int) -> Image.Image:
-        return Image.open(io.BytesIO(self.stored(position)))
 
     def stored(self, position: int) -> bytes:
         shard, offset, length = self.place[position]

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convsmith.data.partition import TRAIN
 from convsmith.data.pictures import Pictures
 from convsmith.errors import InvalidArgument
 from convsmith.registry import Registry
@@ -67,10 +66,6 @@ class Material:
     source: str
     official: Tensor | None = None
     notes: tuple[str, ...] = ()
-
-    def division(self) -> Tensor:
-        """Return ``official``, or all TRAIN."""
-        return torch.full_like(self.labels, TRAIN) if self.official is None else self.official
 
 
 #: trait: ``takes`` (what stands after the colon, or None)
