@@ -118,16 +118,27 @@ class Loader:
         return self._batches(epoch, start)
 
     @cached_property
-    def _workers(self) -> _Workers:
-        return _Workers(self)
+    def _prepared(self) -> DataLoader[Any]:
+        """The DataLoader of torch over shares of a global batch; its processes live as long as this loader."""
+        shares: list[Share] = []  # those of the epoch that runs, empty between epochs
+        return DataLoader(
+            _Fetched(self),
+            batch_size=None,
+            sampler=shares,  # type: ignore[arg-type]  # a list that changes between epochs
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the global one is not touched
+            worker_init_fn=_only_work if self.workers else None,
+        )
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         order = self.order(epoch)  # a resumed epoch skips here, before any image is read
-        shares = [(epoch, n, self._share(order, n).tolist()) for n in range(start, len(self))]
-        workers = _Workers(self) if self._workers.running else self._workers
-        workers.running, workers.shares[:] = True, shares
+        prepared = replace(self)._prepared if self._prepared.sampler else self._prepared
+        shares: Any = prepared.sampler
+        shares[:] = [(epoch, n, self._share(order, n).tolist()) for n in range(start, len(self))]
         try:
-            for found in workers.loader:
+            for found in prepared:
                 if isinstance(found, ConvsmithError):
                     raise found
                 yield found
@@ -137,7 +148,7 @@ class Loader:
             hint = "continue with --resume, with fewer workers if memory ran out"
             raise RunFailed("a process that prepares batches ended", given=str(error), hint=hint) from error
         finally:
-            workers.running = False
+            shares.clear()
 
     def _share(self, order: Tensor, number: int) -> Tensor:
         whole = order[number * self.global_batch_size : (number + 1) * self.global_batch_size]
@@ -147,24 +158,6 @@ class Loader:
         half = len(whole) // 2
         low, high = self.rank * half // self.world, (self.rank + 1) * half // self.world
         return torch.cat([whole[low:high], whole[len(whole) - high : len(whole) - low]])
-
-
-class _Workers:
-    """torch's DataLoader over shares of a global batch; its processes live as long as the `Loader`."""
-
-    def __init__(self, loader: Loader) -> None:
-        self.running = False
-        self.shares: list[Share] = []
-        self.loader: DataLoader[Any] = DataLoader(
-            _Fetched(loader),
-            batch_size=None,
-            sampler=self.shares,  # type: ignore[arg-type]  # a list that changes between epochs
-            num_workers=loader.workers,
-            persistent_workers=loader.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # the global one is not touched
-            worker_init_fn=_only_work if loader.workers else None,
-        )
 
 
 class _Fetched(Dataset[Any]):
