@@ -123,7 +123,7 @@ def test_a_head_of_another_size_is_made_anew_and_that_is_said(photos, network, c
             (two / name / file.name).write_bytes(file.read_bytes())
     words = ["train", "--model", str(network[0]), "--data", str(two), "--steps", "2", "--batch-size", "4"]
     words += ["--freeze", "3", "--freeze-norm", "--optimizer", "adamw", "--layer-decay", "0.7", "--lr", "0.001"]
-    words += ["--augment", "imagenet", "--aa", "rand-m5", "--mixup", "0.2", "--reprob", "0.5"]
+    words += ["--augment", "imagenet", "--mixup", "0.2", "--set", "auto_augment=rand-m5", "re_prob=0.5"]
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
     heard = capsys.readouterr()
     assert "head" in heard.err + heard.out
@@ -151,8 +151,11 @@ def test_a_linear_probe_on_the_command_line(photos, network, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "--data", "digits", "--aa", "rand-m5"], "--augment imagenet"),
-        (["train", "--data", "digits", "--augment", "imagenet", "--aa", "bogus"], "timm makes no training transform"),
+        (["train", "--data", "digits", "--set", "auto_augment=rand-m5"], "augment imagenet"),
+        (
+            ["train", "--data", "digits", "--augment", "imagenet", "--set", "auto_augment=bogus"],
+            "timm makes no training transform",
+        ),
         (["train", "--data", "digits", "--mixup", "-1"], "--mixup"),
         (["train", "--data", "digits", "--linear-probe", "--mixup", "1"], "--linear-probe"),
         (["train", "--data", "digits", "--freeze", "layer9"], "no submodule"),

@@ -1,17 +1,14 @@
-"""The flags of training transforms and mixing, by timm's names."""
+"""The flags of training transforms and mixing; the settings of a transform by its own names."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from convsmith.cli.shell.method_settings import keyword_arguments
 from convsmith.cli.shell.options import Computation, option
-from convsmith.errors import InvalidArgument
 
 _GROUP = "augmentation"
-#: flags that `timm.data.create_transform` spells otherwise
-_SPELLED = {"aa": "auto_augment", "reprob": "re_prob", "remode": "re_mode", "recount": "re_count"}
-_SPELLED["train_interpolation"] = "interpolation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,18 +18,12 @@ class AugmentOptions(Computation):
     augment: str = option(
         "none", "random changes of training images; see methods augmentation", metavar="NAME", group=_GROUP
     )
-    aa: str | None = option(
-        None, "RandAugment, AutoAugment or AugMix: rand-m9-mstd0.5, original, augmix-m5-w3", group=_GROUP, metavar="X"
+    set: tuple[str, ...] = option(
+        (),
+        "settings of the augmentation; imagenet takes those of timm's create_transform, like re_prob=0.25",
+        group=_GROUP,
+        metavar="NAME=VALUE",
     )
-    color_jitter: float | None = option(None, "brightness, contrast and saturation", group=_GROUP, metavar="X")
-    reprob: float | None = option(None, "probability of random erasing", group=_GROUP, metavar="X")
-    remode: Literal["const", "rand", "pixel"] | None = option(None, "what erasing fills in", group=_GROUP)
-    recount: int | None = option(None, "areas erased at most", group=_GROUP, metavar="N")
-    scale: tuple[float, float] | None = option(None, "share of the area a crop keeps (0.08 1)", group=_GROUP)
-    ratio: tuple[float, float] | None = option(None, "aspect of a crop (0.75 1.33)", group=_GROUP)
-    hflip: float | None = option(None, "probability of a mirror image (0.5)", group=_GROUP, metavar="X")
-    vflip: float | None = option(None, "probability of an image upside down", group=_GROUP, metavar="X")
-    train_interpolation: str | None = option(None, "random, bilinear, bicubic", group=_GROUP, metavar="NAME")
     mixup: float = option(0.0, "alpha of mixup, 0 for none", group=_GROUP, metavar="X", least=0)
     cutmix: float = option(0.0, "alpha of CutMix, 0 for none", group=_GROUP, metavar="X", least=0)
     mixup_prob: float = option(1.0, "share of batches that are mixed", group=_GROUP, metavar="X", least=0, most=1)
@@ -43,14 +34,12 @@ class AugmentOptions(Computation):
 
 
 def transform_settings(arguments: AugmentOptions) -> dict[str, Any]:
-    """Return the settings of timm's training transform that were given; refuse them without ``--augment imagenet``."""
-    names = ("aa", "color_jitter", "reprob", "remode", "recount", "scale", "ratio", "hflip", "vflip")
-    given = {n: getattr(arguments, n) for n in (*names, "train_interpolation") if getattr(arguments, n) is not None}
-    if given and arguments.augment != "imagenet":
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        rule = "these flags belong to timm's training transform"
-        raise InvalidArgument(rule, argument=flags, hint="add --augment imagenet")
-    return {_SPELLED.get(name, name): value for name, value in given.items()}
+    """Return the settings of the augmentation, tried on a plain input before any image is read."""
+    from convsmith.data import AUGMENTATIONS, Preprocessing
+
+    found = keyword_arguments(arguments.set, "--set", "a setting")
+    AUGMENTATIONS[arguments.augment](Preprocessing(), **found)
+    return found
 
 
 def mixup_settings(arguments: AugmentOptions, label_smoothing: float = 0.0) -> dict[str, Any] | None:

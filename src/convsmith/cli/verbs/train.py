@@ -66,9 +66,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.linear_probe and (arguments.augment != "none" or mixed or arguments.freeze or arguments.teacher):
         hint = "leave --augment, --mixup, --cutmix, --freeze and --teacher out"
         raise InvalidArgument("a linear probe sees every image once, as it is", argument="--linear-probe", hint=hint)
-    from convsmith import data
-
-    data.AUGMENTATIONS.entry(arguments.augment)
     shown = classifier.preprocessing_of(arguments)
     images = data_options.load(arguments, augment=arguments.augment, preprocessing=shown, **settings)
     model, recipe = classifier.create(arguments, images.description)
