@@ -81,21 +81,12 @@ class G2DeNet(Pooling):
         self.method, self.iterations = method, arguments.integer("iterations", iterations, least=1)
         self.out_features = triu_size(self.dim + 1)
 
+    @float64_island
     def pool(self, x: Tensor) -> Tensor:
         """Return the upper triangle of the root."""
         if self.method == "eigh":
-            return _exact_root(x.flatten(2))
-        return _iterated_root(x, self.method, self.iterations)
-
-
-@float64_island
-def _iterated_root(x: Tensor, method: str, iterations: int) -> Tensor:
-    return triu_vector(matrix_sqrt(gaussian_embedding(x), method=method, iterations=iterations))
-
-
-@float64_island
-def _exact_root(x: Tensor) -> Tensor:
-    return triu_vector(power_covariance(_with_ones(x), exponent=0.5, center=False))
+            return triu_vector(power_covariance(_with_ones(x.flatten(2)), exponent=0.5, center=False))
+        return triu_vector(matrix_sqrt(gaussian_embedding(x), method=self.method, iterations=self.iterations))
 
 
 @POOLINGS.register("raid-g", order=2, paper="Wang et al., CVPR 2016")
@@ -117,18 +108,15 @@ class RAIDG(Pooling):
         self.mean_weight = arguments.number("mean_weight", mean_weight)
         self.out_features = triu_size(self.dim + 1)
 
+    @float64_island
     def pool(self, x: Tensor) -> Tensor:
         """Return the upper triangle of the root."""
-        return _robust_gaussian(x.flatten(2), self.theta, self.mean_weight)
-
-
-@float64_island
-def _robust_gaussian(x: Tensor, theta: float, mean_weight: float) -> Tensor:
-    estimate = von_neumann_estimate(covariance(x), theta)
-    mean = x.mean(2, keepdim=True) * mean_weight
-    top = torch.cat([estimate + mean @ mean.mT, mean], 2)
-    matrix = torch.cat([top, torch.cat([mean.mT, torch.ones_like(mean[:, :1])], 2)], 1)
-    return triu_vector(matrix_sqrt(matrix, method="eigh", normalization=None))
+        x = x.flatten(2)
+        estimate = von_neumann_estimate(covariance(x), self.theta)
+        mean = x.mean(2, keepdim=True) * self.mean_weight
+        top = torch.cat([estimate + mean @ mean.mT, mean], 2)
+        matrix = torch.cat([top, torch.cat([mean.mT, torch.ones_like(mean[:, :1])], 2)], 1)
+        return triu_vector(matrix_sqrt(matrix, method="eigh", normalization=None))
 
 
 @POOLINGS.register("l2emg", order=2, paper="Li et al., TPAMI 2017")
@@ -153,28 +141,21 @@ class L2EMG(Pooling):
         self.mode, self.ridge = mode, arguments.number("ridge", ridge, above=0)
         self.out_features = triu_size(self.dim + 1)
 
+    @float64_island
     def pool(self, x: Tensor) -> Tensor:
         """Return the upper triangle of the logarithm."""
-        return _inner_log(x.flatten(2), self.ridge) if self.mode == "ie" else _direct_log(x.flatten(2), self.ridge)
-
-
-@float64_island
-def _inner_log(x: Tensor, ridge: float) -> Tensor:
-    # a factor of the embedding: features with a 1 appended, and the ridge's columns
-    ones = _with_ones(x) * x.shape[2] ** -0.5
-    lift = torch.eye(x.shape[1] + 1, x.shape[1], dtype=x.dtype, device=x.device) * ridge**0.5
-    return triu_vector(0.5 * gram_log(torch.cat([ones, lift.expand(len(x), -1, -1)], 2)))
-
-
-@float64_island
-def _direct_log(x: Tensor, ridge: float) -> Tensor:
-    sigma = covariance(x)
-    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    # L upper triangular: the lower Cholesky factor of the matrix with rows and columns in reverse order
-    factor = torch.linalg.cholesky(torch.add(sigma, eye, alpha=ridge).flip(-1, -2)).flip(-1, -2)
-    mean = x.mean(2, keepdim=True)
-    bottom = torch.cat([torch.zeros_like(mean), torch.ones_like(mean[:, :1])], 1).mT
-    return triu_vector(triangular_log(torch.cat([torch.cat([factor, mean], 2), bottom], 1)))
+        x = x.flatten(2)
+        eye = torch.eye(x.shape[1] + 1, x.shape[1], dtype=x.dtype, device=x.device)
+        if self.mode == "ie":
+            # a factor of the embedding: features with a 1 appended, and the ridge's columns
+            lift = (eye * self.ridge**0.5).expand(len(x), -1, -1)
+            return triu_vector(0.5 * gram_log(torch.cat([_with_ones(x) * x.shape[2] ** -0.5, lift], 2)))
+        # L upper triangular: the lower Cholesky factor of the matrix with rows and columns in reverse order
+        lifted = torch.add(covariance(x), eye[:-1], alpha=self.ridge)
+        factor = torch.linalg.cholesky(lifted.flip(-1, -2)).flip(-1, -2)
+        mean = x.mean(2, keepdim=True)
+        bottom = torch.cat([torch.zeros_like(mean), torch.ones_like(mean[:, :1])], 1).mT
+        return triu_vector(triangular_log(torch.cat([torch.cat([factor, mean], 2), bottom], 1)))
 
 
 @functools.lru_cache(maxsize=8)

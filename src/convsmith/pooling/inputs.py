@@ -117,7 +117,7 @@ def power_of_two(x: Tensor) -> Tensor:
 
 
 def float32_island(function: F) -> F:
-    """Run ``function(x, ...)`` outside autocast, half and bfloat16 in float32, and give the result x's type back.
+    """Run ``function(x, ...)`` (or a method) outside autocast, halves in float32, and give the result x's type back.
 
     Sums of squares overflow float16 beyond 65,504 and the null space of a rank-deficient covariance amplifies
     rounding by 3/2 per Newton-Schulz step, so second-order statistics need the longer type (measured: bfloat16
@@ -137,20 +137,22 @@ def float64_island(function: F) -> F:
 
 
 def _island(function: F, wide: Callable[[Tensor], torch.dtype]) -> F:
-    first = next(iter(inspect.signature(function).parameters))
+    names = list(inspect.signature(function).parameters)
+    bound = int(names[0] == "self")
+    first = names[bound]
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Tensor:
-        x, *rest = args or (kwargs.get(first),)
+        x, *rest = args[bound:] or (kwargs.get(first),)
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.device.type == "meta":
             return function(*args, **kwargs)
-        if not args:
+        if not args[bound:]:
             del kwargs[first]
         dtype = wide(x)
         if x.dtype == dtype and not torch.is_autocast_enabled(x.device.type):
-            return function(x, *rest, **kwargs)
+            return function(*args[:bound], x, *rest, **kwargs)
         with torch.autocast(x.device.type, enabled=False):
-            out = function(x.to(dtype), *rest, **kwargs)
+            out = function(*args[:bound], x.to(dtype), *rest, **kwargs)
         return refuse_overflow(out.to(x.dtype), x, first)
 
     return run  # type: ignore[return-value]  # wraps() keeps the signature, which mypy cannot see

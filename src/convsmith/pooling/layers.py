@@ -234,11 +234,7 @@ class DeepO2P(Pooling):
         self.ridge, self.center = arguments.number("ridge", ridge, above=0), center
         self.out_features = triu_size(self.dim)
 
+    @float64_island
     def pool(self, x: Tensor) -> Tensor:
         """Return the upper triangle of the logarithm."""
-        return _log_moment(x, self.center, self.ridge)
-
-
-@float64_island
-def _log_moment(x: Tensor, center: bool, ridge: float) -> Tensor:
-    return triu_vector(matrix_log(covariance(x, center=center), ridge=ridge))
+        return triu_vector(matrix_log(covariance(x, center=self.center), ridge=self.ridge))

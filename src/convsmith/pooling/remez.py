@@ -17,6 +17,8 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy as np
+
 from convsmith import arguments
 from convsmith.errors import InvalidArgument
 from convsmith.pooling.product_form import Step
@@ -40,7 +42,8 @@ def best_quintic(low: float, high: float) -> tuple[Step, float]:
     points = [low, low + 0.25 * (high - low), low + 0.75 * (high - low), high]
     error = math.inf
     for _ in range(100):
-        a, b, c, level = _solve([[x, x**3, x**5, float((-1) ** i), 1.0] for i, x in enumerate(points)])
+        rows = [[x, x**3, x**5, (-1.0) ** i] for i, x in enumerate(points)]
+        a, b, c, level = np.linalg.solve(rows, np.ones(4)).tolist()
         # extrema inside: roots of a + 3 b x^2 + 5 c x^4
         spread = math.sqrt(max(9 * b * b - 20 * a * c, 0.0))
         inner = sorted(math.sqrt(max((-3 * b + sign * spread) / (10 * c), 0.0)) for sign in (-1, 1))
@@ -49,23 +52,6 @@ def best_quintic(low: float, high: float) -> tuple[Step, float]:
             break
         error = abs(level)
     return Step((a, b, c)), abs(level)
-
-
-def _solve(rows: list[list[float]]) -> list[float]:
-    """Gaussian elimination with pivoting on a small augmented system."""
-    rows = [list(row) for row in rows]
-    n = len(rows)
-    for i in range(n):
-        pivot = max(range(i, n), key=lambda k: abs(rows[k][i]))
-        rows[i], rows[pivot] = rows[pivot], rows[i]
-        for k in range(i + 1, n):
-            factor = rows[k][i] / rows[i][i]
-            rows[k] = [x - factor * y for x, y in zip(rows[k], rows[i], strict=True)]
-    solution = [0.0] * n
-    for i in reversed(range(n)):
-        rest = sum(rows[i][k] * solution[k] for k in range(i + 1, n))
-        solution[i] = (rows[i][n] - rest) / rows[i][i]
-    return solution
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,9 +10,8 @@ The derivative of the square root B solves the Lyapunov equation B X + X B = G.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,20 +19,18 @@ from torch import Tensor
 from convsmith.errors import InvalidArgument
 
 
-class SpectralFunction(ABC):
-    """A scalar function on [0, inf) and its divided differences."""
+class SpectralFunction(Protocol):
+    """A scalar function f on [0, inf), finite at zero, and its divided differences.
 
-    @abstractmethod
-    def value(self, x: Tensor) -> Tensor:
-        """f(x), finite at zero."""
+    ``slope(x, y)`` is (f(x) - f(y)) / (x - y), f'(x) where both are equal; zero where both are null and f' is infinite.
+    """
 
-    @abstractmethod
-    def slope(self, x: Tensor, y: Tensor) -> Tensor:
-        """(f(x) - f(y)) / (x - y), f'(x) where x equals y; zero where both are null and f' is infinite there."""
+    def value(self, x: Tensor) -> Tensor: ...
+    def slope(self, x: Tensor, y: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
-class Power(SpectralFunction):
+class Power:
     """x^exponent on the positive eigenvalues; null ones stay zero (negative exponents: the pseudo-inverse's power)."""
 
     exponent: float
@@ -58,7 +55,7 @@ SQUARE_ROOT = Power(0.5)
 
 
 @dataclass(frozen=True)
-class Logarithm(SpectralFunction):
+class Logarithm:
     """log(x + ridge)."""
 
     ridge: float
@@ -73,7 +70,7 @@ class Logarithm(SpectralFunction):
 
 
 @dataclass(frozen=True)
-class ShiftedRoot(SpectralFunction):
+class ShiftedRoot:
     """sqrt(shift^2 + x / scale) - shift, without cancellation; never negative for a shift of zero or more."""
 
     shift: float
