@@ -6,15 +6,15 @@ import functools
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from convsmith import arguments
 from convsmith.pooling.covariance import covariance, triu_size, triu_vector
 from convsmith.pooling.inputs import columns, float32_island, float64_island, square
 from convsmith.pooling.layers import POOLINGS, Pooling
 from convsmith.pooling.matrix_root import matrix_sqrt, refuse_indefinite
-from convsmith.pooling.power import power_covariance
-from convsmith.pooling.spectral import ShiftedRoot, gram_log, spectral_map
+from convsmith.pooling.power import gram_log, power_covariance
+from convsmith.pooling.spectral import ShiftedRoot, spectral_map
 
 
 @float32_island
@@ -31,17 +31,11 @@ def gaussian_embedding(x: Tensor, *, ridge: float = 0.0) -> Tensor:
     """
     arguments.number("ridge", ridge, least=0)
     matrix = covariance(_with_ones(columns(x, "gaussian_embedding")), center=False)
-    return _with_ridge(matrix, ridge) if ridge else matrix
+    return matrix + ridge * torch.diag(nn.functional.pad(matrix.new_ones(matrix.shape[-1] - 1), (0, 1)))
 
 
 def _with_ones(x: Tensor) -> Tensor:
     return torch.cat([x, torch.ones_like(x[:, :1])], 1)
-
-
-def _with_ridge(matrix: Tensor, ridge: float) -> Tensor:
-    d = matrix.shape[-1] - 1
-    where = torch.arange(d + 1, device=matrix.device) < d
-    return matrix + ridge * torch.diag(where.to(matrix.dtype))
 
 
 @float64_island

@@ -1,4 +1,4 @@
-"""Any power of a covariance or second moment straight from the features, exact, on the cheaper side.
+"""Any power, and the logarithm, of a covariance or second moment straight from the features, exact.
 
 With X (d x M, scaled by 1/sqrt(M)) and the eigenvalues and vectors (l, V) of X^T X,
 ``(X X^T)^alpha = X V diag(l^(alpha - 1)) V^T X^T`` over the non-zero l: an M x M instead of a d x d eigenproblem.
@@ -17,8 +17,15 @@ from convsmith import arguments
 from convsmith.pooling.covariance import centred
 from convsmith.pooling.inputs import columns, float32_island, power_of_two, refuse_overflow
 from convsmith.pooling.isqrt import SIDES
-from convsmith.pooling.singular import singular
-from convsmith.pooling.spectral import Power, refuse_export, spectral_map, spectral_pull_back
+from convsmith.pooling.singular import Singular, singular
+from convsmith.pooling.spectral import (
+    Logarithm,
+    Power,
+    SpectralFunction,
+    refuse_export,
+    spectral_map,
+    spectral_pull_back,
+)
 
 
 @torch.compiler.disable  # as spectral_map: compiled code breaks its graph here
@@ -44,27 +51,44 @@ def power_covariance(x: Tensor, *, exponent: float = 0.5, center: bool = True, s
     d, m = x.shape[1], x.shape[2]
     size = power_of_two(x)
     x = (centred(x / size) if center else x / size) * (1.0 / math.sqrt(m))
-    out: Tensor = _CovariancePower.apply(x, float(exponent), side == "positions" or (side == "auto" and m < d))[0]
+    positions = side == "positions" or (side == "auto" and m < d)
+    out: Tensor = _GramFunction.apply(x, Power(exponent - 1.0 if positions else float(exponent)), positions)[0]
     return refuse_overflow(out * size ** (2.0 * exponent), x, "power_covariance")
 
 
-class _CovariancePower(torch.autograd.Function):
-    """X -> ((X X^T)^e, squares, vectors, images); only the first carries a gradient."""
+@torch.compiler.disable  # as spectral_map
+def gram_log(y: Tensor) -> Tensor:
+    """Return log(Y Y^T) for Y [B, d, n] of rank d, [B, d, d], by the singular values of Y.
+
+    The eigenvalues of Y Y^T are squares: in double precision those below 1e-16 of the largest are lost in it. Those of
+    the factor are not: features at an offset of 1e3 with few positions have some at 1e-17.
+    """
+    refuse_export()
+    out: Tensor = _GramFunction.apply(y, Logarithm(0.0), False)[0]
+    return out
+
+
+class _GramFunction(torch.autograd.Function):
+    """X, f -> (f(X X^T), squares, vectors, images); only the first carries a gradient.
+
+    ``positions`` works on the eigenvectors of X^T X, with f(l) / l in place of f.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, exponent: float, positions: bool) -> tuple[Tensor, ...]:
-        found = singular(x if positions else x.mT)
-        if positions:
-            out = found.images * Power(exponent - 1.0).value(found.squares)[..., None, :] @ found.images.mT
+    def forward(x: Tensor, function: SpectralFunction, positions: bool) -> tuple[Tensor, ...]:
+        if isinstance(function, Logarithm):
+            vectors, s, _ = torch.linalg.svd(torch.linalg.qr(x.mT, mode="r")[1].mT)
+            found = Singular(s.square(), vectors, x.mT @ vectors)
         else:
-            out = found.vectors * Power(exponent).value(found.squares)[..., None, :] @ found.vectors.mT
-        return out, *found
+            found = singular(x if positions else x.mT)
+        sides = found.images if positions else found.vectors
+        return sides * function.value(found.squares)[..., None, :] @ sides.mT, *found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, ctx.exponent, ctx.positions = inputs
+        x, ctx.function, ctx.positions = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *output[1:])
@@ -73,16 +97,15 @@ class _CovariancePower(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, dx: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, squares, vectors, images = ctx.saved_tensors
+        slopes = ctx.function.slope(squares[..., :, None], squares[..., None, :])
         # X X^T moves by dX X^T + X dX^T, seen from the eigenvectors on the side that was taken
         if ctx.positions:
-            function = Power(ctx.exponent - 1.0)
             move = vectors.mT @ (dx.mT @ x + x.mT @ dx) @ vectors
-            slopes = function.slope(squares[..., :, None], squares[..., None, :])
-            half = dx @ (vectors * function.value(squares)[..., None, :]) @ images.mT
+            half = dx @ (vectors * ctx.function.value(squares)[..., None, :]) @ images.mT
             out = half + half.mT + images @ (slopes * move) @ images.mT
         else:
-            slopes = Power(ctx.exponent).slope(squares[..., :, None], squares[..., None, :])
-            out = vectors @ (slopes * (vectors.mT @ (dx @ x.mT + x @ dx.mT) @ vectors)) @ vectors.mT
+            half = (vectors.mT @ dx) @ (vectors.mT @ x).mT
+            out = vectors @ (slopes * (half + half.mT)) @ vectors.mT
         return out, None, None, None
 
     @staticmethod
@@ -91,14 +114,16 @@ class _CovariancePower(torch.autograd.Function):
         if g is None:
             return None, None, None
         x, squares, vectors, images = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return _gradient_again(x, g, ctx.exponent, ctx.positions), None, None
-        return _gradient(squares, vectors, images, g + g.mT, ctx.exponent, ctx.positions), None, None
+        again = _gradient_again(x, g, ctx.function, ctx.positions) if torch.is_grad_enabled() else None
+        if again is None or isinstance(ctx.function, Logarithm):
+            exact = _gradient(squares, vectors, images, g + g.mT, ctx.function, ctx.positions)
+            # a logarithm's own derivative comes from the product's eigenvalues, where those are there
+            again = exact if again is None else torch.where(again.isfinite(), again + (exact - again).detach(), exact)
+        return again, None, None
 
 
-def _gradient(squares: Tensor, v: Tensor, w: Tensor, g: Tensor, exponent: float, positions: bool) -> Tensor:
+def _gradient(squares: Tensor, v: Tensor, w: Tensor, g: Tensor, function: SpectralFunction, positions: bool) -> Tensor:
     """Gradient with respect to X for twice the symmetric part of the cotangent, from X = W V^T or V W^T."""
-    function = Power(exponent - 1.0 if positions else exponent)
     slopes = function.slope(squares[..., :, None], squares[..., None, :])
     if not positions:
         return v @ (slopes * (v.mT @ g @ v)) @ w.mT
@@ -106,10 +131,10 @@ def _gradient(squares: Tensor, v: Tensor, w: Tensor, g: Tensor, exponent: float,
     return (through * function.value(squares)[..., None, :] + w @ (slopes * (w.mT @ through))) @ v.mT
 
 
-def _gradient_again(x: Tensor, g: Tensor, exponent: float, positions: bool) -> Tensor:
+def _gradient_again(x: Tensor, g: Tensor, function: SpectralFunction, positions: bool) -> Tensor:
     """Return the same in differentiable operations, for second derivatives."""
     if not positions:
-        return 2.0 * spectral_pull_back(x @ x.mT, g, Power(exponent)) @ x
-    gram, function = x.mT @ x, Power(exponent - 1.0)
-    through = (g + g.mT) @ x
+        safe = Logarithm(torch.finfo(x.dtype).tiny) if isinstance(function, Logarithm) else function
+        return 2.0 * spectral_pull_back(x @ x.mT, g, safe) @ x
+    gram, through = x.mT @ x, (g + g.mT) @ x
     return through @ spectral_map(gram, function) + x @ spectral_pull_back(gram, x.mT @ through, function)
