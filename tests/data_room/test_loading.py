@@ -127,7 +127,7 @@ def test_available():
     ("spec", "arguments", "rule"),
     [
         ("digit", {}, "did you mean 'digits'"),
-        ("", {}, "no data set has this name"),
+        ("", {}, "no data set and no folder has this name"),
         ("mnist_5k", {}, "did you mean 'mnist-5k'"),
         ("digits:8", {}, "nothing follows"),
         ("imagefolder", {}, "a path or name follows"),

@@ -76,7 +76,7 @@ class Program:
         there = self.verbs()
         if verb not in there:
             rule = f"{self.name} has no verb of this name"
-            raise InvalidArgument(rule, argument="verb", given=repr(verb), hint=close_matches(verb, there))
+            raise InvalidArgument(rule, argument="VERB", given=repr(verb), hint=close_matches(verb, there))
         return importlib.import_module(f"{self.package}.{verb}")
 
 
@@ -139,11 +139,14 @@ def _dispatch(words: list[str], program: Program) -> int:
 
 
 def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
-    from convsmith.cli.shell import environment, options
+    from convsmith.cli.shell import environment, flags, options
 
     environment.COMMAND.set((verb, *rest))
     try:
         arguments = options.parse(verb, module.Arguments, rest, prog=f"{program.name} {verb}")
+    except ConvsmithError as error:
+        flags.name_flags(error, module.Arguments)
+        raise
     except SystemExit as ended:
         if not ended.code:
             print("examples:", *(f"  {program.name} {line}" for line in module.EXAMPLES), sep="\n")
@@ -154,8 +157,12 @@ def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
         rule = "every process would do all of the work and write the same files"
         given, hint = f"{world} processes of a launcher", "start it once, without torchrun or accelerate launch"
         raise InvalidArgument(rule, argument=f"{program.name} {verb}", given=given, hint=hint)
-    with run_folder.closing():
-        summary = module.run(arguments)
+    try:
+        with run_folder.closing():
+            summary = module.run(arguments)
+    except ConvsmithError as error:
+        flags.name_flags(error, arguments)
+        raise
     if arguments.json and terminal.is_main_process():
         import json
 

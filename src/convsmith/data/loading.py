@@ -131,8 +131,13 @@ def parsed(spec: str) -> tuple[str, str]:
         inside = any(child.is_dir() and not child.name.startswith(".") for child in Path(spec).expanduser().iterdir())
         return ("imagefolder" if inside else "images"), spec
     if name not in SOURCES:
-        hint = close_matches(name, SOURCES.names()) + f" (all: {', '.join(available())}, or a folder)"
-        raise InvalidArgument("no data set has this name", argument="a data set", given=repr(spec), hint=hint)
+        beside = Path(spec).expanduser().parent
+        folders = [str(path) for path in sorted(beside.iterdir()) if path.is_dir()] if beside.is_dir() else []
+        near = close_matches(spec, [*SOURCES.names(), *folders])
+        hint = near if near.startswith("did") else f"a folder that is there, or one of {', '.join(available())}"
+        raise InvalidArgument(
+            "no data set and no folder has this name", argument="data set", given=repr(spec), hint=hint
+        )
     takes = SOURCES.entry(name).traits["takes"]
     if bool(colon and argument) != (takes is not None):
         rule = "a path or name follows the colon" if takes else "nothing follows this name"
@@ -195,7 +200,7 @@ def build(
 def _plain(name: str, size: Size | None, channels: int) -> Preprocessing:
     if size is None:
         rule = "the images differ in size"
-        raise InvalidArgument(rule, argument="batches of one size", given=name, hint="give size=, 224 for one (--size)")
+        raise InvalidArgument(rule, argument="size", given=f"{name}: none", hint="give one in pixels, like 224")
     if channels == 1:
         return Preprocessing((1, *size), "bicubic", *_GREY, 1.0)
     return Preprocessing((3, *size), crop_pct=1.0)

@@ -98,7 +98,7 @@ def _from_file(file: Path, asked: Mapping[str, Any]) -> Source:
         weights.read_weights(file)  # its refusal names what can be read
     if not recipe_file.is_file():
         rule = "a weights file needs its recipe beside it"
-        hint = "name the network it belongs to, and give the file as weights (--model NAME --weights FILE)"
+        hint = "name the network it belongs to as the model, and give this file as weights (--weights FILE)"
         raise InvalidArgument(rule, argument=str(file), given=f"no {recipe_file.name} in {file.parent}", hint=hint)
     recipe = recipes.read_recipe(recipe_file)
     _check_asked(recipe, asked, recipe_file)

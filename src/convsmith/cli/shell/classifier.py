@@ -81,7 +81,7 @@ def check_name(name: str) -> None:
         hint = (
             hint if hint.startswith("did you") else "convsmith models '*' lists all; a saved model is a folder or file"
         )
-        raise InvalidArgument("no model has this name", argument="MODEL", given=repr(name), hint=hint)
+        raise InvalidArgument("no model has this name", argument="model", given=repr(name), hint=hint)
 
 
 def is_saved(spec: str) -> bool:

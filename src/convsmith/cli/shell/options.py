@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from convsmith.cli.shell import settings
+from convsmith.cli.shell import flags, settings
 from convsmith.errors import InvalidArgument, close_matches
 
 A = TypeVar("A", bound="Listing")
@@ -90,13 +90,16 @@ class Work(Computation):
 def parse(verb: str, arguments: type[A], argv: Sequence[str], *, prog: str | None = None) -> A:
     """Return ``arguments`` filled from the flags in ``argv``, over the file, over the preset, over the defaults.
 
-    Raises SystemExit(0) after printing help, SystemExit(2) after a message on wrong flags (both are tyro's), and
-    `InvalidArgument` for a bad file or preset.
+    Raises SystemExit(0) after printing help, and `InvalidArgument` for wrong flags and a bad file or preset.
     """
+    wants_help = any(word in ("-h", "--help") for word in argv)
+    layers: Mapping[str, Any] = {}
+    if not wants_help:
+        given = flags.check(verb, arguments, argv)
+        layers = settings.layers(verb, arguments, argv)
+        flags.refuse_missing(verb, arguments, given | set(layers))
     import tyro
 
-    wants_help = any(word in ("-h", "--help") for word in argv)
-    layers: Mapping[str, Any] = {} if wants_help else settings.layers(verb, arguments, argv)
     hidden = _rare(arguments) if "-h" in argv else frozenset()
     root, own, boxes = _form(arguments, layers, hidden)
     filled: Any = tyro.cli(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,13 @@ def run(arguments: Arguments) -> dict[str, Any]:
     target = Path(arguments.file or f"{arguments.preset}.yaml")
     if target.exists():
         hint = "name another with --file"
-        raise InvalidArgument("the file exists already", argument=f"init --file {target}", hint=hint)
+        raise InvalidArgument("the file exists already", argument=f"--file {target}", hint=hint)
+    named = shlex.quote(str(target))
     try:
-        target.write_text(text.replace(f"{arguments.preset}.yaml", str(target)))
+        target.write_text(text.replace(f"{arguments.preset}.yaml", named))
     except OSError as error:
-        raise InvalidArgument("the file cannot be written", argument=str(target), given=error.strerror) from None
-    terminal.say(f"wrote {target}", *(line[2:] for line in text.splitlines()[:1]))
+        raise InvalidArgument("the file cannot be written", argument=f"--file {target}", given=error.strerror) from None
+    terminal.say(f"wrote {target}", f"convsmith {text.split()[2]} --config {named}")
     return {"file": str(target)}
 
 

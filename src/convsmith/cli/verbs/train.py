@@ -68,6 +68,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
         raise InvalidArgument("a linear probe sees every image once, as it is", argument="--linear-probe", hint=hint)
     shown = classifier.preprocessing_of(arguments)
     images = data_options.load(arguments, augment=arguments.augment, preprocessing=shown, **settings)
+    if not images.classes:
+        rule, hint = "training needs images with labels", "one sub-folder a class, or list:FILE"
+        raise InvalidArgument(rule, argument="data", given=images.description.source, hint=hint)
     model, recipe = classifier.create(arguments, images.description)
     task = make_task(model, images, arguments)
     classifier.check_takes(model, images.train)

@@ -1,0 +1,174 @@
+"""Words of a command line against the fields of its verb: each mistake is one error that names the flag."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from convsmith.cli.shell import settings
+from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
+
+#: what other tools call a flag of ours
+ELSEWHERE = {
+    "learning-rate": "lr", "dataset": "data", "data-dir": "data", "image-size": "size", "img-size": "size",
+    "input-size": "size", "output": "out", "output-dir": "out", "save-dir": "out", "workers": "num-workers",
+    "arch": "model", "network": "model", "gpu": "device", "max-steps": "steps", "num-epochs": "epochs",
+    "out": "file",
+}  # fmt: skip
+
+
+def check(verb: str, arguments: type[Any], argv: Sequence[str]) -> set[str]:
+    """Return the names of the fields that ``argv`` fills, or raise `InvalidArgument` for its first mistake.
+
+    Unknown flags come before wrong values, because a mistyped flag is also a missing one.
+    """
+    fields = {field.name: field for field in dataclasses.fields(arguments)}
+    hints = {name: _plain(kind) for name, kind in get_type_hints(arguments).items()}
+    flags = {name.replace("_", "-"): name for name, field in fields.items() if not field.metadata["positional"]}
+    offs = {f"no-{flag}": name for flag, name in flags.items() if hints[name] is bool and name not in settings.SOURCES}
+    read = list(_read(argv, {**flags, **offs}, hints))
+    for flag, name, _ in read:
+        if flag and name is None:
+            _refuse_unknown(verb, flag, [*flags, *offs])
+    given, bare = set(), []
+    for flag, name, values in read:
+        if name is None:
+            bare += values
+            continue
+        given.add(name)
+        _check_values(flag, fields[name], hints[name], values, off=flag[2:] in offs)
+    return given | _check_bare(verb, [field for field in fields.values() if field.metadata["positional"]], hints, bare)
+
+
+def refuse_missing(verb: str, arguments: type[Any], there: Collection[str]) -> None:
+    """Raise `InvalidArgument` if a field without a default is not ``there``."""
+    fields = dataclasses.fields(arguments)
+    missing = [f for f in fields if f.default is dataclasses.MISSING and f.name not in there]
+    if missing:
+        rule = f"convsmith {verb} needs {' and '.join(_shown(field) for field in missing)}"
+        what = "; ".join(f"{_shown(field)}: {field.metadata['help']}" for field in missing)
+        raise InvalidArgument(rule, argument=what, given="nothing", hint=f"convsmith {verb} -h ends with examples")
+
+
+def name_flags(error: ConvsmithError, arguments: Any) -> None:
+    """Let an error of the library name the flag: ``--optimizer NAME`` for optimizer, ``--weights w.pth`` for w.pth."""
+    said, given = str(error.argument), str(error.given)
+    fields = [field for field in dataclasses.fields(arguments) if field.name != "verb"]
+    last = said.split(" ")[-1].replace("-", "_")  # of "compression method"
+    alike = (f for f in fields if last == f.name or (len(f.name) > 5 and last.startswith(f.name)))
+    shown = next(map(_shown, alike), None)
+    if shown is None and "--" not in said and not isinstance(arguments, type):
+        written = [(value, f) for f in fields if (value := getattr(arguments, f.name)) and isinstance(value, str)]
+        for value, field in sorted(written, key=lambda one: -len(one[0])):
+            place = field.metadata["metavar"] if field.metadata["positional"] else f"--{field.name.replace('_', '-')}"
+            if said == value or (said == "data set" and given == repr(value)):
+                shown = f"{place} {value}"
+            elif re.search(rf"(^|[\s:/'\"]){re.escape(value)}($|[\s:/'\"])", said):
+                shown = f"{place} {value}: {said}"
+            if shown is not None:
+                break
+    if shown is not None:
+        type(error).__init__(error, error.rule, argument=shown, given=error.given, hint=error.hint)
+
+
+def _read(argv: Sequence[str], names: dict[str, str], hints: dict[str, Any]) -> Iterator[tuple[str, Any, list[str]]]:
+    """Yield every flag with its field (None if unknown) and its values, and every bare word with an empty flag."""
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if not _is_flag(word):
+            yield "", None, [word]
+            continue
+        flag, equals, value = word.partition("=")
+        flag = flag.replace("_", "-")
+        name = names.get(flag[2:]) if flag.startswith("--") else None
+        values = [value] if equals else []
+        most = 0 if name is None or equals else _count(hints[name])
+        while len(values) < most and words and not _is_flag(words[0]):
+            values.append(words.pop(0))
+        yield flag, name, values
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-") and word != "-" and not settings.fits(word, float)
+
+
+def _count(kind: Any) -> int:
+    """Return how many values a flag takes at most."""
+    if get_origin(kind) is tuple:
+        return 10**9 if get_args(kind)[-1] is Ellipsis else len(get_args(kind))
+    return 0 if kind is bool else 1
+
+
+def _plain(kind: Any) -> Any:
+    """Return the type without its None."""
+    rest = [choice for choice in get_args(kind) if choice is not type(None)]
+    return rest[0] if type(None) in get_args(kind) and len(rest) == 1 else kind
+
+
+def _check_values(flag: str, field: Any, kind: Any, values: list[str], *, off: bool) -> None:
+    if kind is bool:
+        if values:
+            name = field.name.replace("_", "-")
+            hint = f"leave out ={values[0]}" + (
+                "" if off or field.name in settings.SOURCES else f", or say --no-{name}"
+            )
+            raise InvalidArgument("the flag takes no value", argument=flag, given=f"{flag}={values[0]}", hint=hint)
+        return
+    many = get_origin(kind) is tuple
+    least = 0 if many and get_args(kind)[-1] is Ellipsis else _count(kind)
+    if len(values) < least:
+        rule = f"the flag needs {'a value' if least == 1 else f'{least} values'}"
+        raise InvalidArgument(
+            rule, argument=_shown(field), given=" ".join(values) or "none", hint=field.metadata["help"]
+        )
+    for value in values:
+        _check_one(_shown(field), get_args(kind)[0] if many else kind, value)
+
+
+def _check_one(argument: str, kind: Any, value: str) -> None:
+    if get_origin(kind) is Literal:
+        if value not in map(str, get_args(kind)):
+            hint = close_matches(value, map(str, get_args(kind)))
+            raise InvalidArgument(f"must be {settings.spelled(kind)}", argument=argument, given=repr(value), hint=hint)
+    elif kind in (int, float):
+        try:
+            kind(value)
+        except ValueError:
+            raise InvalidArgument(f"must be {settings.spelled(kind)}", argument=argument, given=repr(value)) from None
+
+
+def _check_bare(verb: str, places: list[Any], hints: dict[str, Any], bare: list[str]) -> set[str]:
+    """Return the positional fields that the bare words fill."""
+    given, rest = set(), list(bare)
+    for field in places:
+        most = _count(hints[field.name])
+        taken, rest = rest[:most], rest[most:]
+        if taken:
+            given.add(field.name)
+            _check_values("", field, hints[field.name], taken, off=False)
+    if rest:
+        asked = " ".join(_shown(field) for field in places) or "only flags"
+        hint = "a path with spaces stands in quotes; a value stands right after its flag"
+        raise InvalidArgument("a word too many", argument=f"convsmith {verb}: {asked}", given=repr(rest[0]), hint=hint)
+    return given
+
+
+def _refuse_unknown(verb: str, flag: str, known: Sequence[str]) -> None:
+    word = flag.lstrip("-")
+    meant = {name: name for name in known} | {name: ours for name, ours in ELSEWHERE.items() if ours in known}
+    found = [word] if word in meant else difflib.get_close_matches(word, meant, cutoff=0.65)
+    near = list(dict.fromkeys(meant[name] for name in found))
+    near = near or [name for name in known if word and (name.startswith(word) or word in name.split("-"))][:3]
+    lists = f"convsmith {verb} --help lists its flags"
+    hint = f"did you mean {' or '.join(f'--{name}' for name in near)}?" if near else lists
+    raise InvalidArgument(f"convsmith {verb} has no flag of this name", argument=flag, hint=hint)
+
+
+def _shown(field: Any) -> str:
+    """Return a field as a person writes it: ``--data DATA``, ``MODEL``."""
+    metavar = field.metadata["metavar"] or field.name.upper()
+    return metavar if field.metadata["positional"] else f"--{field.name.replace('_', '-')} {metavar}"
