@@ -84,13 +84,6 @@ def _value(text: str, name: str, flag: str) -> Any:
 def _typed(text: str, kind: Any, name: str, flag: str) -> Any:
     """Return the text as ``kind``; where the field holds text, the text itself, and ``a,b`` where it holds a list."""
     value = _value(text, name, flag)
-    if not isinstance(value, str) and value is not None:
-        fits = settings.fits(value, kind)
-        if not fits and settings.fits(text, kind):
-            value = text
-        elif not fits and settings.fits([value], kind):
-            value = [value]
-    elif isinstance(value, str) and not settings.fits(value, kind):
-        parts = [_value(part, name, flag) for part in value.split(",")]
-        value = parts if settings.fits(parts, kind) else value
-    return settings.converted(value, kind, name=name, where=flag)
+    parts = [_value(part, name, flag) for part in text.split(",")] if isinstance(value, str) else [value]
+    readings = [value] if value is None else [value, text, parts]
+    return settings.converted(next((r for r in readings if settings.fits(r, kind)), value), kind, name=name, where=flag)

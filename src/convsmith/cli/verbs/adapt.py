@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, run_folder, terminal
 from convsmith.cli.shell.options import Work, option
 from convsmith.cli.shell.progress import progress
-from convsmith.errors import InvalidArgument
+from convsmith.registry import setting_types
 
 if TYPE_CHECKING:
     from convsmith.adaptation import AdaptationResult
@@ -42,7 +42,6 @@ class Arguments(classifier.ModelOptions, Work):
     validator: str | None = option(
         None, "choose the step by this score instead of keeping the last; see methods validator", metavar="NAME"
     )
-    variant: str | None = option(None, "of SAN: paper, caffe or pytorch", metavar="NAME")
     set: tuple[str, ...] = option((), "settings of the method, like entropy=0.2", metavar="NAME=VALUE")
     use_target_labels: bool = option(
         False, "measure accuracy on the target's labels, if it has any; they select nothing"
@@ -125,14 +124,10 @@ def _settings(arguments: Arguments) -> dict[str, Any]:
     from convsmith.adaptation import METHODS
     from convsmith.cli.shell.method_settings import method_settings
 
-    own = METHODS.entry(arguments.method).traits["settings"]()
-    settings = method_settings(arguments.set, {arguments.method: own})[arguments.method]
-    if arguments.variant is not None:
-        if arguments.method != "san":
-            argument = f"--variant {arguments.variant}"
-            raise InvalidArgument("only SAN has variants", argument=argument, given=arguments.method)
-        settings["variant"] = arguments.variant
-    return settings
+    traits = METHODS.entry(arguments.method).traits
+    named = {group: Literal[tuple(known)] for group, known in traits.get("named", {}).items()}
+    own = {**setting_types(traits["settings"]()), **named}
+    return method_settings(arguments.set, {arguments.method: own})[arguments.method]
 
 
 def conclude(result: AdaptationResult, inputs: Inputs, arguments: Arguments, folder: Path) -> dict[str, Any]:
