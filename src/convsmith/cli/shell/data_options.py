@@ -77,16 +77,6 @@ def load(
     if like is not None and like.classes:  # labels count the network's classes, which may be more than the data's
         numbers = matched_classes(loaded.classes, like.classes, arguments.class_map) if loaded.classes else ()
         loaded = loaded.renumbered(numbers, like.classes)
-    return loaded if arguments.limit is None else limited(loaded, arguments.limit, arguments.seed)
-
-
-def limited(loaded: ImageData, most: int, seed: int) -> ImageData:
-    """Keep at most ``most`` images of each split, drawn by ``seed``."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    kept = {}
-    for name, split in loaded.splits.items():
-        chosen = torch.randperm(len(split), generator=generator)[:most].sort().values
-        kept[name] = split.subset(chosen)
-    return loaded.map(**kept)
+    if arguments.limit is None:
+        return loaded
+    return loaded.map(**{n: split.drawn(arguments.limit, arguments.seed) for n, split in loaded.splits.items()})

@@ -102,11 +102,11 @@ def load(arguments: Arguments, device: str) -> LoadedModel:
         if arguments.weights is not None:
             raise InvalidArgument("--random and --weights contradict each other", argument="--random --weights")
         return load_model(arguments.model, device=device)
-    if arguments.weights is not None or classifier.is_saved(arguments.model) or ":" in arguments.model:
-        return load_model(arguments.model, weights=arguments.weights, device=device)
     try:
-        return classifier.load(arguments.model, device=device)
+        return classifier.load(arguments.model, weights=arguments.weights, device=device)
     except InvalidArgument as error:
+        if classifier.is_saved(arguments.model) or arguments.weights is not None:
+            raise
         hint = "--weights FILE gives the weights; --random audits the untrained network"
         raise InvalidArgument(error.rule, argument=error.argument, given=error.given, hint=hint) from None
 
