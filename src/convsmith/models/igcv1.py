@@ -31,8 +31,6 @@ def igcv1_net(
     residual: bool = False,
     widening: str = "authors",
     width: int | None = None,
-    num_classes: int = 10,
-    in_chans: int = 3,
     **head: Any,
 ) -> StagedNet:
     """Build a network for small images: 3x3 stem, three stages of C, 2 C and 4 C channels, C = L M.
@@ -45,9 +43,7 @@ def igcv1_net(
         widening: where a residual stage begins, ``"authors"``: as many secondary groups as members come in (two paths
             per pair), or ``"consistent"``: as many as go out. Plain networks are consistent, the authors' too.
         width: channels of the regular control.
-        num_classes: classes.
-        in_chans: channels of the images.
-        **head: ``global_pool`` and ``drop_rate`` of `StagedNet`.
+        **head: ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
     if widening not in ("authors", "consistent"):
         raise InvalidArgument("widening is 'authors' or 'consistent'", given=repr(widening))
@@ -62,9 +58,8 @@ def igcv1_net(
             return _residual(before, out, stride, primary, widening)
         return ChainBlock(_chain(before, out, stride, primary), out)
 
-    stem = conv_stem(in_chans, channels)
     stages = stack(block, channels, doubling(channels, spread((depth - 2) // (2 if residual else 1), 3)))
-    return StagedNet(stem, channels, stages, num_classes=num_classes, in_chans=in_chans, **head)
+    return StagedNet(conv_stem(channels), channels, stages, **head)
 
 
 def igcv1_imagenet(
@@ -72,8 +67,6 @@ def igcv1_imagenet(
     members: int = 2,
     grow: str = "primary",
     width: int | None = None,
-    num_classes: int = 1000,
-    in_chans: int = 3,
     **head: Any,
 ) -> StagedNet:
     """Build the 18-layer ImageNet network: 7x7 stem, max-pool, four stages of two residual blocks.
@@ -96,9 +89,9 @@ def igcv1_imagenet(
         groups = primary * out // channels if primary is not None and grow == "primary" else primary
         return _residual(before, out, stride, groups, "consistent")
 
-    stem = conv_stem(in_chans, stem_channels, 7, 2).append(nn.MaxPool2d(3, 2, 1))
+    stem = conv_stem(stem_channels, 7, 2, after=nn.MaxPool2d(3, 2, 1))
     stages = stack(block, stem_channels, doubling(channels, (2,) * 4))
-    return StagedNet(stem, stem_channels, stages, stem_reduction=4, num_classes=num_classes, in_chans=in_chans, **head)
+    return StagedNet(stem, stem_channels, stages, **{"num_classes": 1000, "stem_reduction": 4, **head})
 
 
 def _chain(into: int, out: int, stride: int, primary: int | None, secondary: int | None = None) -> nn.Module:

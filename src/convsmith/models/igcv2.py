@@ -30,8 +30,6 @@ def igcv2_cifar(
     branch: int = 8,
     factors: int = 2,
     widen: str = "pointwise",
-    num_classes: int = 100,
-    in_chans: int = 3,
     **head: Any,
 ) -> StagedNet:
     """Build IGCV2*-C<channels>: three stages of (depth - 2) / 3 blocks with C, 2 C and 4 C channels.
@@ -45,9 +43,7 @@ def igcv2_cifar(
         branch: K.
         factors: 1x1 group convolutions in a block.
         widen: which convolution doubles the channels, the first ``"pointwise"`` or the ``"depthwise"``.
-        num_classes: classes.
-        in_chans: channels of the images.
-        **head: ``global_pool`` and ``drop_rate`` of `StagedNet`.
+        **head: ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
     check_depth(depth, "an IGCV2", 3, 5)
     if widen not in ("pointwise", "depthwise"):
@@ -60,21 +56,16 @@ def igcv2_cifar(
         return ChainBlock(chain, out)
 
     stages = stack(block, channels, doubling(channels, ((depth - 2) // 3,) * 3))
-    settings = {"num_classes": num_classes, "in_chans": in_chans, **head}
-    return StagedNet(conv_stem(in_chans, channels), channels, stages, **settings)
+    return StagedNet(conv_stem(channels), channels, stages, **{"num_classes": 100, **head})
 
 
-def igcv2_imagenet(
-    width: float = 1.0, factors: int = 2, num_classes: int = 1000, in_chans: int = 3, **head: Any
-) -> StagedNet:
+def igcv2_imagenet(width: float = 1.0, factors: int = 2, **head: Any) -> StagedNet:
     """Build MobileNetV1's plan with every pointwise convolution factored into ``factors`` balanced sparse ones.
 
     Args:
         width: multiplier of all widths; they become multiples of 16.
         factors: sparse 1x1 convolutions in place of a dense one, strictly complementary.
-        num_classes: classes.
-        in_chans: channels of the images.
-        **head: ``global_pool`` and ``drop_rate`` of `StagedNet`.
+        **head: ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
 
     def block(before: int, out: int, stride: int) -> nn.Module:  # the larger output digits are mixed last
@@ -84,8 +75,7 @@ def igcv2_imagenet(
 
     first = scaled(32, width, 16)
     stages = stack(block, first, [(scaled(c, width, 16), n, stride) for c, n, stride in MOBILENET_V1])
-    settings = {"num_classes": num_classes, "in_chans": in_chans, "stem_reduction": 2, **head}
-    return StagedNet(conv_stem(in_chans, first, 3, 2), first, stages, **settings)
+    return StagedNet(conv_stem(first, 3, 2), first, stages, **{"num_classes": 1000, "stem_reduction": 2, **head})
 
 
 _cifar100 = family(__name__, igcv2_cifar, configuration(32, 8, 100), stages=3)

@@ -56,8 +56,6 @@ def igcv3_net(
     last_channels: int = 1280,
     expand_activation: bool = False,
     permute_out: bool = False,
-    num_classes: int = 1000,
-    in_chans: int = 3,
     **head: Any,
 ) -> StagedNet:
     """Build an IGCV3 network.
@@ -73,9 +71,7 @@ def igcv3_net(
         last_channels: channels of the last 1x1 convolution; 0: none.
         expand_activation: see `InvertedInterleavedBlock`.
         permute_out: see `InvertedInterleavedBlock`.
-        num_classes: classes.
-        in_chans: channels of the images.
-        **head: ``global_pool`` and ``drop_rate`` of `StagedNet`.
+        **head: ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
     if multiplier not in ("fixed", "truncating", "authors"):
         raise InvalidArgument("multiplier is 'fixed', 'truncating' or 'authors'", given=repr(multiplier))
@@ -100,13 +96,13 @@ def igcv3_net(
 
     first, own = scaled(stem_channels), [stride for *_, stride in rows]
     plan = [(scaled(row[1]), row[2], stride) for row, stride in zip(rows, strides or own, strict=True)]
-    stem = conv_stem(in_chans, first, 3, stem_stride, nn.ReLU6)
     stages = stack(block, first, plan)
     tail, features = None, stages[-1][1]
     if last_channels:
         before, features = features, _last(last_channels, width, multiplier)
-        tail = conv_stem(before, features, 1, act=nn.ReLU6)
-    settings = {"num_classes": num_classes, "in_chans": in_chans, "stem_reduction": stem_stride, **head}
+        tail = conv_stem(features, 1, act=nn.ReLU6)(before)
+    stem = conv_stem(first, 3, stem_stride, nn.ReLU6)
+    settings = {"num_classes": 1000, "stem_reduction": stem_stride, **head}
     return StagedNet(stem, first, stages, num_features=features, tail=tail, **settings)
 
 

@@ -33,8 +33,6 @@ def mobilenet_v1_net(
     width: float = 1.0,
     plan: tuple[tuple[int, int, int], ...] = MOBILENET_V1,
     stem_stride: int = 2,
-    num_classes: int = 1000,
-    in_chans: int = 3,
     **head: Any,
 ) -> StagedNet:
     """Build MobileNetV1: a 3x3 stem and depthwise separable blocks.
@@ -43,33 +41,25 @@ def mobilenet_v1_net(
         width: multiplier of all widths.
         plan: (channels, blocks, stride of the first) of every stage.
         stem_stride: 2 for large images, 1 for small ones.
-        num_classes: classes.
-        in_chans: channels of the images.
-        **head: ``global_pool`` and ``drop_rate`` of `StagedNet`.
+        **head: ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
     first = scaled(32, width)
-    stem = conv_stem(in_chans, first, 3, stem_stride)
     stages = stack(DepthwiseSeparableBlock, first, [(scaled(c, width), n, stride) for c, n, stride in plan])
-    settings = {"num_classes": num_classes, "in_chans": in_chans, "stem_reduction": stem_stride, **head}
-    return StagedNet(stem, first, stages, **settings)
+    settings = {"num_classes": 1000, "stem_reduction": stem_stride, **head}
+    return StagedNet(conv_stem(first, 3, stem_stride), first, stages, **settings)
 
 
-def xception_igc_net(
-    depth: int = 20, width: int = 35, num_classes: int = 10, in_chans: int = 3, **head: Any
-) -> StagedNet:
+def xception_igc_net(depth: int = 20, width: int = 35, **head: Any) -> StagedNet:
     """Build three stages of Xception units with C, 2 C and 4 C channels, norm and activation once per unit.
 
     Args:
         depth: 3 n + 2.
         width: C.
-        num_classes: classes.
-        in_chans: channels of the images.
-        **head: ``global_pool`` and ``drop_rate`` of `StagedNet`.
+        **head: ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
     check_depth(depth, "a plain", 3, 5)
-    stem = conv_stem(in_chans, width)
     stages = stack(xception_block, width, doubling(width, ((depth - 2) // 3,) * 3))
-    return StagedNet(stem, width, stages, num_classes=num_classes, in_chans=in_chans, **head)
+    return StagedNet(conv_stem(width), width, stages, **head)
 
 
 _imagenet = family(__name__, mobilenet_v1_net, configuration(224, 32, 1000), stages=5)

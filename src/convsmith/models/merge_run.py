@@ -28,18 +28,14 @@ class TwoCopies(nn.Module):
         return torch.cat((x, x), 1)
 
 
-def dmrnet(
-    depth: int = 56, width: int = 1, base: int = 16, num_classes: int = 10, in_chans: int = 3, **head: Any
-) -> StagedNet:
+def dmrnet(depth: int = 56, width: int = 1, base: int = 16, **head: Any) -> StagedNet:
     """Build a merge-and-run network for small images: stages of 1, 2 and 4 times ``base * width`` channels a stream.
 
     Args:
         depth: 6 n + 2; n blocks a stage, each with two branches of two 3x3 convolutions.
         width: multiplier of all widths.
         base: channels of the first stage before the multiplier.
-        num_classes: classes.
-        in_chans: channels of the images.
-        **head: ``global_pool`` and ``drop_rate`` of `StagedNet`.
+        **head: ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
     check_depth(depth, "a merge-and-run", 6, 8)
     first, count = base * width, (depth - 2) // 6
@@ -51,29 +47,25 @@ def dmrnet(
     stages = stack(block, first, doubling(first, (count,) * 3))
     # two streams stand side by side, until the last block adds them up
     seen = [(stage, 2 * out if n < 2 else out, stride) for n, (stage, out, stride) in enumerate(stages)]
-    settings = {"num_classes": num_classes, "in_chans": in_chans, **head}
-    stem = conv_stem(in_chans, first).append(TwoCopies())
-    return StagedNet(stem, 2 * first, seen, **settings)
+    return StagedNet(conv_stem(first, after=TwoCopies()), 2 * first, seen, **head)
 
 
-def dmrnet_imagenet(
-    blocks: tuple[int, ...] = (1, 2, 11, 2), num_classes: int = 1000, in_chans: int = 3, **head: Any
-) -> StagedNet:
+def dmrnet_imagenet(blocks: tuple[int, ...] = (1, 2, 11, 2), **head: Any) -> StagedNet:
     """Build the authors' ImageNet network: bottlenecks, no shortcut where a stage widens, the streams concatenated.
 
     Args:
         blocks: blocks of every stage.
-        num_classes: classes.
-        in_chans: channels of the images.
-        **head: ``global_pool`` and ``drop_rate`` of `StagedNet`.
+        **head: ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
-    stem = nn.Sequential(nn.Conv2d(in_chans, 64, 7, 2, 3, bias=False), nn.MaxPool2d(3, 2, 1), TwoCopies())
+
+    def stem(in_chans: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(in_chans, 64, 7, 2, 3, bias=False), nn.MaxPool2d(3, 2, 1), TwoCopies())
 
     def block(before: int, out: int, stride: int) -> nn.Module:
         return MergeAndRunBlock(before, out, stride, bottleneck=out // 4, shortcut="none")
 
     stages = [(stage, 2 * out, stride) for stage, out, stride in stack(block, 64, doubling(256, blocks))]
-    return StagedNet(stem, 128, stages, stem_reduction=4, num_classes=num_classes, in_chans=in_chans, **head)
+    return StagedNet(stem, 128, stages, **{"num_classes": 1000, "stem_reduction": 4, **head})
 
 
 _cifar = family(__name__, dmrnet, configuration(32, 8, 10), stages=3)

@@ -10,6 +10,7 @@ Differs from the paper: nothing in the defaults; width, depth, input channels an
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from timm.layers import get_act_layer, get_norm_layer
 from torch import Tensor, nn
@@ -89,8 +90,7 @@ class CifarResNet(StagedNet):
         width: channels of the first stage; the others have two and four times as many.
         shortcut: ``"pad"`` (option A, no parameters) or ``"conv"`` (option B, 1x1 convolution and norm).
         act_layer, norm_layer: timm names or classes.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth of the last block, from zero at the first.
+        **head: ``num_classes``, ``in_chans``, ``global_pool``, ``drop_rate`` and ``drop_path_rate`` of `StagedNet`.
 
     Raises:
         InvalidArgument: a depth that is not 6n + 2, a width below 1, an unknown shortcut.
@@ -100,14 +100,10 @@ class CifarResNet(StagedNet):
         self,
         depth: int = 20,
         width: int = 16,
-        num_classes: int = 10,
-        in_chans: int = 3,
-        global_pool: str = "avg",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
         shortcut: str = "pad",
         act_layer: str | Callable[..., nn.Module] = nn.ReLU,
         norm_layer: str | Callable[..., nn.Module] = nn.BatchNorm2d,
+        **head: Any,
     ) -> None:
         check_depth(depth, "a CIFAR residual", 6, 8)
         integer("width", width, least=1)
@@ -118,15 +114,11 @@ class CifarResNet(StagedNet):
             return CifarBlock(before, out, stride, shortcut, act, norm)
 
         super().__init__(
-            {"conv1": nn.Conv2d(in_chans, width, 3, 1, 1, bias=False), "bn1": norm(width), "act1": act()},
+            lambda chans: {"conv1": nn.Conv2d(chans, width, 3, 1, 1, bias=False), "bn1": norm(width), "act1": act()},
             width,
             stack(block, width, doubling(width, ((depth - 2) // 6,) * 3)),
-            num_classes=num_classes,
-            in_chans=in_chans,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
             fan="fan_out",
+            **head,
         )
 
 

@@ -23,8 +23,8 @@ class StagedNet(nn.Module):
     """``[B, in_chans, H, W] -> [B, num_classes]`` by ``stem``, ``layer1`` .. ``layerN``, ``tail``, pooling and ``fc``.
 
     Args:
-        stem: first module, or several by their names; ``stem_channels`` and ``stem_reduction`` of the last one's output
-            go into ``feature_info``.
+        stem: makes the first module, or several by their names, for the channels of the images; ``stem_channels`` and
+            ``stem_reduction`` of the last one's output go into ``feature_info``.
         stages: (modules, channels out, stride) of every stage.
         num_features: channels that are pooled, those of the last stage if not given.
         tail: a last module before pooling, with ``num_features`` channels out.
@@ -34,7 +34,7 @@ class StagedNet(nn.Module):
 
     def __init__(
         self,
-        stem: nn.Module | Mapping[str, nn.Module],
+        stem: Callable[[int], nn.Module | Mapping[str, nn.Module]],
         stem_channels: int,
         stages: Sequence[tuple[nn.Sequential, int, int]],
         *,
@@ -50,7 +50,8 @@ class StagedNet(nn.Module):
     ) -> None:
         super().__init__()
         self.in_chans, self.drop_rate, self.grad_checkpointing = in_chans, drop_rate, False
-        parts = dict(stem) if isinstance(stem, Mapping) else {"stem": stem}
+        first = stem(in_chans)
+        parts = dict(first) if isinstance(first, Mapping) else {"stem": first}
         reduction = stem_reduction
         self.feature_info: list[dict[str, Any]] = [
             {"num_chs": stem_channels, "reduction": reduction, "module": list(parts)[-1]}
@@ -185,11 +186,19 @@ def doubling(channels: int, blocks: Sequence[int]) -> list[tuple[int, int, int]]
 
 
 def conv_stem(
-    in_chans: int, channels: int, kernel: int = 3, stride: int = 1, act: Callable[[], nn.Module] = nn.ReLU
-) -> nn.Sequential:
-    """Return convolution, normalisation and activation."""
-    conv = nn.Conv2d(in_chans, channels, kernel, stride, kernel // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(channels), act())
+    channels: int,
+    kernel: int = 3,
+    stride: int = 1,
+    act: Callable[[], nn.Module] = nn.ReLU,
+    after: nn.Module | None = None,
+) -> Callable[[int], nn.Sequential]:
+    """Return what makes convolution, normalisation, activation and ``after`` for a number of channels in."""
+
+    def make(in_chans: int) -> nn.Sequential:
+        conv = nn.Conv2d(in_chans, channels, kernel, stride, kernel // 2, bias=False)
+        return nn.Sequential(conv, nn.BatchNorm2d(channels), act(), *([] if after is None else [after]))
+
+    return make
 
 
 def check_depth(depth: int, kind: str, step: int, least: int) -> None:
