@@ -6,7 +6,8 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +30,6 @@ from convsmith.training import FitResult, TrainConfig, fit, rank_and_world
 from convsmith.training.checkpoint import saved_steps
 
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that is fixed before training."""
-
-    inputs: Inputs
-    config: TrainConfig
-    batch_size: int
-    evaluation: EvaluationOptions
-    notes: tuple[str, ...] = ()
-    out: Path | None = None
-    resume: bool = False
-    progress: Progress | None = None
 
 
 def adapt(
@@ -107,10 +94,8 @@ def adapt(
     chosen = method_settings(method, given, settings)
     arguments.integer("batch_size", batch_size, least=2)
     arguments.one_of("resume", resume, (True, False))
-    if out is not None and not isinstance(out, (str, Path)):
-        raise InvalidArgument("out is a folder", argument="out", given=arguments.spelled(out))
-    if progress is not None and not callable(progress):
-        raise InvalidArgument("progress is a function", argument="progress", given=arguments.spelled(progress))
+    arguments.of_type("out", out, str | Path | None)
+    arguments.of_type("progress", progress, Progress | None)
     if reference is not None and not isinstance(reference, (Reference, AdaptationResult)) and reference != "train":
         rule = "a reference is 'train', an earlier source-only result, or None"
         raise InvalidArgument(rule, argument="reference", given=arguments.spelled(reference))
@@ -125,36 +110,26 @@ def adapt(
         notes = (*notes, f"the source has no image of {class_names(inputs.classes, absent)}: nothing is learned of it")
     check_model(network, inputs)
     folder = None if out is None else Path(out)
-    plan = _Plan(
-        inputs,
-        _evaluating(config, batch_size, inputs, evaluation.num_evals),
-        batch_size,
-        evaluation,
-        notes,
-        folder,
-        resume,
-        progress,
-    )
+    config = _evaluating(config, batch_size, inputs, evaluation.num_evals)
+    train = partial(_train, network, inputs, config, batch_size, evaluation, notes, progress, resume)
     known: Reference | None = None
-    if isinstance(reference, AdaptationResult):
-        known = Reference(_raw(reference, inputs), reference.measurements)
-    elif isinstance(reference, Reference):
+    if isinstance(reference, Reference):
         known = reference
     elif reference == "train" and method != "source-only":
-        apart = replace(plan, out=None if folder is None else folder / "reference")
-        base = _train(network, "source-only", method_settings("source-only", {}), apart, None)
+        base = train("source-only", method_settings("source-only", {}), folder and folder / "reference", None)
         if base.interrupted:
             return base
-        known = Reference(_raw(base, inputs), base.measurements)
-    return _train(network, method, chosen, plan, known)
+        reference = base
+    if isinstance(reference, AdaptationResult):
+        known = Reference(_raw(reference, inputs), reference.measurements)
+    return train(method, chosen, folder, known)
 
 
 def _configured(config: TrainConfig | None, single: dict[str, Any]) -> TrainConfig:
     """Return the training configuration; single values beside a whole one are refused, not ignored."""
     said = {name: value for name, value in single.items() if value is not None}
     if config is not None:
-        if not isinstance(config, TrainConfig):
-            raise InvalidArgument("config is a TrainConfig", argument="config", given=arguments.spelled(config))
+        arguments.of_type("config", config, TrainConfig)
         if said:
             argument, hint = ", ".join(said), "dataclasses.replace(config, ...) or leave config out"
             raise InvalidArgument("a whole training configuration holds these already", argument=argument, hint=hint)
@@ -172,14 +147,23 @@ def _configured(config: TrainConfig | None, single: dict[str, Any]) -> TrainConf
 
 
 def _train(
-    model: nn.Module, method: str, settings: MethodConfig, plan: _Plan, reference: Reference | None
+    model: nn.Module,
+    inputs: Inputs,
+    config: TrainConfig,
+    batch_size: int,
+    evaluation: EvaluationOptions,
+    notes: tuple[str, ...],
+    progress: Progress | None,
+    resume: bool,
+    method: str,
+    settings: MethodConfig,
+    out: Path | None,
+    reference: Reference | None,
 ) -> AdaptationResult:
     """Train one method from ``model``'s weights and say everything about what came out."""
-    inputs, config, evaluation = plan.inputs, plan.config, plan.evaluation
     rank, world = rank_and_world()
-    loader = DomainLoader(
-        _loader(inputs.source, plan.batch_size, config.seed), _loader(inputs.target, plan.batch_size, config.seed)
-    ).sharded(rank, world)
+    paired = (_loader(split, batch_size, config.seed) for split in (inputs.source, inputs.target))
+    loader = DomainLoader(*paired).sharded(rank, world)
     steps = config.total_steps(len(loader))
     domains = Domains(Loader(inputs.source, 512), _whole(inputs.target, rank, world), len(inputs.classes), steps)
     torch.manual_seed(config.seed)
@@ -202,9 +186,9 @@ def _train(
         loader,
         replace(config, restore=restore),
         validation=held_out,
-        out=plan.out,
-        resume=plan.resume and plan.out is not None and bool(saved_steps(plan.out)),
-        progress=_named(plan.progress, method),
+        out=out,
+        resume=resume and out is not None and bool(saved_steps(out)),
+        progress=_named(progress, method),
     )
     trained = time.perf_counter()
     source, target = extract_features(task.model, held_out), extract_features(task.model, Loader(inputs.target, 512))
@@ -226,28 +210,23 @@ def _train(
         measurements=found,
         predictions=calibrated(task.model, inputs, source, target),
         alarms=alarms,
-        warnings=_warnings(plan, alarms, fitted),
+        warnings=_warnings(notes, evaluation, alarms, fitted),
         reference=reference,
         classes=inputs.classes,
         seconds=round(fitted.seconds + time.perf_counter() - trained, 3),
         interrupted=fitted.interrupted,
-        weight_history=_weight_history(fitted.history, len(inputs.classes)),
     )
 
 
-def _weight_history(history: list[dict[str, Any]], classes: int) -> Tensor:
-    """Return the class weights at every evaluation, [evaluations, K]; nothing for a method without any."""
-    rows = [row for row in history if "weight_0" in row]
-    return torch.tensor([[row[f"weight_{k}"] for k in range(classes)] for row in rows]) if rows else torch.zeros(0, 0)
-
-
-def _warnings(plan: _Plan, alarms: tuple[Alarm, ...], fitted: FitResult) -> tuple[str, ...]:
-    warnings = list(plan.notes)
-    if plan.evaluation.validator is not None and fitted.best_value is not None and fitted.best_value <= EXCLUDED:
+def _warnings(
+    notes: tuple[str, ...], evaluation: EvaluationOptions, alarms: tuple[Alarm, ...], fitted: FitResult
+) -> tuple[str, ...]:
+    warnings = list(notes)
+    if evaluation.validator is not None and fitted.best_value is not None and fitted.best_value <= EXCLUDED:
         warnings.append(
             "no step passed the guard (source accuracy below 0.9 of source-only's); the first step measured was kept"
         )
-    if plan.evaluation.validator == "oracle":
+    if evaluation.validator == "oracle":
         warnings.append("the step was chosen with target labels (oracle)")
     return (*warnings, *(f"{alarm.kind}: {alarm.message}" for alarm in alarms))
 

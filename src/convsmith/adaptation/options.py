@@ -32,21 +32,14 @@ class InputOptions:
     preprocessing: Preprocessing | None = None
 
     def __post_init__(self) -> None:
-        if self.channels is not None:
-            arguments.one_of("channels", self.channels, (1, 3))
+        arguments.one_of("channels", self.channels, (None, 1, 3))
+        arguments.of_type("preprocessing", self.preprocessing, Preprocessing | None)
+        arguments.of_type("crop", self.crop, tuple[int | None, int | None])
         sides = self.size if isinstance(self.size, (tuple, list)) else (self.size,)
-        for side in sides:
-            if self.size is not None:
-                arguments.integer("size", side, least=1)
-        if self.preprocessing is not None and not isinstance(self.preprocessing, Preprocessing):
-            given = arguments.spelled(self.preprocessing)
-            rule = "preprocessing is a Preprocessing"
-            raise InvalidArgument(rule, argument="preprocessing", given=given, hint="from_model(model)")
-        if not isinstance(self.crop, (tuple, list)) or len(self.crop) != 2:
-            raise InvalidArgument("crop is one side for each domain", argument="crop", given=repr(self.crop))
-        for side in self.crop:
-            if side is not None:
-                arguments.integer("crop", side, least=1)
+        for name, values in (("size", sides), ("crop", self.crop)):
+            for side in values:
+                if side is not None:
+                    arguments.integer(name, side, least=1)
 
 
 @dataclass(frozen=True)
@@ -70,9 +63,7 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         arguments.integer("num_evals", self.num_evals, least=1)
         arguments.one_of("use_target_labels", self.use_target_labels, (True, False))
-        if not isinstance(self.collapse, CollapseRule):
-            given = arguments.spelled(self.collapse)
-            raise InvalidArgument("collapse is a CollapseRule", argument="collapse", given=given)
+        arguments.of_type("collapse", self.collapse, CollapseRule)
         if self.validator is None:
             return
         if VALIDATORS.entry(self.validator).traits["uses_target_labels"] and not self.use_target_labels:
@@ -82,7 +73,6 @@ class EvaluationOptions:
 
 def filled(name: str, kind: Any, whole: Any, given: dict[str, Any]) -> Any:
     """Return the group ``whole`` (the default one if None) with those of ``given`` that are its fields, taken out."""
-    if whole is not None and not isinstance(whole, kind):
-        raise InvalidArgument(f"{name} is {kind.__name__}", argument=name, given=arguments.spelled(whole))
+    arguments.of_type(name, whole, kind | None)
     own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
     return replace(whole, **own) if whole is not None else kind(**own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,4 +91,9 @@ class AdaptationResult:
     classes: tuple[str, ...] = ()
     seconds: float = 0.0
     interrupted: bool = False
-    weight_history: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+
+    @property
+    def weight_history(self) -> Tensor:
+        """The class weights at every evaluation, [evaluations, K]; nothing for a method without any."""
+        names = [f"weight_{k}" for k in range(len(self.classes))]
+        return torch.tensor([[row[name] for name in names] for row in self.history if "weight_0" in row])
