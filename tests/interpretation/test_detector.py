@@ -151,3 +151,20 @@ def test_area_and_interval_against_scikit_learn():
     assert auroc(a, b) == pytest.approx(expected, abs=1e-12)
     report = detection_report(a, b)
     assert report.auroc_low < expected < report.auroc_high
+
+
+@pytest.mark.parametrize("measure", [auroc, detection_report])
+@pytest.mark.parametrize("bad", [[float("nan"), 1.0], [], [[0.5]], ["a"], None])
+def test_scores_that_are_none_are_refused_by_name(measure, bad):
+    good = torch.tensor([0.0, 1.0])
+    with pytest.raises(InvalidArgument, match="clean"):
+        measure(bad, good)
+    with pytest.raises(InvalidArgument, match="adversarial"):
+        measure(good, torch.tensor(bad) if bad and bad[0] != "a" else bad)
+
+
+def test_settings_of_a_report_are_checked():
+    scores = torch.tensor([0.0, 1.0])
+    for words in ({"rate": 1.5}, {"resamples": 0}, {"clean_index": [0]}, {"adversarial_index": [0, 1, 2]}):
+        with pytest.raises(InvalidArgument, match=next(iter(words))):
+            detection_report(scores, scores, **words)

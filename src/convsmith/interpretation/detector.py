@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from convsmith import arguments
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import unwrap
 from convsmith.interpretation.find import find_routes
@@ -64,10 +65,7 @@ class RouteDetector:
         """
         if self.classifier not in CLASSIFIERS:
             make_classifier(self.classifier, self.seed)
-        if not 0 < self.false_positive_rate < 1:
-            raise InvalidArgument(
-                "a false-positive rate lies between 0 and 1", argument="rate", given=self.false_positive_rate
-            )
+        arguments.number("false_positive_rate", self.false_positive_rate, above=0, below=1)
         if len(clean) == 0 or len(adversarial) == 0:
             raise InvalidArgument(
                 "a detector needs clean and adversarial routes", given=f"{len(clean)}, {len(adversarial)}"
@@ -102,18 +100,11 @@ class RouteDetector:
         self._check_fitted()
         widths = {name: routes.gates[name].shape[1] for name in self.widths_ if name in routes.gates}
         if widths != self.widths_ or (self.layers is None and set(routes.gates) != set(self.widths_)):
-            raise InvalidArgument(
-                "the detector was fitted on other layers",
-                argument=self.widths_,
-                given={name: g.shape[1] for name, g in routes.gates.items()},
-            )
+            given = {name: g.shape[1] for name, g in routes.gates.items()}
+            raise InvalidArgument("the detector was fitted on other layers", argument=self.widths_, given=given)
         if dict(routes.settings) != self.settings_:
-            raise InvalidArgument(
-                "the detector was fitted on routes found with other settings",
-                argument=self.settings_,
-                given=dict(routes.settings),
-                hint="find the routes with the same settings",
-            )
+            rule, hint = "the detector was fitted on routes found with other settings", "find them with the same ones"
+            raise InvalidArgument(rule, argument=self.settings_, given=dict(routes.settings), hint=hint)
         return torch.from_numpy(self.ensemble_.score(self._features(routes)))
 
     def predict(self, routes: Routes) -> Tensor:
@@ -258,40 +249,59 @@ def detection_report(
     Examples:
         >>> report = detection_report(torch.zeros(20), torch.ones(20))
     """
-    a, b = np.asarray(clean, dtype=float), np.asarray(adversarial, dtype=float)
-    if not len(a) or not len(b):
-        raise InvalidArgument("scores of both sides are needed", given=f"{len(a)} clean, {len(b)} adversarial")
-    ga = np.arange(len(a)) if clean_index is None else np.asarray(clean_index)
-    gb = np.arange(len(b)) if adversarial_index is None else np.asarray(adversarial_index)
+    a, b = _scores("clean", clean), _scores("adversarial", adversarial)
+    arguments.number("rate", rate, above=0, below=1)
+    arguments.integer("resamples", resamples, least=1)
+    ga, gb = _index("clean_index", clean_index, len(a)), _index("adversarial_index", adversarial_index, len(b))
     images = np.unique(np.concatenate([ga, gb]))
     rows_a, rows_b = ([np.flatnonzero(g == i) for i in images] for g in (ga, gb))
     random = np.random.default_rng(seed)
-    measure: Callable[[NDArray[Any], NDArray[Any]], tuple[float, float]] = lambda p, q: (auroc(p, q), hits(p, q, rate))  # noqa: E731  # two numbers of one pair of score lists, used three lines below
     draws = []
     for _ in range(resamples):
         pick = random.integers(0, len(images), len(images))
         p = np.concatenate([rows_a[i] for i in pick])
         q = np.concatenate([rows_b[i] for i in pick])
         if len(p) and len(q):
-            draws.append(measure(a[p], b[q]))
+            draws.append((auroc(a[p], b[q]), hits(a[p], b[q], rate)))
     low, high = np.percentile(np.asarray(draws), [2.5, 97.5], axis=0)
-    area, rate_hit = measure(a, b)
+    area, rate_hit = auroc(a, b), hits(a, b, rate)
     return DetectionReport(
         area, float(low[0]), float(high[0]), rate_hit, float(low[1]), float(high[1]), rate, len(images)
     )
 
 
-def auroc(clean: NDArray[Any], adversarial: NDArray[Any]) -> float:
-    """Area under the ROC curve from scores: P(adversarial > clean) + P(equal) / 2 (Mann-Whitney).
+def auroc(clean: Tensor | NDArray[Any], adversarial: Tensor | NDArray[Any]) -> float:
+    """Area under the ROC curve from scores [N] and [M]: P(adversarial > clean) + P(equal) / 2 (Mann-Whitney).
+
+    Raises `InvalidArgument` where a side is empty or holds what is not a number.
 
     Examples:
         >>> auroc(np.array([0.1, 0.2]), np.array([0.3, 0.4]))
         1.0
     """
+    clean, adversarial = _scores("clean", clean), _scores("adversarial", adversarial)
     ordered = np.sort(clean)
     below = np.searchsorted(ordered, adversarial, side="left")
     upto = np.searchsorted(ordered, adversarial, side="right")
     return float((below + upto).mean() / (2 * len(clean)))
+
+
+def _scores(name: str, value: Any) -> NDArray[np.float64]:
+    try:
+        scores = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=float)
+    except (TypeError, ValueError):
+        scores = np.empty(0)
+    if scores.ndim != 1 or not len(scores) or np.isnan(scores).any():
+        rule = f"{name} must be scores, one number a row and none of them NaN"
+        raise InvalidArgument(rule, argument=name, given=arguments.spelled(value))
+    return scores
+
+
+def _index(name: str, index: Sequence[int] | None, rows: int) -> NDArray[Any]:
+    found = np.arange(rows) if index is None else np.asarray(index)
+    if found.shape != (rows,):
+        raise InvalidArgument(f"{name} must name the image of every row", argument=name, given=f"{found.shape}, {rows}")
+    return found
 
 
 def hits(clean: NDArray[Any], adversarial: NDArray[Any], rate: float = 0.05) -> float:
