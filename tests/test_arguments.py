@@ -48,3 +48,19 @@ def test_what_does_not_is_refused_by_name(check, value, says):
         check("it_was_this", value)
     assert says.replace("\\", "") in str(refused.value)
     assert refused.value.argument == "it_was_this"
+
+
+def test_double_precision_stays():
+    """What the poolings, routes and domain losses are not asked in their own tests."""
+    from convsmith.inspection.features import extract_features
+    from convsmith.training.classification import distillation_loss
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
+    images = torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    found = extract_features(model, images)
+    assert found.features.equal(images.flatten(1))
+    assert found.logits.dtype == torch.float64
+    a, b = found.logits.detach(), found.logits.flip(0)
+    p, q = (a / 2).softmax(1), (b / 2).softmax(1)
+    assert float(distillation_loss(a, b, 2.0) - 4 * (q * (q / p).log()).sum() / 4) == pytest.approx(0, abs=1e-14)
+    assert distillation_loss(a.half(), b.half(), 2.0).dtype == torch.float32

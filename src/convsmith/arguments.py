@@ -54,6 +54,11 @@ def tensor(
     raise InvalidArgument(f"{name} must be {what}", argument=name, given=spelled(value), hint=hint)
 
 
+def wide(x: Tensor) -> Tensor:
+    """Return ``x`` in float32 at least: half precision is measured in float32, float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def integer(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
     """Return ``value`` if it is a whole number (no boolean) within the bounds."""
     whole = isinstance(value, int) and not isinstance(value, bool)

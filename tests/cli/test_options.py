@@ -1,12 +1,13 @@
 """Flag beats file beats preset beats default, and what a settings file may not say."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
 import pytest
 import yaml
 
-from convsmith.cli.shell import options, settings
+from convsmith.cli.shell import flags, options, settings
 from convsmith.cli.shell.options import Work, option
 from convsmith.errors import InvalidArgument
 
@@ -147,6 +148,25 @@ def test_a_bad_flag_is_one_clear_error(words, said):
         parse(*words)
     assert all(part in str(caught.value) for part in said), str(caught.value)
     assert len(str(caught.value).splitlines()) <= 4
+
+
+@pytest.mark.parametrize(
+    ("said", "spoken"),
+    [
+        ("say use_target_labels=True as well", "say --use-target-labels as well"),
+        ('use sites="conv" or sites=None', "use --sites conv or no --sites"),
+        ("fewer warmup_steps, or warmup_share=0.1", "fewer --warmup-steps, or --warmup-share 0.1"),
+        ("pass size= to resize them", "pass --size to resize them"),
+        ("resume=False, or size matters", "--no-resume, or size matters"),
+        ("--set size=3, --size 4 or other_size=2", "--set size=3, --size 4 or other_size=2"),
+    ],
+)
+def test_an_error_of_the_library_names_flags(said, spoken):
+    names = ("use_target_labels", "sites", "warmup_steps", "warmup_share", "size", "resume")
+    form = dataclasses.make_dataclass("Form", [(name, int, options.option(0, "x")) for name in names])
+    error = InvalidArgument(said, argument="size", given=3, hint=said)
+    flags.name_flags(error, form())
+    assert str(error) == f"{spoken}\n  argument: --size SIZE\n  given:    3\n  hint:     {spoken}"
 
 
 def test_every_packaged_preset_is_valid_and_opens_with_the_command_that_runs_it():

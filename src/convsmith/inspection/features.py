@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import spelled
+from convsmith.arguments import spelled, wide
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import evaluating
 from convsmith.inspection.outputs import class_scores
@@ -114,7 +114,7 @@ def extract_features(model: nn.Module, images: Tensor | Iterable[Any]) -> Featur
             ``images`` and ``labels``.
 
     Returns:
-        float32 on the CPU.
+        on the CPU, in float32 or, of a float64 network, in float64.
 
     Raises:
         InvalidArgument: no image, or a classifier that does not run once on features [B, d].
@@ -129,8 +129,8 @@ def extract_features(model: nn.Module, images: Tensor | Iterable[Any]) -> Featur
         for item in [images] if isinstance(images, Tensor) else images:
             x, y = _unpack(item)
             f, z = features_and_logits(model, x if parameter is None else x.to(parameter.device))
-            features.append(f.float().cpu())
-            logits.append(z.float().cpu())
+            features.append(wide(f).cpu())
+            logits.append(wide(z).cpu())
             labels.append(y.cpu())
     if not features:
         raise InvalidArgument("there is no image to take features of", argument="images", given="an empty iterable")

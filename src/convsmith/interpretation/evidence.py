@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import wide
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.ablation import _flat, plan_for
 from convsmith.interpretation.find import prepare, rows_at_once
@@ -29,7 +30,7 @@ def nearest_routes(
     Routes.concatenate([query[:1], reference[:1]])  # same layers and settings, or an error
     if not 1 <= count <= len(reference) - (query is reference):
         raise InvalidArgument("there are not so many reference images", argument=count, given=len(reference))
-    a, b = query.vector().float(), reference.vector().float().to(query.prediction.device)
+    a, b = (wide(routes.vector()).to(query.prediction.device) for routes in (query, reference))
     if measure == "cosine":
         alike = nn.functional.normalize(a, dim=1) @ nn.functional.normalize(b, dim=1).T
     elif measure == "jaccard":

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from convsmith.arguments import integer, spelled
+from convsmith.arguments import integer, spelled, wide
 from convsmith.data.pictures import FAILURES
 from convsmith.data.preprocessing import Preprocessing
 from convsmith.errors import InvalidArgument, refusing
@@ -69,7 +69,7 @@ class LoadedModel:
         with torch.no_grad():
             for start in range(0, len(inputs), batch_size):
                 batch = torch.stack([_tensor(one, transform) for one in inputs[start : start + batch_size]])
-                found.append(self.model(batch.to(like.device, like.dtype)).float().softmax(1).cpu())
+                found.append(wide(self.model(batch.to(like.device, like.dtype))).softmax(1).cpu())
         return torch.cat(found)
 
     def predict(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 32) -> list[Prediction]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convsmith.arguments import wide
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.training.evaluation import expected_calibration_error, predict
@@ -26,8 +27,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
         >>> float(distillation_loss(torch.zeros(2, 3), torch.zeros(2, 3), 4.0))
         0.0
     """
-    log_p = F.log_softmax(student.float() / temperature, dim=1)
-    log_q = F.log_softmax(teacher.float() / temperature, dim=1)
+    log_p = F.log_softmax(wide(student) / temperature, dim=1)
+    log_q = F.log_softmax(wide(teacher) / temperature, dim=1)
     return temperature**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import wide
 from convsmith.data.batch import Batch
 from convsmith.data.loader import Loader
 from convsmith.data.split import ImageSplit
@@ -80,7 +81,7 @@ def predict(
     total = len(batches) if isinstance(batches, Sized) else 0
     with evaluating(model), torch.no_grad():
         for done, batch in enumerate(batches, 1):
-            logits.append(class_scores(model(batch.images.to(place, non_blocking=True))).float())
+            logits.append(wide(class_scores(model(batch.images.to(place, non_blocking=True)))))
             labels.append(batch.labels)
             index.append(batch.index)
             if progress is not None:
@@ -130,7 +131,7 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS)
     """
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    probabilities = logits.float().softmax(1)
+    probabilities = wide(logits).softmax(1)
     return float(multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=bins, norm="l1"))
 
 
@@ -149,7 +150,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, seed: int = 0, *, res
         >>> classification_metrics(torch.eye(4), torch.arange(4)).top1
         1.0
     """
-    logits, labels = logits.detach().float().cpu(), labels.detach().long().cpu()
+    logits, labels = wide(logits.detach()).cpu(), labels.detach().long().cpu()
     _check(logits, labels)
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 

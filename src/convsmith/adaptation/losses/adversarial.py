@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.losses.gather import count_per_rank
-from convsmith.adaptation.losses.operands import matrix, vector, wide
+from convsmith.adaptation.losses.operands import matrix, vector
 from convsmith.adaptation.losses.reversal import reverse_gradient
+from convsmith.arguments import wide
 
 
 def domain_loss(

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from convsmith import arguments
 from convsmith.adaptation.losses.gather import gather
-from convsmith.adaptation.losses.operands import matrix, pair, vector, wide
+from convsmith.adaptation.losses.operands import matrix, pair, vector
+from convsmith.arguments import wide
 from convsmith.errors import InvalidArgument
 
 Bandwidths = Sequence[float] | Tensor | Literal["median", "mean"] | None

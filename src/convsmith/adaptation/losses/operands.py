@@ -50,8 +50,3 @@ def pair(source: Any, target: Any, *, names: tuple[str, str] = ("source", "targe
             rule = "both sides need at least one sample and one column"
             raise InvalidArgument(rule, argument=name, given=tuple(side.shape))
     return source, target
-
-
-def wide(x: Tensor) -> Tensor:
-    """Return ``x`` in float32 at least: half precision is measured in float32, float64 stays."""
-    return x if x.dtype == torch.float64 else x.float()

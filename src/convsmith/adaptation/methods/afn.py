@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from convsmith.adaptation.evaluation.features import DomainFeatures
-from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig, Terms
+from convsmith.arguments import wide
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from convsmith import arguments
 from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.gather import gather
-from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.methods.method import METHODS, Domains, Terms
 from convsmith.adaptation.methods.reweighting import ReweightedTask, ReweightingSettings, train_critic
+from convsmith.arguments import wide
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import certainty, domain_loss
-from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.losses.selective import entropy
 from convsmith.adaptation.methods.adversarial import AdversarialSettings, WeightedAdversarialTask
 from convsmith.adaptation.methods.method import METHODS, Terms
 from convsmith.adaptation.methods.weighting import WeightSettings
+from convsmith.arguments import wide
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import certainty, domain_loss
-from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.methods.adversarial import AdversarialSettings, AdversarialTask
 from convsmith.adaptation.methods.method import METHODS, Domains, Terms
+from convsmith.arguments import wide
 from convsmith.inspection.features import classifier_of
 
 

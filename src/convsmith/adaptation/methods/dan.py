@@ -12,8 +12,8 @@ import torch
 
 from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.discrepancy import mmd
-from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig, Terms
+from convsmith.arguments import wide
 
 
 @dataclass(frozen=True)

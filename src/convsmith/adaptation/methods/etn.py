@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith.adaptation.evaluation.features import DomainFeatures
-from convsmith.adaptation.losses.operands import wide
 from convsmith.adaptation.losses.selective import entropy
 from convsmith.adaptation.methods.adversarial import AdversarialTask, WarmedSettings
 from convsmith.adaptation.methods.method import METHODS, Domains, Terms
+from convsmith.arguments import wide
 
 
 @dataclass(frozen=True)

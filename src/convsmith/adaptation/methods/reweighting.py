@@ -18,8 +18,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from convsmith import arguments
 from convsmith.adaptation.losses.gather import gather
-from convsmith.adaptation.losses.operands import vector, wide
+from convsmith.adaptation.losses.operands import vector
 from convsmith.adaptation.methods.method import Domains, DomainTask, MethodConfig
+from convsmith.arguments import wide
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.features import classifier_of, features_and_logits

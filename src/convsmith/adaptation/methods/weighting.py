@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from convsmith import arguments
 from convsmith.adaptation.losses.gather import sum_over_ranks, world_size
-from convsmith.adaptation.losses.operands import matrix, wide
+from convsmith.adaptation.losses.operands import matrix
+from convsmith.arguments import wide
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import evaluating

@@ -70,8 +70,24 @@ def name_flags(error: ConvsmithError, arguments: Any) -> None:
                 shown = f"{place} {value}: {said}"
             if shown is not None:
                 break
-    if shown is not None:
-        type(error).__init__(error, error.rule, argument=shown, given=error.given, hint=error.hint)
+    flags = {field.name for field in fields if not field.metadata["positional"]}
+    rule, hint = (text if text is None else _as_flags(text, flags) for text in (error.rule, error.hint))
+    type(error).__init__(error, rule or "", argument=shown or error.argument, given=error.given, hint=hint)
+
+
+def _as_flags(text: str, names: Collection[str]) -> str:
+    """Write what is said for Python, ``use_target_labels=True`` or ``warmup_steps``, as the flags it stands for."""
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found[1].replace("_", "-"), (found[2] or "").strip("'\"")
+        if value in ("None", "False"):
+            return f"no --{name}" if value == "None" else f"--no-{name}"
+        return f"--{name}" if value in ("", "True") else f"--{name} {value}"
+
+    called = "|".join(sorted(names, key=len, reverse=True))
+    bare = "|".join(name for name in names if "_" in name) or "$^"
+    text = re.sub(rf"(?<![\w.-])(?<!--set )(?<!-args )({called})=([\w.'\"/-]*)", flag, text)
+    return re.sub(rf"(?<![\w.-])({bare})()(?![\w=(-])", flag, text)
 
 
 def _read(argv: Sequence[str], names: dict[str, str], hints: dict[str, Any]) -> Iterator[tuple[str, Any, list[str]]]:
