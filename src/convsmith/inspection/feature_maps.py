@@ -104,12 +104,18 @@ def channels_first(x: Tensor, channels: int, model: nn.Module) -> Tensor:
         >>> channels_first(torch.zeros(2, 4, 4, 8), 8, nn.Identity()).shape
         torch.Size([2, 8, 4, 4])
     """
+    layout = feature_layout(x, channels, model)
+    if layout == "tokens":
+        return x[:, int(getattr(model, "num_prefix_tokens", 0)) :].mT.unsqueeze(-1)
+    return x.permute(0, 3, 1, 2) if layout == "NHWC" else x
+
+
+def feature_layout(x: Tensor, channels: int | None, model: nn.Module) -> str:
+    """Return ``"tokens"``, ``"NHWC"`` or ``"NCHW"``, whichever the features of ``model`` are."""
     if x.dim() == 3:
-        prefix = int(getattr(model, "num_prefix_tokens", 0))
-        return x[:, prefix:].mT.unsqueeze(-1)
-    if getattr(model, "output_fmt", "NCHW") == "NHWC" or (x.shape[1] != channels and x.shape[3] == channels):
-        return x.permute(0, 3, 1, 2)
-    return x
+        return "tokens"
+    last = getattr(model, "output_fmt", "NCHW") == "NHWC" or (x.shape[1] != channels and x.shape[3] == channels)
+    return "NHWC" if last else "NCHW"
 
 
 def input_shape(model: nn.Module, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
@@ -156,8 +162,5 @@ def infer_channels(
     if not isinstance(x, Tensor) or x.dim() not in (3, 4):
         given = f"{type(model).__name__}: " + (str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__)
         raise InvalidArgument("features are a map [B, C, H, W] or tokens [B, N, C]", argument="model", given=given)
-    if x.dim() == 3:
-        return x.shape[2], used
-    declared = getattr(model, "num_features", None)
-    last = getattr(model, "output_fmt", "NCHW") == "NHWC" or (x.shape[1] != declared and x.shape[3] == declared)
-    return (x.shape[3] if last else x.shape[1]), used
+    layout = feature_layout(x, getattr(model, "num_features", None), model)
+    return x.shape[1 if layout == "NCHW" else -1], used

@@ -10,7 +10,6 @@ from typing import Any
 
 import timm
 
-from convsmith.errors import InvalidArgument
 from convsmith.models.published import configuration, family
 from convsmith.models.recipes import check_arguments, check_name
 from convsmith.pooling import PooledClassifier, attach
@@ -43,14 +42,12 @@ def attached_net(
     if img_size is not None:
         arguments["img_size"] = img_size
     check_arguments(backbone, arguments)
-    if global_pool not in (None, "") or (global_pool == "" and num_classes):
-        raise InvalidArgument("the pooling is the attached one", argument="global_pool", given=repr(global_pool))
     attached = attach(
         timm.create_model(backbone, **arguments),
         **{**({"dim": 32} if pooling is None else pooling), "num_classes": num_classes},
     )
-    if global_pool == "":
-        attached.reset_classifier(0, "")
+    if global_pool is not None:
+        attached.reset_classifier(num_classes, global_pool)
     return attached
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from convsmith import arguments
 from convsmith.arguments import module
 from convsmith.errors import InvalidArgument, close_matches
-from convsmith.inspection.feature_maps import feature_fn, infer_channels, input_shape
+from convsmith.inspection.feature_maps import feature_fn, feature_layout, infer_channels, input_shape
 from convsmith.pooling.classifier import ATTACHED, PooledClassifier
 from convsmith.pooling.last_stage import set_last_stride
 from convsmith.pooling.layers import POOLINGS
@@ -122,7 +122,7 @@ def attach(
         hidden=hidden,
         drop_rate=drop_rate,
         head_lr_mult=head_lr_mult,
-        layout=_layout(model, seen[-1], channels),
+        layout=feature_layout(seen[-1], channels, model),
         recipe=recipe,
     )
     _record(attached)
@@ -154,13 +154,6 @@ def _spatial(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple
         hint = f"input_size=({channels}, {', '.join(str(side) for side in tuple(input_size)[-2:])})"
         raise InvalidArgument(rule, argument="input_size", given=tuple(input_size), hint=hint)
     return (input_size[1], input_size[2])
-
-
-def _layout(model: nn.Module, features: Tensor, channels: int) -> str:
-    if features.dim() == 3:
-        return "tokens"
-    last = getattr(model, "output_fmt", "NCHW") == "NHWC"
-    return "NHWC" if last or (features.shape[1] != channels and features.shape[3] == channels) else "NCHW"
 
 
 def pooling_options(name: str) -> dict[str, Any]:
