@@ -57,7 +57,8 @@ def name_flags(error: ConvsmithError, arguments: Any) -> None:
     """Let an error of the library name the flag: ``--optimizer NAME`` for optimizer, ``--weights w.pth`` for w.pth."""
     said, given = str(error.argument), str(error.given)
     fields = [field for field in dataclasses.fields(arguments) if field.name != "verb"]
-    last = said.split(" ")[-1].replace("-", "_")  # of "compression method"
+    # of "compression method"; a data set is told by its value, and is no --set
+    last = "" if said == "data set" else said.split(" ")[-1].replace("-", "_")
     alike = (f for f in fields if last == f.name or (len(f.name) > 5 and last.startswith(f.name)))
     shown = next(map(_shown, alike), None)
     if shown is None and "--" not in said and not isinstance(arguments, type):
