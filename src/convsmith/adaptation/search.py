@@ -19,7 +19,7 @@ from convsmith.adaptation.evaluation.evaluator import EXCLUDED
 from convsmith.adaptation.evaluation.validators import VALIDATORS
 from convsmith.adaptation.methods.method import METHODS, method_settings
 from convsmith.adaptation.result import AdaptationResult
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 from convsmith.files import whole_lines
 from convsmith.registry import setting_types
 
@@ -113,7 +113,8 @@ def search(
     # source-only takes what adapt itself takes, not the settings of the method
     names = setting_types(method_settings(method, {}))
     own = {name: value for name, value in common.items() if name not in names}
-    memory = _Memory(out, {"method": method, "validator": validator, "common": {k: str(v) for k, v in common.items()}})
+    conditions = {"method": method, "validator": validator, "common": {k: str(v) for k, v in common.items()}}
+    finished = {} if out is None else _finished(out)
     trials: list[Trial] = []
     done = 0
     for count, budget in plan:
@@ -123,18 +124,20 @@ def search(
         for settings in chosen:
             scores, oracle = [], []
             for seed in seeds:
-                found = memory.get(settings, budget, seed)
-                if found is None:
+                key = json.dumps([conditions, settings, budget, seed], sort_keys=True, default=str)
+                if key not in finished:
                     run = partial(adapt, model, source, target, steps=budget, seed=seed)
                     if method != "source-only" and seed not in references:
                         references[seed] = run(method="source-only", **{**own, "reference": None})
                     rest = {**common, "reference": references.get(seed), **settings}
                     result = run(method=method, validator=validator, **rest)
                     measured = result.measurements
-                    found = {"score": measured["selection"], "oracle": measured.get("oracle_accuracy")}
-                    memory.put(settings, budget, seed, found)
-                scores.append(found["score"])
-                oracle += [] if found["oracle"] is None else [found["oracle"]]
+                    finished[key] = (measured["selection"], measured.get("oracle_accuracy"))
+                    if out is not None:
+                        _append(out, key, *finished[key])
+                score, accuracy = finished[key]
+                scores.append(score)
+                oracle += [] if accuracy is None else [accuracy]
                 done += 1
                 if progress is not None:
                     progress(done, total, f"{settings} at {budget} steps")
@@ -148,31 +151,19 @@ def search(
     return SearchResult(best, tuple(trials), validator)
 
 
-class _Memory:
-    """Finished runs on disk."""
+def _finished(path: Path) -> dict[str, tuple[float, float | None]]:
+    """Return score and oracle accuracy of the runs in a file, by what they were."""
+    found = {}
+    for number, line in enumerate(whole_lines(path), 1):
+        hint = "take the line out, or name another file"
+        rule, argument = "a file of finished runs holds one JSON object a line", f"{path}, line {number}"
+        with refusing(rule, ValueError, TypeError, KeyError, argument=argument, hint=hint):
+            row = json.loads(line)
+            found[row["key"]] = (float(row["found"]["score"]), row["found"]["oracle"])
+    return found
 
-    def __init__(self, path: Path | None, conditions: Mapping[str, Any]) -> None:
-        self.path, self.conditions = path, conditions
-        self.known: dict[str, dict[str, Any]] = {}
-        for number, line in enumerate(whole_lines(path) if path is not None else (), 1):
-            try:
-                row = json.loads(line)
-                self.known[row["key"]] = {"score": float(row["found"]["score"]), "oracle": row["found"]["oracle"]}
-            except (ValueError, TypeError, KeyError):
-                rule, argument = "a file of finished runs holds one JSON object a line", f"{path}, line {number}"
-                hint = "take the line out, or name another file"
-                raise InvalidArgument(rule, argument=argument, given=line[:80], hint=hint) from None
 
-    def _key(self, settings: Mapping[str, Any], steps: int, seed: int) -> str:
-        return json.dumps([self.conditions, dict(settings), steps, seed], sort_keys=True, default=str)
-
-    def get(self, settings: Mapping[str, Any], steps: int, seed: int) -> dict[str, Any] | None:
-        return self.known.get(self._key(settings, steps, seed))
-
-    def put(self, settings: Mapping[str, Any], steps: int, seed: int, found: dict[str, Any]) -> None:
-        key = self._key(settings, steps, seed)
-        self.known[key] = found
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(json.dumps({"key": key, "found": found}) + "\n")
+def _append(path: Path, key: str, score: float, oracle: float | None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps({"key": key, "found": {"score": score, "oracle": oracle}}) + "\n")
