@@ -69,7 +69,7 @@ def compared(
     running: Study, budgets: Mapping[str, Budget], steps: int, recipe: Recipe = DIGITS, fold: int = 1
 ) -> tuple[Cells, list[Table], list[Figure]]:
     """Train every arm of every budget; return the cells by (budget, arm), and a table and a figure for each budget."""
-    total = sum(len(b.arms) * len(running.seeds[: b.seeds]) for b in budgets.values())
+    total = sum(len(b.arms) * (1 + len(running.seeds[: b.seeds])) for b in budgets.values())
     cells: Cells = {}
     tables, figures = [], []
     for name, budget in budgets.items():
@@ -84,7 +84,7 @@ def compared(
         shown = {}
         for arm, builder in builders.items():
             first = cells[name, arm][0]
-            seconds = running.cell(f"{name}|{arm}|latency", partial(latency, builder, shape=recipe.shape))
+            seconds = running.cell(f"{name}|{arm}|latency", partial(latency, builder, shape=recipe.shape), total)
             found = interval([cell["accuracy"] for cell in cells[name, arm]])
             rows.append([arm, first["params"], first["macs"], 1000 * seconds, str(found)])
             shown[arm] = (found.mean, found.low, found.high)
