@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from convsmith.interpretation.gates import GatedNetwork
-from convsmith.interpretation.solvers.problem import Evaluation, Solution, evaluate
+from convsmith.interpretation.solvers.problem import OWN, Evaluation, Solution, evaluate
 
 #: gates are cubes of what moves, so that a gate near 0 takes small steps and a large one large steps
 POWER = 3
@@ -25,6 +25,8 @@ SLOW, STRIDE, MEMORY = 25, 0.1, (0.9, 0.99)
 LOST_FOR, NEAR, RAISE, FALL = 20, 5.0, 4.0, 0.85
 #: a search at rest within this share of its passes goes on once more, from its gates with none below `REOPENED`
 EARLY, REOPENED = 1 / 3, 0.4
+#: beside a blank: the mean gate below which the network's own answer counts too
+JOINED = 0.2
 #: the stop test of rows happens once in so many passes, so that the device is asked to wait only then
 _CHECK_EVERY = 5
 
@@ -38,6 +40,7 @@ def solve_converged(
     passes: int = 150,
     upper: float = 5.0,
     tolerance: float = 0.03,
+    blank: Tensor | None = None,
 ) -> Solution:
     """Minimise every row's objective until its projected gradient is small beside that of open gates.
 
@@ -61,7 +64,7 @@ def solve_converged(
     and never gets worse. Nocedal and Wright, Numerical Optimization, 2nd ed., algorithm 3.1; Byrd, Nocedal, Schnabel,
     Math. Programming 1994, (3.1).
     """
-    rows = _Rows(probabilities, gamma, start, upper, tolerance, passes)
+    rows = _Rows(probabilities, gamma, start, upper, tolerance, passes, blank)
     result = Solution(
         start.clone(),
         torch.full_like(gamma, torch.inf),
@@ -69,7 +72,8 @@ def solve_converged(
         torch.zeros(len(start), dtype=torch.bool, device=start.device),
     )
     for taken in range(1, passes + 1):
-        rows.judge(evaluate(network, rows.trial.abs() ** POWER, rows.probabilities))
+        gates = rows.trial.abs() ** POWER
+        rows.judge(evaluate(network, gates, rows.probabilities, blank=rows.blank, own=rows.own))
         rows.advance()
         if taken < passes and taken % _CHECK_EVERY == 0:
             live = ~rows.converged
@@ -78,7 +82,7 @@ def solve_converged(
                 break
             if count <= 0.75 * len(live):
                 rows.write(result)
-                network.select(live)
+                network.select(live if blank is None else live.repeat(2))
                 rows.select(live)
     rows.write(result)
     return result
@@ -93,10 +97,18 @@ class _Rows:
     """Everything the converging solver knows about each unfinished image; first dimension the row."""
 
     def __init__(
-        self, probabilities: Tensor, gamma: Tensor, start: Tensor, upper: float, tolerance: float, passes: int
+        self,
+        probabilities: Tensor,
+        gamma: Tensor,
+        start: Tensor,
+        upper: float,
+        tolerance: float,
+        passes: int,
+        blank: Tensor | None,
     ) -> None:
         rows, total = start.shape
-        self.probabilities, self.gamma, self.label = probabilities, gamma, probabilities.argmax(1)
+        self.probabilities, self.gamma = probabilities, gamma
+        self.blank, self.own = blank, torch.full_like(gamma, OWN if blank is None else 0.0)
         self.place = torch.arange(rows, device=start.device)
         self.highest, self.upper, self.early = upper ** (1 / POWER), upper, EARLY * passes
         least = smallest_gamma(start.dtype, tolerance)
@@ -132,14 +144,14 @@ class _Rows:
         """Accept the evaluated point of a row or shorten its step; remember it if it is the row's best."""
         gates = self.trial.abs() ** POWER
         asked = here.cross_entropy + self.gamma * gates.sum(1)
-        feasible = here.logits.argmax(1) == self.label
+        feasible = here.kept
         live = ~self.converged  # a converged row never changes, however long it stays in the batch
         self.passes += live
         better = live & feasible & (asked < self.lowest)
         self.best = torch.where(better[:, None], gates, self.best)
         self.lowest = torch.where(better, asked, self.lowest)
 
-        objective = asked + (self.weight - 1) * here.cross_entropy
+        objective = asked - here.cross_entropy + self.weight * here.followed
         before = self.weight * self.entropy + self.gamma * (self.root.abs() ** POWER).sum(1)
         slope = self.slope(self.root, self.pull)
         step, change = self.trial - self.root, self.slope(self.trial, here.gradient) - slope
@@ -157,7 +169,7 @@ class _Rows:
         take = accepted[:, None]
         self.root = torch.where(take, self.trial, self.root)
         self.pull = torch.where(take, here.gradient, self.pull)
-        self.entropy = torch.where(accepted, here.cross_entropy, self.entropy)
+        self.entropy = torch.where(accepted, here.followed, self.entropy)
         self.fresh = self.fresh & ~accepted
 
         gradient = self.weight[:, None] * here.gradient + self.gamma[:, None]
@@ -174,7 +186,11 @@ class _Rows:
         unfinished = closing.any(1)
         self.fresh = self.fresh | (rest & unfinished)  # what is left without the gates just closed
         self.accepted = accepted
-        self._rest(rest & feasible & ~unfinished)
+        rest = rest & feasible & ~unfinished
+        join = take[:, 0] & feasible & (self.own < OWN) & (rest | (gates.mean(1) < JOINED))
+        self.own = torch.where(join, OWN, self.own)
+        self._forget(join)
+        self._rest(rest & ~join)
         self._weigh(accepted, feasible, accepted & ~feasible & (size <= NEAR * self.threshold))
 
     def _rest(self, rest: Tensor) -> None:
@@ -184,9 +200,13 @@ class _Rows:
         self.reopened = self.reopened | again
         self.at_rest = torch.where(rest, self.lowest, self.at_rest)
         self.root = torch.where(again[:, None], self.best.clamp(min=REOPENED) ** (1 / POWER), self.root)
-        self.steps = self.steps.masked_fill(again[:, None, None], 0.0)
-        self.changes = self.changes.masked_fill(again[:, None, None], 0.0)
-        self.fresh = self.fresh | again
+        self._forget(again)
+
+    def _forget(self, rows: Tensor) -> None:
+        """Look at the point of ``rows`` [B] bool again, without a model of its surroundings."""
+        self.steps = self.steps.masked_fill(rows[:, None, None], 0.0)
+        self.changes = self.changes.masked_fill(rows[:, None, None], 0.0)
+        self.fresh = self.fresh | rows
 
     def _weigh(self, accepted: Tensor, feasible: Tensor, dead: Tensor) -> None:
         """Let the weight fall to its floor; raise both where the prediction stays lost, back at the best point."""

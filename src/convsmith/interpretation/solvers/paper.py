@@ -28,16 +28,15 @@ def solve_paper(
     second image with its momentum; here every image starts with zero velocity. The schedule ends by its number of
     steps, so no row counts as converged. Wang et al., CVPR 2018, as in the authors' released code.
     """
-    label = probabilities.argmax(1)
     gates = start.clone()
     velocity = torch.zeros_like(gates)
     best, lowest = start.clone(), torch.full_like(gamma, torch.inf)
     for _ in range(steps):
         here = evaluate(network, gates, probabilities, floor=1e-20)
         objective = here.cross_entropy + gamma * gates.abs().sum(1)
-        better = (here.logits.argmax(1) == label) & (objective < lowest)
+        better = here.kept & (objective < lowest)
         best = torch.where(better[:, None], gates, best)
         lowest = torch.where(better, objective, lowest)
         velocity.mul_(MOMENTUM).add_(here.gradient).add_(gamma[:, None] * gates.sign())
         gates = gates.sub(velocity, alpha=LEARNING_RATE).clamp_(0, upper)
-    return Solution(best, lowest, torch.full_like(label, steps), torch.zeros_like(label, dtype=torch.bool))
+    return Solution(best, lowest, torch.full_like(gamma, steps, dtype=torch.long), torch.zeros_like(gamma, dtype=torch.bool))

@@ -31,32 +31,57 @@ class Solution:
     converged: Tensor
 
 
+#: share of the network's own answer in the cross-entropy beside a blank; the rest is what the image adds to the blank's
+OWN = 0.25
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """One pass: logits [B, K], cross-entropy [B], and the gradient [B, total] of the cross-entropy."""
+    """One pass: ``kept`` [B] bool, the prediction stays; ``cross_entropy`` [B] as the problem counts it; what was
+    followed of it [B], and the gradient [B, total] of that."""
 
-    logits: Tensor
+    kept: Tensor
     cross_entropy: Tensor
+    followed: Tensor
     gradient: Tensor
 
 
-def evaluate(network: GatedNetwork, gates: Tensor, probabilities: Tensor, *, floor: float = 0.0) -> Evaluation:
+def evaluate(
+    network: GatedNetwork,
+    gates: Tensor,
+    probabilities: Tensor,
+    *,
+    floor: float = 0.0,
+    blank: Tensor | None = None,
+    own: Tensor | None = None,
+) -> Evaluation:
     """Run the gated network forward and backward once.
 
-    ``floor`` is added to q inside the logarithm, as published (1e-20).
+    ``floor`` is added to q inside the logarithm, as published (1e-20). With ``blank`` [B, K], the full network's logits
+    of a blank beside every image, ``network`` holds the images and then the blanks, and ``own`` [B] weighs the answer
+    itself in what is followed (see `solvers.converged`).
 
     Raises:
         InvalidArgument: the output does not depend on the gates through autograd.
     """
     gates = gates.detach().requires_grad_(True)
-    logits = network.logits(gates)
+    logits = network.logits(gates if blank is None else gates.repeat(2, 1))
     if not logits.requires_grad:
         raise InvalidArgument(
             "the output does not depend on the gates in a way autograd can follow",
             given=type(network.model).__name__,
             hint="look for torch.no_grad, detach or inference_mode inside the network's forward",
         )
-    log_q = torch.log(logits.softmax(1) + floor) if floor else logits.log_softmax(1)
-    entropy = -(probabilities * log_q).sum(1)
-    (gradient,) = torch.autograd.grad(entropy.sum(), gates)
-    return Evaluation(logits.detach(), entropy.detach(), gradient)
+    label = probabilities.argmax(1)
+    if blank is None or own is None:
+        log_q = torch.log(logits.softmax(1) + floor) if floor else logits.log_softmax(1)
+        entropy = followed = -(probabilities * log_q).sum(1)
+        kept = logits.argmax(1) == label
+    else:
+        alone, constant = logits.chunk(2)
+        added = alone - constant + blank
+        itself, image = (-(probabilities * z.log_softmax(1)).sum(1) for z in (alone, added))
+        entropy, followed = image + OWN * (itself - image), image + own * (itself - image)
+        kept = (alone.argmax(1) == label) & (added.argmax(1) == label)
+    (gradient,) = torch.autograd.grad(followed.sum(), gates)
+    return Evaluation(kept, entropy.detach(), followed.detach(), gradient)
