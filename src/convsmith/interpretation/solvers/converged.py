@@ -27,6 +27,8 @@ LOST_FOR, NEAR, RAISE, FALL = 20, 5.0, 4.0, 0.85
 EARLY, REOPENED = 1 / 3, 0.4
 #: beside a blank: the mean gate below which the network's own answer counts too
 JOINED = 0.2
+FINISH = 50
+FREACH = 0.3
 #: the stop test of rows happens once in so many passes, so that the device is asked to wait only then
 _CHECK_EVERY = 5
 
@@ -72,7 +74,7 @@ def solve_converged(
         torch.zeros(len(start), dtype=torch.bool, device=start.device),
     )
     for taken in range(1, passes + 1):
-        gates = rows.trial.abs() ** POWER
+        gates = rows.trial.abs() ** rows.power
         rows.judge(evaluate(network, gates, rows.probabilities, blank=rows.blank, own=rows.own))
         rows.advance()
         if taken < passes and taken % _CHECK_EVERY == 0:
@@ -110,7 +112,8 @@ class _Rows:
         self.probabilities, self.gamma = probabilities, gamma
         self.blank, self.own = blank, torch.full_like(gamma, OWN if blank is None else 0.0)
         self.place = torch.arange(rows, device=start.device)
-        self.highest, self.upper, self.early = upper ** (1 / POWER), upper, EARLY * passes
+        self.upper, self.early = upper, EARLY * passes
+        self.power = torch.full_like(gamma, float(POWER))[:, None]
         least = smallest_gamma(start.dtype, tolerance)
         self.threshold = tolerance * gamma.clamp(min=least, max=1) * total**0.5
 
@@ -138,11 +141,11 @@ class _Rows:
     def slope(self, root: Tensor, pull: Tensor) -> Tensor:
         """Return the derivative by the roots, [B, total], ``pull`` being that of the cross-entropy by the gates."""
         gradient = self.weight[:, None] * pull + self.gamma[:, None]
-        return gradient * POWER * root.abs() ** (POWER - 1) * root.sign()
+        return gradient * self.power * root.abs() ** (self.power - 1) * root.sign()
 
     def judge(self, here: Evaluation) -> None:
         """Accept the evaluated point of a row or shorten its step; remember it if it is the row's best."""
-        gates = self.trial.abs() ** POWER
+        gates = self.trial.abs() ** self.power
         asked = here.cross_entropy + self.gamma * gates.sum(1)
         feasible = here.kept
         live = ~self.converged  # a converged row never changes, however long it stays in the batch
@@ -152,7 +155,7 @@ class _Rows:
         self.lowest = torch.where(better, asked, self.lowest)
 
         objective = asked - here.cross_entropy + self.weight * here.followed
-        before = self.weight * self.entropy + self.gamma * (self.root.abs() ** POWER).sum(1)
+        before = self.weight * self.entropy + self.gamma * (self.root.abs() ** self.power).sum(1)
         slope = self.slope(self.root, self.pull)
         step, change = self.trial - self.root, self.slope(self.trial, here.gradient) - slope
         expected = (slope * step).sum(1)
@@ -180,7 +183,7 @@ class _Rows:
         rest = accepted & (size <= self.threshold) & (saving <= SAVING * objective) & (self.weight <= self.floor)
         reopen = take & (gates == 0) & (gradient < 0)
         closing = take & (gates > 0) & (gates < CLOSED) & (gradient > 0)
-        self.root = torch.where(closing, 0.0, torch.where(reopen, CLOSED ** (1 / POWER), self.root))
+        self.root = torch.where(closing, 0.0, torch.where(reopen, CLOSED ** (1 / self.power), self.root))
         shut = (self.root == 0)[:, None]
         self.steps, self.changes = self.steps.masked_fill(shut, 0.0), self.changes.masked_fill(shut, 0.0)
         unfinished = closing.any(1)
@@ -191,6 +194,7 @@ class _Rows:
         self.own = torch.where(join, OWN, self.own)
         self._forget(join)
         self._rest(rest & ~join)
+        self._finish(take[:, 0] & feasible & (self.passes >= FINISH))
         self._weigh(accepted, feasible, accepted & ~feasible & (size <= NEAR * self.threshold))
 
     def _rest(self, rest: Tensor) -> None:
@@ -199,8 +203,16 @@ class _Rows:
         self.converged = self.converged | (rest & ~again)
         self.reopened = self.reopened | again
         self.at_rest = torch.where(rest, self.lowest, self.at_rest)
-        self.root = torch.where(again[:, None], self.best.clamp(min=REOPENED) ** (1 / POWER), self.root)
+        self.root = torch.where(again[:, None], self.best.clamp(min=REOPENED) ** (1 / self.power), self.root)
         self._forget(again)
+
+    def _finish(self, rows: Tensor) -> None:
+        rows = rows & (self.power[:, 0] > 1) & (self.own >= OWN)
+        turned = rows[:, None]
+        self.root = torch.where(turned, self.root.abs() ** self.power, self.root)
+        self.power = torch.where(turned, 1.0, self.power)
+        self.reach = torch.where(rows, FREACH, self.reach)
+        self._forget(rows)
 
     def _forget(self, rows: Tensor) -> None:
         """Look at the point of ``rows`` [B] bool again, without a model of its surroundings."""
@@ -223,7 +235,7 @@ class _Rows:
         self.weight = torch.where(first, self.floor, self.weight)
         self.slow = torch.where(first, SLOW + 1, (self.slow - 1).clamp(min=0))
         self.restarted = self.restarted | first
-        self.root = torch.where(gone[:, None], self.best ** (1 / POWER), self.root)
+        self.root = torch.where(gone[:, None], self.best ** (1 / self.power), self.root)
         self.root = torch.where(first[:, None], 1.0, self.root)
         self.fresh = self.fresh | gone
 
@@ -241,7 +253,10 @@ class _Rows:
         self.direction = torch.where(self.accepted[:, None], downhill, self.direction)
         self.fresh = self.fresh | stuck  # closing gates has moved the point a little: look at it again
         self.length = torch.where(stuck, 1.0, self.length)
-        moved = (self.root + self.length[:, None] * self.direction).clamp(-self.highest, self.highest)
+        moved = self.root + self.length[:, None] * self.direction
+        highest = self.upper ** (1 / self.power)
+        lowest = torch.where(self.power > 1, -highest, 0.0)
+        moved = torch.minimum(torch.maximum(moved, lowest), highest)
         here = torch.where(self.fresh[:, None], self.root, moved)
         slow = (self.slow > 0) & (self.slow <= SLOW)
         self.trial = torch.where(slow[:, None], self._slowly(), here)
@@ -256,7 +271,7 @@ class _Rows:
         self.square = self.square * begun * MEMORY[1] + (1 - MEMORY[1]) * gradient**2
         mean, square = self.mean / (1 - MEMORY[0] ** taken), self.square / (1 - MEMORY[1] ** taken)
         step = STRIDE * mean / square.sqrt().clamp(min=torch.finfo(mean.dtype).tiny)
-        return (self.root.abs() ** POWER - step).clamp(0, self.upper) ** (1 / POWER)
+        return (self.root.abs() ** self.power - step).clamp(0, self.upper) ** (1 / self.power)
 
     def _inverse_times(self, slope: Tensor) -> Tensor:
         """Return the inverse quasi-Newton model times the slope, [B, total] (Byrd, Nocedal, Schnabel 1994, (3.1))."""
