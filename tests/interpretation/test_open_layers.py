@@ -1,4 +1,4 @@
-"""No layer closes completely: the largest gamma at which a route still depends on the image."""
+"""No layer closes completely: the gates carry what the image adds to a blank of its mean colour."""
 
 import copy
 from dataclasses import replace
@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation import Routes, RouteSettings, find_routes, routes_at_sparsity
-from convsmith.interpretation.find import solve
+from convsmith.interpretation import Routes, apply_routes, find_routes, routes_at_sparsity
+from convsmith.interpretation.find import blanks
+from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.sites import plan_sites
-from convsmith.interpretation.solvers.open_layers import RATIO, open_layers
+from convsmith.interpretation.solvers.problem import OWN, beside_blank, evaluate
 
 
 @pytest.fixture
@@ -30,72 +31,53 @@ def test_open_routes_exist_where_the_published_problem_closes_a_layer(biased):
     assert 0 < shut.sum() < 20
     routes = find_routes(biased.model, x, gamma=0.3, open_layers=True)
     assert not routes.flags.closed.any()
+    assert routes.flags.open.all()
     assert routes.kept.all()
-    assert (routes.gamma[shut] < 0.3).all()
-    # images whose layers were open anyway are untouched
-    torch.testing.assert_close(routes.vector()[~shut], published.vector()[~shut], atol=1e-6, rtol=0)
-    assert (routes.gamma[~shut] == published.gamma[~shut]).all()
+    assert (routes.gamma == 0.3).all()
     # what depends on the image again says more about the network's output
     assert routes.divergence[shut].mean() < published.divergence[shut].mean()
 
 
-def test_the_gamma_found_is_open_and_a_little_more_closes_a_layer(biased):
-    x = biased.test_x[:40]
+def test_the_gates_of_an_open_route_say_something_else_about_a_blank(biased):
+    """What they add to the blank's answer decides, also where the blank alone is predicted like the image."""
+    x = biased.test_x[:20]
     routes = find_routes(biased.model, x, gamma=0.3, open_layers=True)
-    lowered = (routes.gamma < 0.3).nonzero()[:, 0]
-    assert len(lowered)
-    plan = plan_sites(biased.model, x)
-    same = solve(biased.model, x[lowered], plan, RouteSettings(), gammas=routes.gamma[lowered])
-    assert not same.flags.closed.any()
-    more = solve(biased.model, x[lowered], plan, RouteSettings(), gammas=routes.gamma[lowered] * RATIO**2)
-    # the set of open gammas need not be an interval, as the problem is not convex: within one ratio of the bracket
-    # (measured) a quarter of these rows close, at two nearly all
-    assert (more.flags.closed.any(1) | ~more.converged).double().mean() > 0.6
+    own, constant = (apply_routes(biased.model, images, routes) for images in (x, blanks(x)))
+    full, blank = (apply_routes(biased.model, images, {}) for images in (x, blanks(x)))
+    _, reduced = beside_blank(full.softmax(1), blank)
+    alike = blank.argmax(1) == routes.prediction
+    assert 0 < alike.sum() < 20
+    assert ((reduced != blank).any(1) == alike).all()
+    assert (reduced.argmax(1) != routes.prediction).all()
+    assert ((own - constant + reduced).argmax(1) == routes.prediction).all()
 
 
-def test_the_bracket_closes_on_the_critical_gamma_of_each_row():
-    """A stand-in for the solver that closes above a known weight: bisection must end just below it."""
-    critical, late = torch.tensor([1.0, 0.02, 3e-4, 0.0]), -1.0
+def test_one_pass_beside_a_blank_is_the_formula(biased):
+    model, x = biased.model.double(), biased.test_x[:6].double()
+    plan = plan_sites(model, x)
+    gates = torch.rand(6, plan.total, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        full, blank = model(x), model(blanks(x))
+    p, own = full.softmax(1), torch.tensor([0.0, OWN] * 3).double()
+    target, blank = beside_blank(p, blank)
+    with GatedNetwork(model, plan, torch.cat([x, blanks(x)])) as network:
+        found = evaluate(network, gates, p, blank=blank, target=target, own=own)
+        ones = evaluate(network, torch.ones_like(gates), p, blank=blank, target=target, own=own)
+    parts = dict(zip([s.name for s in plan.sites], gates.split(plan.widths, 1), strict=True))
+    z, constant = apply_routes(model, x, parts), apply_routes(model, blanks(x), parts)
+    first = -(p * z.log_softmax(1)).sum(1)
+    second = -(target * (z - constant + blank).log_softmax(1)).sum(1)
+    torch.testing.assert_close(found.cross_entropy, OWN * first + (1 - OWN) * second)
+    torch.testing.assert_close(found.followed, own * first + (1 - own) * second)
+    assert ones.kept.all()
+    assert ones.gradient.abs().max() < 1e-12
+    entropy = [-(q * q.log()).sum(1) for q in (p, target)]
+    torch.testing.assert_close(ones.cross_entropy, OWN * entropy[0] + (1 - OWN) * entropy[1])
 
-    def found(rows, gammas):
-        shut = gammas > critical[rows]
-        count = len(rows)
-        zero = torch.zeros(count)
-        from convsmith.interpretation import RouteFlags
 
-        return Routes(
-            gates={"a": (~shut)[:, None].float()},
-            prediction=rows,
-            confidence=zero,
-            runner_up=rows,
-            kept=~shut,
-            divergence=zero,
-            objective=zero,
-            passes=rows,
-            converged=gammas != late,
-            gamma=gammas.float(),
-            flags=RouteFlags(shut[:, None], (~shut)[:, None].float(), zero, ("a",)),
-            index=rows,
-            labels=rows,
-        )
-
-    start = found(torch.arange(4), torch.full((4,), 0.05))
-    routes = open_layers(found, start)
-    assert routes.index.tolist() == [0, 1, 2, 3]
-    assert routes.gamma[0] == start.gamma[0]
-    for row in (1, 2):
-        assert critical[row] / RATIO <= routes.gamma[row] <= critical[row]
-    assert routes.gamma[3] == start.gamma[3]  # nothing opens it: returned as it came, flagged
-    assert routes.flags.closed[:, 0].tolist() == [False, False, False, True]
-    floored = open_layers(found, start, least=1e-3)  # the third needs less than that
-    assert floored.flags.closed[:, 0].tolist() == [False, False, True, True]
-    assert floored.gamma[2] == start.gamma[2]
-    assert critical[1] / RATIO <= floored.gamma[1] <= critical[1]
-    late = 0.05 / 4  # a search at this weight runs out of passes: open perhaps for want of time, so not accepted
-    hurried = open_layers(found, start)
-    assert hurried.converged.all()
-    assert critical[1] / RATIO <= hurried.gamma[1] <= critical[1]
-    assert hurried.gamma[1] != late
+def test_both_images_of_a_step_count(digits):
+    routes = find_routes(digits.model, digits.test_x[:3], open_layers=True, steps=7)
+    assert routes.passes.tolist() == [14] * 3
 
 
 def test_nothing_is_called_open_for_want_of_passes(digits):

@@ -17,8 +17,7 @@ from convsmith.interpretation.pathway import pathway_norms
 from convsmith.interpretation.routes import RouteFlags, Routes
 from convsmith.interpretation.settings import RouteSettings
 from convsmith.interpretation.sites import SitePlan, SiteRule, plan_sites
-from convsmith.interpretation.solvers.converged import smallest_gamma, solve_converged
-from convsmith.interpretation.solvers.open_layers import open_layers
+from convsmith.interpretation.solvers.converged import solve_converged
 from convsmith.interpretation.solvers.paper import solve_paper
 from convsmith.interpretation.solvers.problem import Solution
 from convsmith.registry import check_settings, setting_types
@@ -103,7 +102,8 @@ def solve(
         rows = slice(start, min(start + size, count))
         asked = torch.full((rows.stop - start,), float(settings.gamma), dtype=torch.float64)
         gamma = asked if gammas is None else gammas[rows].cpu()
-        parts.append(_solve_rows(model, images[rows], plan, settings, gamma, first + start, labels[rows], index[rows]))
+        begin = _start(settings, len(gamma), plan.total, first + start)
+        parts.append(_solve_batch(model, images[rows], plan, settings, gamma, begin, labels[rows], index[rows]))
         if progress is not None:
             progress(rows.stop, count, "routes")
     return Routes.concatenate(parts)
@@ -150,30 +150,6 @@ def _column(values: Tensor | None, count: int, fill: int | None, name: str) -> T
     return values.long()
 
 
-def _solve_rows(
-    model: nn.Module,
-    images: Tensor,
-    plan: SitePlan,
-    settings: RouteSettings,
-    gammas: Tensor,
-    first: int,
-    labels: Tensor,
-    index: Tensor,
-) -> Routes:
-    """Solve one batch whose images are ``first``, ``first + 1``, ...; again, with less weight, what must stay open."""
-    start = _start(settings, len(images), plan.total, first)
-    routes = _solve_batch(model, images, plan, settings, gammas, start, labels, index)
-    if not settings.open_layers:
-        return routes
-
-    def again(rows: Tensor, trial: Tensor) -> Routes:
-        here = rows.cpu()
-        return _solve_batch(model, images[rows], plan, settings, trial.cpu(), start[here], labels[here], index[here])
-
-    least = smallest_gamma(images.dtype, settings.tolerance)
-    return open_layers(again, routes, least * (plan.total if settings.gamma_per == "mean" else 1))
-
-
 def _solve_batch(
     model: nn.Module,
     images: Tensor,
@@ -184,15 +160,17 @@ def _solve_batch(
     labels: Tensor,
     index: Tensor,
 ) -> Routes:
-    upper = _upper(plan, settings)
+    upper, rows = _upper(plan, settings), len(images)
+    shown = torch.cat([images, blanks(images)]) if settings.open_layers else images
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         GatedNetwork(
-            model, plan, images, precision=settings.precision, channels_last=settings.channels_last
+            model, plan, shown, precision=settings.precision, channels_last=settings.channels_last
         ) as network,
     ):
-        full, silent = look(network)
+        logits, nothing = look(network)
+        full, silent = logits[:rows], nothing[:rows]
         probabilities = full.softmax(1)
         gammas, start = gammas.to(full), start.to(full)
         weight = gammas / (plan.total if settings.gamma_per == "mean" else 1)
@@ -207,10 +185,20 @@ def _solve_batch(
                 passes=settings.most_steps,
                 upper=upper,
                 tolerance=settings.tolerance,
+                blank=logits[rows:] if settings.open_layers else None,
             )
             network.restore()
+            network.select(torch.arange(rows, device=full.device))
             solution = close_silent(network, solution, weight)
+            if settings.open_layers:
+                solution = replace(solution, passes=2 * solution.passes)
         return collect(network, full, silent, solution, describe(plan, settings), labels, index, gammas)
+
+
+def blanks(images: Tensor) -> Tensor:
+    """Return for every image [B, C, ...] one of its mean colour, the same everywhere."""
+    places = tuple(range(2, images.dim())) or (1,)
+    return images.mean(places, keepdim=True).expand_as(images)
 
 
 def _start(settings: RouteSettings, rows: int, total: int, first: int) -> Tensor:

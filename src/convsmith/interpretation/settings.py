@@ -27,9 +27,9 @@ class RouteSettings:
     blocks, as published for residual networks). ``init``: gates start at ``"ones"`` or ``"uniform"`` in [0, 1], drawn
     with ``seed`` from a stream of every image's own. ``precision``: ``"fp32"``, ``"tf32"``, ``"bf16"``, ``"fp16"`` for
     the network; gates and losses stay float32. ``channels_last``: memory order of the images. ``open_layers``,
-    converged mode only: where a layer would close completely, so that biases alone make the prediction, use the
-    largest gamma (up to the one asked for) that leaves every layer open, see `solvers.open_layers`; such images
-    cost several searches, and ``Routes.gamma`` says what each one got.
+    converged mode only: the gates must carry what the image adds to a blank of its mean colour, so that biases cannot
+    make the prediction by themselves and every layer stays open, see `solvers.converged`; a step then passes over two
+    images, and both count in ``Routes.passes``.
     """
 
     gamma: float = 0.05

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from convsmith.report import Section
 
 FRACTIONS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+#: share of open channels above which the search has found no route
+ALL = 0.95
 
 
 @dataclass(frozen=True)
@@ -196,15 +198,16 @@ def _words(routes: Routes, row: int, first: str, second: str, truth: str) -> lis
             f"No route through all layers was found: the {count} that are left say {first} whatever the image shows, "
             "from constants inside the network. They explain nothing about this image."
         )
-    elif bool(routes.kept[row]):
+    elif bool(routes.kept[row]) and float(routes.sparsity()[row]) <= ALL:
         told = f"{count} are enough for that: with all others switched off it says the same."
     else:
-        told = f"No part of its {routes.total:,} channels was found that says the same without the others."
-    lowered = float(routes.gamma[row]) < 0.999 * float(routes.settings["gamma"])
+        told = (
+            f"No part of its {routes.total:,} channels was found in {int(routes.passes[row])} passes that says the "
+            "same without the others."
+        )
     numbers = (
         f"{float(routes.sparsity()[row]):.1%} are critical; divergence {float(routes.divergence[row]):.3f} "
-        f"nats; each gate weighs {float(routes.gamma[row]):.2g}"
-        + (", lowered until every layer stays open." if lowered else ".")
+        f"nats; each gate weighs {float(routes.gamma[row]):.2g}; {int(routes.passes[row])} passes."
     )
     notes = [f"{note[0].upper()}{note[1:]}." for note in routes.messages(row)]
     return [f"{answer} {told}", " ".join([numbers, *notes])]

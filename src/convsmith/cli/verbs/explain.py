@@ -46,7 +46,7 @@ class Arguments(data_options.DataOptions):
     mode: Literal["converged", "paper"] = option("converged", "solver")
     gamma: float = option(0.05, "weight of the gates")
     allow_closed: bool = option(
-        False, "keep routes whose layers closed completely (as published); else such an image gets a smaller gamma"
+        False, "as published, without a blank beside each image: biases may then make the prediction by themselves"
     )
     steps: int | None = option(None, "passes over the network at most (default: 150, in paper mode 30)", metavar="N")
     save: str | None = option(
@@ -167,8 +167,6 @@ def _neighbours(
     chosen = data.train.drawn(arguments.reference, arguments.seed)
     batch = chosen.fetch(slice(None))
     chosen_settings = {k: v for k, v in settings.items() if k not in ("sites", "batch_size")}
-    # the gamma that most explained images needed: near the one that leaves these open too, so few searches
-    gammas = routes.gamma.median().cpu().double().expand(len(chosen))
     model, images = prepare(model, batch.images)
     plan = plan_sites(model, images, arguments.sites)
     with progress("routes of training images") as callback:
@@ -179,7 +177,6 @@ def _neighbours(
             RouteSettings(**chosen_settings),
             arguments.batch_size,
             callback,
-            gammas=gammas,
             labels=batch.labels,
         )
     count = min(arguments.neighbours, len(pool))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from convsmith.interpretation.gates import GatedNetwork
-from convsmith.interpretation.solvers.problem import OWN, Evaluation, Solution, evaluate
+from convsmith.interpretation.solvers.problem import OWN, Evaluation, Solution, beside_blank, evaluate
 
 #: gates are cubes of what moves, so that a gate near 0 takes small steps and a large one large steps
 POWER = 3
@@ -27,8 +27,8 @@ LOST_FOR, NEAR, RAISE, FALL = 20, 5.0, 4.0, 0.85
 EARLY, REOPENED = 1 / 3, 0.4
 #: beside a blank: the mean gate below which the network's own answer counts too
 JOINED = 0.2
-FINISH = 50
-FREACH = 0.3
+#: passes after which the gates themselves move, and the largest change of a gate in one step then
+FINISH, STEP = 30, 0.3
 #: the stop test of rows happens once in so many passes, so that the device is asked to wait only then
 _CHECK_EVERY = 5
 
@@ -49,11 +49,19 @@ def solve_converged(
     With ``lambda = z^3`` each row takes limited-memory BFGS steps in z (10 pairs), no root moving by more than 0.1, and
     backtracks by quadratic interpolation until the objective falls sufficiently (Armijo, 1e-4). Nothing depends on the
     other rows or on a step size. The first steps shrink all gates together until little of the image is left, and from
-    there those that carry the prediction grow: on nine photographs and a pretrained network this needed half of the
-    passes of closing gates one by one and ended lower on seven. Gates below 1e-3 that the objective wants smaller are
-    set to 0. A row in which the shrinking leaves no gradient starts a second time with 25 steps of about 0.1 a gate
-    down its own slope (Kingma and Ba 2015). A row at rest within a third of its passes begins once more from its own
-    gates, none below 0.4, and keeps the better of the two points.
+    there those that carry the prediction grow. From pass 30 on, at a point with the prediction, the gates themselves
+    move, by at most 0.3, clipped at 0, with the model of those above 0 alone: a gate on its way to 0 slows down in z,
+    and here it arrives (two-metric projection; Bertsekas, SIAM J. Control and Optimization 1982). Gates below 1e-3 that
+    the objective wants smaller are set to 0. A row in which the shrinking leaves no gradient starts a second time with
+    25 steps of about 0.1 a gate down its own slope (Kingma and Ba 2015). A row at rest within a third of its passes
+    begins once more from its own gates, none below 0.4, and keeps the better of the two points.
+
+    With ``blank`` [B, K] ``network`` holds the images, then a blank beside each, and ``blank`` are the full network's
+    logits of these. The cross-entropy is then 1/4 of the answer's own and 3/4 of that of ``z(image) - z(blank) +
+    blank``, z being the gated logits, and the prediction must stay in both: constants that closed layers and biases
+    make cancel, so that only what depends on the image lowers it (where the blank alone is predicted alike, see
+    `beside_blank`). While the gates shrink, the second part alone is
+    followed; the first joins below a mean gate of 0.2 at a point with the prediction.
 
     Stop: ``|lambda - clip(lambda - g, 0, upper)| <= tolerance * gamma * sqrt(total)``, g the gradient by lambda, and
     gates that would rather close weigh at most 1 % of the objective. The right side is the left one at open gates,
@@ -75,7 +83,7 @@ def solve_converged(
     )
     for taken in range(1, passes + 1):
         gates = rows.trial.abs() ** rows.power
-        rows.judge(evaluate(network, gates, rows.probabilities, blank=rows.blank, own=rows.own))
+        rows.judge(evaluate(network, gates, rows.probabilities, blank=rows.blank, target=rows.target, own=rows.own))
         rows.advance()
         if taken < passes and taken % _CHECK_EVERY == 0:
             live = ~rows.converged
@@ -88,6 +96,10 @@ def solve_converged(
                 rows.select(live)
     rows.write(result)
     return result
+
+
+def _entropy(p: Tensor) -> Tensor:
+    return -(p * p.clamp(min=torch.finfo(p.dtype).tiny).log()).sum(1)
 
 
 def smallest_gamma(dtype: torch.dtype, tolerance: float) -> float:
@@ -110,7 +122,8 @@ class _Rows:
     ) -> None:
         rows, total = start.shape
         self.probabilities, self.gamma = probabilities, gamma
-        self.blank, self.own = blank, torch.full_like(gamma, OWN if blank is None else 0.0)
+        self.target, self.blank = (None, None) if blank is None else beside_blank(probabilities, blank)
+        self.own = torch.full_like(gamma, OWN if blank is None else 0.0)
         self.place = torch.arange(rows, device=start.device)
         self.upper, self.early = upper, EARLY * passes
         self.power = torch.full_like(gamma, float(POWER))[:, None]
@@ -135,8 +148,9 @@ class _Rows:
         self.passes = torch.zeros_like(self.place)
         # all ones keeps the prediction; its objective is the entropy of p plus gamma times the gates
         self.best = torch.ones_like(start)
-        entropy = -(probabilities * probabilities.clamp(min=torch.finfo(gamma.dtype).tiny).log()).sum(1)
-        self.lowest = entropy + gamma * total
+        self.lowest = _entropy(probabilities) + gamma * total
+        if self.target is not None:
+            self.lowest = self.lowest + (1 - OWN) * (_entropy(self.target) - _entropy(probabilities))
 
     def slope(self, root: Tensor, pull: Tensor) -> Tensor:
         """Return the derivative by the roots, [B, total], ``pull`` being that of the cross-entropy by the gates."""
@@ -207,11 +221,12 @@ class _Rows:
         self._forget(again)
 
     def _finish(self, rows: Tensor) -> None:
+        """Let the gates of ``rows`` [B] bool move instead of their roots."""
         rows = rows & (self.power[:, 0] > 1) & (self.own >= OWN)
         turned = rows[:, None]
         self.root = torch.where(turned, self.root.abs() ** self.power, self.root)
         self.power = torch.where(turned, 1.0, self.power)
-        self.reach = torch.where(rows, FREACH, self.reach)
+        self.reach = torch.where(rows, STEP, self.reach)
         self._forget(rows)
 
     def _forget(self, rows: Tensor) -> None:
@@ -255,8 +270,7 @@ class _Rows:
         self.length = torch.where(stuck, 1.0, self.length)
         moved = self.root + self.length[:, None] * self.direction
         highest = self.upper ** (1 / self.power)
-        lowest = torch.where(self.power > 1, -highest, 0.0)
-        moved = torch.minimum(torch.maximum(moved, lowest), highest)
+        moved = moved.clamp(torch.where(self.power > 1, -highest, 0.0), highest)
         here = torch.where(self.fresh[:, None], self.root, moved)
         slow = (self.slow > 0) & (self.slow <= SLOW)
         self.trial = torch.where(slow[:, None], self._slowly(), here)

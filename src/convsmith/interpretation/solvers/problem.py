@@ -53,13 +53,14 @@ def evaluate(
     *,
     floor: float = 0.0,
     blank: Tensor | None = None,
+    target: Tensor | None = None,
     own: Tensor | None = None,
 ) -> Evaluation:
     """Run the gated network forward and backward once.
 
-    ``floor`` is added to q inside the logarithm, as published (1e-20). With ``blank`` [B, K], the full network's logits
-    of a blank beside every image, ``network`` holds the images and then the blanks, and ``own`` [B] weighs the answer
-    itself in what is followed (see `solvers.converged`).
+    ``floor`` is added to q inside the logarithm, as published (1e-20). With ``blank`` and ``target`` [B, K] from
+    `beside_blank`, ``network`` holds the images and then a blank beside each, and ``own`` [B] weighs the answer itself
+    in what is followed (see `solvers.converged`).
 
     Raises:
         InvalidArgument: the output does not depend on the gates through autograd.
@@ -73,15 +74,28 @@ def evaluate(
             hint="look for torch.no_grad, detach or inference_mode inside the network's forward",
         )
     label = probabilities.argmax(1)
-    if blank is None or own is None:
+    if blank is None or target is None or own is None:
         log_q = torch.log(logits.softmax(1) + floor) if floor else logits.log_softmax(1)
         entropy = followed = -(probabilities * log_q).sum(1)
         kept = logits.argmax(1) == label
     else:
         alone, constant = logits.chunk(2)
         added = alone - constant + blank
-        itself, image = (-(probabilities * z.log_softmax(1)).sum(1) for z in (alone, added))
+        itself, image = (-(p * z.log_softmax(1)).sum(1) for p, z in ((probabilities, alone), (target, added)))
         entropy, followed = image + OWN * (itself - image), image + own * (itself - image)
         kept = (alone.argmax(1) == label) & (added.argmax(1) == label)
     (gradient,) = torch.autograd.grad(followed.sum(), gates)
     return Evaluation(kept, entropy.detach(), followed.detach(), gradient)
+
+
+def beside_blank(probabilities: Tensor, blank: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `evaluate` compares with and adds, [B, K] each, from p of the images and the blanks' logits.
+
+    Both as given, unless the blank alone is predicted like the image and with a smaller lead over the other classes:
+    then the predicted class loses the mean of the two leads in both, so that only what the image adds makes it win.
+    """
+    full, label = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log(), probabilities.argmax(1)[:, None]
+    leads = [z.gather(1, label) - z.scatter(1, label, -torch.inf).amax(1, keepdim=True) for z in (full, blank)]
+    less = torch.where((leads[1] >= 0) & (leads[0] > leads[1]), (leads[0] + leads[1]) / 2, 0.0)
+    off = torch.zeros_like(full).scatter(1, label, less)
+    return (full - off).softmax(1), blank - off
