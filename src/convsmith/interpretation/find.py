@@ -165,9 +165,7 @@ def _solve_batch(
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        GatedNetwork(
-            model, plan, shown, precision=settings.precision, channels_last=settings.channels_last
-        ) as network,
+        GatedNetwork(model, plan, shown, precision=settings.precision, channels_last=settings.channels_last) as network,
     ):
         logits, nothing = look(network)
         full, silent = logits[:rows], nothing[:rows]

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TITLE = "Explainable: what carries a prediction"
-IMAGES, PASSES = 12, 60
+#: half of the passes are those of the blanks beside the images
+IMAGES, PASSES = 12, 100
 
 
 def run(subject: Subject) -> Chapter:

@@ -102,11 +102,6 @@ def _entropy(p: Tensor) -> Tensor:
     return -(p * p.clamp(min=torch.finfo(p.dtype).tiny).log()).sum(1)
 
 
-def smallest_gamma(dtype: torch.dtype, tolerance: float) -> float:
-    """Return the gamma below which rounding of the network's gradient (some 100 eps) hides what the test asks for."""
-    return 100 * torch.finfo(dtype).eps / tolerance
-
-
 class _Rows:
     """Everything the converging solver knows about each unfinished image; first dimension the row."""
 
@@ -122,12 +117,16 @@ class _Rows:
     ) -> None:
         rows, total = start.shape
         self.probabilities, self.gamma = probabilities, gamma
-        self.target, self.blank = (None, None) if blank is None else beside_blank(probabilities, blank)
+        self.target: Tensor | None = None
+        self.blank = blank
+        if blank is not None:
+            self.target, self.blank = beside_blank(probabilities, blank)
         self.own = torch.full_like(gamma, OWN if blank is None else 0.0)
         self.place = torch.arange(rows, device=start.device)
         self.upper, self.early = upper, EARLY * passes
         self.power = torch.full_like(gamma, float(POWER))[:, None]
-        least = smallest_gamma(start.dtype, tolerance)
+        # below, rounding of the network's gradient (some 100 eps) hides what the test asks for
+        least = 100 * torch.finfo(start.dtype).eps / tolerance
         self.threshold = tolerance * gamma.clamp(min=least, max=1) * total**0.5
 
         self.trial = start.clamp(0, upper) ** (1 / POWER)

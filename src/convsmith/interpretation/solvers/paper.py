@@ -39,4 +39,6 @@ def solve_paper(
         lowest = torch.where(better, objective, lowest)
         velocity.mul_(MOMENTUM).add_(here.gradient).add_(gamma[:, None] * gates.sign())
         gates = gates.sub(velocity, alpha=LEARNING_RATE).clamp_(0, upper)
-    return Solution(best, lowest, torch.full_like(gamma, steps, dtype=torch.long), torch.zeros_like(gamma, dtype=torch.bool))
+    return Solution(
+        best, lowest, torch.full_like(gamma, steps, dtype=torch.long), torch.zeros_like(gamma, dtype=torch.bool)
+    )

@@ -38,7 +38,8 @@ OWN = 0.25
 @dataclass(frozen=True)
 class Evaluation:
     """One pass: ``kept`` [B] bool, the prediction stays; ``cross_entropy`` [B] as the problem counts it; what was
-    followed of it [B], and the gradient [B, total] of that."""
+    followed of it [B], and the gradient [B, total] of that.
+    """
 
     kept: Tensor
     cross_entropy: Tensor
