@@ -221,15 +221,13 @@ def recipe_of(model: nn.Module) -> ModelRecipe:
     Raises:
         InvalidArgument: timm does not know by which name and arguments it was made.
     """
-    get_arguments = getattr(timm.models, "get_model_args", None)
     pooling: Any = None
     name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
     if name == ATTACHED or (name is None and hasattr(model, "pooling_recipe")):
         pooling, model = model.pooling_recipe, model.backbone  # type: ignore[assignment]  # of a PooledClassifier
         name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
-    arguments = {} if get_arguments is None else get_arguments(model)
-    if name is None or get_arguments is None or not hasattr(model, "_model_args"):
+    if name is None or not hasattr(model, "_model_args"):
         rule = "no recipe builds this network again"
         hint = "give recipe=ModelRecipe(NAME, ARGUMENTS), or make the network by timm.create_model"
         raise InvalidArgument(rule, argument="save_model", given=type(model).__name__, hint=hint)
-    return ModelRecipe(name, arguments, pooling=pooling)
+    return ModelRecipe(name, timm.models.get_model_args(model), pooling=pooling)

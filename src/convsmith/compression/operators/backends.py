@@ -73,7 +73,8 @@ def convolution_of(kernel: Tensor, geometry: Any) -> nn.Conv2d:
 
 def by_group(x: Tensor, chain: Chain) -> Tensor:
     """Run grouped convolutions with a shuffle before each: the definition."""
-    for position, (weight, factor) in enumerate(zip(chain.weights, chain.spec.factors, strict=True)):
+    for position, factor in enumerate(chain.spec.factors):
+        weight = chain.weights[position]  # torch 2.8's compiler does not go through a ParameterList in a zip
         g = chain.geometry if position == 0 else ChainGeometry()
         x = F.conv2d(_ordered(x, factor.order), weight, None, g.stride, g.padding, g.dilation, groups=factor.groups)
     return _ordered(x, chain.spec.final_order)
