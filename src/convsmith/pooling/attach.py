@@ -140,7 +140,11 @@ def _record(attached: PooledClassifier) -> None:
         return
     recipe = {key: value for key, value in attached.pooling_recipe.items() if key != "num_classes"}
     # timm's factory keeps what it built a network from under this name; it has no function that others could call
-    attached._model_args = {"backbone": name, "backbone_args": timm.models.get_model_args(attached.backbone), "pooling": recipe}
+    attached._model_args = {
+        "backbone": name,
+        "backbone_args": timm.models.get_model_args(attached.backbone),
+        "pooling": recipe,
+    }
     attached.pretrained_cfg["architecture"] = ATTACHED
 
 
