@@ -10,8 +10,8 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from convsmith.interpretation import find_routes, heat_map
-from convsmith.interpretation.ablation import wilson
 from convsmith.report import Table
+from convsmith.training.evaluation import wilson
 from experiments.datasets.backbone import pretrained
 from experiments.datasets.photographs import crops, photographs
 from experiments.datasets.stamps import stamps

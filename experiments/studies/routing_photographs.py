@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any
 
 from convsmith.interpretation import layer_statistics
-from convsmith.interpretation.ablation import wilson
 from convsmith.interpretation.baselines import NAMES
 from convsmith.report import Figure, Table
 from convsmith.report.figures import Series, lines
+from convsmith.training.evaluation import wilson
 from experiments.studies.contract import Outcome, Study, Verdict, study
 from experiments.studies.photograph_routes import (
     CHANGES,

@@ -15,11 +15,11 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from convsmith.interpretation import Routes, find_routes
-from convsmith.interpretation.ablation import wilson
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.sites import plan_sites
 from convsmith.interpretation.solvers.problem import evaluate
 from convsmith.report import Table
+from convsmith.training.evaluation import wilson
 from experiments.datasets.backbone import pretrained
 from experiments.datasets.photographs import photographs
 from experiments.studies import digit_routes

@@ -5,7 +5,7 @@ import torch
 
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import ablate, apply_routes, find_routes, removal_curve, score_units
-from convsmith.interpretation.ablation import wilson
+from convsmith.training.evaluation import wilson
 from tests.interpretation.naive import gated_logits
 
 

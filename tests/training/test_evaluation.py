@@ -50,7 +50,9 @@ def test_point_values_equal_the_naive_ones(count, classes, seed):
     for k in range(classes):
         own = [right[i] for i in range(count) if labels[i] == k]
         assert m.per_class[k] == (sum(own) / len(own) if own else None)
-        assert (m.per_class_intervals[k] is None) == (not own)
+        bounds = m.per_class_intervals[k]
+        assert (bounds is None) == (not own)
+        assert bounds is None or bounds[0] < bounds[1]  # also where all are right, or none
         for j in range(classes):
             assert m.confusion[k][j] == sum(int(labels[i] == k and called[i] == j) for i in range(count))
     there = [a for a in m.per_class if a is not None]

@@ -13,6 +13,7 @@ from convsmith.interpretation.find import Progress, _column, prepare, rows_at_on
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.sites import SitePlan, plan_sites
+from convsmith.training.evaluation import wilson
 
 ORDERS = ("critical", "random", "least")
 
@@ -148,16 +149,6 @@ def removal_curve(
 def plan_for(model: nn.Module, images: Tensor, layers: Sequence[str]) -> SitePlan:
     """Return the plan of exactly these layers, whatever rule found them."""
     return plan_sites(model, images, "auto", tuple(layers))
-
-
-def wilson(successes: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % Wilson score interval of a proportion."""
-    if count == 0:
-        return 0.0, 1.0
-    p = successes / count
-    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * ((p * (1 - p) + z * z / (4 * count)) / count) ** 0.5 / (1 + z * z / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _rank(score: Tensor, order: str, seed: int) -> Tensor:

@@ -25,7 +25,9 @@ def confusion_section(metrics: Metrics, classes: Sequence[str]) -> Section:
             if matrix[number, worst] > 0 and worst != number
             else None
         )
-        rows.append([name, total, 100.0 * right / total if total else None, mistake])
+        bounds = metrics.per_class_intervals[number]
+        interval = None if bounds is None else f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f}"
+        rows.append([name, total, 100.0 * right / total if total else None, interval, mistake])
     figures = []
     if len(classes) <= 40:
         figures.append(
@@ -38,7 +40,10 @@ def confusion_section(metrics: Metrics, classes: Sequence[str]) -> Section:
             )
         )
     return Section(
-        "Classes", [], [Table(["class", "test images", "accuracy, %", "most often taken for"], rows)], figures
+        "Classes",
+        [],
+        [Table(["class", "test images", "accuracy, %", "95 % Wilson interval", "most often taken for"], rows)],
+        figures,
     )
 
 
@@ -52,7 +57,7 @@ def calibration_section(metrics: Metrics) -> Section:
         f"{', '.join(map(str, counts))}); on the dotted line confidence equals accuracy.",
         "Reliability curve of accuracy against confidence.",
     )
-    text = f"Expected calibration error: {metrics.ece:.4f} over {metrics.count} images."
+    text = f"Expected calibration error: {100 * metrics.ece:.2f} % over {metrics.count} images."
     return Section("Calibration", [text], figures=[figure])
 
 

@@ -135,10 +135,15 @@ def lines(
     logy: bool = False,
     reference: tuple[float, str] | None = None,
     diagonal: bool = False,
+    counted: bool = False,
     size: tuple[float, float] = (6.0, 3.6),
 ) -> str:
-    """Return curves as SVG; ``reference`` draws a named horizontal line, ``diagonal`` the line y = x."""
+    """Return curves as SVG.
+
+    ``reference`` draws a named horizontal line, ``diagonal`` the line y = x; ``counted``: x has whole numbers only.
+    """
     with _axes(*size, xlabel=xlabel, ylabel=ylabel) as axes:
+        axes.xaxis.get_major_locator().set_params(integer=counted)
         for number, (name, curve) in enumerate(series.items()):
             colour = PALETTE[number % len(PALETTE)]
             many = len(curve.x) > 25

@@ -11,6 +11,7 @@ from convsmith.report.section import Figure, Section
 _PLACES = {"step", "epoch", "seconds", "lr", "images", "kind"}
 #: quantities that share a figure, because they are one thing measured in two places or in one unit
 _TOGETHER = (("loss", "cross_entropy"), ("accuracy", "top5"))
+_WORDS = {"ece": "calibration error (ECE)", "top5": "top-5 accuracy", "cross_entropy": "cross-entropy"}
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -56,13 +57,16 @@ def curves(histories: Mapping[str, Rows]) -> Section | None:
             for kind, name in members:
                 curve = _curve(rows, kind, name)
                 if curve is not None:
-                    measured = f"validation {name}" if kind == "evaluation" else f"training {name}"
-                    found[f"{run}: {measured}" if run else measured.replace("_", " ")] = curve
+                    said = _WORDS.get(name, name).replace("_", " ")
+                    measured = f"{'validation' if kind == 'evaluation' else 'training'} {said}"
+                    found[f"{run}: {measured}" if run else measured] = curve
         if found:
+            label = _WORDS.get(label, label).replace("_", " ")
+            drawn = ", ".join(found)
             figures.append(
                 Figure(
-                    lines(found, xlabel="update", ylabel=label.replace("_", " "), size=(6.0, 3.2)),
-                    f"{', '.join(found)}, by update.".capitalize(),
+                    lines(found, xlabel="update", counted=True, ylabel=label, size=(6.0, 3.2)),
+                    f"{drawn[0].upper()}{drawn[1:]}, by update.",
                     f"Curves of {label} over training updates.",
                 )
             )

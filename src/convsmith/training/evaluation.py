@@ -30,7 +30,8 @@ class Metrics:
     ``per_class`` is None where a class has no image; ``confusion[i][j]`` counts images of class i called j; ``ece`` is
     the expected calibration error over 15 equal bins of confidence; ``calibration`` holds for each bin its images, mean
     confidence and accuracy. ``intervals`` are 95 % bootstrap intervals over images by metric name;
-    ``per_class_intervals`` the same by class.
+    ``per_class_intervals`` are 95 % Wilson intervals, which stay wide where
+    all of a class's few images are right, or none.
     """
 
     count: int
@@ -190,7 +191,9 @@ def classification_metrics(logits: Tensor, labels: Tensor, seed: int = 0, *, res
         cross_entropy=cross.mean().item(),
         calibration=_calibration(bins, confidence, correct),
         intervals={**{name: _interval(values) for name, values in draws.items()}, "ece": _unbiased(errors, ece)},
-        per_class_intervals=tuple(_interval(class_draws[:, k]) if present[k] else None for k in range(classes)),
+        per_class_intervals=tuple(
+            wilson(r, n) if n else None for r, n in zip(right.tolist(), per_class_counts.tolist(), strict=True)
+        ),
         resamples=resamples,
         seed=seed,
     )
@@ -236,6 +239,16 @@ def _class_draws(right: np.ndarray, total: np.ndarray, resamples: int, rng: np.r
     good, bad = drawn[:, : len(right)], drawn[:, len(right) :]
     with np.errstate(invalid="ignore"):
         return good / (good + bad)
+
+
+def wilson(successes: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % Wilson score interval of a proportion."""
+    if count == 0:
+        return 0.0, 1.0
+    p = successes / count
+    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * ((p * (1 - p) + z * z / (4 * count)) / count) ** 0.5 / (1 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

@@ -147,9 +147,9 @@ def rows():
 def test_table_says_where_macs_and_time_disagree():
     notes = "\n".join(Comparison(rows(), 1).notes())
     assert "half: 50% of the MACs, but the time is 1.10 times" in notes
-    assert "same: 50% of the MACs, and no time gained at eager 1" in notes
+    assert "same: 50% of the MACs, and no time gained (eager, 1 image)" in notes
     assert "holes: without multiplications by zero it needs 30%" in notes
-    assert "broken, eager 1: did not compile" in notes
+    assert "broken, eager, 1 image: did not compile" in notes
     assert "fast" not in notes
 
 

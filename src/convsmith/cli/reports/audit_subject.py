@@ -264,7 +264,7 @@ def _named(spec: str, most: int, seed: int) -> PictureSet:
 
 def wilson(successes: float, count: int) -> tuple[float, float, float]:
     """Return a share and its 95 % Wilson interval."""
-    from convsmith.interpretation.ablation import wilson as interval
+    from convsmith.training.evaluation import wilson as interval
 
     return (successes / count if count else 0.0, *interval(successes, count))
 

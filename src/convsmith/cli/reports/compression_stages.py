@@ -192,11 +192,20 @@ def compare(
 
 def show(comparison: Comparison) -> None:
     """Print the table, its notes and the front."""
-    terminal.table(comparison.columns(), comparison.cells())
+    for part in _parts(comparison):
+        terminal.table(*part)
     for note in comparison.notes():
         terminal.complain("note", note)
     if comparison.front():
         terminal.say(f"Pareto front (accuracy, time at batch 1): {', '.join(comparison.front())}")
+
+
+def _parts(comparison: Comparison) -> list[tuple[list[str], list[list[str]]]]:
+    """Return the table in two that fit a page: size and accuracy, then times."""
+    columns, cells, timed = comparison.columns(), comparison.cells(), len(comparison.cases())
+    rest = len(columns) - timed
+    size = (columns[:rest], [row[:rest] for row in cells])
+    return [size, (columns[:1] + columns[rest:], [row[:1] + row[rest:] for row in cells])] if timed else [size]
 
 
 def write_sections(comparison: Comparison, stages: Sequence[Stage], folder: Path, *, first: int) -> None:
@@ -208,15 +217,16 @@ def write_sections(comparison: Comparison, stages: Sequence[Stage], folder: Path
     figures = []
     points = {name: (ms, 100 * value) for name, (value, ms) in comparison.points().items()}
     if len(points) > 1:
-        svg = scatter(points, xlabel="ms per image, batch 1", ylabel="accuracy, %", front=comparison.front())
+        svg = scatter(points, xlabel="ms for one image", ylabel="accuracy, %", front=comparison.front())
         said = ", ".join(f"{name}: {y:.1f} % in {x:.3g} ms" for name, (x, y) in points.items())
         figures.append(Figure(svg, "Accuracy against time; the line joins the Pareto front.", said))
+    threads = f"{comparison.threads} thread{'s' * (comparison.threads > 1)}"
     text = [
-        f"Timed with {comparison.threads} thread(s), networks in turns in one run; in brackets the median ratio to the "
+        f"Timed with {threads}, networks in turns in one run; in brackets the median ratio to the "
         "original. File: weights and recipe. Accuracy on held-out images with 95 % bootstrap intervals."
     ]
-    table = Table(comparison.columns(), comparison.cells())
-    Section("Compression", text, [table], figures, notes=comparison.notes()).save(folder, f"{first:02d}-compression")
+    tables = [Table(*part) for part in _parts(comparison)]
+    Section("Compression", text, tables, figures, notes=comparison.notes()).save(folder, f"{first:02d}-compression")
     tables = []
     for stage in stages:
         plan = stage.plan

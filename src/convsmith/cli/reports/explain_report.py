@@ -156,35 +156,36 @@ def chapter(
     if neighbours is not None:
         for near_pixels, near, alike in zip(*neighbours, strict=True):
             shown = named(int(near)) if int(near) >= 0 else "unlabelled"
-            caption = f"{shown}, {float(alike):.2f}"
-            pictures.append(InlineImage(png(near_pixels.numpy()), caption, "training image with a near route"))
+            if float(alike) > 0:  # a route without channels is near nothing
+                caption = f"training image of {shown}; cosine of the two routes {float(alike):.2f}"
+                pictures.append(InlineImage(png(near_pixels.numpy()), caption, "training image with a near route"))
+    weighing = Table(
+        ["layer", "channel", "effect"],
+        deciding,
+        f"Channels of the route that weigh most between {prediction} and {second} (margin "
+        f"{float(contrast.margin[row]):.2f}); a positive effect speaks for {prediction}.",
+        folded=True,
+    )
+    opened = Figure(
+        strips(gates, xlabel="channels of the layer"),
+        "Gates by layer; white is closed.",
+        "One strip per layer, dark where a gate is open.",
+    )
     return Section(
         name,
         _words(
             routes,
             row,
             prediction,
-            f"{second}, {float(probabilities[routes.runner_up[row]]):.0%}",
+            f"{second}, {_percent(float(probabilities[routes.runner_up[row]]))}",
             "" if int(found.labels[row]) < 0 else f" Its label is {named(int(found.labels[row]))}.",
         ),
         [
             Table(["class", "probability"], classes, "Top classes of the full network.", folded=True),
             Table(["layer", "nodes", "critical", "largest gate"], layers, "The route by layer.", folded=True),
-            Table(
-                ["layer", "channel", "effect"],
-                deciding,
-                f"Channels of the route that weigh most between {prediction} and {second} (margin "
-                f"{float(contrast.margin[row]):.2f}); a positive effect speaks for {prediction}.",
-                folded=True,
-            ),
+            *([weighing] if deciding else []),
         ],
-        [
-            Figure(
-                strips(gates, xlabel="channels of the layer"),
-                "Gates by layer; white is closed.",
-                "One strip per layer, dark where a gate is open.",
-            )
-        ],
+        [opened] if any(max(values) > 0 for values in gates.values()) else [],
         pictures,
     )
 
@@ -192,10 +193,11 @@ def chapter(
 def _words(routes: Routes, row: int, first: str, second: str, truth: str) -> list[str]:
     """Return what one route says, in plain words; then its numbers."""
     count = f"{round(float(routes.sparsity()[row]) * routes.total):,} of its {routes.total:,} channels"
-    answer = f"The network says {first}, {float(routes.confidence[row]):.0%} sure; next comes {second}.{truth}"
+    answer = f"The network says {first}, {_percent(float(routes.confidence[row]))} sure; next comes {second}.{truth}"
     if not bool(routes.flags.open[row].any()):
+        left = f"the {count} that are left" if float(routes.sparsity()[row]) else "the network with every channel shut"
         told = (
-            f"No route through all layers was found: the {count} that are left say {first} whatever the image shows, "
+            f"No route through all layers was found: {left} would say {first} whatever the image shows, "
             "from constants inside the network. They explain nothing about this image."
         )
     elif bool(routes.kept[row]) and float(routes.sparsity()[row]) <= ALL:
@@ -211,6 +213,11 @@ def _words(routes: Routes, row: int, first: str, second: str, truth: str) -> lis
     )
     notes = [f"{note[0].upper()}{note[1:]}." for note in routes.messages(row)]
     return [f"{answer} {told}", " ".join([numbers, *notes])]
+
+
+def _percent(share: float) -> str:
+    """Return a probability in percent that claims neither 0 nor 100."""
+    return "under 1 %" if share < 0.01 else "over 99 %" if share > 0.99 else f"{share:.0%}"
 
 
 def _large(pixels: Tensor) -> Tensor:

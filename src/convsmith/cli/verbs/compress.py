@@ -215,6 +215,8 @@ def _conclude(
     images: ImageData,
     shipped: dict[str, Any] | None,
 ) -> dict[str, Any]:
+    from convsmith.compression.planning.table import case_words
+
     base, last = comparison.rows[0], comparison.rows[-1]
     headline: dict[str, Any] = {
         "MACs kept, %": round(100 * last.size.macs / base.size.macs, 1),
@@ -223,10 +225,10 @@ def _conclude(
     for case in comparison.cases():
         found = last.latency.get(case)
         if found is not None and not isinstance(found, str):
-            headline[f"time kept, {case}, %"] = round(100 * found.ratio, 1)
+            headline[f"time kept ({case_words(case)}), %"] = round(100 * found.ratio, 1)
     if base.accuracy is not None and last.final() is not None:
-        headline["accuracy, %"] = round(100 * last.final().value, 2)
-        headline["accuracy of the original, %"] = round(100 * base.accuracy.value, 2)
+        headline["accuracy, % (95 % interval)"] = last.final().text()
+        headline["accuracy of the original, % (95 % interval)"] = base.accuracy.text()
     summary = {
         "title": f"{arguments.model}, {arguments.method}, on {images.description.name}",
         "headline": headline,

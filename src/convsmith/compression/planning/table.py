@@ -38,6 +38,12 @@ class Row:
         return self.finetuned or self.accuracy
 
 
+def case_words(case: str) -> str:
+    """Say a timed case in words: ``"compiled 32"`` is "compiled, 32 images"."""
+    kind, batch = case.rsplit(" ", 1)
+    return f"{kind}, {batch} image{'' if batch == '1' else 's'}"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Rows of one run, the original first, timed with ``threads`` threads."""
@@ -51,8 +57,8 @@ class Comparison:
 
     def columns(self) -> list[str]:
         """Return the table's column titles."""
-        timed = [f"{case}, ms (of original)" for case in self.cases()]
-        return ["network", "params", "non-zero", "MACs", "file, kB", *timed, "accuracy, %", "finetuned, %"]
+        timed = [f"{case_words(case)}, ms (of original)" for case in self.cases()]
+        return ["network", "params", "non-zero", "MACs", "file, kB", "accuracy, %", "fine-tuned, %", *timed]
 
     def cells(self) -> list[list[str]]:
         """Return one list of texts per row; shares are of the original."""
@@ -67,11 +73,11 @@ class Comparison:
                 _share(s.macs, base.macs),
                 f"{(s.bytes + s.recipe) / 1024:.1f} ({(s.bytes + s.recipe) / (base.bytes + base.recipe):.0%})",
             ]
+            line += [a.text() if a is not None else "-" for a in (row.accuracy, row.finetuned)]
             for case in self.cases():
                 found = row.latency.get(case, "not timed")
                 timed = isinstance(found, Latency)
                 line.append(f"{found.median:.3g} ({found.ratio:.2f})" if timed else "-")  # type: ignore[union-attr]
-            line += [a.text() if a is not None else "-" for a in (row.accuracy, row.finetuned)]
             out.append(line)
         return out
 
@@ -92,15 +98,17 @@ class Comparison:
             for case in self.cases():
                 timed = row.latency.get(case)
                 if isinstance(timed, str):
-                    found.append(f"{row.name}, {case}: {timed}")
+                    found.append(f"{row.name}, {case_words(case)}: {timed}")
                 elif timed is not None and timed.ratio > max(1.0, share) * 1.02:
-                    slower.append(f"{timed.ratio:.2f} times the original's at {case}")
+                    slower.append(f"{timed.ratio:.2f} times the original's ({case_words(case)})")
             if slower:
                 found.append(f"{row.name}: {share:.0%} of the MACs, but the time is {', '.join(slower)}")
             elif share < 0.95:
                 weak = [c for c, t in row.latency.items() if isinstance(t, Latency) and t.ratio > 0.98]
                 if weak:
-                    found.append(f"{row.name}: {share:.0%} of the MACs, and no time gained at {', '.join(weak)}")
+                    found.append(
+                        f"{row.name}: {share:.0%} of the MACs, and no time gained ({'; '.join(map(case_words, weak))})"
+                    )
             if row.size.nonzero < 0.95 * row.size.params:
                 left = row.size.nonzero_macs / max(base.size.macs, 1)
                 found.append(
