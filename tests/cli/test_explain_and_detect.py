@@ -177,6 +177,14 @@ def test_a_detector_of_the_best_features_refuses_another_network_of_the_same_sha
     assert "other weights" in capsys.readouterr().err
 
 
+def test_a_probability_claims_neither_0_nor_100():
+    from convsmith.cli.reports.explain_report import _percent
+
+    assert [_percent(p) for p in (0.0, 0.004, 0.5, 0.9995, 1.0)] == [
+        "under 1 %", "under 1 %", "50%", "over 99 %", "over 99 %",
+    ]  # fmt: skip
+
+
 def test_a_detector_that_should_not_be_used_says_why():
     from convsmith.cli.reports.detect_report import best_features, warnings
 

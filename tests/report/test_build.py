@@ -140,3 +140,12 @@ def test_sixty_photographs_make_at_most_three_megabytes(tmp_path):
     pictures = [InlineImage(photo(np.kron(one, np.ones((1, 20, 20)))), "", "a photograph", 200) for one in rough]
     Section("Pictures", images=pictures).save(run, "20-pictures")
     assert build_report([run]).stat().st_size < 3e6
+
+
+def test_learning_curves_are_named_in_words():
+    from convsmith.report.history import curves
+
+    rows = [{"kind": "evaluation", "step": step, "ece": 0.1} for step in (2, 4)]
+    section = curves({"": rows})
+    assert section is not None
+    assert section.figures[0].caption == "Validation calibration error (ECE), by update."

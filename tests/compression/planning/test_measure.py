@@ -153,6 +153,15 @@ def test_table_says_where_macs_and_time_disagree():
     assert "fast" not in notes
 
 
+def test_the_report_shows_sizes_and_times_apart():
+    from convsmith.cli.reports.compression_stages import _parts
+
+    size, times = _parts(Comparison(rows(), 1))
+    assert size[0] == ["network", "params", "non-zero", "MACs", "file, kB", "accuracy, %", "fine-tuned, %"]
+    assert times[0] == ["network", "eager, 1 image, ms (of original)"]
+    assert times[1][1] == ["half", "11 (1.10)"]
+
+
 def test_front_by_definition():
     table = Comparison(rows(), 1)
     assert table.front() == ["original", "same", "holes", "fast"]

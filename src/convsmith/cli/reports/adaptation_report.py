@@ -19,14 +19,28 @@ def sections(result: AdaptationResult, inputs: Inputs) -> dict[str, Section]:
     return made
 
 
+_MEASURED = {
+    "source_accuracy": "accuracy on held-out source images, 0 to 1",
+    "oracle_accuracy": "oracle accuracy on the target, 0 to 1",
+    "target_entropy": "mean entropy of the target's predictions, nats",
+    "effective_classes": "effective number of predicted classes",
+    "infomax": "InfoMax, nats (lower is better)",
+    "agreement": "share of target images called as by source-only",
+    "moved": "share of predictions that moved to other classes",
+    "collapse_alarm": "alarm: few classes are left (1 yes, 0 no)",
+    "negative_transfer_alarm": "alarm: far from source-only without a reason (1 yes, 0 no)",
+}
+
+
 def _outcome(result: AdaptationResult, inputs: Inputs) -> Section:
     from convsmith.report import Section, Table
 
     base = {} if result.reference is None else result.reference.measurements
     rows: list[list[Any]] = []
     for key, value in result.measurements.items():
-        if key != "selection" and not key.startswith("weight_"):
-            rows.append([key.replace("_", " "), value, base.get(key)])
+        twice = key == "entropy" and value == result.measurements.get("target_entropy")
+        if key != "selection" and not key.startswith("weight_") and not twice:
+            rows.append([_MEASURED.get(key, key.replace("_", " ")), value, base.get(key)])
     chosen = "the last step was kept" if result.validator is None else f"the step was chosen by {result.validator}"
     text = [
         f"{result.method} trained for {result.steps} updates; {chosen} (step {result.selected_step}). "
@@ -69,10 +83,12 @@ def _weights(result: AdaptationResult, inputs: Inputs) -> Section:
     assert result.class_weights is not None
     known = inputs.shared if "oracle_accuracy" in result.measurements else ()
     rows = [
-        [name, float(w), ("shared" if k in known else "outlier") if known else None]
+        [name, float(w), *(["shared" if k in known else "outlier"] if known else [])]
         for k, (name, w) in enumerate(zip(result.classes, result.class_weights, strict=True))
     ]
-    text = [f"Effective number of classes: {effective_classes(result.class_weights):.2f} of {len(result.classes)}."]
+    text = [
+        f"Effective number of classes by these weights: {effective_classes(result.class_weights):.2f} of {len(result.classes)}."
+    ]
     if known and len(known) < len(result.classes):
         auroc = shared_auroc(result.class_weights, known)
         text.append(f"Shared classes are ranked above outlier classes with AUROC {auroc:.3f} (uses target labels).")
@@ -80,7 +96,7 @@ def _weights(result: AdaptationResult, inputs: Inputs) -> Section:
     return Section(
         "Class weights",
         text,
-        [Table(["class", "weight", "truth"], rows, "Mean 1 is no preference.")],
+        [Table(["class", "weight", *(["truth"] if known else [])], rows, "Mean 1 is no preference.")],
         [figure] if figure is not None else [],
     )
 

@@ -119,7 +119,8 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
     own = next(row for row in rows if row.features == features and row.seen)
     headline = {
         "AUROC, seen attack": round(own.report.auroc, 3),
-        "threshold": round(detector.threshold_, 4),
+        "95 % interval": f"{own.report.auroc_low:.3f} to {own.report.auroc_high:.3f}",
+        "score above which an input is called adversarial": round(detector.threshold_, 4),
         "training images": len(chosen.labels),
     }
     summary = {"title": f"Detector on {features} of {arguments.model}", "headline": headline, "notes": notes}
