@@ -86,9 +86,8 @@ def _weights(result: AdaptationResult, inputs: Inputs) -> Section:
         [name, float(w), *(["shared" if k in known else "outlier"] if known else [])]
         for k, (name, w) in enumerate(zip(result.classes, result.class_weights, strict=True))
     ]
-    text = [
-        f"Effective number of classes by these weights: {effective_classes(result.class_weights):.2f} of {len(result.classes)}."
-    ]
+    effective = effective_classes(result.class_weights)
+    text = [f"Effective number of classes by these weights: {effective:.2f} of {len(result.classes)}."]
     if known and len(known) < len(result.classes):
         auroc = shared_auroc(result.class_weights, known)
         text.append(f"Shared classes are ranked above outlier classes with AUROC {auroc:.3f} (uses target labels).")
