@@ -62,5 +62,9 @@ def test_a_line_says_how_long_it_will_take():
     assert lines([(20, 9, 10)]) == ["train: 9/10 loss 1 [20 s, about 2 s left]"]
 
 
+def test_a_resumed_run_is_timed_by_what_it_does_itself():
+    assert lines([(0, 500, 1000), (20, 502, 1000)]) == ["train: 502/1000 loss 1 [20 s, about 83.0 min left]"]
+
+
 def test_work_of_less_than_a_second_says_nothing():
     assert lines([(0.5, 1, 2), (0.9, 2, 2)]) == []

@@ -66,12 +66,14 @@ class Lines:
         self.last_time = self.began = self.phase_began = clock()
         self.last_share = self.seen = 0.0
         self.last_seen = self.began
+        self.first: tuple[float, float] | None = None
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Print a line if enough has happened since the last one."""
         now, share = self.clock(), done / total if total else 0.0
         if share < self.seen:  # another phase: its pace is its own
-            self.phase_began, self.last_share = self.last_seen, 0.0
+            self.phase_began, self.last_share, self.first = self.last_seen, 0.0, None
+        self.first = self.first or (now, share)
         self.seen, self.last_seen = share, now
         since = now - self.last_time
         finished = total > 0 and done >= total and self.last_share < 1.0
@@ -81,12 +83,16 @@ class Lines:
             return
         self.last_time, self.last_share = now, share
         amount = f"{done}/{total}" if total else str(done)
-        words = [f"{self.title}: {amount}", note, f"[{self._times(now - self.began, now - self.phase_began, share)}]"]
+        words = [f"{self.title}: {amount}", note, f"[{self._times(now, share)}]"]
         print(*(word for word in words if word), file=self.stream, flush=True)
 
-    def _times(self, elapsed: float, phase: float, share: float) -> str:
-        left = phase / share - phase if share > 0 else 0.0
-        return f"{elapsed:.0f} s" + (f", about {duration(left)} left" if left >= 1 else "")
+    def _times(self, now: float, share: float) -> str:
+        began, before = self.first or (now, share)
+        if share <= before:  # the first word of a phase
+            began, before = self.phase_began, 0.0
+        # a resumed run begins in the middle: what was done before says nothing about its pace
+        left = (now - began) * (1 - share) / (share - before) if share > 0 else 0.0
+        return f"{now - self.began:.0f} s" + (f", about {duration(left)} left" if left >= 1 else "")
 
 
 def duration(seconds: float) -> str:
