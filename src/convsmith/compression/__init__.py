@@ -52,7 +52,6 @@ from convsmith.compression.operators.interleaved import (
     InterleavedStructuredConv2d,
     LinearChain,
 )
-from convsmith.compression.operators.pointwise_pair import project_low_rank
 from convsmith.compression.operators.projection import Projection, from_dense, patch_second_moment, project
 from convsmith.compression.operators.tune import tune
 from convsmith.compression.planning.budget import budget_of
@@ -120,7 +119,6 @@ __all__ = [
     "path_counts",
     "plan_compression",
     "project",
-    "project_low_rank",
     "reestimate_batchnorm",
     "restore_structure",
     "shortest_partition",

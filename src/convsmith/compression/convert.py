@@ -15,7 +15,7 @@ from convsmith.compression.methods.method import METHODS, Method
 from convsmith.compression.planning.agreement import WARN_BELOW, agreement, is_scores, predicted_agreement
 from convsmith.compression.planning.budget import budget_of
 from convsmith.compression.planning.latency import plan_for_latency
-from convsmith.compression.planning.plan import WHOLE, Budget, Plan
+from convsmith.compression.planning.plan import WHOLE, Budget, Plan, named_reasons
 from convsmith.compression.planning.reconstruct import BATCH, FEWEST
 from convsmith.compression.planning.reconstruct import reconstruct as solve
 from convsmith.compression.planning.subject import Progress, Subject
@@ -308,7 +308,7 @@ def _reconstructs(method: Method, seen: LayerInventory, asked: bool | None) -> b
 
 def _check(plan: Plan, seen: LayerInventory) -> None:
     """Refuse plans that name unknown or skipped layers, or do nothing without being asked to."""
-    known = {name for name, _ in _named(seen)}
+    known = {layer.name for layer in seen.layers}
     for name in plan.settings():
         if name == WHOLE:
             continue
@@ -319,14 +319,8 @@ def _check(plan: Plan, seen: LayerInventory) -> None:
         if name in seen.skipped():
             raise InvalidArgument(f"{name} cannot be compressed: {seen.skipped()[name]}", argument="plan", given=name)
     if not plan.settings() and not (plan.budget is not None and plan.budget.keep == 1) and not plan.choices:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(plan.skipped.items())[:6])
-        raise InvalidArgument(
-            f"{plan.method} found nothing to compress", given=reasons or "a network without layers it knows"
-        )
-
-
-def _named(seen: LayerInventory) -> list[tuple[str, nn.Module]]:
-    return [(layer.name, layer.module) for layer in seen.layers]
+        reasons = named_reasons(plan.skipped) or "a network without layers it knows"
+        raise InvalidArgument(f"{plan.method} found nothing to compress", given=reasons)
 
 
 def _json(method: Method) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from convsmith.compression import (
     mixed_radix,
     patch_second_moment,
     project,
-    project_low_rank,
 )
 from convsmith.compression.operators.backends import dense_kernel
 from convsmith.errors import InvalidArgument
@@ -152,24 +151,6 @@ def test_the_second_moment_is_that_of_the_patches():
     torch.testing.assert_close(patch_second_moment(x, 3, 2, 1), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("up", "down", "rank"), [(2, 2, 2), (1, 3, 2), (4, 2, 1)])
-def test_low_rank_pairs(up, down, rank):
-    matrix = torch.randn(12, 8, dtype=torch.float64)
-    first, second, energy = project_low_rank(matrix, up, down, rank)
-    hidden = up * down * rank
-    eye = torch.eye(8, dtype=torch.float64)[..., None, None].repeat(1, down, 1, 1)  # the input, once a group down
-    wide = F.conv2d(eye, first[..., None, None], groups=up * down)
-    composite = F.conv2d(wide, second[..., None, None], groups=down)[:, :, 0, 0].T
-    lost = 0.0
-    for j in range(down):
-        for i in range(up):
-            block = matrix[j * 12 // down : (j + 1) * 12 // down, i * 8 // up : (i + 1) * 8 // up]
-            lost += float(torch.linalg.svdvals(block)[rank:].square().sum())
-    assert float((matrix - composite).square().sum()) == pytest.approx(lost, abs=1e-10)
-    assert energy == pytest.approx(1 - lost / float(matrix.square().sum()), abs=1e-12)
-    assert first.shape == (hidden, 8 // up)
-
-
 def test_a_zero_kernel_and_a_single_channel():
     assert project(torch.zeros(4, 4, 3, 3), (2, 2)).energy == 1.0
     assert project(torch.zeros(4, 4, 1, 1), (2, 2), second_moment=torch.eye(4)).output_energy == 1.0
@@ -203,8 +184,6 @@ def project_back(kernel, partitions):
         (lambda: from_dense(nn.Conv2d(4, 4, 3, padding="same"), (2, 2)), "zero padding given in numbers"),
         (lambda: from_dense(nn.Conv2d(4, 4, 3, padding_mode="circular"), (2, 2)), "zero padding"),
         (lambda: patch_second_moment(torch.randn(0, 4, 3, 3), 1), "at least one image"),
-        (lambda: project_low_rank(torch.randn(4, 6), 4, 2, 1), "4 to divide 6"),
-        (lambda: project_low_rank(torch.randn(4, 6), 2, 2, 3), "at most 2"),
     ],
 )
 def test_bad_arguments(call, words):

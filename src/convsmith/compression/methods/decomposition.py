@@ -301,8 +301,3 @@ def _tucker(weight: Tensor, r_in: int, r_out: int, rounds: int = 3) -> list[Tens
         inner = leading(torch.einsum("oihw,or->rihw", weight, outer), 1, r_in)
     core = torch.einsum("oihw,oa,ib->abhw", weight, outer, inner)
     return [inner.T, core, outer]
-
-
-def setting_of(decomposition: str, rank: int) -> dict[str, Any]:
-    """Return the plan's JSON for one layer."""
-    return {"decomposition": decomposition, "rank": int(rank)}

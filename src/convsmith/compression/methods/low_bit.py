@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.compression.planning.moments import padding_sides
 from convsmith.compression.planning.replacement import fresh_like
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Weighted
@@ -147,9 +148,7 @@ class LowBitConv2d(_LowBit, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         padding: Any = self.padding
         if self.padding_mode != "zeros" and padding != "valid":
-            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
-            sides = [(t // 2, t - t // 2) for t in totals] if padding == "same" else [(p, p) for p in padding]
-            x = nn.functional.pad(x, [side for pair in reversed(sides) for side in pair], mode=self.padding_mode)
+            x = nn.functional.pad(x, padding_sides(self), mode=self.padding_mode)
             padding = 0
         return nn.functional.conv2d(x, self.quantised(), self.bias, self.stride, padding, self.dilation, self.groups)
 

@@ -16,7 +16,6 @@ from convsmith.compression.methods.decomposition import (
     counts,
     factor,
     full_rank,
-    setting_of,
     skeleton,
     spectrum,
 )
@@ -162,7 +161,9 @@ class LowRankMethod(Method):
         found = []
         for rank in ranks:
             macs, params = _counts(layer, decomposition, rank)
-            found.append(Option(setting_of(decomposition, rank), macs, params, float(1 - kept[rank - 1])))
+            found.append(
+                Option({"decomposition": decomposition, "rank": rank}, macs, params, float(1 - kept[rank - 1]))
+            )
         return found
 
     def _pick(self, layer: Layer, options: list[Option], skipped: dict[str, str]) -> Option:

@@ -239,12 +239,6 @@ class _Prune(Method):
                     hint=f"ask for {math.ceil(least * 100) / 100:.2f} or more, lower floor, or chain another method",
                 )
             _, root, step, _ = best
-            # the last step is as small as the budget allows
-            for smaller in range(self.round_to, step, self.round_to):
-                trial = {**removed, root: removed[root] + smaller}
-                if ledger.cost(budget.kind, trial) <= limit:
-                    step = smaller
-                    break
             removed[root] += step
             now = ledger.cost(budget.kind, removed)
         return self._fill(groups, ledger, curves, removed, budget.kind, limit)
