@@ -79,8 +79,9 @@ def test_single_precision_at_full_size_with_the_mirrored_blocks(size):
     reference = naive_isqrt(reference_x, 5)
     reference.backward(g.double())
     out.backward(g)
-    assert (out.double() - reference).norm() / reference.norm() < 1e-5
-    assert (x.grad.double() - reference_x.grad).norm() / reference_x.grad.norm() < 2e-5
+    bound = max(c, m) * torch.finfo(torch.float32).eps  # sums of so many products; of what order is the machine's own
+    assert (out.double() - reference).norm() / reference.norm() < bound
+    assert (x.grad.double() - reference_x.grad).norm() / reference_x.grad.norm() < 2 * bound
 
 
 @pytest.mark.parametrize("side", ["channels", "positions"])
