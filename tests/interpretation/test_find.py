@@ -24,34 +24,27 @@ def test_one_image_equals_the_naive_loop(digits):
         torch.testing.assert_close(routes.objective[0], objective, atol=1e-5, rtol=1e-5)
 
 
-def own_sensitivity(model, image, draws=6):
-    """How far the naive loop moves one image's gates if pixels move by one unit in the last place, or in float64."""
-    gates, _ = naive_paper(model, image)
-    moves = [gates.double() - naive_paper(copy.deepcopy(model).double(), image.double())[0]]
-    for seed in range(draws):
-        up = torch.rand(image.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
-        other = torch.where(up, image.nextafter(image + 1), image.nextafter(image - 1))
-        moves.append(gates.double() - naive_paper(model, torch.where(image > 0, other, image))[0])
-    return max(move.abs().max().item() for move in moves)
+def equal_in_float64(model, images, batch_size):
+    """The law without float32's rounding, which the published rate amplifies on some images by tens of thousands."""
+    model, images = copy.deepcopy(model).double(), images.double()
+    gates = find_routes(model, images, mode="paper", sites="conv", batch_size=batch_size).vector()
+    for row, found in zip(images, gates, strict=True):
+        torch.testing.assert_close(found, naive_paper(model, row[None])[0], atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("size", [1, 5, 48])
 def test_the_batch_equals_the_naive_loop_over_single_images(digits, size):
-    """To 1e-5, but for images on which the published rate is unstable: there to the loop's own sensitivity.
-
-    On some images thirty steps at rate 0.1 amplify any perturbation, the rounding of the first convolution included, by
-    factors of hundreds, in float64 as well; float64 gates and losses around a float32 network do not help.
-    """
+    """To 1e-5, but for at most four images on which the published rate is unstable: those in float64."""
     x = digits.test_x[:48]
     routes = find_routes(digits.model, x, mode="paper", sites="conv", batch_size=size)
     assert routes.kept.all()
     assert (routes.passes == 30).all()
     naive = torch.stack([naive_paper(digits.model, row[None])[0] for row in x])
     distance = (routes.vector() - naive).abs().amax(1)
-    unstable = (distance > 1e-5).nonzero()[:, 0].tolist()
+    unstable = (distance > 1e-5).nonzero()[:, 0]
     assert len(unstable) <= 4
-    for row in unstable:
-        assert distance[row] <= 3 * own_sensitivity(digits.model, x[row : row + 1])
+    if len(unstable):
+        equal_in_float64(digits.model, x[unstable], size)
 
 
 def test_order_and_split_do_not_matter_in_float32_but_for_unstable_images(digits):
@@ -60,10 +53,10 @@ def test_order_and_split_do_not_matter_in_float32_but_for_unstable_images(digits
     whole = find_routes(digits.model, x, mode="paper", sites="conv").vector()
     for size in (7, 48):
         other = find_routes(digits.model, x[order], mode="paper", sites="conv", batch_size=size).vector()
-        distance = (other - whole[order]).abs().amax(1)
-        assert (distance <= 1e-5).sum() >= 44
-        for row in (distance > 1e-5).nonzero()[:, 0].tolist():
-            assert distance[row] <= 3 * own_sensitivity(digits.model, x[order[row]][None])
+        stable = (other - whole[order]).abs().amax(1) <= 1e-5
+        assert stable.sum() >= 44
+        if not stable.all():
+            equal_in_float64(digits.model, x[order][~stable], size)
 
 
 def test_in_float64_the_batch_equals_the_naive_loop_to_rounding(digits):
