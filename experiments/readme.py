@@ -18,7 +18,7 @@ WORDS = {
         "igcv": "IGCV3-D 1.0 in place of MobileNetV2 1.0 (equal MACs), folded, ONNX Runtime, 1 image",
         "int8": "int8, ONNX Runtime, 1 image, {images} photographs, nothing trained",
         "sharper": "second-order head in place of the average, frozen features, {images} digits, cross-validated",
-        "explainable": "share of channels that keeps a photograph's prediction (median of {images})",
+        "explainable": "share of channels that keeps a photograph's prediction (median of the {routes} of {images} with a route)",
         "guarded": "adversarial photographs (8/255) caught at 5 % false alarms, attack known",
         "weights": {True: "ImageNet weights", False: "random weights: times only"},
         "time": "time {ratio}",
@@ -34,7 +34,7 @@ WORDS = {
         "igcv": "以 IGCV3-D 1.0 代替 MobileNetV2 1.0（乘加数相同），折叠后，ONNX Runtime，1 张图片",
         "int8": "int8，ONNX Runtime，1 张图片，{images} 张照片，未训练",
         "sharper": "以二阶统计分类头代替平均，特征冻结，{images} 个数字，交叉验证",
-        "explainable": "保持一张照片预测所需的通道比例（{images} 张的中位数）",
+        "explainable": "保持一张照片预测所需的通道比例（{images} 张中有路径的 {routes} 张的中位数）",
         "guarded": "5 % 误报率下检出的对抗照片（8/255，攻击已知）",
         "weights": {True: "ImageNet 权重", False: "随机权重，只比时间"},
         "time": "时间 {ratio}",
@@ -84,7 +84,7 @@ def measured(results: Path, words: dict[str, Any]) -> str:
     carried = chapters["explainable"]
     if "critical" in carried:
         share = f"{100 * carried['critical']:.0f} %"
-        rows.append([words["explainable"].format(images=carried["routes"]), network, share])
+        rows.append([words["explainable"].format(**carried), network, share])
     caught = "{:.0f} % ({:.0f} – {:.0f})".format(*(100 * value for value in chapters["guarded"]["caught"]))
     rows.append([words["guarded"], network, caught])
     where = {**about, **about["versions"], "date": about["created"][:10]}
