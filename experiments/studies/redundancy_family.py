@@ -96,13 +96,14 @@ def compared(
                 f"At {equal}: {steps * budget.longer} updates, {len(seeds)} seed{'s' * (len(seeds) > 1)}.",
             )
         )
-        figures.append(
-            Figure(
-                bars(shown, xlabel="test accuracy, %"),
-                f"Accuracy at {equal}; lines are 95 % intervals over seeds.",
-                f"Bars of accuracy at {equal}, one for each of {len(shown)} networks.",
+        if len(shown) > 1:
+            figures.append(
+                Figure(
+                    bars(shown, xlabel="test accuracy, %"),
+                    f"Accuracy at {equal}; lines are 95 % intervals over seeds.",
+                    f"Bars of accuracy at {equal}, one for each of {len(shown)} networks.",
+                )
             )
-        )
     return cells, tables, figures
 
 
