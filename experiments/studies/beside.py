@@ -54,14 +54,15 @@ BESIDE = {
         "far longer training): 92.5 % with two convolutions and below 100,000 parameters, 95.0 % with MobileNet and "
         "mirror images.",
         practice="At equal parameters expect nothing from interleaving that two passes over 60,000 images can show: "
-        "IGCV1 lies 0.5 ± 1.0 points above the regular network, IGCV3 0.0 ± 1.4, IGCV2 0.5 below, at more MACs and four "
-        "to five times the time (one image, eager, one thread, an idle machine); at equal MACs IGCV1 lies 0.2 above and "
-        "IGCV3 0.7 below (one seed). If you interleave, take two members: the mean peaks there as the paper says (87.4, "
-        "87.7, 86.8, 86.9 % with 1, 2, 4, 8), though the differences are within the intervals. What would have to be "
-        "true for the claim is none of what could be varied here: four times the updates give IGCV1 0.2 ± 1.2, four "
-        "times the positions -0.2 ± 0.3, 16 times the parameters 0.3 (one seed). That leaves what these budgets do not "
-        "reach, depth and hundreds of passes. The control, two convolutions trained for ten passes, reaches 90.6 % where "
-        "others report 92.5 %: not within half a point, so the recipe is sound for comparisons, not for records.",
+        "IGCV1 lies 0.5 ± 1.0 points above the regular network, IGCV3 0.0 ± 1.4, IGCV2 0.5 below, at more "
+        "MACs and four to five times the time (one image, eager, one thread, an idle machine); at equal MACs "
+        "IGCV1 lies 0.2 above and IGCV3 0.7 below (one seed). If you interleave, take two members: the mean "
+        "peaks there as the paper says (87.4, 87.7, 86.8, 86.9 % with 1, 2, 4, 8), though the differences are"
+        " within the intervals. What would have to be true for the claim is none of what could be varied "
+        "here: four times the updates give IGCV1 0.2 ± 1.2, four times the positions -0.2 ± 0.3, 16 times the"
+        " parameters 0.3 (one seed). That leaves what these budgets do not reach, depth and hundreds of "
+        "passes. The control, two convolutions trained for ten passes, reaches 90.6 % where others report "
+        "92.5 %: not within half a point, so the recipe is sound for comparisons, not for records.",
     ),
     "transfer/stamps": Beside(
         twins=("transfer/methods",),
