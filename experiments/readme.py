@@ -18,7 +18,7 @@ WORDS = {
         "igcv": "IGCV3-D 1.0 in place of MobileNetV2 1.0 (equal MACs), folded, ONNX Runtime, 1 image",
         "int8": "int8, ONNX Runtime, 1 image, {images} photographs, nothing trained",
         "sharper": "second-order head in place of the average, frozen features, {images} digits, cross-validated",
-        "explainable": "share of channels that keep a prediction (median of the {routes} of {images} photographs with a route)",
+        "explainable": "channels that keep a prediction (median of the {routes} of {images} photographs with a route)",
         "guarded": "adversarial photographs (8/255) caught at 5 % false alarms, attack known",
         "weights": {True: "ImageNet weights", False: "random weights: times only"},
         "time": "time {ratio}",
