@@ -41,7 +41,7 @@ def test_gradient_times_activation_and_integration_follow_their_formulas(digits)
         target = int(contribution.prediction[row])
         ones = [torch.ones(w, dtype=torch.float64) for w in widths]
         expected = naive_slopes(model, x[row : row + 1], ones, target).abs()
-        torch.testing.assert_close(contribution.vector()[row], expected, atol=1e-9, rtol=1e-7)
+        torch.testing.assert_close(contribution.vector()[row], expected, atol=1e-14, rtol=1e-12)
         parts = []
         for layer, width in enumerate(widths):
             total = torch.zeros(width, dtype=torch.float64)
@@ -50,7 +50,7 @@ def test_gradient_times_activation_and_integration_follow_their_formulas(digits)
                 gates[layer] = torch.full((width,), (k + 0.5) / 4, dtype=torch.float64)
                 total += naive_slopes(model, x[row : row + 1], gates, target).split(widths)[layer]
             parts.append((total / 4).abs())
-        torch.testing.assert_close(integrated.vector()[row], torch.cat(parts), atol=1e-9, rtol=1e-7)
+        torch.testing.assert_close(integrated.vector()[row], torch.cat(parts), atol=1e-14, rtol=1e-12)
 
 
 def test_integrated_scores_of_a_layer_sum_to_the_change_of_the_logit():

@@ -28,8 +28,9 @@ class ScoreRequest:
 
     @property
     def ones(self) -> Tensor:
-        """Open gates [B, total]."""
-        return torch.ones(len(self.target), self.network.total, device=self.target.device)
+        """Open gates [B, total], float64 where the images are, else float32."""
+        dtype = torch.float64 if self.network.images.dtype == torch.float64 else torch.float32
+        return torch.ones(len(self.target), self.network.total, device=self.target.device, dtype=dtype)
 
 
 #: a scorer returns non-negative scores [B, total]
@@ -154,8 +155,7 @@ def _random(request: ScoreRequest) -> Tensor:
 
 def _slope(request: ScoreRequest, gates: Tensor) -> Tensor:
     """Return the derivative of the class logit by every gate, [B, total]."""
-    gates = gates.to(torch.float64 if request.network.images.dtype == torch.float64 else torch.float32)
-    gates.requires_grad_(True)
+    gates = gates.clone().requires_grad_(True)
     logits = request.network.logits(gates).gather(1, request.target[:, None])
     (slope,) = torch.autograd.grad(logits.sum(), gates)
     return slope
