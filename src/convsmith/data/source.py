@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from convsmith.data.pictures import Pictures
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 from convsmith.registry import Registry
 
 #: called with images done, images in all, and what is being done
@@ -112,9 +112,11 @@ def existing(path: str | Path, what: str, *, folder: bool | None = None) -> Path
 
 def quietly(spec: str, hint: str, function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
     """Call a library's loader without its printing; what it raises becomes one message."""
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return function(*arguments, **settings)
-    except (OSError, EOFError, RuntimeError, ValueError, ImportError, TypeError, AssertionError, zlib.error) as error:
-        rule = "the data set is not on this machine and cannot be downloaded or read"
-        raise InvalidArgument(rule, argument=spec, given=f"{type(error).__name__}: {error}", hint=hint) from error
+    rule = "the data set is not on this machine and cannot be downloaded or read"
+    errors = (OSError, EOFError, RuntimeError, ValueError, ImportError, TypeError, AssertionError, zlib.error)
+    with (
+        refusing(rule, *errors, argument=spec, hint=hint),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        return function(*arguments, **settings)

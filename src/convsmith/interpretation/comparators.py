@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import wide
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.find import Progress, _column, collect, look, prepare, rows_at_once
 from convsmith.interpretation.gates import GatedNetwork
@@ -29,8 +30,7 @@ class ScoreRequest:
     @property
     def ones(self) -> Tensor:
         """Open gates [B, total], float64 where the images are, else float32."""
-        dtype = torch.float64 if self.network.images.dtype == torch.float64 else torch.float32
-        return torch.ones(len(self.target), self.network.total, device=self.target.device, dtype=dtype)
+        return wide(self.network.images.new_ones(len(self.target), self.network.total))
 
 
 #: a scorer returns non-negative scores [B, total]
@@ -155,7 +155,7 @@ def _random(request: ScoreRequest) -> Tensor:
 
 def _slope(request: ScoreRequest, gates: Tensor) -> Tensor:
     """Return the derivative of the class logit by every gate, [B, total]."""
-    gates = gates.clone().requires_grad_(True)
+    gates.requires_grad_(True)
     logits = request.network.logits(gates).gather(1, request.target[:, None])
     (slope,) = torch.autograd.grad(logits.sum(), gates)
     return slope

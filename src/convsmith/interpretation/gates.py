@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import wide
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import check_evaluation, eager, unwrap
 from convsmith.inspection.outputs import class_scores
@@ -113,8 +114,7 @@ class GatedNetwork:
                 output = self.model(self.images)
         finally:
             self._factors = None
-        logits = class_scores(output, classes=2)
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return wide(class_scores(output, classes=2))
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows only (a finished image costs nothing any more)."""
