@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "convsmith"
-ROOT = {"arguments", "errors", "files", "registry", "version", "timm_hook"}
+ROOT = {"arguments", "errors", "files", "offline", "registry", "version", "timm_hook"}
 PILLARS = {"compression", "pooling", "interpretation", "adaptation"}
 ALLOWED = {
     "inspection": ROOT,

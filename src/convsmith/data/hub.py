@@ -15,6 +15,7 @@ from convsmith.data.partition import TRAIN, official_parts
 from convsmith.data.source import SOURCES, Material, Request, numbered, quietly
 from convsmith.data.torchvision_sets import Items
 from convsmith.errors import InvalidArgument, close_matches, require
+from convsmith.offline import cache_alone
 
 #: beyond so many stored rows or bytes images are not looked at before they are needed
 _LOOKED_ROWS, _LOOKED_BYTES = 200_000, 4 * 2**30
@@ -93,7 +94,8 @@ def _parts(request: Request, name: str, config: str | None) -> tuple[dict[int, A
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         held = quietly(request.spec, hint, datasets.load_from_disk, str(folder))
     else:
-        held = quietly(request.spec, hint, datasets.load_dataset, str(folder) if folder.is_dir() else name, config)
+        read = datasets.load_dataset if folder.is_dir() else cache_alone()(datasets.load_dataset)
+        held = quietly(request.spec, hint, read, str(folder) if folder.is_dir() else name, config)
     if not isinstance(held, dict):
         return {TRAIN: held}, ()
     chosen = official_parts(held) or ({TRAIN: next(iter(held))} if len(held) == 1 else {})

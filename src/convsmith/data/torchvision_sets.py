@@ -15,6 +15,7 @@ from convsmith.data.partition import TEST, TRAIN, VALIDATION
 from convsmith.data.pictures import Pictures
 from convsmith.data.source import SOURCES, Material, Request, data_home, quietly
 from convsmith.errors import InvalidArgument, close_matches
+from convsmith.offline import cache_alone
 
 Part = dict[str, Any]
 _FLAG: dict[int, Part] = {TRAIN: {"train": True}, TEST: {"train": False}}
@@ -76,9 +77,10 @@ def timm_set(request: Request) -> Material:
     from timm.data import create_dataset
 
     name, home = request.argument, request.root or data_home()
+    create = cache_alone()(create_dataset) if name.startswith(("hfds/", "hfids/")) else create_dataset
     parts, hint = {}, f"root= (--data-root) names the folder, now {home}"
     for part, split in ((TRAIN, "train"), (TEST, "validation")):
-        parts[part] = quietly(request.spec, hint, create_dataset, name, root=str(home), split=split, download=True)
+        parts[part] = quietly(request.spec, hint, create, name, root=str(home), split=split, download=True)
         if not hasattr(parts[part], "__getitem__"):
             rule = "a stream is not divided, shuffled as a whole or resumed"
             raise InvalidArgument(rule, argument=request.spec, hint="wds:SHARDS reads tar shards by an index")

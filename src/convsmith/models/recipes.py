@@ -19,6 +19,7 @@ from torch import nn
 from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.errors import ConvsmithError, InvalidArgument, close_matches, refusing
 from convsmith.files import read_json
+from convsmith.offline import cache_alone
 
 FORMAT = 1
 _LARGEST = 10**6
@@ -173,8 +174,11 @@ def build(recipe: ModelRecipe, *, pretrained: bool = False) -> nn.Module:
         InvalidArgument: an unknown model name, with close matches; arguments the model does not take.
     """
     check_name(recipe.name)
+    hint = "check the name (convsmith models --pretrained PATTERN) and the network connection"
+    had = refusing("the published weights cannot be had", OSError, RuntimeError, argument=recipe.name, hint=hint)
+    create = had(cache_alone()(timm.create_model)) if pretrained else timm.create_model
     try:
-        model = timm.create_model(recipe.name, pretrained=pretrained, **recipe.kwargs)
+        model = create(recipe.name, pretrained=pretrained, **recipe.kwargs)
     except TypeError as error:
         rule = "the model does not take these arguments"
         given = ", ".join(f"{k}={v!r}" for k, v in recipe.kwargs.items())

@@ -18,6 +18,7 @@ from convsmith.data.preprocessing import Preprocessing
 from convsmith.errors import InvalidArgument, refusing
 from convsmith.models import recipes, weights
 from convsmith.models.recipes import BUILDING, ModelRecipe
+from convsmith.offline import cache_alone
 from convsmith.pooling.classifier import ATTACHED
 
 STEM = "model"
@@ -133,7 +134,8 @@ def _from_hub(text: str, asked: Mapping[str, Any]) -> Source:
     from timm.models import load_model_config_from_hf
 
     hint = "check the name and the network connection; a local copy is a folder with config.json"
-    with refusing("this network cannot be had from the hub", OSError, ImportError, *BUILDING, argument=text, hint=hint):
+    rule = "this network cannot be had from the hub"
+    with refusing(rule, OSError, ImportError, *BUILDING, argument=text, hint=hint), cache_alone():
         published, name, arguments = load_model_config_from_hf(text.partition(":")[2])
         value = {"architecture": name, "model_args": arguments or {}, "pretrained_cfg": published}
         recipe = _timm_recipe(value, asked)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,8 +117,7 @@ def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, 
     pooling = _pooling(arguments)
     if not is_saved(arguments.model) and arguments.weights is None:
         recipe = ModelRecipe(arguments.model, built, pooling=pooling, description=about.to_json())
-        with _published(recipe.name) if arguments.pretrained else nullcontext():
-            return build(recipe, pretrained=arguments.pretrained), recipe
+        return build(recipe, pretrained=arguments.pretrained), recipe
     loaded = load_model(arguments.model, weights=arguments.weights, **built)
     for note in loaded.notes:
         terminal.complain("note", note)
@@ -141,8 +139,7 @@ def load(spec: str, *, weights: str | None = None, num_classes: int | None = Non
 
     if sources.is_name(spec):
         check_name(spec)
-    with _published(spec):
-        loaded = storage.load(spec, weights=weights, num_classes=num_classes, device=device)
+    loaded = storage.load(spec, weights=weights, num_classes=num_classes, device=device)
     for note in loaded.notes:
         terminal.complain("note", note)
     return loaded
@@ -156,19 +153,6 @@ def _pooling(arguments: ModelOptions) -> dict[str, Any] | None:
     if arguments.pooling_args:
         found |= pooling_arguments(arguments.pooling, arguments.pooling_args)
     return found
-
-
-@contextmanager
-def _published(name: str) -> Iterator[None]:
-    """Turn what timm and the hub raise about weights into one message."""
-    try:
-        yield
-    except ConvsmithError:
-        raise
-    except (OSError, RuntimeError) as error:
-        rule, given = "the published weights cannot be had", " ".join(str(error).split())[:160]
-        hint = "check the name (convsmith models --pretrained PATTERN) and the network connection"
-        raise InvalidArgument(rule, argument=f"pretrained {name}", given=given, hint=hint) from None
 
 
 def check_takes(model: nn.Module, split: ImageSplit) -> None:
