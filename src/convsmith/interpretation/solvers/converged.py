@@ -16,6 +16,8 @@ PAIRS, REACH = 10, 0.1
 CLOSED = 1e-3
 #: share of the objective that closing gates may still save at rest
 SAVING = 0.01
+#: growth of the largest step after one that was taken
+GROW = 4.0
 #: sufficient decrease of a step
 DECREASE = 1e-4
 #: a second start: passes, how far a gate moves in each, decay of the averages of its slope and squared slope
@@ -132,10 +134,10 @@ class _Rows:
         self.trial = start.clamp(0, upper) ** (1 / POWER)
         self.root, self.pull = self.trial.clone(), torch.zeros_like(start)
         self.entropy = torch.full_like(gamma, torch.inf)
-        self.direction, self.length = torch.zeros_like(start), torch.ones_like(gamma)
         self.steps = start.new_zeros(rows, PAIRS, total)
         self.changes = start.new_zeros(rows, PAIRS, total)
         self.reach = torch.full_like(gamma, REACH)
+        self.radius = self.reach.clone()
         self.weight, self.floor = torch.ones_like(gamma), torch.ones_like(gamma)
         self.mean, self.square = torch.zeros_like(start), torch.zeros_like(start)
         self.fresh = torch.ones_like(self.place, dtype=torch.bool)
@@ -154,7 +156,7 @@ class _Rows:
     def slope(self, root: Tensor, pull: Tensor) -> Tensor:
         """Return the derivative by the roots, [B, total], ``pull`` being that of the cross-entropy by the gates."""
         gradient = self.weight[:, None] * pull + self.gamma[:, None]
-        return gradient * self.power * root.abs() ** (self.power - 1) * root.sign()
+        return torch.where(self.power > 1, gradient * self.power * root.abs() ** (self.power - 1) * root.sign(), gradient)
 
     def judge(self, here: Evaluation) -> None:
         """Accept the evaluated point of a row or shorten its step; remember it if it is the row's best."""
@@ -175,12 +177,13 @@ class _Rows:
         slack = 8 * torch.finfo(objective.dtype).eps * before.abs().nan_to_num(posinf=0.0)
         accepted = self.fresh | (objective <= before + DECREASE * expected.clamp(max=0) + slack)
 
-        pair = (accepted & ~self.fresh)[:, None, None]
+        pair = (~self.fresh & change.isfinite().all(1))[:, None, None]
         self.steps = torch.where(pair, torch.cat([self.steps[:, 1:], step[:, None]], 1), self.steps)
         self.changes = torch.where(pair, torch.cat([self.changes[:, 1:], change[:, None]], 1), self.changes)
         curvature = (objective - before - expected).clamp(min=torch.finfo(objective.dtype).tiny)
         shorter = (-expected / (2 * curvature)).nan_to_num(nan=0.1, posinf=0.5).clamp(0.1, 0.5)
-        self.length = torch.where(accepted, 1.0, self.length * shorter)
+        far = step.abs().amax(1)
+        self.radius = torch.where(accepted, (self.radius * GROW).minimum(self.reach), far * shorter)
 
         take = accepted[:, None]
         self.root = torch.where(take, self.trial, self.root)
@@ -194,11 +197,9 @@ class _Rows:
         # what the gates still to be closed would save by themselves
         saving = (gates * gradient.clamp(min=0)).sum(1)
         rest = accepted & (size <= self.threshold) & (saving <= SAVING * objective) & (self.weight <= self.floor)
-        reopen = take & (gates == 0) & (gradient < 0)
+        reopen = take & (gates == 0) & (gradient < 0) & (self.power > 1)
         closing = take & (gates > 0) & (gates < CLOSED) & (gradient > 0)
         self.root = torch.where(closing, 0.0, torch.where(reopen, CLOSED ** (1 / self.power), self.root))
-        shut = (self.root == 0)[:, None]
-        self.steps, self.changes = self.steps.masked_fill(shut, 0.0), self.changes.masked_fill(shut, 0.0)
         unfinished = closing.any(1)
         self.fresh = self.fresh | (rest & unfinished)  # what is left without the gates just closed
         self.accepted = accepted
@@ -226,6 +227,7 @@ class _Rows:
         self.root = torch.where(turned, self.root.abs() ** self.power, self.root)
         self.power = torch.where(turned, 1.0, self.power)
         self.reach = torch.where(rows, STEP, self.reach)
+        self.radius = torch.where(rows, STEP, self.radius)
         self._forget(rows)
 
     def _forget(self, rows: Tensor) -> None:
@@ -255,20 +257,22 @@ class _Rows:
 
     def advance(self) -> None:
         """Choose the next trial point of every row."""
-        slope = self.slope(self.root, self.pull)
-        downhill = -self._inverse_times(slope)
-        stuck = self.length < 1e-4  # the model misleads: forget it and go down the slope
+        slope, highest = self.slope(self.root, self.pull), self.upper ** (1 / self.power)
+        pinned = (self.root == 0) & ((self.power > 1) | (slope > 0))
+        pinned = pinned | ((self.root.abs() >= highest) & (slope * self.root < 0))
+        slope = slope.masked_fill(pinned, 0.0)
+        stuck = self.radius < 1e-4 * self.reach  # the model misleads: forget it and go down the slope
+        self.radius = torch.where(stuck, self.reach, self.radius)
+        downhill = -self._inverse_times(slope, pinned)
         forget = stuck | ((downhill * slope).sum(1) >= 0) | ~downhill.isfinite().all(1)
         self.steps = torch.where(forget[:, None, None], 0.0, self.steps)
         self.changes = torch.where(forget[:, None, None], 0.0, self.changes)
-        plain = -slope * (self.reach / slope.abs().amax(1).clamp(min=1e-30))[:, None]
+        plain = -slope * (self.radius / slope.abs().amax(1).clamp(min=1e-30))[:, None]
         downhill = torch.where(forget[:, None], plain, downhill)
-        downhill = downhill * (self.reach / torch.maximum(downhill.abs().amax(1), self.reach))[:, None]
-        self.direction = torch.where(self.accepted[:, None], downhill, self.direction)
+        self.decrement = -(downhill * slope).sum(1)
+        downhill = downhill * (self.radius / torch.maximum(downhill.abs().amax(1), self.radius))[:, None]
         self.fresh = self.fresh | stuck  # closing gates has moved the point a little: look at it again
-        self.length = torch.where(stuck, 1.0, self.length)
-        moved = self.root + self.length[:, None] * self.direction
-        highest = self.upper ** (1 / self.power)
+        moved = self.root + downhill
         moved = moved.clamp(torch.where(self.power > 1, -highest, 0.0), highest)
         here = torch.where(self.fresh[:, None], self.root, moved)
         slow = (self.slow > 0) & (self.slow <= SLOW)
@@ -286,12 +290,13 @@ class _Rows:
         step = STRIDE * mean / square.sqrt().clamp(min=torch.finfo(mean.dtype).tiny)
         return (self.root.abs() ** self.power - step).clamp(0, self.upper) ** (1 / self.power)
 
-    def _inverse_times(self, slope: Tensor) -> Tensor:
+    def _inverse_times(self, slope: Tensor, pinned: Tensor) -> Tensor:
         """Return the inverse quasi-Newton model times the slope, [B, total] (Byrd, Nocedal, Schnabel 1994, (3.1))."""
         tiny = torch.finfo(slope.dtype).tiny
-        product, square = (self.steps * self.changes).sum(2), (self.changes**2).sum(2)
-        usable = product > 1e-8 * (square * (self.steps**2).sum(2)).sqrt()
-        steps, changes = self.steps * usable[:, :, None], self.changes * usable[:, :, None]
+        steps, changes = (pairs.masked_fill(pinned[:, None], 0.0) for pairs in (self.steps, self.changes))
+        product, square = (steps * changes).sum(2), (changes**2).sum(2)
+        usable = product > 1e-8 * (square * (steps**2).sum(2)).sqrt()
+        steps, changes = steps * usable[:, :, None], changes * usable[:, :, None]
         newest = PAIRS - 1 - usable.flip(1).to(torch.int8).argmax(1, keepdim=True)
         scale = (product / square.clamp(min=tiny)).gather(1, newest)[:, 0]
         first = self.reach / slope.abs().amax(1).clamp(min=1e-30)
