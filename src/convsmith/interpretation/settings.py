@@ -39,7 +39,7 @@ class RouteSettings:
     upper: float | None = None
     init: str = "ones"
     seed: int = 0
-    tolerance: float = 0.03
+    tolerance: float = 0.01
     precision: str = "fp32"
     channels_last: bool = False
     open_layers: bool = False

@@ -15,7 +15,7 @@ PAIRS, REACH = 10, 0.1
 #: a gate below this that the objective wants smaller is closed for good, unless the optimality test reopens it
 CLOSED = 1e-3
 #: share of the objective that closing gates may still save at rest
-SAVING = 0.01
+SAVING = 0.003
 #: growth of the largest step after one that was taken
 GROW = 4.0
 #: sufficient decrease of a step
@@ -25,12 +25,13 @@ SLOW, STRIDE, MEMORY = 25, 0.1, (0.9, 0.99)
 #: accepted points in a row without the prediction, or size of the projected gradient in units of the threshold without
 #: it, at which the cross-entropy weighs more; by how much; factor after every accepted point with it, down to the floor
 LOST_FOR, NEAR, RAISE, FALL = 20, 5.0, 4.0, 0.85
-#: a search at rest within this share of its passes goes on once more, from its gates with none below `REOPENED`
-EARLY, REOPENED = 1 / 3, 0.4
+#: a search at rest within this share of its passes begins once more, from gates of so much where closed, twice that
+#: where open
+EARLY, REOPENED = 1 / 2, 0.4
 #: beside a blank: the mean gate below which the network's own answer counts too
 JOINED = 0.2
-#: passes after which the gates themselves move, and the largest change of a gate in one step then
-FINISH, STEP = 30, 0.3
+#: passes after which the gates themselves move, the same after a second beginning, the largest change of a gate then
+FINISH, LATER, STEP = 25, 15, 1.0
 #: the stop test of rows happens once in so many passes, so that the device is asked to wait only then
 _CHECK_EVERY = 5
 
@@ -43,20 +44,23 @@ def solve_converged(
     *,
     passes: int = 150,
     upper: float = 5.0,
-    tolerance: float = 0.03,
+    tolerance: float = 0.01,
     blank: Tensor | None = None,
 ) -> Solution:
     """Minimise every row's objective until its projected gradient is small beside that of open gates.
 
-    With ``lambda = z^3`` each row takes limited-memory BFGS steps in z (10 pairs), no root moving by more than 0.1, and
-    backtracks by quadratic interpolation until the objective falls sufficiently (Armijo, 1e-4). Nothing depends on the
-    other rows or on a step size. The first steps shrink all gates together until little of the image is left, and from
-    there those that carry the prediction grow. From pass 30 on, at a point with the prediction, the gates themselves
-    move, by at most 0.3, clipped at 0, with the model of those above 0 alone: a gate on its way to 0 slows down in z,
-    and here it arrives (two-metric projection; Bertsekas, SIAM J. Control and Optimization 1982). Gates below 1e-3 that
-    the objective wants smaller are set to 0. A row in which the shrinking leaves no gradient starts a second time with
-    25 steps of about 0.1 a gate down its own slope (Kingma and Ba 2015). A row at rest within a third of its passes
-    begins once more from its own gates, none below 0.4, and keeps the better of the two points.
+    With ``lambda = z^3`` each row takes limited-memory BFGS steps in z (10 pairs), no root moving by more than 0.1. A
+    point counts if the objective falls sufficiently (Armijo, 1e-4); else the next step is at most half as long, and the
+    model learns from the refused point too: at a kink (rectifiers, maxima) only that shows the other side's slope.
+    Nothing depends on the other rows or on a step size. The first steps shrink all gates together until little of the
+    image is left, and from there those that carry the prediction grow. From pass 25 on, at a point with the prediction,
+    the gates themselves move, by at most 1, clipped to [0, upper], with the model of those alone that the slope does not
+    hold at an end: a gate on its way to 0 slows down in z, and here it arrives (two-metric projection; Bertsekas, SIAM
+    J. Control and Optimization 1982). Gates below 1e-3 that the objective wants smaller are set to 0. A row in which
+    the shrinking leaves no gradient starts a second time with 25 steps of about 0.1 a gate down its own slope (Kingma
+    and Ba 2015). A row at rest within half of its passes begins once more, from gates of 0.4 where closed and at most
+    0.8 where open (from open gates and a heavier cross-entropy, where it rests without a gradient), and keeps the
+    better of the two points.
 
     With ``blank`` [B, K] ``network`` holds the images, then a blank beside each, and ``blank`` are the full network's
     logits of these. The cross-entropy is then 1/4 of the answer's own and 3/4 of that of ``z(image) - z(blank) +
@@ -66,7 +70,7 @@ def solve_converged(
     followed; the first joins below a mean gate of 0.2 at a point with the prediction.
 
     Stop: ``|lambda - clip(lambda - g, 0, upper)| <= tolerance * gamma * sqrt(total)``, g the gradient by lambda, and
-    gates that would rather close weigh at most 1 % of the objective. The right side is the left one at open gates,
+    gates that would rather close weigh at most 0.3 % of the objective. The right side is the left one at open gates,
     where the cross-entropy has no gradient. The test sees closed gates that would rather open (g < 0) and opens them.
     Rows that meet it leave the batch, "converged"; the others stop after ``passes``. The problem is not convex: a
     converged row is a local minimum, one of several.
@@ -138,6 +142,7 @@ class _Rows:
         self.changes = start.new_zeros(rows, PAIRS, total)
         self.reach = torch.full_like(gamma, REACH)
         self.radius = self.reach.clone()
+        self.finish = torch.full_like(self.place, FINISH)
         self.weight, self.floor = torch.ones_like(gamma), torch.ones_like(gamma)
         self.mean, self.square = torch.zeros_like(start), torch.zeros_like(start)
         self.fresh = torch.ones_like(self.place, dtype=torch.bool)
@@ -156,7 +161,8 @@ class _Rows:
     def slope(self, root: Tensor, pull: Tensor) -> Tensor:
         """Return the derivative by the roots, [B, total], ``pull`` being that of the cross-entropy by the gates."""
         gradient = self.weight[:, None] * pull + self.gamma[:, None]
-        return torch.where(self.power > 1, gradient * self.power * root.abs() ** (self.power - 1) * root.sign(), gradient)
+        rooted = gradient * self.power * root.abs() ** (self.power - 1) * root.sign()
+        return torch.where(self.power > 1, rooted, gradient)  # at 0 a gate itself has a slope, a root has none
 
     def judge(self, here: Evaluation) -> None:
         """Accept the evaluated point of a row or shorten its step; remember it if it is the row's best."""
@@ -208,7 +214,7 @@ class _Rows:
         self.own = torch.where(join, OWN, self.own)
         self._forget(join)
         self._rest(rest & ~join)
-        self._finish(take[:, 0] & feasible & (self.passes >= FINISH))
+        self._finish(take[:, 0] & feasible & (self.passes >= self.finish))
         self._weigh(accepted, feasible, accepted & ~feasible & (size <= NEAR * self.threshold))
 
     def _rest(self, rest: Tensor) -> None:
@@ -217,7 +223,14 @@ class _Rows:
         self.converged = self.converged | (rest & ~again)
         self.reopened = self.reopened | again
         self.at_rest = torch.where(rest, self.lowest, self.at_rest)
-        self.root = torch.where(again[:, None], self.best.clamp(min=REOPENED) ** (1 / self.power), self.root)
+        start = self.best.clamp(max=REOPENED) + REOPENED
+        dead = again & (self.pull.abs().amax(1) < self.gamma)  # nothing to climb back on
+        start = torch.where(dead[:, None], 1.0, start)
+        self.weight = torch.where(dead, RAISE, self.weight)
+        self.power = torch.where(again[:, None], float(POWER), self.power)
+        self.root = torch.where(again[:, None], start ** (1 / POWER), self.root)
+        self.reach, self.radius = (torch.where(again, REACH, now) for now in (self.reach, self.radius))
+        self.finish = torch.where(again, self.passes + LATER, self.finish)
         self._forget(again)
 
     def _finish(self, rows: Tensor) -> None:
@@ -269,7 +282,6 @@ class _Rows:
         self.changes = torch.where(forget[:, None, None], 0.0, self.changes)
         plain = -slope * (self.radius / slope.abs().amax(1).clamp(min=1e-30))[:, None]
         downhill = torch.where(forget[:, None], plain, downhill)
-        self.decrement = -(downhill * slope).sum(1)
         downhill = downhill * (self.radius / torch.maximum(downhill.abs().amax(1), self.radius))[:, None]
         self.fresh = self.fresh | stuck  # closing gates has moved the point a little: look at it again
         moved = self.root + downhill
