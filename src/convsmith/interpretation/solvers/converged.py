@@ -54,8 +54,8 @@ def solve_converged(
     model learns from the refused point too: at a kink (rectifiers, maxima) only that shows the other side's slope.
     Nothing depends on the other rows or on a step size. The first steps shrink all gates together until little of the
     image is left, and from there those that carry the prediction grow. From pass 25 on, at a point with the prediction,
-    the gates themselves move, by at most 1, clipped to [0, upper], with the model of those alone that the slope does not
-    hold at an end: a gate on its way to 0 slows down in z, and here it arrives (two-metric projection; Bertsekas, SIAM
+    the gates themselves move, by at most 1, clipped to [0, upper], with the model of those alone that no slope holds
+    at an end: a gate on its way to 0 slows down in z, and here it arrives (two-metric projection; Bertsekas, SIAM
     J. Control and Optimization 1982). Gates below 1e-3 that the objective wants smaller are set to 0. A row in which
     the shrinking leaves no gradient starts a second time with 25 steps of about 0.1 a gate down its own slope (Kingma
     and Ba 2015). A row at rest within half of its passes begins once more, from gates of 0.4 where closed and at most
