@@ -166,6 +166,16 @@ def test_auto_takes_positions_for_small_maps_only():
     assert not prefers_positions(256, 784, 3)
 
 
+@pytest.mark.parametrize(("d", "m"), [(256, 240), (256, 255), (64, 60), (64, 63), (128, 121)])
+def test_auto_is_as_exact_as_the_plain_recurrence_on_nearly_square_maps(d, m):
+    """Regression: positions, fourteen times the rounding for the same time."""
+    x = torch.randn(2, d, m).relu()
+    truth = naive_isqrt(x.double(), 5)
+    ours, plain = ((out.double() - truth).norm() for out in (isqrt_covariance(x), naive_isqrt(x, 5)))
+    assert not prefers_positions(d, m, 3)
+    assert ours < 4 * plain
+
+
 def test_autocast_changes_nothing_forward_or_backward():
     x = torch.randn(2, 16, 5, 5)
     results = []

@@ -144,6 +144,8 @@ def test_vmap_and_jacrev(method):
 
 #: every diagonal entry and every 2 x 2 minor is positive
 INDEFINITE = torch.tensor([[1.0, 0.9, -0.9], [0.9, 1.0, 0.9], [-0.9, 0.9, 1.0]])
+#: its symmetric part has eigenvalues 3.5 and -1.5
+SKEWED = torch.tensor([[1.0, 5.0], [0.0, 1.0]])
 BAD = [
     (lambda: matrix_sqrt(torch.randn(2, 3, 4)), "square matrices"),
     (lambda: matrix_sqrt(torch.ones(2, 3, 3, dtype=torch.long)), "floating point"),
@@ -161,6 +163,8 @@ BAD = [
     (lambda: matrix_sqrt(torch.diag(torch.tensor([1.0, -0.5]))), "positive semi-definite"),
     (lambda: matrix_sqrt(torch.tensor([[1.0, 2.0], [2.0, 1.0]]), method="eigh"), "positive semi-definite"),
     (lambda: matrix_sqrt(INDEFINITE, method="polar-express"), "1 of 1 have eigenvalues below zero, down to -0.8"),
+    (lambda: matrix_sqrt(SKEWED, method="polar-express"), "1 of 1 have eigenvalues below zero, down to -1.5"),
+    (lambda: matrix_log(SKEWED), "1 of 1 have eigenvalues below zero, down to -1.5"),
     (lambda: matrix_power(-torch.eye(3), 0.3), "positive semi-definite"),
     (lambda: matrix_log(-torch.eye(3)), "positive semi-definite"),
 ]
@@ -170,3 +174,14 @@ BAD = [
 def test_bad_input_is_one_clear_error(call, words):
     with pytest.raises(InvalidArgument, match=words):
         call()
+
+
+@pytest.mark.parametrize("method", ["eigh", "polar-express"])
+def test_methods_that_want_a_covariance_take_the_symmetric_part(method):
+    """Regression: the minimax steps ran away on eigenvalues that are not real (NaN after five)."""
+    points, skew = torch.randn(2, 6, 20, dtype=torch.float64), torch.randn(2, 6, 6, dtype=torch.float64)
+    a = points @ points.mT / 20 + 0.3 * (skew - skew.mT)
+    symmetric = (a + a.mT) / 2
+    root = matrix_sqrt(a, method=method, iterations=8)
+    assert torch.equal(root, matrix_sqrt(symmetric, method=method, iterations=8))
+    assert_close(root @ root, symmetric, rtol=0, atol=1e-8)

@@ -84,9 +84,9 @@ def _unscaled_root(x: Tensor, steps: tuple[Step, ...], side: str, keep: bool | N
 
 
 def prefers_positions(d: int, m: int, steps: int) -> bool:
-    """Say whether M x M iterations cost less than d x d ones, products with X included, forward and backward."""
+    """Say whether M x M iterations save a fifth of d x d ones, products with X included, forward and backward."""
     iteration = 15 * max(steps, 1)
-    return iteration * m**3 + 5 * d * m * m + 2 * d * d * m < iteration * d**3 + 2 * d * d * m
+    return iteration * m**3 + 5 * d * m * m + 2 * d * d * m < 0.8 * (iteration * d**3 + 2 * d * d * m)
 
 
 def _worth_keeping(d: int, m: int, steps: tuple[Step, ...], positions: bool) -> bool:

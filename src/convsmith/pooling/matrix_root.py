@@ -60,8 +60,8 @@ def matrix_sqrt(
         backward: ``"frechet"`` keeps the matrix alone and runs the polynomial again, ``"unrolled"`` leaves the
             published recurrence to autograd. None: the first of the table's entry.
 
-    A zero matrix gives zero with a zero gradient. Gradients are exact for cotangents that are not symmetric (the
-    iterations are polynomials of any square matrix; ``"eigh"`` takes the symmetric part of ``a``). All are
+    A zero matrix gives zero with a zero gradient. Newton-Schulz is the published polynomial of any square matrix, its
+    gradient exact for cotangents that are not symmetric; the others take the symmetric part of ``a``. All are
     double-differentiable. Raises `InvalidArgument` on a wrong shape or type, a value that is not finite, an unknown
     name, and (in eager mode on a CPU) a matrix with an eigenvalue below zero by more than rounding.
 
@@ -77,7 +77,7 @@ def matrix_sqrt(
     arguments.integer("iterations", iterations, least=1, most=MOST_ITERATIONS)
     arguments.one_of("normalization", normalization, ("trace", "frobenius", None))
     arguments.one_of("compensate", compensate, (True, False))
-    a = refuse_indefinite(square(a, "matrix_sqrt"), "matrix_sqrt")
+    a = refuse_indefinite(square(a, "matrix_sqrt"), "matrix_sqrt", polynomial=method == "newton-schulz")
     settings = (method, iterations, normalization, compensate, backward)
     if method == "newton-schulz":
         return _single(a, *settings, 0.0)
@@ -107,12 +107,13 @@ def _scaled_root(
 _single, _double = float32_island(_scaled_root), float64_island(_scaled_root)
 
 
-def refuse_indefinite(a: Tensor, asked: str) -> Tensor:
-    """Return ``a``, or raise `InvalidArgument` if it has an eigenvalue below zero by more than rounding.
+def refuse_indefinite(a: Tensor, asked: str, *, polynomial: bool = False) -> Tensor:
+    """Return the symmetric part of ``a``, or raise `InvalidArgument` where it has an eigenvalue clearly below zero.
 
     One Cholesky factorisation of the matrix lifted by its rounding; only on a CPU in eager mode, where looking is free.
-    A matrix that is not symmetric has no such sign and passes: the iterations are polynomials of any matrix.
+    ``polynomial``: ``a`` stays as it is, and a matrix that is not symmetric passes.
     """
+    a = a if polynomial else (a + a.mT) * 0.5
     # fake tensors take the same way up to the look, so that what is counted without values is what runs
     fake = type(a).__name__ == "FakeTensor" and a.device.type == "cpu" and not torch.compiler.is_compiling()
     if not (is_plain(a) or fake) or a.numel() == 0:
