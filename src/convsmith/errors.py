@@ -63,7 +63,7 @@ def refusing(rule: str, *errors: type[Exception], argument: object = None, hint:
 def close_matches(name: str, known: Iterable[str]) -> str:
     """One sentence for an unknown name: the close ones if there are any, else all of them."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if near:
         return "did you mean " + " or ".join(repr(n) for n in near) + "?"
     shown = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")

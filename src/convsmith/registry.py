@@ -128,8 +128,8 @@ def check_settings(method: str, given: Iterable[str], known: Iterable[str]) -> N
 def fitted(value: Any, kind: Any, *, written: bool = False) -> tuple[bool, Any]:
     """Tell whether ``value`` can be taken as the annotated type ``kind``, and return it as that: a list as a tuple.
 
-    Unions, sequences and literals are looked into, numbers must be finite, a whole number is a real one too. A number
-    may be ``written`` as text: YAML reads 1e-3 so.
+    Unions, sequences and literals are looked into, numbers must be finite (whole ones of 64 bits), a whole number is a
+    real one too. A number may be ``written`` as text: YAML reads 1e-3 so.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
@@ -151,7 +151,8 @@ def fitted(value: Any, kind: Any, *, written: bool = False) -> tuple[bool, Any]:
             return False, value
     if kind in (int, float):
         real = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-        return real and abs(value) <= sys.float_info.max, kind(value) if real else value
+        most = sys.float_info.max if kind is float else sys.maxsize
+        return real and abs(value) <= most, kind(value) if real else value
     if origin is Callable:
         return callable(value), value
     return kind is Any or not isinstance(origin or kind, type) or isinstance(value, origin or kind), value

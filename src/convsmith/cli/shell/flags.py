@@ -153,9 +153,11 @@ def _check_one(argument: str, kind: Any, value: str) -> None:
             raise InvalidArgument(f"must be {settings.spelled(kind)}", argument=argument, given=repr(value), hint=hint)
     elif kind in (int, float):
         try:
-            kind(value)
+            fits, hint = settings.fits(kind(value), kind), "infinity and numbers beyond 64 bits are none here"
         except ValueError:
-            raise InvalidArgument(f"must be {settings.spelled(kind)}", argument=argument, given=repr(value)) from None
+            fits, hint = False, None
+        if not fits:
+            raise InvalidArgument(f"must be {settings.spelled(kind)}", argument=argument, given=repr(value), hint=hint)
 
 
 def _check_bare(verb: str, places: list[Any], hints: dict[str, Any], bare: list[str]) -> set[str]:
