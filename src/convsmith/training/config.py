@@ -140,12 +140,19 @@ class TrainConfig:
         one_of("optimizer", str(self.optimizer).split("_")[-1], [str(name) for name in list_optimizers()])
         one_of("device", str(self.device).split(":")[0], DEVICES)
         for tracker in self.trackers:
-            one_of("tracker", tracker, TRACKERS)
+            one_of("trackers", tracker, TRACKERS)
         if list(self.milestones) != sorted(set(self.milestones)):
             raise InvalidArgument("milestones must grow", argument="milestones", given=self.milestones)
 
     def total_steps(self, batches_per_epoch: int) -> int:
-        """Return the number of updates for a loader of this length."""
+        """Return the number of updates for a loader of this length; one takes an epoch's batches at most."""
+        if self.accumulate > max(1, batches_per_epoch):
+            rule, given = (
+                "an update takes no more batches than an epoch has",
+                f"{self.accumulate} of {batches_per_epoch}",
+            )
+            hint = "a smaller accumulate, or smaller batches"
+            raise InvalidArgument(rule, argument="accumulate", given=given, hint=hint)
         if self.steps is not None:
             return self.steps
         epochs = self.epochs if self.epochs is not None else DEFAULT_EPOCHS

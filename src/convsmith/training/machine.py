@@ -268,7 +268,7 @@ def _require_trackers(names: tuple[str, ...]) -> None:
             require("tensorboard", "trackers")
         elif importlib.util.find_spec(name) is None:
             rule = f"the package {name!r} is not installed"
-            raise MissingExtra(rule, argument=f"tracker {name!r}", hint=f"pip install {name}")
+            raise MissingExtra(rule, argument=f"trackers {name!r}", hint=f"pip install {name}")
 
 
 def _has_group() -> bool:

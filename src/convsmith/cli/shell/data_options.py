@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from convsmith.cli.shell import terminal
 from convsmith.cli.shell.options import Computation, option
 from convsmith.cli.shell.progress import progress
+from convsmith.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from convsmith.data import DataDescription, ImageData, Preprocessing
@@ -56,6 +57,9 @@ def load(
     from convsmith import data
     from convsmith.data.classes import matched_classes
 
+    if arguments.class_map is not None and (like is None or not like.classes):
+        rule = "classes of data are mapped to those of a trained network, and there are none here"
+        raise InvalidArgument(rule, argument="class_map", given=arguments.class_map, hint="leave it out")
     with progress("read images") as callback:
         loaded = data.load(
             arguments.data,

@@ -101,6 +101,8 @@ def closing() -> Iterator[None]:
     _made.clear()
     try:
         yield
+    except Interrupted:  # its message says how to go on in this folder
+        raise
     except BaseException:
         for folder in _made:
             if {p.name for p in folder.rglob("*") if p.is_file()} <= {MARK, ENVIRONMENT, lock.NAME}:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.reports.explain_report import Explained
@@ -115,6 +116,8 @@ def _check(arguments: Arguments) -> None:
     if arguments.save is None and terminal.processes() > 1:
         rule, hint = "several processes share the search of --save only", "add --save FILE, or start it once"
         raise InvalidArgument(rule, argument="explain", given=f"{terminal.processes()} processes", hint=hint)
+    if arguments.save is not None and (not Path(arguments.save).name or Path(arguments.save).is_dir()):
+        raise InvalidArgument("routes are saved to a file", argument="--save", given=repr(arguments.save))
     if not arguments.image_files and not arguments.data:
         hint = "name images, or add --data DATA"
         raise InvalidArgument("there is nothing to explain", argument="explain MODEL", hint=hint)
