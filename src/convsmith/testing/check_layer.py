@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
-import tempfile
-import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from convsmith.compression.runtimes import onnx_function, write_onnx
 from convsmith.errors import ConvsmithError
-from convsmith.testing.suite import Conformance, near, relative_error, require_that, run_checks, untouched
+from convsmith.testing.module_checks import check_precision, module_checks
+from convsmith.testing.suite import Conformance, require_that, run_checks
 
 BATCH, SIDE = 3, 7
 
@@ -53,8 +47,8 @@ def check_layer(
             torch.manual_seed(0)
             return make().to(dtype).eval()
 
-    layer, exact = made(), made(torch.float64)
-    x = _maps(channels)
+    layer, exact, x = made(), made(torch.float64), _maps(channels)
+    shared = module_checks(made, lambda: make().eval(), x, BATCH)
 
     def run(module: nn.Module, maps: Tensor = x) -> Tensor:
         with torch.no_grad():
@@ -63,47 +57,15 @@ def check_layer(
 
     wanted = run(layer)
 
-    def same(found: Tensor, rule: str, bound: float = 1e-4) -> None:
-        require_that(near(found, wanted, bound), rule, relative_error(found, wanted))
-
     def shapes() -> None:
         require_that(wanted.dim() == 4, "[B, C', H', W']", tuple(wanted.shape))
         for maps in (x[:0], x[:1]):
             require_that(run(layer, maps).shape == (len(maps), *wanted.shape[1:]), "any number of images", len(maps))
 
     def precision() -> None:
-        scales = {"plain": x, "offset 1e3": x + 1e3}
-        scales |= {f"{size:.0e}": x * size for size in (1e-12, 1e12)}
+        scales = {"plain": x, "offset 1e3": x + 1e3, "tiny": x * 1e-12, "huge": x * 1e12}
         for words, maps in scales.items():
-            found, right = run(layer, maps), run(exact, maps.double())
-            require_that(right.dtype == torch.float64 and found.dtype == torch.float32, "the dtype stays")
-            require_that(
-                near(found, right, 1e-3), f"float32 is float64 to rounding, {words}", relative_error(found, right)
-            )
-
-    def halves() -> None:
-        for dtype in (torch.float16, torch.bfloat16):
-            found = run(made(dtype), x.to(dtype))
-            require_that(found.dtype == dtype and bool(found.isfinite().all()), f"{dtype} stays and is finite")
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            require_that(bool(run(layer).isfinite().all()), "autocast is finite")
-
-    def layouts() -> None:
-        strided = (x.mT.contiguous().mT, torch.stack([x, x], -1)[..., 0])
-        for maps in (x.contiguous(memory_format=torch.channels_last), *strided):
-            same(run(layer, maps), "the memory's layout changes nothing", 1e-5)
-
-    def samples() -> None:
-        same(torch.cat([run(layer, sample[None]) for sample in x]), "samples do not influence each other", 1e-5)
-
-    def gradients() -> None:
-        maps, direction = x.double(), _maps(channels, 1).double()
-        out, tangent, *_ = torch.func.jvp(exact, (maps,), (direction,))
-        g = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(2))
-        pulled = torch.func.vjp(exact, maps)[1](g)[0]
-        require_that(bool(pulled.isfinite().all()), "the gradient is finite")
-        forward, backward = (g * tangent).sum(), (pulled * direction).sum()
-        require_that(near(forward, backward, 1e-6), "forward and backward mode agree", (forward, backward))
+            check_precision(layer, exact, maps, words)
 
     def parameters() -> None:
         other = made().train()
@@ -113,57 +75,11 @@ def check_layer(
         missing = [key for key, p in other.named_parameters() if p.requires_grad and p.grad is None]
         require_that(not missing, "every parameter gets a gradient", missing[:3])
 
-    def mapped() -> None:
-        stacked = torch.stack([x, x + 0.5])
-        found = torch.func.vmap(layer)(stacked)
-        require_that(near(found, torch.stack([layer(s) for s in stacked]), 1e-4), "vmap is a loop")
-
-    def compiled() -> None:
-        torch.compiler.reset()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program: Any = torch.compile(copy.deepcopy(layer), backend="eager")
-            same(run(program), "compiled code gives the same numbers")
-
-    def traced() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            same(run(torch.jit.trace(layer, (x,), check_trace=False)), "the traced program gives the same numbers")
-
-    def scripted() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            same(run(torch.jit.script(copy.deepcopy(layer))), "the scripted program gives the same numbers")
-
-    def symbolic() -> None:
-        same(run(fx.symbolic_trace(nn.Sequential(copy.deepcopy(layer)))), "the symbolic trace gives the same numbers")
-
-    def exported() -> None:
-        same(run(torch.export.export(layer, (x,)).module()), "the exported program gives the same numbers")
-
-    def onnx() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            file = write_onnx(layer, x, Path(folder) / "layer.onnx")
-            same(onnx_function(file)(x), "ONNX Runtime gives the same numbers", 1e-3)
-
-    def copies() -> None:
-        for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):  # noqa: S301  (its own bytes)
-            require_that(torch.equal(run(other), wanted), "copies and pickles compute the same")
-        fresh = make().eval()
-        fresh.load_state_dict(layer.state_dict())
-        require_that(torch.equal(run(fresh), wanted), "the state dict holds everything")
-
     def meta() -> None:
+        shared["meta device"]()
         with torch.device("meta"):
             empty = make().eval()
-        state = {k: v.shape for k, v in layer.state_dict().items()}
-        require_that({k: v.shape for k, v in empty.state_dict().items()} == state, "the meta device has the state")
         require_that(run(empty, x.to("meta")).shape == wanted.shape, "shapes come out on the meta device")
-
-    def repeatable() -> None:
-        with untouched(x, *layer.state_dict().values()):
-            first = run(layer)
-        require_that(torch.equal(first, wanted), "the same maps give the same bits")
 
     def refusals() -> None:
         for words, maps in {
@@ -181,21 +97,9 @@ def check_layer(
         {
             "shapes": shapes,
             "precision": precision,
-            "half precision and autocast": halves,
-            "layout": layouts,
-            "samples apart": samples,
-            "gradients": gradients,
+            **shared,
             "gradients of parameters": parameters,
-            "vmap": mapped,
-            "compile": compiled,
-            "trace": traced,
-            "script": scripted,
-            "fx": symbolic,
-            "export": exported,
-            "onnx": onnx,
-            "copies and state": copies,
             "meta device": meta,
-            "repeatable, arguments untouched": repeatable,
             "refusals": refusals,
         },
         exceptions,

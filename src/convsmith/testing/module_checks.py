@@ -1,0 +1,122 @@
+"""Checks that layers and poolings share: precision of other types, gradients, transforms, programs, copies."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from convsmith.compression.runtimes import onnx_function, write_onnx
+from convsmith.testing.suite import Checks, near, relative_error, require_that, untouched
+
+
+def module_checks(made: Callable[..., nn.Module], fresh: Callable[[], nn.Module], x: Tensor, few: int) -> Checks:
+    """Return the checks of what ``made(dtype)`` gives on maps ``x``.
+
+    ``fresh()`` builds one with other weights; ONNX Runtime is given the first ``few`` maps.
+    """
+    layer, exact = made(), made(torch.float64)
+    shape = {k: v.shape for k, v in layer.state_dict().items()}
+
+    def run(module: nn.Module, maps: Tensor = x) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = module(maps)
+            return found
+
+    wanted = run(layer)
+
+    def same(found: Tensor, rule: str, bound: float = 1e-4) -> None:
+        require_that(near(found, wanted, bound), rule, relative_error(found, wanted))
+
+    def halves() -> None:
+        for dtype in (torch.float16, torch.bfloat16):
+            found = run(made(dtype), x.to(dtype))
+            require_that(found.dtype == dtype and bool(found.isfinite().all()), f"{dtype} stays and is finite")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            require_that(bool(run(layer).isfinite().all()), "autocast is finite")
+
+    def layouts() -> None:
+        strided = (x.mT.contiguous().mT, torch.stack([x, x], -1)[..., 0])
+        for maps in (x.contiguous(memory_format=torch.channels_last), *strided):
+            same(run(layer, maps), "the memory's layout changes nothing", 1e-5)
+
+    def samples() -> None:
+        same(torch.cat([run(layer, sample[None]) for sample in x]), "samples do not influence each other", 1e-5)
+
+    def gradients() -> None:
+        maps = x.double()
+        direction = torch.randn(x.shape, dtype=maps.dtype, generator=torch.Generator().manual_seed(1))
+        out, tangent, *_ = torch.func.jvp(exact, (maps,), (direction,))
+        g = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(2))
+        pulled = torch.func.vjp(exact, maps)[1](g)[0]
+        require_that(bool(pulled.isfinite().all()), "the gradient is finite")
+        forward, backward = (g * tangent).sum(), (pulled * direction).sum()
+        require_that(near(forward, backward, 1e-6), "forward and backward mode agree", (forward, backward))
+
+    def mapped() -> None:
+        stacked = torch.stack([x, x + 0.5])
+        found = torch.func.vmap(layer)(stacked)
+        require_that(near(found, torch.stack([layer(s) for s in stacked]), 1e-4), "vmap is a loop")
+
+    def program(words: str, make: Callable[[nn.Module], Any]) -> Callable[[], None]:
+        def check() -> None:
+            torch.compiler.reset()  # the compiler gives up on a function that it has seen in eight classes
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                same(run(make(copy.deepcopy(layer))), f"the {words} gives the same numbers")
+
+        return check
+
+    def onnx() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            found = onnx_function(write_onnx(layer, x, Path(folder) / "layer.onnx"))(x[:few])
+        require_that(near(found, wanted[:few], 1e-3), f"ONNX Runtime gives the same numbers for {few} of {len(x)} maps")
+
+    def copies() -> None:
+        for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):  # noqa: S301  (its own bytes)
+            require_that(torch.equal(run(other), wanted), "copies and pickles compute the same")
+        other = fresh()
+        other.load_state_dict(layer.state_dict())
+        require_that(torch.equal(run(other), wanted), "the state dict holds everything")
+
+    def meta() -> None:
+        with torch.device("meta"):
+            empty = fresh()
+        require_that({k: v.shape for k, v in empty.state_dict().items()} == shape, "the meta device has the state")
+
+    def repeatable() -> None:
+        with untouched(x, *layer.state_dict().values()):
+            first = run(layer)
+        require_that(torch.equal(first, wanted), "the same maps give the same bits")
+
+    return {
+        "half precision and autocast": halves,
+        "layout": layouts,
+        "samples apart": samples,
+        "gradients": gradients,
+        "vmap": mapped,
+        "compile": program("compiled code", lambda own: torch.compile(own, backend="eager")),
+        "trace": program("traced program", lambda own: torch.jit.trace(own, (x,), check_trace=False)),
+        "script": program("scripted program", torch.jit.script),
+        "fx": program("symbolic trace", lambda own: fx.symbolic_trace(nn.Sequential(own))),
+        "export": program("exported program", lambda own: torch.export.export(own, (x,)).module()),
+        "onnx": onnx,
+        "copies and state": copies,
+        "meta device": meta,
+        "repeatable, arguments untouched": repeatable,
+    }
+
+
+def check_precision(layer: nn.Module, exact: nn.Module, maps: Tensor, words: str) -> Tensor:
+    """Return what ``layer`` gives on ``maps``, which must be what ``exact`` gives in float64, to rounding."""
+    found, right = layer(maps), exact(maps.double())
+    require_that(right.dtype == torch.float64 and found.dtype == torch.float32, "the dtype stays")
+    require_that(near(found, right, 1e-3), f"float32 is float64 to rounding, {words}", relative_error(found, right))
+    return found
