@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.methods.channels import CRITERIA, Group, Ledger, find_groups, hide, scores
-from convsmith.compression.methods.method import METHODS, Applied, Method, output_error
+from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.methods.removal import (
     AGREE,
     disagreement,
@@ -35,11 +35,10 @@ from convsmith.compression.methods.removal import (
 )
 from convsmith.compression.planning.budget import SLACKS, scan_images
 from convsmith.compression.planning.plan import Budget, Choice, Plan, named_reasons
+from convsmith.compression.planning.prefix import Prefix
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, RunFailed, close_matches
 from convsmith.inspection.layers import LayerInventory
-from convsmith.inspection.modes import evaluating
-from convsmith.inspection.outputs import joined_output
 
 #: shares of a group's channels that the scan removes
 SCANNED = (0.25, 0.5, 0.75)
@@ -97,10 +96,10 @@ class _Prune(Method):
         else:
             budget = budget or Budget("macs", 0.5)
             curves = {}
-            count = scan_images(whole.macs * len(SCANNED) * len(groups))
+            prefix = Prefix(subject.model, subject.seen, scan_images(whole.macs * len(SCANNED) * len(groups)))
             for done, group in enumerate(groups):
                 subject.tell(done, len(groups), f"scan {group.root}")
-                work = partial(_curve, subject.model, subject.seen, group, ranking[group.root], count)
+                work = partial(_curve, prefix, group, ranking[group.root])
                 curves[group.root] = subject.once((group.root, "curve"), work)
             removed = self._spend(groups, ledger, curves, budget, skipped)
             harms = {root: float(np.interp(removed[root], *curve)) for root, curve in curves.items()}
@@ -293,25 +292,21 @@ class PruneChannels(_Prune):
     side: ClassVar[str] = "channels"
 
 
-def _curve(
-    model: nn.Module, seen: LayerInventory, group: Group, order: Tensor, rows: int
-) -> tuple[list[float], list[float]]:
+def _curve(prefix: Prefix, group: Group, order: Tensor) -> tuple[list[float], list[float]]:
     """Return sensitivity by number of channels removed, non-decreasing, measured at `SCANNED` shares."""
     xs, ys = [0.0], [0.0]
-    images, reference = seen.example[:rows], joined_output(seen.output)[:rows]
-    with evaluating(model), torch.no_grad():
-        for share in SCANNED:
-            count = max(1, round(share * group.size))
-            if count <= xs[-1] or count >= group.size:
-                continue
-            undo = hide(model, group, order[:count])
-            try:
-                sensitivity = output_error(reference, joined_output(model(images)))
-            finally:
-                for module, weight in reversed(undo):
-                    module.weight.copy_(weight)
-            xs.append(float(count))
-            ys.append(max(ys[-1], sensitivity if math.isfinite(sensitivity) else 1e9))
+    prefix.before([prefix.model.get_submodule(part.name) for part in group.consumers])
+    for share in SCANNED:
+        count = max(1, round(share * group.size))
+        if count <= xs[-1] or count >= group.size:
+            continue
+        undo = hide(prefix.model, group, order[:count])
+        try:
+            ys.append(max(ys[-1], prefix.error()))
+        finally:
+            for module, weight in reversed(undo):
+                module.weight.data.copy_(weight)
+        xs.append(float(count))
     xs.append(float(group.size))
     ys.append(2 * ys[-1] if ys[-1] > 0 else 1.0)
     return xs, ys

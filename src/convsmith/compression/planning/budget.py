@@ -19,17 +19,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from convsmith.compression.methods.method import METHODS, output_error
+from convsmith.compression.methods.method import METHODS
 from convsmith.compression.planning.plan import Budget, Choice, Plan, named_reasons
+from convsmith.compression.planning.prefix import Prefix
 from convsmith.compression.planning.replacement import put, replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Layer, LayerInventory
-from convsmith.inspection.modes import evaluating
-from convsmith.inspection.outputs import joined_output
 
 #: cells of the knapsack's cost grid; costs are rounded up, so a plan of n layers may leave n/GRID of the budget unused
 GRID = 16384
@@ -101,30 +99,30 @@ def scan(
     build: Callable[[Layer, Option], nn.Module],
     *,
     points: int = 4,
-    images: int = SCAN_IMAGES,
+    prefix: Prefix | None = None,
 ) -> list[float]:
     """Return the sensitivity of every option of ``layer``: `output_error` with only this layer changed.
 
     At most ``points`` options are really tried, spread over the list; the others are interpolated: sensitivity divided
-    by loss is taken as piecewise linear in the loss. ``model`` is changed and put back.
+    by loss is taken as piecewise linear in the loss. ``model`` is changed and put back. ``prefix``: of ``model`` on
+    the first images of the example, kept from layer to layer.
     """
     if not options:
         return []
-    shown, wanted = seen.example[:images], joined_output(seen.output)[:images]
+    prefix = prefix or Prefix(model, seen, SCAN_IMAGES)
+    prefix.before([layer.module])
     tried = sorted({round(i * (len(options) - 1) / max(points - 1, 1)) for i in range(points)})
     ratios: list[tuple[float, float]] = []
     exact: dict[int, float] = {}
-    with evaluating(model), torch.no_grad():
-        for i in tried:
-            new = build(layer, options[i])
-            replace(model, layer.name, new)
-            try:
-                sensitivity = output_error(wanted, joined_output(model(shown)))
-            finally:
-                put(model, new, layer.module)
-            exact[i] = sensitivity if math.isfinite(sensitivity) else 1e9
-            if options[i].loss > 0:
-                ratios.append((options[i].loss, exact[i] / options[i].loss))
+    for i in tried:
+        new = build(layer, options[i])
+        replace(model, layer.name, new)
+        try:
+            exact[i] = prefix.error()
+        finally:
+            put(model, new, layer.module)
+        if options[i].loss > 0:
+            ratios.append((options[i].loss, exact[i] / options[i].loss))
     ratios.sort()
     if not ratios:
         return [exact.get(i, 0.0) for i in range(len(options))]
@@ -200,11 +198,11 @@ def plan_layers(
     total = whole.macs if budget.kind == "macs" else whole.params
     every: list[list[Option]] = []
     sensitivities: list[list[float]] = []
-    count = scan_images(whole.macs * 4 * len(table))
+    prefix = Prefix(subject.model, subject.seen, scan_images(whole.macs * 4 * len(table)))
     for done, (layer, options) in enumerate(table):
         subject.tell(done, len(table), f"scan {layer.name}")
         key = (layer.name, tuple(str(option.setting) for option in options))
-        harms = subject.once(key, partial(scan, subject.model, subject.seen, layer, options, build, images=count))
+        harms = subject.once(key, partial(scan, subject.model, subject.seen, layer, options, build, prefix=prefix))
         sensitivities.append([0.0, *harms])
         every.append([Option({}, layer.macs, layer.params, 0.0), *options])
     prices = [[o.price(budget.kind) for o in options] for options in every]
