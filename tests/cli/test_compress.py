@@ -116,8 +116,7 @@ def test_export_is_checked(saved, tmp_path, capsys, kind):
 
 def test_an_int8_file_is_judged_by_what_the_codes_cost(saved):
     """One that computes what the network was made of passes, one of zeros does not, whatever the codes cost."""
-    from convsmith.cli.verbs.compress import allowed
-    from convsmith.compression import compress, runtimes
+    from convsmith.compression import compress, compression_history, restore_structure, runtimes
 
     torch.manual_seed(1)
     images, network = torch.randn(16, 1, 8, 8), load_model(saved).model
@@ -125,11 +124,15 @@ def test_an_int8_file_is_judged_by_what_the_codes_cost(saved):
         network.fc.weight.mul_(0.02)  # small logits: what the codes cost is large beside them
         network.fc.bias.zero_()
     small = compress(network, "int8", example=images)
-    most = allowed(small, network, images)
+    assert runtimes.tolerance(small) == 0.05
+    runtimes.note_rounding(small, network, images)
+    most = runtimes.tolerance(small)
     assert 0.05 <= most <= 0.5
     assert max(runtimes.differences(small, network, images).values()) <= most
     assert max(runtimes.differences(small, lambda x: torch.zeros(len(x), 10), images).values()) > most
-    assert allowed(network, network, images) == 1e-4
+    assert runtimes.tolerance(restore_structure(network, compression_history(small))) == most
+    runtimes.note_rounding(network, network, images)
+    assert runtimes.tolerance(network) == 1e-4
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.arguments import of_type, tensor
-from convsmith.compression.methods.method import METHODS, Method
+from convsmith.compression.methods.method import HISTORY, METHODS, Method
 from convsmith.compression.planning.agreement import WARN_BELOW, agreement, is_scores, predicted_agreement
 from convsmith.compression.planning.budget import budget_of
 from convsmith.compression.planning.latency import plan_for_latency
@@ -29,7 +29,6 @@ from convsmith.registry import setting_types
 
 #: one of so many example images is left out of a reconstruction and checks it
 HELD_OUT = 8
-_HISTORY = "_convsmith_compression"
 #: square sizes tried when no example is given and the model names no input size
 _SIZES = (32, 64, 224, 28, 96, 128, 8)
 
@@ -139,7 +138,7 @@ def compress(
                         "give more images, or fine-tune (no labels are needed with distill=1)"
                     )
             history.append(entry)
-    setattr(result, _HISTORY, history)
+    setattr(result, HISTORY, history)
     return result.train(model.training)
 
 
@@ -186,7 +185,7 @@ def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn
     with torch.random.fork_rng(devices=[]):
         for recipe in history:
             result = METHODS[recipe["method"]].restore_structure(result, recipe["layers"])
-    setattr(result, _HISTORY, copy.deepcopy(list(history)))
+    setattr(result, HISTORY, copy.deepcopy(list(history)))
     return result.train(model.training)
 
 
@@ -197,7 +196,7 @@ def compression_history(model: nn.Module) -> list[dict[str, Any]]:
         >>> compression_history(model)
         []
     """
-    return copy.deepcopy(getattr(model, _HISTORY, []))
+    return copy.deepcopy(getattr(model, HISTORY, []))
 
 
 def look(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.methods.int8 import Int8Model
+from convsmith.compression.methods.method import HISTORY
 from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
 from convsmith.files import replacing
 from convsmith.inspection.modes import evaluating
@@ -166,10 +167,25 @@ def differences(model: nn.Module, compute: Callable[[Tensor], Tensor], images: T
     return found
 
 
-def tolerance(model: nn.Module) -> float:
-    """Return the difference another runtime may show: float32 rounding, or a few steps of an int8 graph.
+def note_rounding(model: nn.Module, made_of: nn.Module, images: Tensor) -> None:
+    """Write into the history of an int8 ``model`` how far its answers on ``images`` are from those of ``made_of``."""
+    if is_int8(model):
+        own = max(differences(copy.deepcopy(made_of).cpu(), model, images.cpu()).values())
+        getattr(model, HISTORY)[-1]["rounding"] = own
 
-    A runtime that multiplies integers rounds a value that lies between two codes another way now and then, one step
-    of a layer's 255; what follows carries it on.
+
+def is_int8(model: nn.Module) -> bool:
+    """Return whether a part of ``model`` is an int8 graph."""
+    return any(isinstance(module, Int8Model) for module in model.modules())
+
+
+def tolerance(model: nn.Module) -> float:
+    """Return the difference another runtime may show: float32 rounding, or what the codes of an int8 graph cost.
+
+    A runtime that multiplies integers rounds a value that lies between two codes another way now and then, one step of
+    a layer's 255; what follows carries it on. Two roundings of one network are each as far from it as the graph is
+    (`note_rounding`; kept in the history): their difference may be twice that, at least 0.05, never half of the largest
+    logit.
     """
-    return 0.05 if any(isinstance(module, Int8Model) for module in model.modules()) else 1e-4
+    own = max((entry.get("rounding", 0.0) for entry in getattr(model, HISTORY, [])), default=0.0)
+    return max(0.05, min(2 * own, 0.5)) if is_int8(model) else 1e-4

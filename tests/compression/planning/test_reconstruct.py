@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from convsmith.compression import compress, compression_history, plan_compression
+from convsmith.compression.methods.decomposition import factor
 from convsmith.compression.planning.agreement import agreement, predicted_agreement
 from convsmith.compression.planning.reconstruct import reconstruct
+from convsmith.compression.planning.replacement import replace
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.trace import trace_layers
 
@@ -82,6 +84,38 @@ def test_frozen_parameters_stay_as_they_are(model):
     assert not made.conv3.weight.requires_grad
     chained = compress(frozen, "low-rank", example=images(96, 3), rank=2)
     assert not any(p.requires_grad for p in chained.conv3.parameters())
+
+
+class Normed(nn.Module):
+    """A layer without bias before a batch norm; with ``around`` somebody else reads it too."""
+
+    def __init__(self, around):
+        super().__init__()
+        self.conv, self.norm, self.around = nn.Conv2d(3, 12, 3, bias=False), nn.BatchNorm2d(12), around
+
+    def forward(self, x):
+        y = self.conv(x)
+        z = self.norm(y)
+        return (z + y if self.around else z).mean((2, 3))
+
+
+@pytest.mark.parametrize(("around", "frozen"), [(False, False), (True, False), (False, True)])
+def test_a_mean_lost_before_a_batch_norm_goes_into_it(around, frozen):
+    torch.manual_seed(0)
+    model, fit = Normed(around), images(64, 5) + 3
+    model(fit)
+    model.eval().norm.requires_grad_(not frozen)
+    made = copy.deepcopy(model)
+    replace(made, "conv", factor(model.conv, "svd", 2))
+    reconstruct(model, made, trace_layers(model, fit), fit)
+    with torch.no_grad():
+        old, new = model.norm(model.conv(fit)), made.norm(made.conv(fit))
+    if around or frozen:
+        assert torch.equal(made.norm.running_mean, model.norm.running_mean)
+    else:
+        assert (old - new).mean((0, 2, 3)).abs().max() < 1e-4
+        assert (made.norm.running_mean - model.norm.running_mean).abs().max() > 0.01
+        assert (old - new).square().mean() < (old - old.mean((0, 2, 3), keepdim=True)).square().mean()
 
 
 def test_the_plan_says_what_to_expect(model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +73,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     parts = check(arguments)
     from convsmith import compression, data
     from convsmith.cli.verbs.evaluate import trained_on
+    from convsmith.compression import runtimes
     from convsmith.models.storage import load_model, save_model
     from convsmith.training import resolve_device
 
@@ -116,14 +116,14 @@ def run(arguments: Arguments) -> dict[str, Any]:
     )
     compression_stages.show(comparison)
     final = stages[-1].model
+    runtimes.note_rounding(final, stages[-2].model if len(stages) > 1 else loaded.model, example)
     recipe = replace(loaded.recipe, compression=tuple(compression.compression_history(final)))
     save_model(folder, final.to("cpu"), recipe)
-    made_of = stages[-2].model if len(stages) > 1 else loaded.model
-    shipped = _ship(final, made_of, example.cpu(), folder) if arguments.onnx else None
+    shipped = _ship(final, example.cpu(), folder) if arguments.onnx else None
     return _conclude(arguments, folder, comparison, stages, images, shipped)
 
 
-def _ship(model: nn.Module, made_of: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
+def _ship(model: nn.Module, example: Tensor, folder: Path) -> dict[str, Any]:
     """Write ``model.onnx`` and compare it with the network on real images; a network ONNX cannot hold says why."""
     from convsmith.compression import runtimes
 
@@ -133,25 +133,11 @@ def _ship(model: nn.Module, made_of: nn.Module, example: Tensor, folder: Path) -
         terminal.complain("note", f"no ONNX file: {error.given}")
         return {"file": None, "reason": str(error.given)}
     worst = max(runtimes.differences(model, runtimes.onnx_function(file), example).values())
-    if not worst <= allowed(model, made_of, example):
+    if not worst <= runtimes.tolerance(model):
         rule, hint = "the ONNX file does not compute what the network computes", "add --no-onnx to leave it out"
         raise RunFailed(rule, argument="model.onnx", given=f"relative difference {worst:.3g} ({file})", hint=hint)
     terminal.say(f"onnx    {file}", f"        differs from the network by {worst:.2g} at most")
     return {"file": str(file), "difference": worst, "kB": round(file.stat().st_size / 1024, 1)}
-
-
-def allowed(model: nn.Module, made_of: nn.Module, example: Tensor) -> float:
-    """Return the relative difference that the file of ``model``, a compressed ``made_of``, may show on ``example``.
-
-    An int8 graph rounds to codes, and so does ONNX Runtime in its own way: a file as close to ``made_of`` as the graph
-    is may differ from it by twice that, but never by half of the largest logit.
-    """
-    from convsmith.compression import Int8Model, runtimes
-
-    if not any(isinstance(module, Int8Model) for module in model.modules()):
-        return runtimes.tolerance(model)
-    own = max(runtimes.differences(copy.deepcopy(made_of).cpu(), model, example).values())
-    return max(runtimes.tolerance(model), min(2 * own, 0.5))
 
 
 def check(arguments: Arguments) -> dict[str, dict[str, Any]]:

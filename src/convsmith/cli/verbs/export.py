@@ -34,7 +34,7 @@ class Arguments(Computation):
     pretrained: bool = option(False, "a timm name: take its published weights")
     tolerance: float | None = option(
         None,
-        "largest difference allowed, relative to the largest output (default: 1e-4; int8: 0.05, a few roundings)",
+        "largest difference allowed, relative to the largest output (default: 1e-4; int8: what its codes cost, twice)",
         metavar="X",
         above=0,
     )

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from convsmith.compression.methods.graphs import graph_from_json, graph_to_json, tensor_of
-from convsmith.compression.methods.method import METHODS, Applied
+from convsmith.compression.methods.method import HISTORY, METHODS, Applied
 from convsmith.compression.methods.precision import LowBitMethod
 from convsmith.compression.methods.quantiser import Quantiser
 from convsmith.compression.methods.rounding import round_by_moments
@@ -291,8 +291,8 @@ def finish(model: nn.Module) -> nn.Module:
     if not isinstance(model, Int8Training):
         return model
     done, layers = converted(model)
-    history = copy.deepcopy(getattr(model, "_convsmith_compression", []))
+    history = copy.deepcopy(getattr(model, HISTORY, []))
     if history:
         history[-1] = {**history[-1], "layers": layers, "notes": [_SPEED]}
-        done._convsmith_compression = history  # type: ignore[assignment]  # a plain list on the module
+        setattr(done, HISTORY, history)
     return done

@@ -14,6 +14,9 @@ from convsmith.compression.planning.replacement import replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.registry import Registry
 
+#: attribute under which a network carries the JSON of what was done to it
+HISTORY = "_convsmith_compression"
+
 
 @dataclass(frozen=True)
 class Applied:

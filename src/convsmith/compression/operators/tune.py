@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from convsmith.compression.operators.backends import BACKENDS
 from convsmith.compression.operators.interleaved import LinearChain
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.modes import watching
 
 
 def tune(model: nn.Module, example: Tensor, *, rounds: int = 9) -> nn.Module:
@@ -39,18 +40,12 @@ def tune(model: nn.Module, example: Tensor, *, rounds: int = 9) -> nn.Module:
     tuned = copy.deepcopy(model).eval()
     inputs: dict[LinearChain, Tensor] = {}
 
-    def note(chain: nn.Module, arguments: tuple[Any, ...]) -> None:
-        assert isinstance(chain, LinearChain)
+    def note(chain: Any, arguments: tuple[Any, ...]) -> None:
         inputs.setdefault(chain, arguments[0].clone())
 
-    chains = [module for module in tuned.modules() if isinstance(module, LinearChain)]
-    handles = [chain.register_forward_pre_hook(note) for chain in chains]
-    with torch.no_grad():
-        try:
-            tuned(example)
-        finally:
-            for handle in handles:
-                handle.remove()
+    chains = [name for name, module in tuned.named_modules() if isinstance(module, LinearChain)]
+    with watching(tuned, dict.fromkeys(chains, note), before=True):
+        tuned(example)
         if not inputs:
             raise InvalidArgument("no interleaved chain ran on the example", given=type(model).__name__)
         for chain, x in inputs.items():

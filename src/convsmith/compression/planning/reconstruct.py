@@ -9,6 +9,7 @@ over the best dense weights in the metric of its inputs: its ``refit``.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from convsmith.compression.methods.method import output_error
 from convsmith.compression.planning.moments import (
     SAMPLES,
     Moments,
@@ -26,7 +28,8 @@ from convsmith.compression.planning.moments import (
     sampled_outputs,
 )
 from convsmith.inspection.layers import LayerInventory, Weighted
-from convsmith.inspection.modes import watching
+from convsmith.inspection.modes import BATCH_NORMS, evaluating, watching
+from convsmith.inspection.outputs import joined_output
 
 #: images used at most: activations of all of them are in memory at once
 IMAGES = 256
@@ -34,6 +37,8 @@ IMAGES = 256
 FEWEST = 64
 #: inputs of a group above which a layer only gets a gain and a bias per output: the moments grow with the square
 WIDEST = 2304
+#: relative squared error of the answers that is rounding
+HARMLESS = 1e-6
 #: images of one batch through the original
 BATCH = 32
 
@@ -65,77 +70,71 @@ def reconstruct(
         rows: which output channels of a layer are left, by name, where some were removed.
         progress: called with (done, total, note).
 
-    Layers before the first change, layers that run several times and parameters that are frozen stay as they are.
+    Layers before the first change, layers that run several times and parameters that are frozen stay as they are. The
+    mean that a layer without bias lacks goes into the batch normalisation that alone reads it.
     """
-    images, rows = images[:IMAGES], rows or {}
+    images, rows, there = images[:IMAGES], rows or {}, dict(compressed.named_modules())
     able = [x.name for x in inventory.layers if x.problem is None and x.kind in ("conv", "linear") and x.calls == 1]
-    names = [name for name in able if _there(compressed, name)]
-    old = {name: original.get_submodule(name) for name in names}
+    names = [name for name in able if name in there]
     targets = _targets(original, names, images)
-    state = _Pass(old, targets, rows, len(names), progress)
-    with watching(compressed, {name: state.hook(seed, name) for seed, name in enumerate(names)}):
-        compressed(images)
-    return state.errors
+    found = _norms(original, inventory, images[:2]) if len(images) > 1 else {}
+    norms: dict[str, Any] = {name: there[norm] for name, norm in found.items()}
+    errors: dict[str, float] = {}
+    changed = False
 
-
-class _Pass:
-    """What the hooks of one pass through the compressed network share."""
-
-    def __init__(
-        self,
-        old: Mapping[str, Weighted],
-        targets: Mapping[str, Tensor],
-        rows: Mapping[str, Tensor],
-        total: int,
-        progress: Callable[[int, int, str], None] | None,
-    ) -> None:
-        self.old, self.targets, self.rows, self.total, self.progress = old, targets, rows, total, progress
-        self.changed = False
-        self.done = 0
-        self.errors: dict[str, float] = {}
-
-    def hook(self, seed: int, name: str) -> Callable[..., Tensor | None]:
+    def hook(seed: int, name: str) -> Callable[..., Tensor | None]:
         """Return the forward hook of one layer; what it returns takes the place of the layer's output."""
 
         def solve(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-            if self.progress is not None:
-                self.progress(self.done, self.total, f"reconstruct {name}")
-            self.done += 1
-            before = self.old[name]
-            self.changed = self.changed or type(module) is not type(before) or not _same(module, before)
-            if not self.changed or not all(p.requires_grad for p in module.parameters()):
+            nonlocal changed
+            if progress is not None:
+                progress(seed, len(names), f"reconstruct {name}")
+            before: Weighted = original.get_submodule(name)
+            changed = changed or type(module) is not type(before) or not _same(module, before)
+            if not changed or not all(p.requires_grad for p in module.parameters()):
                 return None
-            wanted = self.targets[name]
-            if name in self.rows:
-                wanted = wanted[:, self.rows[name]]
+            wanted, norm = targets[name], norms.get(name)
+            if norm is not None and not all(p.requires_grad for p in norm.parameters()):
+                norm = None
+            if name in rows:
+                wanted = wanted[:, rows[name]]
             positions = chosen_positions(before, tuple(output.shape), -(-SAMPLES // len(output)), seed)
             layer = before if isinstance(module, Refittable) else module
             inputs = sampled_inputs(layer, args[0], positions, output.shape[-1])
-            _solve(module, before, inputs, wanted, sampled_outputs(before, output, positions))
-            result = module.forward(args[0])
+            given = sampled_outputs(before, output, positions)
+            _solve(module, before, inputs, wanted, given, centred=norm is not None)
+            result: Tensor = module.forward(args[0])
             got = sampled_outputs(before, result, positions)
+            if norm is not None:
+                lost = (wanted - got).mean(0)
+                norm.running_mean.sub_(lost)
+                got = got + lost
             spread = float((wanted - wanted.mean(0)).square().sum())
-            self.errors[name] = float((got - wanted).square().sum()) / max(spread, 1e-30)
+            errors[name] = float((got - wanted).square().sum()) / max(spread, 1e-30)
             return result
 
         return solve
 
+    with watching(compressed, {name: hook(seed, name) for seed, name in enumerate(names)}):
+        compressed(images)
+    return errors
 
-def _solve(module: Any, before: Weighted, inputs: Tensor, wanted: Tensor, given: Tensor) -> None:
-    """Give ``module`` new weights; ``given`` are its present outputs where ``wanted`` should be."""
+
+def _solve(module: Any, before: Weighted, inputs: Tensor, wanted: Tensor, given: Tensor, *, centred: bool) -> None:
+    """Give ``module`` new weights; ``given`` are its present outputs where ``wanted`` should be.
+
+    ``centred``: the mean that its outputs lack is made good behind it.
+    """
     refits = isinstance(module, Refittable)
     base = by_group(before if refits else module)
     groups, outputs, width = base.shape
     biased = before.bias is not None
-    if width > WIDEST:
-        _gain(module, wanted, given)
-        return
     targets = wanted.reshape(-1, groups, outputs)
-    moments = Moments.of(inputs, targets, centred=biased)
-    if not moments.enough:
+    moments = None if width > WIDEST else Moments.of(inputs, targets, centred=biased or centred)
+    if moments is None or not moments.enough:
         _gain(module, wanted, given)
         return
-    best = moments.best(base, chosen_ridge(inputs, targets, base, centred=biased))
+    best = moments.best(base, chosen_ridge(inputs, targets, base, centred=moments.centred))
     bias = moments.bias(best) if biased else None
     if refits:
         module.refit(best, moments, bias)
@@ -143,6 +142,35 @@ def _solve(module: Any, before: Weighted, inputs: Tensor, wanted: Tensor, given:
     module.weight.copy_(best.reshape(module.weight.shape))
     if bias is not None:
         module.bias.copy_(bias)
+
+
+def _norms(original: nn.Module, inventory: LayerInventory, images: Tensor) -> dict[str, str]:
+    """Return the batch normalisation behind each layer without bias whose output nothing else reads, by layer name.
+
+    Tried out: moving the layer's outputs and the running means by the same must not move the network's answers.
+    """
+    calls = [c for c in inventory.calls if isinstance(c.module, BATCH_NORMS) and inventory.count(c.module) == 1]
+    pairs = {
+        c.source.name: c.name
+        for c in calls
+        if c.source is not None and c.module.running_mean is not None and inventory.count(c.source.module) == 1
+    }
+    pairs = {a: b for a, b in pairs.items() if getattr(original.get_submodule(a), "bias", 0) is None}
+
+    def output(some: Mapping[str, str]) -> Tensor:
+        model = copy.deepcopy(original)
+        for name, norm in some.items():
+            mean: Any = model.get_submodule(norm).running_mean
+            step = mean.abs().mean() + 1
+            mean.add_(step)
+            model.get_submodule(name).register_forward_hook(lambda _m, _a, out, step=step: out + step)
+        with evaluating(model), torch.no_grad():
+            return joined_output(model(images))
+
+    wanted = output({})
+    if output_error(wanted, output(pairs)) < HARMLESS:
+        return pairs
+    return {a: b for a, b in pairs.items() if output_error(wanted, output({a: b})) < HARMLESS}
 
 
 def _gain(module: Any, wanted: Tensor, given: Tensor) -> None:
@@ -183,14 +211,6 @@ def _targets(original: nn.Module, names: Iterable[str], images: Tensor) -> dict[
             size = len(batch)
             original(batch)
     return {name: torch.cat(parts) for name, parts in found.items()}
-
-
-def _there(model: nn.Module, name: str) -> bool:
-    try:
-        model.get_submodule(name)
-    except AttributeError:
-        return False
-    return True
 
 
 def _same(module: nn.Module, before: nn.Module) -> bool:
