@@ -8,19 +8,19 @@ in place, a list it was given) the replay is compared with the whole network bef
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch import nn
 
 from convsmith.compression.methods.method import output_error
 from convsmith.inspection.layers import LayerInventory
 from convsmith.inspection.modes import evaluating
-from convsmith.inspection.outputs import joined_output
+from convsmith.inspection.outputs import joined_output, output_tensors
 
 #: relative squared error below which a replay is the whole network's answer but for rounding
 SAME = 1e-9
@@ -45,18 +45,17 @@ class Prefix:
         """Let what follows start where the first of ``modules``, as yet unchanged, begins."""
         if self.whole:
             return
-        recorded = self._recorded(modules)
-        if recorded is None and self.kept:  # they lie before the last ones
-            self.kept = []
+        try:
             recorded = self._recorded(modules)
-        self.kept, doubtful = recorded or ([], set())
-        if doubtful - self.proven:
-            try:
-                self.whole = self.error() > SAME
-            except Exception:  # noqa: BLE001  (whatever a network raises that misses what it expects)
-                self.whole = True
+            if recorded is None and self.kept:  # they lie before the last ones
+                self.kept = []
+                recorded = self._recorded(modules)
+            self.kept, doubtful = recorded or ([], set())
+            self.whole = bool(doubtful - self.proven) and self.error() > SAME
             self.proven |= doubtful
-            self.kept = [] if self.whole else self.kept
+        except Exception:  # noqa: BLE001  (an output that cannot be copied, a module that misses what it expects)
+            self.whole = True
+        self.kept = [] if self.whole else self.kept
 
     def error(self) -> float:
         """Return the `output_error` of the network as it is now, a large number where it is not finite."""
@@ -64,7 +63,7 @@ class Prefix:
 
         def run(module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
             if left and left[-1][0] is module:
-                return _copied(left.pop()[1])
+                return copy.deepcopy(left.pop()[1])
             return forward(*args, **kwargs)
 
         with _calls(self.model, run):
@@ -82,10 +81,10 @@ class Prefix:
                 raise _Reached
             first, given = len(found), _versions((args, kwargs))
             known = bool(left) and left[-1][0] is module
-            output = _copied(left.pop()[1]) if known else forward(*args, **kwargs)
+            output = copy.deepcopy(left.pop()[1]) if known else forward(*args, **kwargs)
             if given != _versions((args, kwargs)) or any(isinstance(a, list | dict) for a in args):
                 doubtful.add(module)
-            found[first:] = [(module, _copied(output), output, _versions(output))]
+            found[first:] = [(module, copy.deepcopy(output), output, _versions(output))]
             return output
 
         try:
@@ -93,7 +92,7 @@ class Prefix:
                 self.model(self.images)
         except _Reached:
             doubtful |= {module for module, _, output, versions in found if versions != _versions(output)}
-            return [(module, copy) for module, copy, _, _ in found], doubtful
+            return [(module, kept) for module, kept, _, _ in found], doubtful
         return None
 
 
@@ -117,10 +116,6 @@ def _calls(model: nn.Module, run: Any) -> Iterator[None]:
                 vars(module)["forward"] = forward
 
 
-def _copied(value: Any) -> Any:
-    return tree_map(lambda part: part.clone() if isinstance(part, Tensor) else part, value)
-
-
 def _versions(value: Any) -> list[tuple[int, int]]:
     """Return which tensors there are and how often each was changed in place."""
-    return [(id(t), t._version) for t in tree_flatten(value)[0] if isinstance(t, Tensor)]
+    return [(id(tensor), tensor._version) for tensor in output_tensors(value)]
