@@ -74,3 +74,14 @@ def test_the_reduced_rank_is_the_best_of_its_rank(outputs, inputs):
     shaped = weight[0] @ vectors * values.sqrt()
     left = torch.linalg.svdvals(shaped)[2:].square().sum()
     assert error(second @ first) == pytest.approx(float(left), rel=1e-3)
+
+
+def test_inputs_of_one_direction_have_a_reduced_rank():
+    torch.manual_seed(0)
+    x = 100 * torch.randn(1200, 1, 1) * torch.randn(1, 1, 300) + 1e-3 * torch.randn(1200, 1, 300)
+    weight = torch.randn(1, 40, 300, dtype=torch.float64)
+    moments = Moments.of(x, torch.randn(1200, 1, 40), centred=False)
+    first, second = reduced_rank(weight, moments, 1)
+    gap = weight[0] - (second @ first)[0]
+    shaped = weight[0] @ moments.inputs[0]
+    assert float((gap @ moments.inputs[0] * gap).sum()) < 1e-6 * float((shaped * weight[0]).sum())

@@ -119,7 +119,7 @@ def test_a_mean_lost_before_a_batch_norm_goes_into_it(around, frozen):
 
 
 def test_the_plan_says_what_to_expect(model):
-    plan = plan_compression(model, "low-rank", example=images(96, 4), keep_macs=0.12)
+    plan = plan_compression(model, "low-rank", example=images(96, 4), keep_macs=0.13)
     mild = plan_compression(model, "low-rank", example=images(96, 4), keep_macs=0.95)
     assert plan.agreement < mild.agreement <= 1
     assert "below 90 %" in dataclasses.replace(plan, agreement=0.89).text()

@@ -35,6 +35,7 @@ LEVELS = 64
 ENOUGH = 4
 #: values of every output, at most: more of one image's positions say little new
 ROWS = 16384
+_DEPTHWISE = "a depthwise layer takes longer in two parts than whole (name a decomposition to factor it all the same)"
 
 
 @METHODS.register("low-rank")
@@ -45,7 +46,8 @@ class LowRankMethod(Method):
     Args:
         rank: ``"full"`` (exact), a share of the full rank in (0, 1], or a number of channels, for every layer.
         energy: keep this share of each layer's energy (0 to 1], wherever that makes the layer cheaper.
-        decomposition: ``"svd"``, ``"spatial"``, ``"tucker"``, or ``"auto"``: whichever keeps most energy at half cost.
+        decomposition: ``"svd"``, ``"spatial"``, ``"tucker"``, or ``"auto"``: whichever keeps most energy at half cost,
+            and none for depthwise layers, which runtimes execute faster whole.
         data_aware: choose the SVD basis from the layer's outputs on the example images, where they give at least four
             values of every output.
 
@@ -88,6 +90,9 @@ class LowRankMethod(Method):
         outputs, skipped = self._outputs(subject), self.left_alone(subject)
         table: list[tuple[Layer, list[Option]]] = []
         for layer in subject.seen.usable("conv", "linear", "transposed", skip=self.skip):
+            if layer.is_depthwise and self.decomposition == "auto":
+                skipped[layer.name] = _DEPTHWISE
+                continue
             decomposition = self._decomposition(layer, outputs.get(layer.name))
             if decomposition is None:
                 skipped[layer.name] = f"decomposition {self.decomposition!r} does not apply to this layer"
@@ -136,8 +141,8 @@ class LowRankMethod(Method):
         able = [decomposition for decomposition in DECOMPOSITIONS if full_rank(layer.module, decomposition)]
         if self.decomposition != "auto":
             return self.decomposition if self.decomposition in able else None
-        if self.rank is not None or layer.is_depthwise:
-            return ("spatial" if layer.is_depthwise and "spatial" in able else "svd") if able else None
+        if self.rank is not None:
+            return "svd" if able else None
         if len(able) < 2:
             return able[0] if able else None
         best = None

@@ -44,12 +44,13 @@ class Moments:
     @classmethod
     def of(cls, inputs: Tensor, targets: Tensor, *, centred: bool) -> Moments:
         """Gather the moments of samples ``inputs`` [n, g, d] and ``targets`` [n, g, o]."""
-        x, y = inputs.transpose(0, 1), targets.transpose(0, 1)
+        # products in float32 are not positive definite where one direction outweighs the others by far
+        x, y = inputs.transpose(0, 1).double(), targets.transpose(0, 1).double()
         mean_x, mean_y = x.mean(1), y.mean(1)
         if centred:
             x, y = x - mean_x[:, None], y - mean_y[:, None]
         n = x.shape[1]
-        return cls(n, (x.mT @ x).double() / n, (y.mT @ x).double() / n, mean_x.double(), mean_y.double(), centred)
+        return cls(n, x.mT @ x / n, y.mT @ x / n, mean_x, mean_y, centred)
 
     @property
     def enough(self) -> bool:
