@@ -33,8 +33,8 @@ from convsmith.compression.methods.removal import (
     structure,
     traceable,
 )
-from convsmith.compression.planning.budget import SLACKS, scan_images
-from convsmith.compression.planning.plan import Budget, Choice, Plan, named_reasons
+from convsmith.compression.planning.budget import SLACKS, scan_images, unreachable
+from convsmith.compression.planning.plan import Budget, Choice, Plan
 from convsmith.compression.planning.prefix import Prefix
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, RunFailed, close_matches
@@ -231,12 +231,7 @@ class _Prune(Method):
                     best = (price, g.root, step, after)
             if best is None:
                 least = now / ledger.before[budget.kind]
-                raise InvalidArgument(
-                    f"{self.label} cannot bring this network to the budget",
-                    argument=f"keep {budget.keep:.3g} of {budget.kind}",
-                    given=f"at the least it keeps {least:.3g}; left alone: {named_reasons(skipped) or 'none'}",
-                    hint=f"ask for {math.ceil(least * 100) / 100:.2f} or more, lower floor, or chain another method",
-                )
+                raise unreachable(self.label, budget, least, skipped, " lower floor,")
             _, root, step, _ = best
             removed[root] += step
             now = ledger.cost(budget.kind, removed)

@@ -212,12 +212,7 @@ def plan_layers(
     chosen = [0] * len(every) if budget.keep == 1 else allocate(prices, sensitivities, limit)
     if chosen is None:
         least = (fixed + sum(min(row) for row in prices)) / total
-        raise InvalidArgument(
-            f"{name} cannot bring this network to the budget",
-            argument=f"keep {budget.keep:.3g} of {budget.kind}",
-            given=f"at the least it keeps {least:.3g}; left alone: {named_reasons(skipped) or 'none'}",
-            hint=f"ask for {math.ceil(least * 100 + 1e-9) / 100:.2f} or more, or chain another method",
-        )
+        raise unreachable(name, budget, least, skipped)
     if finer is not None and sum(row[pick] for row, pick in zip(prices, chosen, strict=True)) < least:
         for i, (layer, options) in enumerate(table):
             more = finer(layer, options)
@@ -238,6 +233,16 @@ def plan_layers(
     ]
     made = assemble(name, subject, picked, budget=budget, skipped=skipped)
     return replace_fields(made, nearest=tuple((fixed + price) / total for price in nearest))
+
+
+def unreachable(name: str, budget: Budget, least: float, skipped: Mapping[str, str], more: str = "") -> InvalidArgument:
+    """Return the error of a method that keeps the share ``least`` at the least; ``more``: another way out."""
+    return InvalidArgument(
+        f"{name} cannot bring this network to the budget",
+        argument=f"keep {budget.keep:.3g} of {budget.kind}",
+        given=f"at the least it keeps {least:.3g}; left alone: {named_reasons(skipped) or 'none'}",
+        hint=f"ask for {math.ceil(least * 100 + 1e-9) / 100:.2f} or more,{more} or chain another method",
+    )
 
 
 def _interpolated(known: Sequence[Option], sensitivities: Sequence[float], options: Sequence[Option]) -> list[float]:
