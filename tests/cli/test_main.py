@@ -140,6 +140,8 @@ class Verb:
             1,
             "this is a bug in convsmith: KeyError: 'k'\n  hint:     report it with the output of --debug",
         ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "error: the device is out of memory"),
+        (MemoryError(), 1, "error: the device is out of memory"),
         (PermissionError(13, "Permission denied", "/x"), 1, "the system refused: [Errno 13] Permission denied: '/x'"),
     ],
 )

@@ -196,7 +196,7 @@ def _explained(error: Exception) -> tuple[str, int]:
     if "No space left on device" in line or "PytorchStreamWriter failed writing" in line or "I/O error" in line:
         hint = "make room or permit writing; what was saved before is kept, and --resume goes on from it"
         return f"the disk refused\n  given:    {line}\n  hint:     {hint}", 1
-    if type(error).__name__ == "OutOfMemoryError":
+    if type(error).__name__ == "OutOfMemoryError" or "allocate memory" in line or isinstance(error, MemoryError):
         return f"the device is out of memory\n  given:    {line}\n  hint:     a smaller --batch-size or image size", 1
     text = f"this is a bug in convsmith: {type(error).__name__}: {line}"
     return f"{text}\n  hint:     report it with the output of --debug", 1

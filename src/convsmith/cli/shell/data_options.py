@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import terminal
-from convsmith.cli.shell.options import Computation, option
+from convsmith.cli.shell.options import MOST_PIXELS, MOST_WORKERS, Computation, option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
 
@@ -28,6 +28,7 @@ class DataOptions(Computation):
         group="images",
         metavar="PIXELS",
         least=1,
+        most=MOST_PIXELS,
     )
     channels: int | None = option(None, "1 or 3 (default: what the images have)", group="images", metavar="1|3")
     broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read", group="images")
@@ -38,7 +39,9 @@ class DataOptions(Computation):
     data_root: str | None = option(None, "folder of downloaded data sets", group="images", metavar="DIR")
     limit: int | None = option(None, "use at most so many images of each split", group="images", metavar="N", least=1)
     batch_size: int = option(64, "images per batch (and process)", group="images", metavar="N", least=1)
-    num_workers: int = option(0, "processes that read and change images ahead", group="images", metavar="N", least=0)
+    num_workers: int = option(
+        0, "processes that read and change images ahead", group="images", metavar="N", least=0, most=MOST_WORKERS
+    )
 
 
 def load(

@@ -20,6 +20,8 @@ COMMON = frozenset({"epochs", "steps", "lr", "batch_size", "size", "out", "resum
 COMMON |= frozenset({"keep_macs", "finetune_epochs", "keep_latency"})
 
 #: bounds of a number -> how it is kept, and its words
+#: sides of images, and threads or processes, beyond which a slip of the hand would fill the memory
+MOST_PIXELS, MOST_WORKERS = 16_384, 1024
 _BOUNDS = {
     "least": (operator.ge, "{} or more"),
     "most": (operator.le, "{} or less"),

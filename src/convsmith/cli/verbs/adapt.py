@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, run_folder, terminal
-from convsmith.cli.shell.options import Work, option
+from convsmith.cli.shell.options import MOST_PIXELS, Work, option
 from convsmith.cli.shell.progress import progress
 from convsmith.registry import setting_types
 
@@ -56,6 +56,7 @@ class Arguments(classifier.ModelOptions, Work):
         "side of the images in pixels (default: the network's, or the smaller of both)",
         group="images",
         metavar="N",
+        most=MOST_PIXELS,
     )
     channels: int | None = option(None, "1 or 3 (default: the source's)", group="images", metavar="1|3")
     crop: tuple[int, int] = option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from convsmith.cli.reports import compression_stages
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.method_settings import method_settings
-from convsmith.cli.shell.options import Work, option
+from convsmith.cli.shell.options import MOST_WORKERS, Work, option
 from convsmith.errors import InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Arguments(data_options.DataOptions, Work):
     )
     reconstruct: bool = option(True, "re-solve weights on unlabelled images, layer by layer, where the method can")
     onnx: bool = option(True, "end with model.onnx, checked and timed in ONNX Runtime", group="timing")
-    threads: int = option(1, "threads of the timing", metavar="N", group="timing", least=1)
+    threads: int = option(1, "threads of the timing", metavar="N", group="timing", least=1, most=MOST_WORKERS)
     compiled: bool = option(True, "also time under torch.compile (a minute or so)", group="timing")
 
     def budgets(self) -> dict[str, float | None]:

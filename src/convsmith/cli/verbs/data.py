@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from convsmith.cli.shell import terminal
-from convsmith.cli.shell.options import Listing, option
+from convsmith.cli.shell.options import MOST_PIXELS, Listing, option
 from convsmith.cli.shell.progress import progress
 
 EXAMPLES = ("data", "data digits", "data imagefolder:photos --size 224", "data digits --json")
@@ -17,7 +17,9 @@ class Arguments(Listing):
     """List the data sets that DATA can name, or load one and describe it."""
 
     data: str | None = option(None, "which one; none lists them", metavar="DATA", positional=True)
-    size: int | None = option(None, "side of the images in pixels (default: their own)", metavar="PIXELS")
+    size: int | None = option(
+        None, "side of the images in pixels (default: their own)", metavar="PIXELS", most=MOST_PIXELS
+    )
     channels: int | None = option(None, "1 or 3 (default: what the images have)", metavar="1|3")
     broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read")
     data_root: str | None = option(None, "folder of downloaded data sets", metavar="DIR")

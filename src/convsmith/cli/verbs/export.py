@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, run_folder, terminal
-from convsmith.cli.shell.options import Computation, option
+from convsmith.cli.shell.options import MOST_PIXELS, Computation, option
 from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Arguments(Computation):
     weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     format: Literal["onnx", "torch-export"] = option("onnx", "kind of file")
     size: int | None = option(
-        None, "side of the images (default: what the network was made for)", metavar="PIXELS", least=1
+        None, "side of the images (default: what the network was made for)", metavar="PIXELS", least=1, most=MOST_PIXELS
     )
     pretrained: bool = option(False, "a timm name: take its published weights")
     tolerance: float | None = option(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, terminal
-from convsmith.cli.shell.options import Computation, option
+from convsmith.cli.shell.options import MOST_WORKERS, Computation, option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
 from convsmith.files import write_csv
@@ -38,7 +38,9 @@ class Arguments(Computation):
     out: str | None = option(None, "also write a table: FILE.csv", metavar="FILE", group="common")
     broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read", group="images")
     batch_size: int = option(64, "images per batch", group="images", metavar="N", least=1)
-    num_workers: int = option(0, "processes that read images ahead", group="images", metavar="N", least=0)
+    num_workers: int = option(
+        0, "processes that read images ahead", group="images", metavar="N", least=0, most=MOST_WORKERS
+    )
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
