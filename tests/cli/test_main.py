@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -231,3 +232,13 @@ def test_several_processes_divide_the_work_or_are_refused(verb, monkeypatch, cap
     else:
         assert (code, ran) == (2, [])
         assert "2 processes of a launcher" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["methods"], ["--version"]])
+def test_a_reader_that_goes_away_ends_quietly(words):
+    """As ``convsmith methods | head -1``, where the pipe is closed before anything was written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "convsmith", *words], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
