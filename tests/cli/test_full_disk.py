@@ -18,6 +18,9 @@ LINES = {
     "evaluate": "evaluate --checkpoint first --data digits --limit 60",
     "export": "export first --format torch-export",
     "detect": "detect fit first --data digits --per-class 2 --limit 60",
+    "audit": "audit first --data digits --minutes 1",
+    "demo": "demo",
+    "report": "report first",
     "adapt": "adapt --source digits --target digits --target-classes 0-4 --model cs_lenet --size 16 --steps 4",
 }
 pytestmark = [
@@ -76,6 +79,14 @@ def test_a_table_is_whole_or_not_there(place):
     assert "table.csv" in done.stderr
     assert "File too large" in done.stderr
     assert not [p for p in place.iterdir() if "table" in p.name]
+
+
+def test_settings_are_whole_or_not_there(place):
+    for file, most in (("mine.yaml", 300), ("/proc/mine.yaml", None)):
+        done = convsmith(place, "init finetune --file", file, most=most)
+        assert done.returncode == 1, done.stderr[-2000:]
+        assert file in done.stderr
+        assert not [p for p in place.iterdir() if "mine" in p.name]
 
 
 @pytest.mark.parametrize("most", [100_000, 300_000])

@@ -10,6 +10,7 @@ from typing import Any
 from convsmith.cli.shell import settings, terminal
 from convsmith.cli.shell.options import Listing, option
 from convsmith.errors import InvalidArgument
+from convsmith.files import write_text
 
 EXAMPLES = ("init", "init train-digits", "init train-digits --file my.yaml")
 
@@ -34,10 +35,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         hint = "name another with --file"
         raise InvalidArgument("the file exists already", argument=f"--file {target}", hint=hint)
     named = shlex.quote(str(target))
-    try:
-        target.write_text(text.replace(f"{arguments.preset}.yaml", named))
-    except OSError as error:
-        raise InvalidArgument("the file cannot be written", argument=f"--file {target}", given=error.strerror) from None
+    write_text(target, text.replace(f"{arguments.preset}.yaml", named))
     terminal.say(f"wrote {target}", f"convsmith {text.split()[2]} --config {named}")
     return {"file": str(target)}
 
