@@ -132,6 +132,7 @@ def test_an_interrupted_save_goes_on_where_it_was(saved, tmp_path, capsys, monke
         (["detect", "score", "MODEL", "EMPTY"], "fitted detector"),
         (["detect", "fit", "MODEL", "--data", "digits", "--epsilon", "0"], "--epsilon"),
         (["detect", "fit", "MODEL", "--data", "digits", "--per-class", "0"], "--per-class"),
+        (["detect", "fit", "MODEL", "--data", "digits", "--gamma", "-1"], "gamma"),
     ],
 )
 def test_bad_requests_end_with_2_and_a_reason(saved, tmp_path, capsys, monkeypatch, words, message):
@@ -156,6 +157,72 @@ def test_a_detector_is_fitted_shown_and_scores_pictures(saved, pictures, tmp_pat
     assert set(found["scores"]) == {"0.png", "1.png", "2.png"}
     assert main(score) == 0
     assert last(capsys)["scores"] == found["scores"]
+
+
+def test_an_interrupted_fit_goes_on_where_it_was_to_the_same_bits(saved, tmp_path, capsys, monkeypatch):
+    from convsmith.cli.reports import detect_report
+    from convsmith.interpretation import protocol, stream
+
+    monkeypatch.setattr(detect_report, "images_at_once", lambda *_: 4)  # several batches of every kind
+    counts, stop = {"solve": 0, "attack": 0}, {}
+    real = {"solve": stream.solve, "attack": protocol.attack}
+
+    def counting(name):
+        def counted(*args, **settings):
+            if counts[name] == stop.get(name):
+                raise KeyboardInterrupt
+            found = real[name](*args, **settings)
+            counts[name] += 1
+            return found
+
+        return counted
+
+    monkeypatch.setattr(stream, "solve", counting("solve"))
+    monkeypatch.setattr(protocol, "attack", counting("attack"))
+    fit = ["detect", "fit", str(saved), "--data", "digits", "--per-class", "1", "--test-images", "6", "--json"]
+    assert main([*fit, "--out", str(tmp_path / "whole")]) == 0
+    assert " by a timed pass" in capsys.readouterr().out
+    whole = dict(counts)
+    assert whole == {"solve": 2 * 3 + 2 * 9, "attack": 3 + 2 * 4}  # 10 images to fit on, 6 to test on
+    counts.update(solve=0, attack=0)
+    run, parts = tmp_path / "run", tmp_path / "run" / "detector.parts"
+    resumed = ["detect", "--out", str(run), "--resume"]
+    for words, stopping in (
+        ([*fit, "--out", str(run)], {"attack": 3}),
+        (resumed, {"solve": 5}),
+        (resumed, {"solve": 9}),
+    ):
+        stop.clear()
+        stop.update(stopping)
+        assert main(words) == 130
+        assert f"convsmith detect --out {run} --resume" in capsys.readouterr().err
+        assert (parts / "belongs-to.json").is_file()
+    stop.clear()
+    assert main(resumed) == 0
+    assert counts == whole  # nothing was searched or attacked twice
+    assert not parts.exists()
+    ours, theirs = (load_file(tmp_path / name / "detector.safetensors") for name in ("run", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    pages = [(tmp_path / name / "sections" / "48-detector.json").read_bytes() for name in ("run", "whole")]
+    assert pages[0] == pages[1]
+
+
+def test_a_fit_goes_on_only_with_the_network_it_began_with(saved, tmp_path, capsys, monkeypatch):
+    from convsmith.interpretation import stream
+    from convsmith.models.storage import build, load_model
+
+    def stopped(*_args, **_settings):
+        raise KeyboardInterrupt
+
+    loaded = load_model(saved)
+    save_model(tmp_path / "first", loaded.model, loaded.recipe)
+    monkeypatch.setattr(stream, "solve", stopped)
+    fit = ["detect", "fit", str(tmp_path / "first"), "--data", "digits", "--per-class", "1", "--test-images", "4"]
+    assert main([*fit, "--out", str(tmp_path / "run")]) == 130
+    save_model(tmp_path / "first", build(loaded.recipe), loaded.recipe)
+    assert main(["detect", "--out", str(tmp_path / "run"), "--resume"]) == 2
+    assert "another network" in capsys.readouterr().err
 
 
 def test_a_detector_of_the_best_features_refuses_another_network_of_the_same_shape(saved, tmp_path, capsys):

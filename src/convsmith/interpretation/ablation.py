@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.arguments import one_of
+from convsmith.errors import InvalidArgument
 from convsmith.interpretation.find import Progress, _column, prepare, rows_at_once
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
@@ -116,12 +117,8 @@ def removal_curve(
     Examples:
         >>> curve = removal_curve(model, images, labels, find_routes(model, images, steps=5), [0.0, 0.1])
     """
-    if order not in ORDERS:
-        raise InvalidArgument(
-            "no removal order has this name", argument="order", given=repr(order), hint=close_matches(order, ORDERS)
-        )
-    if by not in ("image", "class"):
-        raise InvalidArgument("nodes are ranked by image or by class", argument="by", given=repr(by))
+    one_of("order", order, ORDERS)
+    one_of("by", by, ("image", "class"))
     if not fractions or not all(0 <= f <= 1 for f in fractions):
         raise InvalidArgument("fractions lie in [0, 1]", argument="fractions", given=list(fractions))
     if len(routes) != len(images):
@@ -168,11 +165,8 @@ def _flat(gates: Mapping[str, Tensor], plan: SitePlan, rows: int) -> Tensor:
         g = gates[site.name]
         g = g[None] if g.dim() == 1 else g
         if g.shape[1] != site.width or g.shape[0] not in (1, rows):
-            raise InvalidArgument(
-                "gates of a layer are [B, channels]",
-                argument=f"{site.name}: [{rows}, {site.width}]",
-                given=tuple(g.shape),
-            )
+            rule = "gates of a layer are [B, channels]"
+            raise InvalidArgument(rule, argument=f"{site.name}: [{rows}, {site.width}]", given=tuple(g.shape))
         parts.append(g.expand(rows, -1))
     return torch.cat(parts, dim=1)
 

@@ -107,12 +107,9 @@ def attack(
     own = [k for k, p in inspect.signature(entry.value).parameters.items() if p.kind is p.KEYWORD_ONLY]
     unknown = sorted(set(settings) - set(own))
     if unknown:
-        raise InvalidArgument(
-            "this attack has no such setting",
-            argument=method,
-            given=", ".join(unknown),
-            hint=close_matches(unknown[0], (*own, "step", "steps", "seed", "epsilon")),
-        )
+        rule = "this attack has no such setting"
+        hint = close_matches(unknown[0], (*own, "step", "steps", "seed", "epsilon"))
+        raise InvalidArgument(rule, argument=method, given=", ".join(unknown), hint=hint)
     steps = entry.traits.get("steps", 10) if steps is None else steps
     sign = -1.0 if targeted else 1.0
 
@@ -186,9 +183,8 @@ def _normalisation(images: Tensor, mean: Sequence[float] | None, std: Sequence[f
     scale = images.new_tensor(list(std) if std is not None else [1.0]).view(shape)
     for name, value in (("mean", shift), ("std", scale)):
         if value.shape[1] not in (1, images.shape[1]):
-            raise InvalidArgument(
-                "one number per channel", argument=f"{name} of {images.shape[1]}", given=value.shape[1]
-            )
+            rule = "one number per channel"
+            raise InvalidArgument(rule, argument=f"{name} of {images.shape[1]}", given=value.shape[1])
     return shift, scale
 
 
@@ -206,13 +202,7 @@ def _through_art(
     evasion = require("art.attacks.evasion", "attacks")
     estimators = require("art.estimators.classification", "attacks")
     known = [name for name in dir(evasion) if isinstance(getattr(evasion, name), type)]
-    if method not in known:
-        raise InvalidArgument(
-            "no attack has this name",
-            argument="attack",
-            given=repr(method),
-            hint=close_matches(method, ATTACKS.names() + known),
-        )
+    one_of("attack", method, ATTACKS.names() + known)
     with torch.no_grad():
         classes = model((pixels[:1] - shift) / scale).shape[1]
 
@@ -245,11 +235,7 @@ def _through_art(
         settings = {"verbose": False, **settings}
     unknown = sorted(set(settings) - accepted)
     if unknown:
-        raise InvalidArgument(
-            "this attack has no such setting",
-            argument=method,
-            given=unknown[0],
-            hint=close_matches(unknown[0], accepted),
-        )
+        rule, hint = "this attack has no such setting", close_matches(unknown[0], accepted)
+        raise InvalidArgument(rule, argument=method, given=unknown[0], hint=hint)
     made = kind(estimator, **settings).generate(x=pixels.cpu().numpy(), y=labels.cpu().numpy())
     return torch.as_tensor(made).to(pixels)

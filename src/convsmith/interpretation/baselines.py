@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.arguments import one_of
+from convsmith.data.batch import Batch
 from convsmith.interpretation.comparators import score_units
+from convsmith.interpretation.find import find_routes, rows_at_once
 from convsmith.interpretation.routes import Routes
+from convsmith.interpretation.settings import RouteSettings
 from convsmith.interpretation.sites import SiteRule
+from convsmith.interpretation.stream import find_routes_from_loader, iterate_routes
 
 NAMES = ("max-probability", "logits", "activations")
 
@@ -34,10 +41,7 @@ def baseline_features(
         >>> baseline_features(model, images, "logits").vector().shape
         torch.Size([8, 10])
     """
-    if name not in NAMES:
-        raise InvalidArgument(
-            "no baseline has this name", argument="baseline", given=repr(name), hint=close_matches(name, NAMES)
-        )
+    one_of("baseline", name, NAMES)
     activations = score_units(
         model, images, "activation", sites=sites, batch_size=batch_size, index=index, labels=labels
     )
@@ -53,3 +57,48 @@ def baseline_features(
     shut = torch.zeros(len(values), 1, dtype=torch.bool, device=values.device)
     flags = replace(activations.flags, closed=shut, image_share=(~shut).to(values), layers=(name,))
     return replace(activations, gates={name: values}, flags=flags, settings={"mode": name})
+
+
+def route_settings(find: Mapping[str, Any]) -> RouteSettings:
+    """Return the settings of the search among arguments of `find_routes`."""
+    return RouteSettings(**{k: v for k, v in find.items() if k not in ("sites", "layers", "batch_size")})
+
+
+def extractor(
+    model: nn.Module,
+    feature: str,
+    find: Mapping[str, Any],
+    folder: str | Path | None = None,
+    tick: Callable[[int, str], None] | None = None,
+) -> Callable[[Batch, str], Routes]:
+    """Return what finds ``"routes"`` (settings of `find_routes`) or a baseline's features of images with a name.
+
+    Routes of finished batches are kept in ``folder`` under that name; ``tick``: told passes and a note.
+    """
+    search, sites = route_settings(find), find.get("sites", "auto")
+
+    def features(batch: Batch, name: str) -> Routes:
+        images, labels, index, seen = batch.images, batch.labels, batch.index, 0
+
+        def told(done: int, _total: int, _note: str) -> None:
+            nonlocal seen
+            if tick is not None and done > seen:
+                tick((done - seen) * (search.most_steps if feature == "routes" else 1), f"{feature} of {name}")
+            seen = done
+
+        if feature != "routes":
+            found = baseline_features(model, images, feature, sites=sites, index=index)
+        elif folder is None:
+            found = find_routes(model, images, labels=labels, index=index, progress=told, **find)
+        else:
+            size = rows_at_once(images, find.get("batch_size"))
+            batches = map(Batch, images.split(size), labels.split(size), index.split(size))
+            place = Path(folder, f"routes-{name}")
+            find_routes_from_loader(
+                model, batches, place, settings=search, sites=sites, storage="float32", progress=told, rank=0, world=1
+            )
+            found = Routes.concatenate([*iterate_routes(place)]).to(images.device)  # in the order given
+        told(len(images), 0, "")
+        return found
+
+    return features

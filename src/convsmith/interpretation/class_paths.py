@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from convsmith.arguments import one_of
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.search import jaccard
@@ -39,13 +40,7 @@ def class_paths(routes: Routes, labels: Tensor | None = None, *, reduction: str 
     Examples:
         >>> paths = class_paths(find_routes(model, images, steps=5), labels)
     """
-    if reduction not in REDUCTIONS:
-        raise InvalidArgument(
-            "no reduction has this name",
-            argument="reduction",
-            given=repr(reduction),
-            hint=close_matches(reduction, REDUCTIONS),
-        )
+    one_of("reduction", reduction, REDUCTIONS)
     labels = _labels(routes, labels)
     values, names = routes.vector(), labels.unique().tolist()
     rows = []

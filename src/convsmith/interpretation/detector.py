@@ -67,9 +67,8 @@ class RouteDetector:
             make_classifier(self.classifier, self.seed)
         arguments.number("false_positive_rate", self.false_positive_rate, above=0, below=1)
         if len(clean) == 0 or len(adversarial) == 0:
-            raise InvalidArgument(
-                "a detector needs clean and adversarial routes", given=f"{len(clean)}, {len(adversarial)}"
-            )
+            rule, given = "a detector needs clean and adversarial routes", f"{len(clean)}, {len(adversarial)}"
+            raise InvalidArgument(rule, given=given)
         _same_kind(clean, adversarial)
         x = np.concatenate([self._features(clean), self._features(adversarial)])
         y = np.concatenate([np.zeros(len(clean), dtype=int), np.ones(len(adversarial), dtype=int)])
@@ -88,12 +87,9 @@ class RouteDetector:
         """Refuse a network with other weights than the one it was fitted on, where that was named."""
         self._check_fitted()
         if self.network_ is not None and fingerprint(network) != self.network_:
-            raise InvalidArgument(
-                "the detector was fitted on a network with other weights",
-                argument="network",
-                given=type(unwrap(network)).__name__,
-                hint="fit a detector of its own for this network",
-            )
+            rule = "the detector was fitted on a network with other weights"
+            hint = "fit a detector of its own for this network"
+            raise InvalidArgument(rule, argument="network", given=type(unwrap(network)).__name__, hint=hint)
 
     def score(self, routes: Routes) -> Tensor:
         """Return [B] float64 in [0, 1]: higher means more adversarial."""
@@ -158,10 +154,8 @@ class RouteDetector:
             if len(set(y[train])) == 2:
                 scores[test] = fit_trees(self.classifier, x[train], y[train], self.seed, self.trees).score(x[test])
         if np.isnan(scores).any():
-            raise InvalidArgument(
-                "the threshold needs clean and adversarial rows of at least two images",
-                given=f"{len(set(group.tolist()))} images",
-            )
+            rule = "the threshold needs clean and adversarial rows of at least two images"
+            raise InvalidArgument(rule, given=f"{len(set(group.tolist()))} images")
         return scores
 
     def _check_fitted(self) -> None:
@@ -335,11 +329,8 @@ def _groups(
     given: tuple[Any, Any] = (clean.index.cpu(), adversarial.index.cpu()) if groups is None else groups
     first, second = np.asarray(given[0]).reshape(-1), np.asarray(given[1]).reshape(-1)
     if len(first) != len(clean) or len(second) != len(adversarial):
-        raise InvalidArgument(
-            "one image number per row on each side",
-            argument=f"groups of {len(clean)} and {len(adversarial)}",
-            given=f"{len(first)} and {len(second)}",
-        )
+        rule, rows = "one image number per row on each side", f"groups of {len(clean)} and {len(adversarial)}"
+        raise InvalidArgument(rule, argument=rows, given=f"{len(first)} and {len(second)}")
     return np.concatenate([first, second]).astype(np.int64)
 
 

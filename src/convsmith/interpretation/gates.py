@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import wide
-from convsmith.errors import InvalidArgument
+from convsmith.arguments import one_of, wide
 from convsmith.inspection.modes import check_evaluation, eager, unwrap
 from convsmith.inspection.outputs import class_scores
 from convsmith.interpretation.sites import Site, SitePlan
@@ -52,13 +51,7 @@ class GatedNetwork:
         precision: str = "fp32",
         channels_last: bool = False,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise InvalidArgument(
-                "the precision has no such name",
-                argument="precision",
-                given=repr(precision),
-                hint=", ".join(PRECISIONS),
-            )
+        one_of("precision", precision, PRECISIONS)
         self.model = unwrap(model)
         check_evaluation(self.model)
         self.plan, self.cache, self.precision = plan, cache, precision

@@ -5,18 +5,22 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import one_of
+from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation.attacks import attack
+from convsmith.files import replacing
+from convsmith.interpretation.attacks import _normalisation, attack
 from convsmith.interpretation.baselines import NAMES as BASELINES
-from convsmith.interpretation.baselines import baseline_features
+from convsmith.interpretation.baselines import extractor, route_settings
 from convsmith.interpretation.detector import DetectionReport, RouteDetector, detection_report
-from convsmith.interpretation.find import Progress, find_routes
+from convsmith.interpretation.find import Progress
 from convsmith.interpretation.routes import Routes
 
 #: attacks of the table: name -> (method, targeted)
@@ -27,6 +31,7 @@ ATTACKS_SHOWN: Mapping[str, tuple[str, bool]] = {
     "pgd": ("pgd", False),
 }
 HARMLESS = ("noise", "blur", "jpeg")
+FEATURES = ("routes", *BASELINES)
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,11 @@ def detection_table(
     unseen: Sequence[str] = ("fgsm", "pgd", "targeted ifgsm"),
     per_class: Sequence[int] = (1, 5, 10),
     classifiers: Sequence[str] = ("random-forest",),
-    features: Sequence[str] = ("routes", *BASELINES),
+    features: Sequence[str] = FEATURES,
     find: Mapping[str, Any] | None = None,
     trees: int = 50,
     seed: int = 0,
+    folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> list[DetectionRow]:
     """Fit detectors on few images a class and one attack, and score them on other images, attacks and harmless changes.
@@ -93,7 +99,10 @@ def detection_table(
     null check: the clean test images once more, in a pass of their own, must score 0.5 (state left over from the first
     pass, as in the published code, gives 1.0).
 
-    ``find``: settings of `find_routes` (default: paper mode). ``features``: ``"routes"`` and names of baselines.
+    ``find``: settings of `find_routes` (default: paper mode); its ``batch_size`` divides attacks, too. ``features``:
+    ``"routes"`` and names of baselines. ``folder``: attacked images and routes of finished batches are kept there, and
+    those of an interrupted call with the same arguments are not found again. ``progress``: passes over one image done,
+    `table_passes`, a note.
 
     Examples:
         >>> known = Images(images.clamp(-1, 1), labels, torch.arange(8), [0.5] * 3, [0.5] * 3)
@@ -103,78 +112,102 @@ def detection_table(
     if set(train.index.tolist()) & set(test.index.tolist()):
         raise InvalidArgument("test images must not be train images", given="shared image numbers")
     for name in (seen, *unseen):
-        if name not in ATTACKS_SHOWN:
-            raise InvalidArgument(
-                "no attack has this name", argument="attack", given=repr(name), hint=", ".join(ATTACKS_SHOWN)
-            )
+        one_of("attack", name, [*ATTACKS_SHOWN])
     settings = dict(find or {"mode": "paper"})
     fewer = bool((train.labels < 0).any())
     train, test = train.labelled(model), test.labelled(model)
     chosen = train.rows(balanced(train.labels, max(per_class), seed, fewer=fewer))
-    names = (seen, *unseen, *HARMLESS, "none")
-    done, total = 0, 2 + len(unseen) + len(features) * (len(names) + 3)
+    total = table_passes(len(chosen.labels), len(test.labels), (seen, *unseen), settings, features)
+    done = 0
 
-    def step(note: str) -> None:
+    def tick(passes: int, note: str) -> None:
         nonlocal done
+        done += passes
         if progress is not None:
             progress(done, total, note)
-        done += 1
 
-    def moved(pictures: Images, name: str, drawn: int) -> Tensor:
-        step(f"{name} on {len(pictures.labels)} images")
-        return attacked(model, pictures, name, epsilon, drawn)
+    def moved(images: Images, name: str, drawn: int, side: str) -> Tensor:
+        place, size = None if folder is None else Path(folder, side), settings.get("batch_size")
+        return attacked(model, images, name, epsilon, drawn, at_once=size, folder=place, tick=tick)
 
     changes = {
         "clean": rounded(test),
-        **{name: moved(test, name, seed + 1) for name in (seen, *unseen)},
+        **{name: moved(test, name, seed + 1, "test") for name in (seen, *unseen)},
         **{name: harmless(test, name, epsilon, seed) for name in HARMLESS},
         "none": rounded(test),
     }
-    fit_on = {"clean": rounded(chosen), seen: moved(chosen, seen, seed)}
+    fit_on = {"clean": rounded(chosen), seen: moved(chosen, seen, seed, "fit")}
     plain = _predictions(model, changes["clean"])
     flipped = {name: float((_predictions(model, x) != plain).float().mean()) for name, x in changes.items()}
     rows: list[DetectionRow] = []
     for feature in features:
-        extract = extractor(model, feature, settings)
-
-        def found(side: dict[str, Tensor], about: Images, feature: str = feature, extract: Any = extract) -> Any:
-            made = {}
-            for name, x in side.items():
-                step(f"{feature} of {name}")
-                made[name] = extract(x, about)
-            return made
-
-        train_routes, test_routes = found(fit_on, chosen), found(changes, test)
+        extract = extractor(model, feature, settings, folder, tick)
+        train_routes = {n: extract(Batch(x, chosen.labels, chosen.index), f"fit-{n}") for n, x in fit_on.items()}
+        test_routes = {name: extract(Batch(x, test.labels, test.index), f"test-{name}") for name, x in changes.items()}
         for classifier in classifiers:
             for count in per_class:
                 few = balanced(chosen.labels, count, seed, fewer=fewer)
                 detector = RouteDetector(classifier, seed=seed, trees=trees)
                 detector.fit(train_routes["clean"][few], train_routes[seen][few])
                 rows += _score(detector, test_routes, feature, classifier, count, seen, flipped, seed)
-    if progress is not None:
-        progress(total, total, "detectors")
     return rows
 
 
-def attacked(model: nn.Module, pictures: Images, name: str, epsilon: float, seed: int) -> Tensor:
-    """Return the attacked images, normalised; targets of a targeted attack are other classes drawn by ``seed``."""
+def table_passes(
+    fit: int, test: int, attacks: Sequence[str], find: Mapping[str, Any], features: Sequence[str] = FEATURES
+) -> int:
+    """Return the passes over one image that a table costs at most; ``attacks``: the seen one first."""
+    moved = test * sum(map(_attack_steps, attacks)) + fit * _attack_steps(attacks[0])
+    looked = 2 * fit + test * (len(attacks) + len(HARMLESS) + 2)
+    return moved + looked * sum(route_settings(find).most_steps if feature == "routes" else 1 for feature in features)
+
+
+def _attack_steps(name: str) -> int:
+    return 1 if name == "fgsm" else 10
+
+
+def attacked(
+    model: nn.Module,
+    pictures: Images,
+    name: str,
+    epsilon: float,
+    seed: int,
+    *,
+    at_once: int | None = None,
+    folder: Path | None = None,
+    tick: Callable[[int, str], None] | None = None,
+) -> Tensor:
+    """Return the attacked images, normalised; targets of a targeted attack are other classes drawn by ``seed``.
+
+    ``at_once``: images of a part with a random start of its own, kept in ``folder``; ``tick``: told passes and a note.
+    """
+    from safetensors.torch import load_file, save_file
+
     method, targeted = ATTACKS_SHOWN[name]
     labels = pictures.labels
     if targeted:
         classes = int(labels.max()) + 1
         shift = torch.randint(1, max(classes, 2), labels.shape, generator=torch.Generator().manual_seed(seed))
         labels = (labels + shift.to(labels)) % classes
-    return attack(
-        model,
-        pictures.images,
-        labels,
-        method,
-        epsilon,
-        targeted=targeted,
-        mean=pictures.mean,
-        std=pictures.std,
-        seed=seed,
-    )
+    size, parts = at_once or len(labels), []
+    for first in range(0, len(labels), size):
+        rows = slice(first, first + size)
+        file = None if folder is None else folder / f"{name}-{first:06d}.safetensors"
+        if file is not None and file.exists():
+            part = load_file(file)["images"].to(pictures.images.device)
+        else:
+            part = attack(
+                model, pictures.images[rows], labels[rows], method, epsilon, targeted=targeted,
+                mean=pictures.mean, std=pictures.std, seed=seed + first,
+            )  # fmt: skip
+        if file is not None and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as draft:
+                save_file({"images": part.contiguous()}, draft)
+        if tick is not None:
+            tick(len(part) * _attack_steps(name), f"{name} on images")
+        parts.append(part)
+    return torch.cat(parts)
 
 
 def rounded(pictures: Images) -> Tensor:
@@ -188,17 +221,12 @@ def harmless(pictures: Images, name: str, epsilon: float, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         sign = torch.randint(0, 2, pictures.images.shape, generator=generator) * 2 - 1
         return _through_pixels(pictures, lambda pixels: pixels + epsilon * sign.to(pixels))
-    if name == "blur":
-        return _through_pixels(pictures, _blur)
-    if name == "jpeg":
-        return _through_pixels(pictures, _jpeg)
-    raise InvalidArgument("no harmless change has this name", argument=name, hint=", ".join(HARMLESS))
+    one_of("harmless change", name, HARMLESS)
+    return _through_pixels(pictures, {"blur": _blur, "jpeg": _jpeg}[name])
 
 
 def _through_pixels(pictures: Images, change: Callable[[Tensor], Tensor]) -> Tensor:
-    shape = (1, -1, 1, 1)
-    mean = pictures.images.new_tensor(list(pictures.mean)).view(shape)
-    std = pictures.images.new_tensor(list(pictures.std)).view(shape)
+    mean, std = _normalisation(pictures.images, pictures.mean, pictures.std)
     pixels = change((pictures.images * std + mean).clamp(0, 1))
     return ((pixels.clamp(0, 1) * 255).round() / 255 - mean) / std
 
@@ -224,14 +252,6 @@ def _jpeg(pixels: Tensor) -> Tensor:
         back = torch.from_numpy(np.array(Image.open(buffer)))
         made.append(back[None] if back.dim() == 2 else back.permute(2, 0, 1))
     return torch.stack(made).to(pixels) / 255
-
-
-def extractor(model: nn.Module, feature: str, settings: Mapping[str, Any]) -> Callable[[Tensor, Images], Routes]:
-    """Return what finds ``"routes"`` (with settings of `find_routes`) or a baseline's features of images."""
-    if feature == "routes":
-        return lambda images, about: find_routes(model, images, labels=about.labels, index=about.index, **settings)
-    sites = settings.get("sites", "auto")
-    return lambda images, about: baseline_features(model, images, feature, sites=sites, index=about.index)
 
 
 def _score(

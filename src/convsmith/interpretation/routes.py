@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convsmith.arguments import one_of
 from convsmith.errors import InvalidArgument, close_matches, require
 from convsmith.files import replacing
 
@@ -100,9 +101,8 @@ class Routes:
         names = self.layers if layers is None else tuple(layers)
         for name in names:
             if name not in self.gates:
-                raise InvalidArgument(
-                    "these routes have no such layer", argument=name, hint=close_matches(name, self.layers)
-                )
+                rule, hint = "these routes have no such layer", close_matches(name, self.layers)
+                raise InvalidArgument(rule, argument=name, hint=hint)
         return torch.cat([self.gates[name] for name in names], dim=1)
 
     def critical(self, threshold: float = 0.0) -> dict[str, Tensor]:
@@ -205,13 +205,7 @@ class Routes:
         """
         from safetensors.torch import save_file
 
-        if storage not in _STORAGE:
-            raise InvalidArgument(
-                "gates are stored in one of three forms",
-                argument="storage",
-                given=repr(storage),
-                hint=", ".join(_STORAGE),
-            )
+        one_of("storage", storage, _STORAGE)
         tensors: dict[str, Tensor] = {name: getattr(self, name) for name in _ROWWISE}
         tensors.update(
             index=self.index,
@@ -253,9 +247,8 @@ class Routes:
         if path.is_dir():
             files = sorted(path.glob("routes-*.safetensors"))
             if not files:
-                raise InvalidArgument(
-                    "the folder holds no routes", given=str(path), hint="expected routes-*.safetensors"
-                )
+                rule, hint = "the folder holds no routes", "expected routes-*.safetensors"
+                raise InvalidArgument(rule, given=str(path), hint=hint)
             whole = Routes.concatenate([Routes.load(file) for file in files])
             whole = whole[torch.argsort(whole.index, stable=True)]
             return whole if rows is None else whole[rows]
@@ -265,9 +258,8 @@ class Routes:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
-                    raise InvalidArgument(
-                        "the file does not hold routes", given=str(path), hint="expected a file of Routes.save"
-                    )
+                    rule, hint = "the file does not hold routes", "expected a file of Routes.save"
+                    raise InvalidArgument(rule, given=str(path), hint=hint)
                 cut = rows or slice(None)
                 t = {
                     key: (file.get_tensor(key) if key.startswith("scale.") else file.get_slice(key)[cut])

@@ -60,11 +60,8 @@ def topics_from_text(
     except ValueError as error:
         raise InvalidArgument("the texts hold no words to count", given=str(error)) from error
     if count > min(table.shape):
-        raise InvalidArgument(
-            "there are no more topics than texts and words",
-            argument=f"{count} topics",
-            given=f"{table.shape[0]} texts, {table.shape[1]} words",
-        )
+        rule, given = "there are no more topics than texts and words", f"{table.shape[0]} texts, {table.shape[1]} words"
+        raise InvalidArgument(rule, argument=f"{count} topics", given=given)
     model = (
         LatentDirichletAllocation(count, random_state=seed)
         if method == "lda"

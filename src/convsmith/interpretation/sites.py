@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from convsmith.arguments import spelled
+from convsmith.arguments import one_of, spelled
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import Call, LayerInventory, is_activation
 from convsmith.inspection.trace import trace_layers
@@ -83,22 +83,16 @@ def plan_sites(
             given=f"{spelled(images)}, and the network raised {type(error).__name__}: {str(error)[:200]}",
         ) from error
     kind = sites if isinstance(sites, str) else "rule"
-    if isinstance(sites, str) and sites not in KINDS:
-        raise InvalidArgument(
-            "no site has this name", argument="sites", given=repr(sites), hint=close_matches(sites, KINDS)
-        )
     if isinstance(sites, str):
+        one_of("sites", sites, KINDS)
         chosen, kind = _named(sites, seen, layers)
     else:
         chosen = [call for call in seen.calls if call.name and sites(call.name, call.module)]
     chosen = _filter(chosen, seen, layers)
     if not chosen:
-        raise InvalidArgument(
-            "the network has no such site",
-            argument=f"sites={sites!r}",
-            given=type(model).__name__,
-            hint="choose another of " + ", ".join(KINDS) + ", or give a rule (name, module) -> bool",
-        )
+        rule = "the network has no such site"
+        hint = "choose another of " + ", ".join(KINDS) + ", or give a rule (name, module) -> bool"
+        raise InvalidArgument(rule, argument=f"sites={sites!r}", given=type(model).__name__, hint=hint)
     return SitePlan(tuple(_site(call, seen) for call in chosen), kind, _prefix(chosen, seen))
 
 
@@ -124,11 +118,8 @@ def _named(sites: str, seen: LayerInventory, layers: Sequence[str] | None) -> tu
         return convolutions, "conv"
     if sites == "block":
         if not blocks:
-            raise InvalidArgument(
-                "no module of this network adds a shortcut, so it has no residual blocks",
-                argument='sites="block"',
-                hint='use sites="conv" or sites="activation"',
-            )
+            rule = "no module of this network adds a shortcut, so it has no residual blocks"
+            raise InvalidArgument(rule, argument='sites="block"', hint='use sites="conv" or sites="activation"')
         return blocks, sites
     if sites == "activation" and seen.functional:
         raise InvalidArgument(
@@ -158,9 +149,8 @@ def _filter(chosen: list[Call], seen: LayerInventory, layers: Sequence[str] | No
     names = {_name(call, seen) for call in chosen} | {call.name for call in chosen}
     for layer in layers:
         if not any(fnmatchcase(name, layer) for name in names):
-            raise InvalidArgument(
-                "no gated layer has this name", argument="layers", given=repr(layer), hint=close_matches(layer, names)
-            )
+            rule, hint = "no gated layer has this name", close_matches(layer, names)
+            raise InvalidArgument(rule, argument="layers", given=repr(layer), hint=hint)
     return [
         call
         for call in chosen
@@ -175,11 +165,9 @@ def _name(call: Call, seen: LayerInventory) -> str:
 def _site(call: Call, seen: LayerInventory) -> Site:
     name = _name(call, seen)
     if call.shape is None:
-        raise InvalidArgument(
-            "a gate multiplies one tensor; this module returns something else (a tuple, a dictionary)",
-            argument=f"a gate on {name} ({type(call.module).__name__})",
-            hint="choose a module whose output is a tensor",
-        )
+        rule = "a gate multiplies one tensor; this module returns something else (a tuple, a dictionary)"
+        hint = "choose a module whose output is a tensor"
+        raise InvalidArgument(rule, argument=f"a gate on {name} ({type(call.module).__name__})", hint=hint)
     if len(call.shape) < 2 or call.shape[0] != seen.rows:
         raise InvalidArgument(
             "a gate belongs to one image, and this module's first dimension is not the batch",

@@ -68,9 +68,8 @@ def find_routes_from_loader(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not resume and any(folder.glob("routes-*.safetensors")):
-        raise InvalidArgument(
-            "the folder holds routes already", given=str(folder), hint="resume=True, or another folder"
-        )
+        rule, hint = "the folder holds routes already", "resume=True, or another folder"
+        raise InvalidArgument(rule, given=str(folder), hint=hint)
     plan = None
     first = 0
     for number, item in enumerate(batches):
@@ -115,12 +114,8 @@ def _check_settings(folder: Path, asked: dict[str, Any]) -> None:
         write_json(record, asked)
     there = read_json(record, "the settings of routes")
     if there != json.loads(json.dumps(asked)):
-        raise InvalidArgument(
-            "the folder holds routes found with other settings",
-            argument=asked,
-            given=there,
-            hint="choose another folder",
-        )
+        rule, hint = "the folder holds routes found with other settings", "choose another folder"
+        raise InvalidArgument(rule, argument=asked, given=there, hint=hint)
 
 
 def _unpack(item: Any, first: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from convsmith.cli.reports.audit_subject import Chapter, Subject
 from convsmith.cli.reports.explain_report import ALL, maps_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 TITLE = "Explainable: what carries a prediction"
 #: half of the passes are those of the blanks beside the images
@@ -26,7 +26,7 @@ def run(subject: Subject) -> Chapter:
 
     rows = _different(subject, IMAGES)
     images = subject.tensor(subject.pictures)[rows]
-    found, took = [], PASSES * _pass(subject, images[:1])
+    found, took = [], PASSES * pass_seconds(subject.model, images[:1])
     size = 4 if subject.lasts(8 * took) else 1  # a few at a time: what the budget does not reach is left out, not lost
     for start in range(0, len(rows), size):
         if not subject.lasts(1.2 * took):
@@ -98,17 +98,17 @@ def run(subject: Subject) -> Chapter:
     return Chapter(sentence, number, command, facts=facts, section=section)
 
 
-def _pass(subject: Subject, image: Tensor) -> float:
+def pass_seconds(model: nn.Module, images: Tensor) -> float:
     """Return the seconds of one pass forward and back, the better of two: the first one also sets things up."""
     import torch
 
     from convsmith.inspection.outputs import class_scores
 
-    x, took = image.detach().clone().requires_grad_(), []
+    x, took = images.detach().clone().requires_grad_(), []
     for _ in range(2):
         began = time.monotonic()
         with torch.enable_grad():
-            torch.autograd.grad(class_scores(subject.model(x)).sum(), x)
+            torch.autograd.grad(class_scores(model(x)).sum(), x)
         took.append(time.monotonic() - began)
     return min(took)
 

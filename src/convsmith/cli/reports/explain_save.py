@@ -33,7 +33,8 @@ def find_and_save(
     Parts that are there already, of the same network, images and settings, are not searched again. The processes of a
     launcher share the batches; the first one joins them, the others get None.
     """
-    from convsmith.interpretation import Routes, RouteSettings, find_routes_from_loader
+    from convsmith.interpretation import Routes, find_routes_from_loader
+    from convsmith.interpretation.baselines import route_settings
     from convsmith.interpretation.detector import fingerprint
     from convsmith.interpretation.find import rows_at_once
     from convsmith.training import rank_and_world
@@ -41,23 +42,15 @@ def find_and_save(
 
     rank, world = rank_and_world()
     parts = Path(file + ".parts")
-    chosen = {k: v for k, v in settings.items() if k not in ("sites", "batch_size")}
     size = rows_at_once(images, settings["batch_size"])
-    owner = json.dumps({"digest": fingerprint(model, images, labels), "batch size": size})
-    parts.mkdir(parents=True, exist_ok=True)
-    record = parts / OWNER
-    if record.exists() and record.read_text() != owner:
-        rule = "an interrupted run has left routes of another network, of other images or batches here"
-        hint = "remove that folder, or choose another file"
-        raise InvalidArgument(rule, argument=f"--save {file}", given=str(parts), hint=hint)
-    write_text(record, owner)
+    claim(parts, json.dumps({"digest": fingerprint(model, images, labels), "batch size": size}), f"--save {file}")
     batches = zip(images.split(size), labels.split(size), strict=True)
     try:
         find_routes_from_loader(
             model,
             batches,
             parts,
-            settings=RouteSettings(**chosen),
+            settings=route_settings(settings),
             sites=settings["sites"],
             storage="float32",
             progress=lambda done, _total, _note: progress(done, len(images), "routes"),
@@ -73,3 +66,15 @@ def find_and_save(
     routes.save(file)
     shutil.rmtree(parts)
     return routes
+
+
+def claim(parts: Path, owner: str, argument: str) -> Path:
+    """Make a folder of parts that belong to ``owner``, or find it; refuse another's."""
+    parts.mkdir(parents=True, exist_ok=True)
+    record = parts / OWNER
+    if record.exists() and record.read_text() != owner:
+        rule = "an interrupted run has left routes of another network, of other images or batches here"
+        hint = "remove that folder, or choose another place"
+        raise InvalidArgument(rule, argument=argument, given=str(parts), hint=hint)
+    write_text(record, owner)
+    return parts

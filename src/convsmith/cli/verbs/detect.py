@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
-from convsmith.cli.shell.options import option
-from convsmith.cli.shell.progress import progress
+from convsmith.cli.shell.options import Work, option
+from convsmith.cli.shell.progress import duration, progress
 from convsmith.cli.verbs.evaluate import trained_on
 from convsmith.errors import InvalidArgument
 
@@ -30,7 +31,7 @@ FEATURES = {"activation": "activations", "logits": "logits", "max-probability": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(data_options.DataOptions):
+class Arguments(data_options.DataOptions, Work):
     """Tell adversarial inputs from clean ones by their routes: fit a detector and its table, or score images."""
 
     action: Literal["fit", "score"] = option(help="fit or score", positional=True)
@@ -69,8 +70,11 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
         raise InvalidArgument("images and --detector belong to score", argument="detect fit", hint="leave them out")
     run_folder.check("detect", arguments)
     from convsmith import interpretation
-    from convsmith.cli.reports import detect_report
-    from convsmith.interpretation import protocol
+    from convsmith.cli.reports import detect_report, explain_save
+    from convsmith.cli.reports.audit_explainable import pass_seconds
+    from convsmith.data import Batch
+    from convsmith.interpretation import baselines, protocol
+    from convsmith.interpretation.detector import fingerprint
 
     model, _, data = _model_and_data(arguments)
     assert data is not None
@@ -86,31 +90,32 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
         terminal.say("no labels: the network's own predictions take their place")
     named = train.labelled(model)
     chosen = named.rows(protocol.balanced(named.labels, arguments.per_class, arguments.seed, fewer=fewer))
-    steps = interpretation.RouteSettings(mode=arguments.mode).most_steps
+    steps = baselines.route_settings(find).most_steps
     find["batch_size"] = detect_report.images_at_once(model, chosen.images, steps)
-    terminal.say(f"{len(chosen.labels)} images to fit, {len(test.labels)} to test")
-    with progress("detect") as callback:
-        rows = interpretation.detection_table(
-            model,
-            train,
-            test,
-            epsilon=epsilon,
-            seen=arguments.attack,
-            unseen=unseen,
-            per_class=(arguments.per_class,),
-            classifiers=(arguments.classifier,),
-            find=find,
-            seed=arguments.seed,
-            progress=callback,
-        )
-    features = detect_report.best_features(rows) if arguments.features == "best" else arguments.features
-    extract = protocol.extractor(model, features, find)
-    moved = protocol.attacked(model, chosen, arguments.attack, epsilon, arguments.seed)
-    detector = interpretation.RouteDetector(
-        arguments.classifier, seed=arguments.seed, false_positive_rate=arguments.rate
-    ).fit(extract(protocol.rounded(chosen), chosen), extract(moved, chosen), network=model)
-    notes = detect_report.warnings(rows, features)
     folder = run_folder.open_run("detect", arguments)
+    parts = explain_save.claim(folder / "detector.parts", fingerprint(model, train.images, test.images), "--resume")
+    try:
+        passes = protocol.table_passes(len(chosen.labels), len(test.labels), (arguments.attack, *unseen), find)
+        first = chosen.images[: find["batch_size"]]
+        lasts = duration(pass_seconds(model, first) / len(first) * passes)
+        terminal.say(f"{len(chosen.labels)} images to fit, {len(test.labels)} to test: about {lasts} by a timed pass")
+        with run_folder.beginning(folder, arguments), progress("detect") as callback:
+            rows = interpretation.detection_table(
+                model, train, test, epsilon=epsilon, seen=arguments.attack, unseen=unseen, find=find,
+                per_class=(arguments.per_class,), classifiers=(arguments.classifier,), seed=arguments.seed,
+                folder=parts, progress=callback,
+            )  # fmt: skip
+        features = detect_report.best_features(rows) if arguments.features == "best" else arguments.features
+        extract = baselines.extractor(model, features, find, parts)
+        size, kept = find["batch_size"], parts / "fit"
+        moved = protocol.attacked(model, chosen, arguments.attack, epsilon, arguments.seed, at_once=size, folder=kept)
+        clean, bad = (Batch(x, chosen.labels, chosen.index) for x in (protocol.rounded(chosen), moved))
+        detector = interpretation.RouteDetector(
+            arguments.classifier, seed=arguments.seed, false_positive_rate=arguments.rate
+        ).fit(extract(clean, "fit-clean"), extract(bad, f"fit-{arguments.attack}"), network=model)
+    except KeyboardInterrupt:
+        raise run_folder.Interrupted("detect", folder, "what was found so far is kept") from None
+    notes = detect_report.warnings(rows, features)
     detector.save(folder / DETECTOR)
     detect_report.section(rows, epsilon, notes).save(folder, "48-detector")
     terminal.table(list(detect_report.COLUMNS), [detect_report.cells(row) for row in rows])
@@ -124,7 +129,9 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
         "training images": len(chosen.labels),
     }
     summary = {"title": f"Detector on {features} of {arguments.model}", "headline": headline, "notes": notes}
-    return run_folder.conclude(folder, summary, detector=folder / DETECTOR)
+    result = run_folder.conclude(folder, summary, detector=folder / DETECTOR)
+    shutil.rmtree(parts)
+    return result
 
 
 def _score(arguments: Arguments) -> dict[str, Any]:

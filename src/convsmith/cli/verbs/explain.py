@@ -161,27 +161,14 @@ def _neighbours(
     arguments: Arguments, model: Any, data: ImageData, routes: Routes, settings: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Return images of the nearest training images [B, n, C, H, W], their labels and similarities [B, n]."""
-    from convsmith.interpretation import RouteSettings, nearest_routes
-    from convsmith.interpretation.find import prepare, solve
-    from convsmith.interpretation.sites import plan_sites
+    from convsmith.interpretation import find_routes, nearest_routes
 
     if not len(data.train):
         return None
     chosen = data.train.drawn(arguments.reference, arguments.seed)
     batch = chosen.fetch(slice(None))
-    chosen_settings = {k: v for k, v in settings.items() if k not in ("sites", "batch_size")}
-    model, images = prepare(model, batch.images)
-    plan = plan_sites(model, images, arguments.sites)
     with progress("routes of training images") as callback:
-        pool = solve(
-            model,
-            images,
-            plan,
-            RouteSettings(**chosen_settings),
-            arguments.batch_size,
-            callback,
-            labels=batch.labels,
-        )
+        pool = find_routes(model, batch.images, labels=batch.labels, progress=callback, **settings)
     count = min(arguments.neighbours, len(pool))
     place, value = nearest_routes(routes[: arguments.show], pool, count)
     place = place.cpu()
