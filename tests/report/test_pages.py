@@ -168,3 +168,15 @@ def test_every_method_has_a_page_with_when_to_use_it_settings_and_measurements()
     for page in METHODS:
         text = (ROOT / "docs" / page).read_text()
         assert all(part in text for part in ("**When.**", "## Settings of `", "## Measured", "| ")), page
+
+
+@pytest.mark.parametrize("page", ["routes", "heat", "detector", "ablation"])
+def test_pages_on_explanations_say_when_to_use_them_and_when_not_by_settings_and_rows(page):
+    text = (ROOT / "docs" / "interpretation" / f"{page}.md").read_text()
+    studies = dict(re.findall(r"\[`(routing/[a-z-]+)`\]\(\.\./results\.md#([a-z-]+)\)", text))
+    chapters = re.findall(r"^## (\S+)$", (ROOT / "docs" / "results.md").read_text(), re.MULTILINE)
+    assert studies
+    assert all(study in chapters and anchor == study.replace("/", "") for study, anchor in studies.items())
+    for head in ("**When.**", "**When not.**"):
+        (said,) = (part for part in text.split("\n\n") if part.startswith(head))
+        assert "`" in said, f"{page}: {head} names no setting"
