@@ -4,8 +4,9 @@ Budget, set before the full run: the network is fine-tuned for 240 updates of 32
 way then gets 200 unlabelled training pictures, and two epochs of the library's default repair with the original as only
 teacher or with labels and teacher; the original gets the same two epochs. 3 seeds, each with a division of the pictures
 of its own, about 45 minutes on one core. The quick form was run once before, on seed 0, with the repair of
-`redundancy/without-labels`, whose rate is meant for hundreds of crops; it was replaced by the default. Cut while it
-ran, for lack of time: two of the three seeds; and the times were taken while others used the machine.
+`redundancy/without-labels`, whose rate is meant for hundreds of crops; it was replaced by the default. Times were
+taken while others used the machine, in turn with the original's; low rank was run again when its depthwise layers,
+factored until then, had been seen to double its time.
 """
 
 from __future__ import annotations
