@@ -43,7 +43,6 @@ class Arguments(Computation):
 def run(arguments: Arguments) -> dict[str, Any]:
     """Load, write, read back, compare."""
     run_folder.check("export", arguments)
-    import torch
 
     from convsmith.compression import runtimes
     from convsmith.models.storage import load_model
@@ -55,9 +54,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     loaded = load_model(arguments.model, weights=arguments.weights, pretrained=pretrained)
     if not saved and not pretrained:
         terminal.complain("note", f"{arguments.model} is untrained: its weights are random")
-    shape = input_shape(loaded.model, loaded.description, arguments.size)
-    generator = torch.Generator().manual_seed(arguments.seed)
-    images = torch.randn(max(runtimes.CHECKED), *shape, generator=generator)
+    images = runtimes.noise(input_shape(loaded.model, loaded.description, arguments.size), arguments.seed)
     folder = run_folder.open_run("export", arguments)
     try:
         return written(loaded.model, images, folder, arguments)
