@@ -110,7 +110,7 @@ def attack(
         rule = "this attack has no such setting"
         hint = close_matches(unknown[0], (*own, "step", "steps", "seed", "epsilon"))
         raise InvalidArgument(rule, argument=method, given=", ".join(unknown), hint=hint)
-    steps = entry.traits.get("steps", 10) if steps is None else steps
+    steps = default_steps(method) if steps is None else steps
     sign = -1.0 if targeted else 1.0
 
     def gradient(points: Tensor, wanted: Tensor) -> Tensor:
@@ -141,7 +141,12 @@ def attack(
     return (moved - shift) / scale
 
 
-@ATTACKS.register("fgsm")
+def default_steps(method: str) -> int:
+    """Return the gradients that an attack of ours takes where the caller names none."""
+    return int(ATTACKS.entry(method).traits.get("steps", 10))
+
+
+@ATTACKS.register("fgsm", steps=1)
 def _fgsm(setting: AttackSetting, pixels: Tensor, labels: Tensor) -> Tensor:
     """One step of epsilon along the sign of the gradient."""
     return (pixels + setting.epsilon * setting.gradient(pixels, labels).sign()).clamp(0, 1)

@@ -15,7 +15,7 @@ from convsmith.data.batch import Batch
 from convsmith.interpretation.comparators import score_units
 from convsmith.interpretation.find import find_routes, rows_at_once
 from convsmith.interpretation.routes import Routes
-from convsmith.interpretation.settings import RouteSettings
+from convsmith.interpretation.settings import route_settings
 from convsmith.interpretation.sites import SiteRule
 from convsmith.interpretation.stream import find_routes_from_loader, iterate_routes
 
@@ -59,11 +59,6 @@ def baseline_features(
     return replace(activations, gates={name: values}, flags=flags, settings={"mode": name})
 
 
-def route_settings(find: Mapping[str, Any]) -> RouteSettings:
-    """Return the settings of the search among arguments of `find_routes`."""
-    return RouteSettings(**{k: v for k, v in find.items() if k not in ("sites", "layers", "batch_size")})
-
-
 def extractor(
     model: nn.Module,
     feature: str,
@@ -95,8 +90,9 @@ def extractor(
             batches = map(Batch, images.split(size), labels.split(size), index.split(size))
             place = Path(folder, f"routes-{name}")
             find_routes_from_loader(
-                model, batches, place, settings=search, sites=sites, storage="float32", progress=told, rank=0, world=1
-            )
+                model, batches, place, settings=search, sites=sites, layers=find.get("layers"), storage="float32",
+                progress=told, rank=0, world=1,
+            )  # fmt: skip
             found = Routes.concatenate([*iterate_routes(place)]).to(images.device)  # in the order given
         told(len(images), 0, "")
         return found

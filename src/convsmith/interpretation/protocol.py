@@ -16,12 +16,13 @@ from convsmith.arguments import one_of
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.files import replacing
-from convsmith.interpretation.attacks import _normalisation, attack
+from convsmith.interpretation.attacks import _normalisation, attack, default_steps
 from convsmith.interpretation.baselines import NAMES as BASELINES
-from convsmith.interpretation.baselines import extractor, route_settings
+from convsmith.interpretation.baselines import extractor
 from convsmith.interpretation.detector import DetectionReport, RouteDetector, detection_report
 from convsmith.interpretation.find import Progress
 from convsmith.interpretation.routes import Routes
+from convsmith.interpretation.settings import route_settings
 
 #: attacks of the table: name -> (method, targeted)
 ATTACKS_SHOWN: Mapping[str, tuple[str, bool]] = {
@@ -163,7 +164,7 @@ def table_passes(
 
 
 def _attack_steps(name: str) -> int:
-    return 1 if name == "fgsm" else 10
+    return default_steps(ATTACKS_SHOWN[name][0])
 
 
 def attacked(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from convsmith import arguments
 from convsmith.errors import InvalidArgument
@@ -65,3 +67,8 @@ class RouteSettings:
     def most_steps(self) -> int:
         """Number of steps with the default filled in."""
         return self.steps or DEFAULT_STEPS[self.mode]
+
+
+def route_settings(find: Mapping[str, Any]) -> RouteSettings:
+    """Return the settings of the search among arguments of `find_routes`."""
+    return RouteSettings(**{k: v for k, v in find.items() if k not in ("sites", "layers", "batch_size")})

@@ -147,11 +147,8 @@ class TrainConfig:
     def total_steps(self, batches_per_epoch: int) -> int:
         """Return the number of updates for a loader of this length; one takes an epoch's batches at most."""
         if self.accumulate > max(1, batches_per_epoch):
-            rule, given = (
-                "an update takes no more batches than an epoch has",
-                f"{self.accumulate} of {batches_per_epoch}",
-            )
-            hint = "a smaller accumulate, or smaller batches"
+            rule, hint = "an update takes no more batches than an epoch has", "a smaller accumulate, or smaller batches"
+            given = f"{self.accumulate} of {batches_per_epoch}"
             raise InvalidArgument(rule, argument="accumulate", given=given, hint=hint)
         if self.steps is not None:
             return self.steps

@@ -34,9 +34,9 @@ def find_and_save(
     launcher share the batches; the first one joins them, the others get None.
     """
     from convsmith.interpretation import Routes, find_routes_from_loader
-    from convsmith.interpretation.baselines import route_settings
     from convsmith.interpretation.detector import fingerprint
     from convsmith.interpretation.find import rows_at_once
+    from convsmith.interpretation.settings import route_settings
     from convsmith.training import rank_and_world
     from convsmith.training.machine import gather
 

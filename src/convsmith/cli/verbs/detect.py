@@ -75,6 +75,7 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
     from convsmith.data import Batch
     from convsmith.interpretation import baselines, protocol
     from convsmith.interpretation.detector import fingerprint
+    from convsmith.interpretation.settings import route_settings
 
     model, _, data = _model_and_data(arguments)
     assert data is not None
@@ -90,7 +91,7 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
         terminal.say("no labels: the network's own predictions take their place")
     named = train.labelled(model)
     chosen = named.rows(protocol.balanced(named.labels, arguments.per_class, arguments.seed, fewer=fewer))
-    steps = baselines.route_settings(find).most_steps
+    steps = route_settings(find).most_steps
     find["batch_size"] = detect_report.images_at_once(model, chosen.images, steps)
     folder = run_folder.open_run("detect", arguments)
     parts = explain_save.claim(folder / "detector.parts", fingerprint(model, train.images, test.images), "--resume")

@@ -150,7 +150,6 @@ class _Rows:
         self.lost, self.raised = torch.zeros_like(self.place), torch.zeros_like(self.fresh)
         self.converged, self.reopened = torch.zeros_like(self.fresh), torch.zeros_like(self.fresh)
         self.at_rest = torch.full_like(gamma, -torch.inf)  # the objective where the row came to rest
-        self.accepted = torch.zeros_like(self.fresh)
         self.passes = torch.zeros_like(self.place)
         # all ones keeps the prediction; its objective is the entropy of p plus gamma times the gates
         self.best = torch.ones_like(start)
@@ -208,7 +207,6 @@ class _Rows:
         self.root = torch.where(closing, 0.0, torch.where(reopen, CLOSED ** (1 / self.power), self.root))
         unfinished = closing.any(1)
         self.fresh = self.fresh | (rest & unfinished)  # what is left without the gates just closed
-        self.accepted = accepted
         rest = rest & feasible & ~unfinished
         join = take[:, 0] & feasible & (self.own < OWN) & (rest | (gates.mean(1) < JOINED))
         self.own = torch.where(join, OWN, self.own)
