@@ -1,5 +1,6 @@
 """The explain and detect verbs on a tiny saved network: pages, files, messages and exit codes."""
 
+import csv
 import itertools
 import json
 from types import SimpleNamespace
@@ -130,6 +131,9 @@ def test_an_interrupted_save_goes_on_where_it_was(saved, tmp_path, capsys, monke
         (["explain", "MODEL", "--data", "digits", "--show", "-1"], "--show"),
         (["detect", "fit", "MODEL"], "needs images"),
         (["detect", "score", "MODEL", "EMPTY"], "fitted detector"),
+        (["detect", "score", "MODEL", "EMPTY", "--detector", "TEXT", "--per-class", "3"], "--per-class"),
+        (["detect", "score", "MODEL", "EMPTY", "--detector", "TEXT", "--resume"], "--resume"),
+        (["detect", "score", "MODEL", "EMPTY", "--detector", "TEXT", "--out", "EMPTY"], "CSV"),
         (["detect", "fit", "MODEL", "--data", "digits", "--epsilon", "0"], "--epsilon"),
         (["detect", "fit", "MODEL", "--data", "digits", "--per-class", "0"], "--per-class"),
         (["detect", "fit", "MODEL", "--data", "digits", "--gamma", "-1"], "gamma"),
@@ -157,6 +161,11 @@ def test_a_detector_is_fitted_shown_and_scores_pictures(saved, pictures, tmp_pat
     assert set(found["scores"]) == {"0.png", "1.png", "2.png"}
     assert main(score) == 0
     assert last(capsys)["scores"] == found["scores"]
+    assert main([*score, "--out", str(tmp_path / "scores.csv")]) == 0
+    with (tmp_path / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["image"]: round(float(row["score"]), 6) for row in rows} == found["scores"]
+    assert sum(row["verdict"] == "adversarial" for row in rows) == found["flagged"]
 
 
 def test_an_interrupted_fit_goes_on_where_it_was_to_the_same_bits(saved, tmp_path, capsys, monkeypatch):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from convsmith.cli.reports.audit_subject import Chapter, Subject
 from convsmith.cli.reports.explain_report import ALL, maps_of
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from convsmith.cli.shell.progress import pass_seconds
 
 TITLE = "Explainable: what carries a prediction"
 #: half of the passes are those of the blanks beside the images
@@ -96,22 +94,6 @@ def run(subject: Subject) -> Chapter:
     data = subject.words["data"]
     command = f"convsmith explain {subject.words['model']} --data {data} --limit 50"
     return Chapter(sentence, number, command, facts=facts, section=section)
-
-
-def pass_seconds(model: nn.Module, images: Tensor) -> float:
-    """Return the seconds of one pass forward and back, the best of two to six: beside other work some take tenfold."""
-    import torch
-
-    from convsmith.inspection.outputs import class_scores
-
-    x = images.detach().clone().requires_grad_()
-    took: list[float] = []
-    while len(took) < 2 or (len(took) < 6 and sum(took) < 2):
-        began = time.monotonic()
-        with torch.enable_grad():
-            torch.autograd.grad(class_scores(model(x)).sum(), x)
-        took.append(time.monotonic() - began)
-    return min(took)
 
 
 def _different(subject: Subject, most: int) -> list[int]:

@@ -137,6 +137,20 @@ def _check_writable(folder: Path) -> None:
         raise InvalidArgument(rule, argument=f"--out {folder}", given=f"{nearest} {reason}", hint="another --out")
 
 
+def table_file(arguments: options.Computation) -> Path | None:
+    """Return the CSV file that ``--out`` names, None without one, or raise `InvalidArgument`."""
+    if arguments.out is None:
+        return None
+    out = Path(arguments.out)
+    if out.suffix.lower() != ".csv":
+        raise InvalidArgument("the table is a CSV file", argument="--out", given=arguments.out, hint="--out FILE.csv")
+    if out.exists() and not arguments.overwrite:
+        raise InvalidArgument("the file is there already", argument="--out", given=arguments.out, hint="--overwrite")
+    if not out.parent.is_dir():
+        raise InvalidArgument("there is no such folder", argument="--out", given=str(out.parent))
+    return out
+
+
 def _unused(parent: Path, verb: str) -> Path:
     number = 1
     while (parent / f"{verb}-{number}").exists():

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.options import Work, option
-from convsmith.cli.shell.progress import duration, progress
+from convsmith.cli.shell.progress import duration, pass_seconds, progress
 from convsmith.cli.verbs.evaluate import trained_on
 from convsmith.errors import InvalidArgument
+from convsmith.files import write_csv
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,6 +43,12 @@ class Arguments(data_options.DataOptions, Work):
         "", "fit: images to attack, labels not needed (images:PATH); score: images to score", metavar="DATA"
     )
     detector: str | None = option(None, "score: the fitted detector", metavar="FILE")
+    out: str | None = option(
+        None,
+        "fit: run folder to write (default: one in runs/); score: FILE.csv",
+        metavar="DIR|FILE",
+        group="common",
+    )
     attack: Literal["fgsm", "ifgsm", "pgd", "targeted ifgsm"] = option("ifgsm", "fit: the attack it is fitted on")
     epsilon: float = option(16.0, "fit: largest change of a pixel, of 255", above=0, most=255)
     classifier: Literal["random-forest", "adaboost", "gradient-boosting"] = option("random-forest", "fit: on routes")
@@ -58,9 +65,15 @@ class Arguments(data_options.DataOptions, Work):
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Fit or score."""
-    if arguments.action == "score":
-        return _score(arguments)
-    return _fit(arguments)
+    if arguments.action == "fit":
+        return _fit(arguments)
+    for field in fields(arguments):
+        words, given = field.metadata["help"], getattr(arguments, field.name)
+        fits = field.name == "resume" or (words.startswith("fit: ") and "score: " not in words)
+        if fits and given != field.default:
+            flag = f"detect score --{field.name.replace('_', '-')}"
+            raise InvalidArgument("it belongs to fit", argument=flag, given=given, hint="leave it out")
+    return _score(arguments)
 
 
 def _fit(arguments: Arguments) -> dict[str, Any]:
@@ -71,7 +84,6 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
     run_folder.check("detect", arguments)
     from convsmith import interpretation
     from convsmith.cli.reports import detect_report, explain_save
-    from convsmith.cli.reports.audit_explainable import pass_seconds
     from convsmith.data import Batch
     from convsmith.interpretation import baselines, protocol
     from convsmith.interpretation.detector import fingerprint
@@ -147,6 +159,7 @@ def _score(arguments: Arguments) -> dict[str, Any]:
         raise InvalidArgument("scoring needs a fitted detector", argument="detect score", hint="add --detector FILE")
     if bool(arguments.image_files) == bool(arguments.data):
         raise InvalidArgument("score either IMAGEs or --data DATA", argument="detect score")
+    out = run_folder.table_file(arguments)
     image_files(arguments.image_files)  # a missing one is named before any network is looked for
     path = Path(arguments.detector)
     detector = interpretation.RouteDetector.load(path / DETECTOR if path.is_dir() else path)
@@ -169,8 +182,12 @@ def _score(arguments: Arguments) -> dict[str, Any]:
     rows = [[n, s, "adversarial" if f else "clean"] for n, s, f in zip(names, values, flagged, strict=True)]
     terminal.table(["image", "score", f"above {detector.threshold_:.3f}"], rows[:50])
     if len(rows) > 50:
-        terminal.say(f"... and {len(rows) - 50} more")
+        terminal.say(f"... and {len(rows) - 50} more" + ("" if out else "; --out FILE.csv writes all"))
+    if out is not None:
+        write_csv(out, [("image", "score", "verdict"), *rows])
+        terminal.say(f"table   {out}")
     return {
+        "out": None if out is None else str(out),
         "threshold": detector.threshold_,
         "flagged": int(flagged.sum()),
         "images": len(rows),

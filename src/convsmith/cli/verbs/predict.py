@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from convsmith.cli.shell import classifier, terminal
+from convsmith.cli.shell import classifier, run_folder, terminal
 from convsmith.cli.shell.options import MOST_WORKERS, Computation, option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
@@ -45,7 +44,7 @@ class Arguments(Computation):
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Load, predict, print; write the table if asked."""
-    out = _target(arguments)
+    out = run_folder.table_file(arguments)
     from convsmith import data
     from convsmith.training import predict_split, rank_and_world, resolve_device
 
@@ -81,19 +80,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "out": None if out is None else str(out),
         "predictions": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
     }
-
-
-def _target(arguments: Arguments) -> Path | None:
-    if arguments.out is None:
-        return None
-    out = Path(arguments.out)
-    if out.suffix.lower() != ".csv":
-        raise InvalidArgument("the table is a CSV file", argument="--out", given=arguments.out, hint="--out FILE.csv")
-    if out.exists() and not arguments.overwrite:
-        raise InvalidArgument("the file is there already", argument="--out", given=arguments.out, hint="--overwrite")
-    if not out.parent.is_dir():
-        raise InvalidArgument("there is no such folder", argument="--out", given=str(out.parent))
-    return out
 
 
 def table(loaded: LoadedModel, split: ImageSplit, logits: Any) -> list[tuple[str, str, float, str, float]]:
