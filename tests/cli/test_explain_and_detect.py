@@ -71,6 +71,18 @@ def test_a_missing_picture_is_named_before_any_network_is_looked_for(verb, tmp_p
     assert "missing.png" in capsys.readouterr().err
 
 
+def test_a_broken_picture_among_those_named_is_refused_or_left_out(saved, pictures, tmp_path, capsys):
+    (pictures / "1.png").write_bytes(b"not an image")
+    words = ["explain", str(saved), str(pictures), "--mode", "paper", "--steps", "2", "--save", str(tmp_path / "r")]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 2
+    assert "1.png" in capsys.readouterr().err
+    assert main([*words, "--broken", "skip", "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr()
+    assert "1.png" in said.err
+    assert "2.png" in said.out
+    assert len(Routes.load(tmp_path / "r")) == 2
+
+
 def explaining_digits(saved, *, steps):
     options = ["--data", "digits", "--limit", "9", "--steps", str(steps), "--mode", "paper", "--show", "0"]
     return ["explain", str(saved), *options]
@@ -129,6 +141,7 @@ def test_an_interrupted_save_goes_on_where_it_was(saved, tmp_path, capsys, monke
         (["explain", "MODEL", "--data", "digits", "--mode", "paper", "--allow-closed"], "published"),
         (["explain", "MODEL", "--data", "digits", "--gamma", "-1"], "gamma"),
         (["explain", "MODEL", "--data", "digits", "--show", "-1"], "--show"),
+        (["export", "MODEL", "--device", "cuda"], "--device"),
         (["detect", "fit", "MODEL"], "needs images"),
         (["detect", "score", "MODEL", "EMPTY"], "fitted detector"),
         (["detect", "score", "MODEL", "EMPTY", "--detector", "TEXT", "--per-class", "3"], "--per-class"),

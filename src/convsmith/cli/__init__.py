@@ -9,8 +9,8 @@ How to add a verb
        ``Arguments``: a frozen, keyword-only dataclass, based on `options.Listing` (``--json``, ``--debug``),
        `options.Computation` (those and ``--config --preset --out --seed --device --overwrite``) or `options.Work`
        (those and ``--resume``). `data_options.DataOptions` adds the flags that choose images,
-       `loop_options.LoopOptions` those of the training loop, `classifier.ModelOptions` those that choose a network to
-       train; these can be combined. Each field is
+       `data_options.LoaderOptions` also how they are batched, `loop_options.LoopOptions` those of the training loop,
+       `classifier.ModelOptions` those that choose a network to train; these can be combined. Each field is
        ``name: type = option(default, "help text", group="...", metavar="...")`` and becomes the flag ``--name`` and
        the YAML key ``name``. Leave the default out and the flag is required; ``positional=True`` makes a bare word
        of it. The docstring of the class is the description in ``-h``.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from convsmith.compression import Accuracy, Comparison, Plan
-    from convsmith.data import ImageData, ImageSplit
+    from convsmith.data import ImageData, ImageSplit, Loader
 
 
 @dataclass(kw_only=True)
@@ -52,7 +52,7 @@ def compress_stages(
     Fine-tuning follows every method whose result can be trained. A static int8 stage is not: what comes before it is
     fine-tuned first.
     """
-    from convsmith import compression, data
+    from convsmith import compression
 
     stages: list[Stage] = []
     work = model
@@ -72,7 +72,7 @@ def compress_stages(
             terminal.complain("note", f"{name}: {note}")
         trainable = not isinstance(work, compression.Int8Model)
         if arguments.renorm and trainable:
-            batches = data.Loader(images.train, arguments.batch_size, seed=arguments.seed, shuffle=True)
+            batches = _loader(images.train, arguments, shuffle=True)
             work = compression.reestimate_batchnorm(work, batches)
         stage = Stage(name=",".join(list(parts)[: i + 1]), model=work, plan=made)
         stages.append(stage)
@@ -105,7 +105,7 @@ def planned(
 
 
 def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, arguments: Any, folder: Path) -> nn.Module:
-    from convsmith import compression, data, training
+    from convsmith import compression, training
     from convsmith.training.checkpoint import saved_steps
 
     config = training.TrainConfig(
@@ -115,9 +115,7 @@ def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, arguments: 
         seed=arguments.seed,
         device=str(training.resolve_device(arguments.device)),
     )
-    loader = data.Loader(
-        images.train, arguments.batch_size, seed=arguments.seed, shuffle=True, augment=True, fill_last=True
-    )
+    loader = _loader(images.train, arguments, shuffle=True, augment=True, fill_last=True)
     sparse = any(compression.METHODS[s["method"]].keeps_zeros for s in compression.compression_history(work))
     with progress("finetune") as callback:
         return compression.finetune(
@@ -135,14 +133,18 @@ def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, arguments: 
         )
 
 
+def _loader(split: ImageSplit, arguments: Any, **settings: Any) -> Loader:
+    from convsmith.data import Loader
+
+    return Loader(split, arguments.batch_size, seed=arguments.seed, workers=arguments.num_workers, **settings)
+
+
 def accuracy(model: nn.Module, split: ImageSplit, arguments: Any) -> Accuracy:
     """Measure the share of right answers with its interval."""
     from convsmith.compression import Accuracy
-    from convsmith.data import Loader
     from convsmith.training import classification_metrics, predict, resolve_device
 
-    loader = Loader(split, arguments.batch_size)
-    logits, labels, _ = predict(model, loader, str(resolve_device(arguments.device)))
+    logits, labels, _ = predict(model, _loader(split, arguments), str(resolve_device(arguments.device)))
     metrics = classification_metrics(logits, labels, arguments.seed)
     return Accuracy(metrics.top1, *metrics.intervals["top1"])
 

@@ -38,6 +38,12 @@ class DataOptions(Computation):
     )
     data_root: str | None = option(None, "folder of downloaded data sets", group="images", metavar="DIR")
     limit: int | None = option(None, "use at most so many images of each split", group="images", metavar="N", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions(DataOptions):
+    """How images are given out."""
+
     batch_size: int = option(64, "images per batch (and process)", group="images", metavar="N", least=1)
     num_workers: int = option(
         0, "processes that read and change images ahead", group="images", metavar="N", least=0, most=MOST_WORKERS

@@ -31,7 +31,7 @@ EXAMPLE_IMAGES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(data_options.DataOptions, Work):
+class Arguments(data_options.LoaderOptions, Work):
     """Compress a trained network, fine-tune it, measure size, time and accuracy beside the original."""
 
     model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)

@@ -24,7 +24,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(data_options.DataOptions):
+class Arguments(data_options.LoaderOptions):
     """Measure a trained model: accuracy, accuracy of classes, calibration, each with a 95 % interval."""
 
     model: str | None = option(

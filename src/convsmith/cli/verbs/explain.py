@@ -53,6 +53,7 @@ class Arguments(data_options.DataOptions):
     save: str | None = option(
         None, "also write all routes to this safetensors file; an interrupted run goes on", metavar="FILE"
     )
+    batch_size: int = option(64, "images searched at a time", metavar="N", least=1)
     show: int = option(12, "images with a chapter of their own", metavar="N", least=0)
     neighbours: int = option(3, "similar training images to show (0: none)", metavar="N", least=0)
     reference: int = option(200, "training images among which they are looked for", metavar="N", least=1)
@@ -71,10 +72,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     loaded.model.eval()
     about = trained_on(loaded)
     data = data_options.load(arguments, like=about) if arguments.data else None
-    if arguments.image_files:
-        found = images_of(arguments.image_files, about, size=arguments.size, limit=arguments.limit)
-    else:
-        found = _from_data(arguments, data)
+    found = images_of(arguments, about) if arguments.image_files else _from_data(arguments, data)
     classifier.check_answers(loaded.model, found.images[:2], found.classes, arguments.model)
     settings: dict[str, Any] = {
         "sites": arguments.sites,
@@ -132,19 +130,23 @@ def _check(arguments: Arguments) -> None:
     RouteSettings(gamma=arguments.gamma, steps=arguments.steps, mode=arguments.mode)
 
 
-def images_of(names: tuple[str, ...], about: DataDescription, *, size: int | None, limit: int | None) -> Explained:
-    """Read image files (folders are searched) as the model takes them."""
+def images_of(arguments: Any, about: DataDescription) -> Explained:
+    """Read the image files of a command (folders are searched) as the model takes them."""
     from convsmith.data import from_files, image_files
     from convsmith.data.split import PictureStore
 
-    files = list(dict.fromkeys(image_files(names)))[:limit]
-    sides = about.size if size is None else (size, size)
-    split, _ = from_files(files, replace(about.preprocessing, input_size=(about.channels, *sides)))
+    files = list(dict.fromkeys(image_files(arguments.image_files)))[: arguments.limit]
+    sides = about.size if arguments.size is None else (arguments.size, arguments.size)
+    seen = replace(about.preprocessing, input_size=(about.channels, *sides))
+    split, broken = from_files(files, seen, broken=arguments.broken)
+    for file in broken:
+        terminal.complain("warning", f"skipped a broken image: {file}")
     larger = -(-SHOWN // max(sides)) if max(sides) > SMALL else 1
     big = replace(about.preprocessing, input_size=(about.channels, larger * sides[0], larger * sides[1]))
     pixels = PictureStore(split.store.pictures, big).pixels(split.rows)
-    images = split.fetch(range(len(files))).images
-    return Explained(images, pixels, tuple(f.name for f in files), split.labels, tuple(about.classes))
+    images = split.fetch(range(len(split))).images
+    names = tuple(files[row].name for row in split.rows.tolist())
+    return Explained(images, pixels, names, split.labels, tuple(about.classes))
 
 
 def _from_data(arguments: Arguments, data: ImageData | None) -> Explained:

@@ -43,6 +43,9 @@ class Arguments(Computation):
 def run(arguments: Arguments) -> dict[str, Any]:
     """Load, write, read back, compare."""
     run_folder.check("export", arguments)
+    if arguments.device not in ("auto", "cpu"):
+        rule, hint = "a file is written and compared on the cpu", "leave --device out"
+        raise InvalidArgument(rule, argument="--device", given=arguments.device, hint=hint)
 
     from convsmith.compression import runtimes
     from convsmith.models.storage import load_model

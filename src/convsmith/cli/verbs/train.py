@@ -42,7 +42,7 @@ EXAMPLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(
-    classifier.ModelOptions, data_options.DataOptions, loop_options.LoopOptions, augment_options.AugmentOptions
+    classifier.ModelOptions, data_options.LoaderOptions, loop_options.LoopOptions, augment_options.AugmentOptions
 ):
     """Train a classifier, measure it on held-out images and write a run folder with weights, numbers and a report."""
 
