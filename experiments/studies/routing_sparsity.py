@@ -42,11 +42,11 @@ def measure(kind: str, arm: str, seed: int, count: int, device: str) -> dict[str
     "routing/sparsity",
     claim="A small share of the nodes, about a tenth to a fifth, keeps every prediction.",
     source="Wang et al., Critical Data Routing Paths, CVPR 2018, section 4.1",
-    rule="Two networks, converged mode, gamma 0.05, beside a blank of each image's mean colour, so that the gates carry "
-    "what the image adds: through closed layers a prediction comes from biases. A network counts if every prediction is kept and the upper end of the interval "
-    "of the mean share of critical nodes is at most 20 %. Reproduced if both count, partly if one does, else not "
-    "reproduced. Beside it stand the same with closed layers allowed, and the published schedule of 30 steps, whose "
-    "horizon and not the optimum sets its sparsity.",
+    rule="Two networks, converged mode, gamma 0.05, beside a blank of each image's mean colour, so that the gates must "
+    "carry what the image adds: through closed layers a prediction comes from biases. A network counts if every "
+    "prediction is kept and the upper end of the interval of the mean share of critical nodes is at most 20 %. "
+    "Reproduced if both count, partly if one does, else not reproduced. Beside it stand the same with closed layers "
+    "allowed, and the published schedule of 30 steps, whose horizon and not the optimum sets its sparsity.",
     data=DATA,
 )
 def sparsity(running: Study) -> Outcome:
