@@ -24,7 +24,6 @@ from convsmith.data import DomainLoader, ImageSplit, Loader, pair
 from convsmith.data.classes import chosen_classes
 from convsmith.inspection.features import Features, extract_features
 from convsmith.training import TrainConfig, fit
-from experiments.studies.lean_training import joined
 
 DIRECTIONS = {"UCI to MNIST": ("digits", "mnist-5k", (None, 20)), "MNIST to UCI": ("mnist-5k", "digits", (20, None))}
 VALIDATOR = "infomax"
@@ -64,7 +63,7 @@ def digits(direction: str) -> Digits:
     """Load one direction."""
     source, target, crop = DIRECTIONS[direction]
     both = pair(source, target, size=16, channels=1, crop=crop)
-    whole = joined(*both.target.splits.values())
+    whole = both.target.train.joined(both.target.validation, both.target.test)
     return Digits(both.source.train, both.source.validation, whole.without_labels(), whole.labels)
 
 

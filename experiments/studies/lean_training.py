@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from convsmith.compression import cost
-from convsmith.data import ImageData, ImageSplit, Loader, load
+from convsmith.data import ImageData, Loader, load
 from convsmith.training import ClassificationTask, TrainConfig, fit, predict
 
 DATA = "mnist-5k, 14x14 pixels: 5,000 handwritten digits of MNIST, its own division, no augmentation"
@@ -51,12 +51,6 @@ def images(recipe: Recipe = DIGITS) -> ImageData:
     return load(recipe.spec, size=recipe.size, channels=1)
 
 
-def joined(*parts: ImageSplit) -> ImageSplit:
-    """Return the images of several splits of one set as one split."""
-    rows, labels, index = (torch.cat([getattr(p, name) for p in parts]) for name in ("rows", "labels", "index"))
-    return replace(parts[0], rows=rows, labels=labels, index=index)
-
-
 def accuracy(model: nn.Module, split: Any, device: str, batch: int = 250) -> float:
     """Return the share of a split's images whose largest logit is their label's, in percent."""
     logits, labels, _ = predict(model, Loader(split, batch), device)
@@ -81,7 +75,7 @@ def train(build: Builder, seed: int, steps: int, device: str, recipe: Recipe = D
         steps=steps, lr=recipe.lr, warmup_steps=min(recipe.warmup, steps // 4), weight_decay=1e-4, seed=seed,
         device=device, precision="fp32",
     )  # fmt: skip
-    training = joined(data.train, data.validation) if recipe.whole else data.train
+    training = data.train.joined(data.validation) if recipe.whole else data.train
     loader = Loader(training, recipe.batch, seed=seed, shuffle=True, drop_last=True)
     result = fit(ClassificationTask(model, 10), loader, config)
     if result.interrupted:

@@ -9,7 +9,6 @@ pictures for this study.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import partial
 from statistics import median
 
@@ -172,10 +171,8 @@ def target_pictures(index: torch.Tensor) -> ImageSplit:
     own = {key: config[key] for key in ("input_size", "interpolation", "mean", "std", "crop_pct")}
     folder = ROOT / "styles" / DIRECTIONS[DIRECTION][1]
     data = load(f"imagefolder:{folder}", preprocessing=Preprocessing(**own))
-    parts = (data.train, data.validation, data.test)
-    rows, labels, numbers = (torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "labels", "index"))
-    kept = torch.isin(numbers, index).nonzero()[:, 0]
-    return replace(data.train, rows=rows[kept], labels=labels[kept], index=numbers[kept])
+    every = data.train.joined(data.validation, data.test)
+    return every.subset(torch.isin(every.index, index))
 
 
 def in_int8(model: nn.Module, pictures: ImageSplit, seed: int) -> dict[str, float]:

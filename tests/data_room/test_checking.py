@@ -77,9 +77,9 @@ def test_pictures_of_equal_length_that_differ_are_no_copies(large):
         first = bytes([number] * 3)
         (large / "dog" / name).write_bytes(b"P6 40 40 255\n" + first + b"\7" * (3 * 1599))
     (large / "dog" / "same.ppm").write_bytes((large / "dog" / "one.ppm").read_bytes())
-    store = load(f"imagefolder:{large}", size=8).train.store
-    groups = checking._copies_by_bytes(store.pictures).tolist()
-    names = [store.pictures.name(n).rsplit("/", 1)[1] for n in range(len(store.pictures))]
+    pictures = load(f"imagefolder:{large}", size=8).train.images
+    groups = checking._copies_by_bytes(pictures).tolist()
+    names = [pictures.name(n).rsplit("/", 1)[1] for n in range(len(pictures))]
     one, two, same = (groups[names.index(name)] for name in ("one.ppm", "two.ppm", "same.ppm"))
     assert one == same
     assert one != two

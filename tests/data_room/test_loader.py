@@ -152,10 +152,10 @@ class Broken(Exception):
 def test_an_error_in_a_worker_reaches_the_caller():
     split = split_of(8)
 
-    def fail(positions):
+    def fail(numbers, transform):
         raise Broken
 
-    split.store.pixels = fail
+    split.images.pixels = fail
     with pytest.raises(Broken):
         list(Loader(split, 2, workers=2))
 

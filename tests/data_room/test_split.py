@@ -17,7 +17,7 @@ def split():
 
 def test_fetch_normalises_pixels_by_the_description(split):
     batch, pixels = split.fetch([4, 1]), split.pixels([4, 1])
-    assert_close(pixels, split.store.images[[4, 1]].float() / 255, atol=0, rtol=0)
+    assert_close(pixels, split.images.images[[4, 1]].float() / 255, atol=0, rtol=0)
     mean, std = (torch.tensor(v)[:, None, None] for v in (split.description.mean, split.description.std))
     assert_close(batch.images, (pixels - mean) / std, atol=1e-6, rtol=0)
     assert_close(batch.images * std + mean, pixels, atol=1e-6, rtol=0)

@@ -124,17 +124,7 @@ def _from_dataset(value: Any, role: str) -> ImageSplit:
 
 def _merged(images: ImageData) -> ImageSplit:
     """Return all images of all splits: a target without labels needs no division."""
-    parts = [split for split in images.splits.values() if len(split)]
-    first = parts[0] if parts else images.train
-    if len(parts) < 2:
-        return first.with_augment("none")
-    return replace(
-        first,
-        rows=torch.cat([p.rows for p in parts]),
-        labels=torch.cat([p.labels for p in parts]),
-        index=torch.cat([p.index for p in parts]),
-        augment="none",
-    )
+    return images.train.joined(images.validation, images.test).with_augment("none")
 
 
 def _restricted(whole: ImageSplit, classes: tuple[str, ...], target_classes: Any) -> tuple[ImageSplit, tuple[int, ...]]:

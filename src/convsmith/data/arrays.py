@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convsmith.data.pictures import Prepared
 from convsmith.data.preprocessing import DataDescription
-from convsmith.data.split import ImageSplit, MemoryStore, Size
+from convsmith.data.split import ImageSplit, Size
 from convsmith.errors import InvalidArgument
 
 
@@ -44,7 +45,7 @@ def from_arrays(
     mean, std = ((0.0,) * channels, (1.0,) * channels) if normalised else mean_and_std(images, rows)
     counts, source = {"train": len(images)}, "arrays given by the caller"
     description = DataDescription(name, names, channels, (size[0], size[1]), mean, std, counts, source)
-    return ImageSplit(MemoryStore(images), rows, labels, rows, description)
+    return ImageSplit(Prepared(images), labels, rows, description)
 
 
 def mean_and_std(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -55,7 +56,7 @@ def mean_and_std(images: Tensor, rows: Tensor) -> tuple[tuple[float, ...], tuple
     total = squares = torch.zeros(images.shape[1], dtype=torch.float64)
     # two passes would read twice; in float64 the one-pass form loses nothing for values in [0, 1]
     for part in rows.split(1024):
-        pixels = MemoryStore(images).pixels(part).double()
+        pixels = Prepared(images).pixels(part).double()
         total, squares = total + pixels.sum((0, 2, 3)), squares + pixels.square().sum((0, 2, 3))
     count = max(1, len(rows) * images[0, 0].numel())
     mean = total / count

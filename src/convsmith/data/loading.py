@@ -15,10 +15,10 @@ from convsmith.data.arrays import mean_and_std, prepared
 from convsmith.data.augment import AUGMENTATIONS
 from convsmith.data.checking import examine
 from convsmith.data.partition import LEFT_OUT, NAMES, TRAIN, copies, fingerprints, partition
-from convsmith.data.pictures import Arrays, Files, shortened
+from convsmith.data.pictures import Arrays, Files, Pictures, Prepared, shortened
 from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.data.source import SOURCES, BrokenFile, Material, Progress, Request, existing
-from convsmith.data.split import ImageData, ImageSplit, MemoryStore, PictureStore, Size, Store
+from convsmith.data.split import ImageData, ImageSplit, Size
 from convsmith.errors import InvalidArgument, close_matches
 
 #: mean and std of grey images on disk: those of ImageNet's luma
@@ -112,8 +112,8 @@ def from_files(
     found = examine(pictures, Request("images", "", broken=broken, channels=preprocessing.channels))
     pictures.levels = found.levels
     about = DataDescription("images", (), 1, (1, 1), (), (), {"test": len(found.good)}, "files given by name")
-    store, labels = PictureStore(pictures, preprocessing), torch.full((len(found.good),), -1)
-    return ImageSplit(store, found.good, labels, found.good, about.seen_through(preprocessing)), found.skipped
+    labels = torch.full((len(found.good),), -1)
+    return ImageSplit(pictures, labels, found.good, about.seen_through(preprocessing)), found.skipped
 
 
 def checked_size(size: int | Size | None) -> Size | None:
@@ -164,7 +164,7 @@ def build(
     plain = preprocessing is None or preprocessing.interpolation == "box"
     if isinstance(images, Tensor) and (plain or crop is not None or images.is_floating_point()):
         groups = copies(fingerprints(images))
-        store: Store = MemoryStore(prepared(images, size, request.channels, crop))
+        pictures: Pictures = Prepared(prepared(images, size, request.channels, crop))
     else:
         if crop is not None:
             rule = "only images in memory are cut around their ink"
@@ -176,20 +176,19 @@ def build(
         labels, official = labels[numbers], official[numbers]
         pictures.levels = found.levels
         final = preprocessing or _plain(material.name, size or found.size, found.channels)
-        store = PictureStore(pictures, final, exact=preprocessing is None and size is None)
+        pictures.size = found.size if preprocessing is None and size is None else None
     part = partition(labels, groups, official, seed)
     rows = {name: (part == code).nonzero()[:, 0] for code, name in NAMES.items()}
-    if isinstance(store, MemoryStore):
-        count, height, width = store.images.shape[1:]
+    if isinstance(pictures, Prepared):
+        count, height, width = pictures.images.shape[1:]
         if preprocessing is None:
-            final = Preprocessing((count, height, width), "box", *mean_and_std(store.images, rows["train"]), 1.0)
+            final = Preprocessing((count, height, width), "box", *mean_and_std(pictures.images, rows["train"]), 1.0)
         else:
             final = replace(preprocessing, input_size=(count, height, width))
     counts = {name: len(chosen) for name, chosen in rows.items()}
     about = DataDescription(material.name, material.classes, 1, (1, 1), (), (), counts, material.source)
     about = about.seen_through(final)
-    taken = numbers if isinstance(store, PictureStore) else torch.arange(len(labels))
-    splits = {n: ImageSplit(store, taken[r], labels[r], numbers[r], about) for n, r in rows.items()}
+    splits = {n: ImageSplit(pictures, labels[r], numbers[r], about) for n, r in rows.items()}
     left = numbers[part == LEFT_OUT].tolist()
     if left:
         told = shortened(left, 20)

@@ -8,8 +8,10 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -65,10 +67,45 @@ def upright(image: Image.Image, channels: int, levels: int = 65535) -> Image.Ima
     return image if image.mode == wanted else image.convert(wanted)  # converting to the same mode would copy
 
 
+class Pipeline:
+    """A PIL image to a tensor by a library's steps; a class, so that it goes to worker processes.
+
+    Whatever stands before the conversion to a tensor works on the image; 16-bit grey goes through it as floats.
+    """
+
+    def __init__(self, steps: Sequence[Any], channels: int) -> None:
+        from torchvision.transforms import ToTensor
+
+        self.channels = channels
+        self.tensor_at = next(n for n, step in enumerate(steps) if isinstance(step, ToTensor))
+        self.steps = list(steps)
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        return self.apply(upright(image, self.channels) if isinstance(image, Image.Image) else image)
+
+    def apply(self, image: Image.Image | Tensor) -> Tensor:
+        """Return the tensor of an image that is in the form of `upright` already."""
+        for step in self.steps[: self.tensor_at]:
+            image = step(image)
+        tensor: Tensor = self.steps[self.tensor_at](image)
+        if len(tensor) != self.channels:  # 16-bit grey for a colour network
+            tensor = tensor.clamp(0, 1).expand(self.channels, -1, -1).contiguous()
+        for step in self.steps[self.tensor_at + 1 :]:
+            tensor = step(tensor)
+        return tensor
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(str, self.steps))})"
+
+
 class Pictures(ABC):
-    """A sequence of images as their source stores them, picklable; ``levels`` is the largest 16-bit value."""
+    """A sequence of images as their source stores them, picklable.
+
+    ``levels`` is the largest 16-bit value; ``size`` (height, width) that which all images must have, None for any.
+    """
 
     levels = 65535
+    size: tuple[int, int] | None = None
     #: opening an image is much cheaper than decoding it
     headers = True
 
@@ -94,16 +131,24 @@ class Pictures(ABC):
     def picture(self, position: int, channels: int) -> Image.Image | Tensor:
         """Return one image in the form of `upright`, or raise `RunFailed` naming it."""
         try:
-            image = self.open(position)
-            if not isinstance(image, Image.Image):
-                return image
-            with image:
-                found = upright(image, channels, self.levels)
-                found.load()  # before the file is closed
-                return found
+            found = self.open(position)
+            if isinstance(found, Image.Image):
+                with found as image:
+                    found = upright(image, channels, self.levels)
+                    found.load()  # before the file is closed
         except FAILURES as error:
             given = f"{self.name(position)}: {reason(error)}"
             raise RunFailed("an image file cannot be read", given=given, hint="repair or remove this file") from error
+        height, width = found.shape[1:] if isinstance(found, Tensor) else found.size[::-1]
+        if self.size not in (None, (height, width)):
+            rule, given = "all images must be {} x {}".format(*self.size), f"{self.name(position)}, {height} x {width}"
+            raise RunFailed(rule, given=given, hint="pass size= to resize them")
+        return found
+
+    def pixels(self, numbers: Tensor, transform: Pipeline) -> Tensor:
+        """Return images ``numbers`` [B] as ``transform`` gives them, float32 [B, C, H, W]."""
+        channels = transform.channels
+        return torch.stack([transform.apply(self.picture(number, channels)) for number in numbers.tolist()])
 
 
 class Files(Pictures):
@@ -158,6 +203,14 @@ class Arrays(Pictures):
         if image.is_floating_point() or len(image) != 3:
             return image
         return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+class Prepared(Arrays):
+    """Images in memory at their final size: uint8 (divided by 255 on the way out) or float32, shown as they are."""
+
+    def pixels(self, numbers: Tensor, transform: Pipeline | None = None) -> Tensor:
+        chosen = self.images[numbers]
+        return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen
 
 
 def read_image(path: str | Path, channels: int = 3) -> Image.Image:

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, get_type_hints
 
-from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from convsmith.arguments import number, of_type, one_of
-from convsmith.data.pictures import upright
+from convsmith.data.pictures import Pipeline
 from convsmith.errors import InvalidArgument, close_matches
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming", "random")
@@ -195,34 +194,3 @@ class DataDescription:
         """Read what `to_json` wrote."""
         tuples = {name: tuple(value[name]) for name in ("classes", "size", "mean", "std")}
         return cls(**{**value, **tuples, "counts": dict(value.get("counts", {}))})
-
-
-class Pipeline:
-    """A PIL image to a tensor by a library's steps; a class, so that it goes to worker processes.
-
-    Whatever stands before the conversion to a tensor works on the image; 16-bit grey goes through it as floats.
-    """
-
-    def __init__(self, steps: Sequence[Any], channels: int) -> None:
-        from torchvision.transforms import ToTensor
-
-        self.channels = channels
-        self.tensor_at = next(n for n, step in enumerate(steps) if isinstance(step, ToTensor))
-        self.steps = list(steps)
-
-    def __call__(self, image: Image.Image | Tensor) -> Tensor:
-        return self.apply(upright(image, self.channels) if isinstance(image, Image.Image) else image)
-
-    def apply(self, image: Image.Image | Tensor) -> Tensor:
-        """Return the tensor of an image that is in the form of `upright` already."""
-        for step in self.steps[: self.tensor_at]:
-            image = step(image)
-        tensor: Tensor = self.steps[self.tensor_at](image)
-        if len(tensor) != self.channels:  # 16-bit grey for a colour network
-            tensor = tensor.clamp(0, 1).expand(self.channels, -1, -1).contiguous()
-        for step in self.steps[self.tensor_at + 1 :]:
-            tensor = step(tensor)
-        return tensor
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(str, self.steps))})"

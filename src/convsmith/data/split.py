@@ -13,67 +13,24 @@ from torch import Tensor
 from convsmith.data.augment import AUGMENTATIONS, kept_random_states, keyed
 from convsmith.data.batch import Batch
 from convsmith.data.keyed import hash64
-from convsmith.data.pictures import Arrays, Pictures
-from convsmith.data.preprocessing import DataDescription, Pipeline, Preprocessing
+from convsmith.data.pictures import Pictures
+from convsmith.data.preprocessing import DataDescription, Pipeline
 from convsmith.data.source import BrokenFile
-from convsmith.errors import InvalidArgument, RunFailed
+from convsmith.errors import InvalidArgument
 
 Positions = Tensor | Sequence[int] | range | slice
 Size = tuple[int, int]
 
 
-class MemoryStore:
-    """Images in one tensor [N, C, H, W]: uint8 (divided by 255 on the way out) or float32."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
-        self.pictures: Pictures = Arrays(images)
-
-    def pixels(self, positions: Tensor) -> Tensor:
-        """Return [B, C, H, W] float32, in [0, 1] unless the images came already normalised."""
-        chosen = self.images[positions]
-        return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen
-
-
-class PictureStore:
-    """Images that the geometry of a `Preprocessing` brings to one size; ``exact``: they must have that size."""
-
-    def __init__(self, pictures: Pictures, preprocessing: Preprocessing, *, exact: bool = False) -> None:
-        self.pictures, self.exact = pictures, exact
-        count = preprocessing.channels
-        # a mean of 0 and a std of 1 change no bit; the split normalises
-        self.preprocessing = replace(preprocessing, mean=(0.0,) * count, std=(1.0,) * count)
-        self.transform = self.preprocessing.transform()
-
-    def pixels(self, positions: Tensor) -> Tensor:
-        """Return [B, C, H, W] float32 in [0, 1]."""
-        found = [self._one(int(position)) for position in positions]
-        return torch.stack(found) if found else torch.zeros(0, *self.preprocessing.input_size)
-
-    def _one(self, position: int) -> Tensor:
-        image = self.pictures.picture(position, self.preprocessing.channels)
-        wanted = self.preprocessing.input_size[1:]
-        size = tuple(image.shape[1:]) if isinstance(image, Tensor) else image.size[::-1]
-        if self.exact and size != wanted:
-            rule, given = f"all images must be {wanted[0]} x {wanted[1]}", f"{size[0]} x {size[1]}"
-            given = f"{self.pictures.name(position)}, {given}"
-            raise RunFailed(rule, given=given, hint="pass size= to resize them")
-        return self.transform.apply(image)
-
-
-Store = MemoryStore | PictureStore
-
-
 @dataclass(frozen=True, eq=False)
 class ImageSplit:
-    """Images ``rows`` of a store with their labels.
+    """Images ``index`` of a data set with their labels.
 
-    Shapes: ``rows``, ``labels``, ``index`` [N] int64. ``index`` is the image's number in the whole data set, ``labels``
-    are -1 where unknown. Positions given to the methods count within this split. ``settings`` are the augmentation's.
+    Shapes: ``labels``, ``index`` [N] int64. ``index`` is the image's number in the whole data set, ``labels`` are -1
+    where unknown. Positions given to the methods count within this split. ``settings`` are the augmentation's.
     """
 
-    store: Store
-    rows: Tensor
+    images: Pictures
     labels: Tensor
     index: Tensor
     description: DataDescription
@@ -81,7 +38,7 @@ class ImageSplit:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.index)
 
     def __repr__(self) -> str:
         return f"ImageSplit({self.description.name!r}, {len(self)} images, augment={self.augment!r})"
@@ -95,28 +52,35 @@ class ImageSplit:
     def _augmentation(self) -> Pipeline:
         return AUGMENTATIONS[self.augment](self.description.preprocessing, **self.settings)
 
+    @cached_property
+    def _shown(self) -> Pipeline:
+        """The evaluation path up to pixels: a mean of 0 and a std of 1 change no bit."""
+        about = self.description.preprocessing
+        return replace(about, mean=(0.0,) * about.channels, std=(1.0,) * about.channels).transform()
+
     def pixels(self, positions: Positions) -> Tensor:
         """Return [B, C, H, W] float32 in [0, 1], at their final size, as the evaluation path shows them."""
-        return self.store.pixels(self.rows[self._checked(positions)])
+        index = self.index[self._checked(positions)]
+        about = self.description
+        return self.images.pixels(index, self._shown) if len(index) else torch.zeros(0, about.channels, *about.size)
 
     def fetch(self, positions: Positions, *, key: tuple[int, int] | None = None) -> Batch:
         """Return normalised images with labels and numbers; ``key=(seed, epoch)`` switches the augmentation on."""
         chosen = self._checked(positions)
-        rows, index = self.rows[chosen], self.index[chosen]
-        if key is None or self.augment == "none" or not len(rows):
-            return Batch(self.normalise(self.store.pixels(rows)), self.labels[chosen], index)
-        pictures, channels = self.store.pictures, self.description.channels
+        index = self.index[chosen]
+        if key is None or self.augment == "none" or not len(index):
+            return Batch(self.normalise(self.pixels(chosen)), self.labels[chosen], index)
         words = hash64(*key, index.numpy()).tolist()
         with kept_random_states():
             images = [
-                keyed(self._augmentation, pictures.picture(row, channels), word)
-                for row, word in zip(rows.tolist(), words, strict=True)
+                keyed(self._augmentation, self.images.picture(number, self.description.channels), word)
+                for number, word in zip(index.tolist(), words, strict=True)
             ]
         return Batch(torch.stack(images), self.labels[chosen], index)
 
     def name(self, position: int) -> str:
         """Return what messages and tables call an image: its path, where it has one."""
-        return self.store.pictures.name(int(self.rows[position]))
+        return self.images.name(int(self.index[position]))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return ``(pixels - mean) / std`` by channel, for pixels [B, C, H, W]."""
@@ -126,7 +90,12 @@ class ImageSplit:
     def subset(self, positions: Positions) -> ImageSplit:
         """Return the split that holds only ``positions`` (numbers, a slice, or one bool per image), in that order."""
         chosen = self._checked(positions)
-        return replace(self, rows=self.rows[chosen], labels=self.labels[chosen], index=self.index[chosen])
+        return replace(self, labels=self.labels[chosen], index=self.index[chosen])
+
+    def joined(self, *others: ImageSplit) -> ImageSplit:
+        """Return these images and those of other splits of the same data set."""
+        every = (self, *others)
+        return replace(self, labels=torch.cat([p.labels for p in every]), index=torch.cat([p.index for p in every]))
 
     def drawn(self, most: int, seed: int) -> ImageSplit:
         """Return at most so many images, drawn by ``seed``, in their order."""

@@ -133,7 +133,6 @@ def _check(arguments: Arguments) -> None:
 def images_of(arguments: Any, about: DataDescription) -> Explained:
     """Read the image files of a command (folders are searched) as the model takes them."""
     from convsmith.data import from_files, image_files
-    from convsmith.data.split import PictureStore
 
     files = list(dict.fromkeys(image_files(arguments.image_files)))[: arguments.limit]
     sides = about.size if arguments.size is None else (arguments.size, arguments.size)
@@ -143,10 +142,9 @@ def images_of(arguments: Any, about: DataDescription) -> Explained:
         terminal.complain("warning", f"skipped a broken image: {file}")
     larger = -(-SHOWN // max(sides)) if max(sides) > SMALL else 1
     big = replace(about.preprocessing, input_size=(about.channels, larger * sides[0], larger * sides[1]))
-    pixels = PictureStore(split.store.pictures, big).pixels(split.rows)
-    images = split.fetch(range(len(split))).images
-    names = tuple(files[row].name for row in split.rows.tolist())
-    return Explained(images, pixels, names, split.labels, tuple(about.classes))
+    pixels = replace(split, description=split.description.seen_through(big)).pixels(slice(None))
+    names = tuple(files[number].name for number in split.index.tolist())
+    return Explained(split.fetch(slice(None)).images, pixels, names, split.labels, tuple(about.classes))
 
 
 def _from_data(arguments: Arguments, data: ImageData | None) -> Explained:
