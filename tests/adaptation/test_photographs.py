@@ -77,6 +77,30 @@ def test_a_saved_network_of_other_classes_adapts_to_loose_pictures(pictures, tmp
     assert len((tmp_path / "run" / "predictions.csv").read_text().splitlines()) == 10
 
 
+def test_both_domains_are_changed_at_random_and_read_by_workers_to_the_same_weights(pictures):
+    def weights(**options):
+        torch.manual_seed(0)
+        network = timm.create_model("test_efficientnet", num_classes=3, drop_path_rate=0.0)
+        how = {"method": "dann", "steps": 2, "batch_size": 4, "hidden": (4,), "num_evals": 1, "device": "cpu"}
+        places = (pictures / "catalogue", pictures / "photos")
+        found = adapt(network, *places, size=32, reference=None, **how, **options)
+        return torch.cat([value.flatten().double() for value in found.model.state_dict().values()])
+
+    plain, changed = weights(), weights(augment="imagenet")
+    assert not torch.equal(plain, changed)
+    assert torch.equal(changed, weights(augment="imagenet", workers=2))
+    inputs = resolve(pictures / "catalogue", pictures / "photos", InputOptions(size=32, augment="imagenet"))
+    assert not torch.equal(inputs.target.fetch([0], key=(0, 0)).images, inputs.target.fetch([0]).images)
+    assert torch.equal(inputs.target.fetch([0]).images, inputs.target.with_augment("none").fetch([0]).images)
+
+
+@pytest.mark.parametrize("more", [{"size": 16}, {"target": "digits"}])
+def test_what_is_read_already_takes_no_other_reading(more):
+    inputs = resolve("mnist-5k", "digits", InputOptions(size=16))
+    with pytest.raises(InvalidArgument, match="read already"):
+        adapt("cs_lenet", inputs, **more)
+
+
 @pytest.mark.slow
 def test_at_224_pixels(pictures):
     torch.manual_seed(0)

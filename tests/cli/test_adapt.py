@@ -53,6 +53,7 @@ def test_without_evaluate_no_target_label_is_measured(tmp_path, capsys):
     [
         (["--method", "sann"], "did you mean 'san'"),
         (["--validator", "infomx"], "did you mean 'infomax'"),
+        (["--augment", "imagnet"], "did you mean 'imagenet'"),
         (["--validator", "oracle"], "--use-target-labels"),
         (["--target-classes", "0,eleven"], "no such class"),
         (["--set", "entropi=1"], "did you mean 'entropy'"),

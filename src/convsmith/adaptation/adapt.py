@@ -100,6 +100,9 @@ def adapt(
         rule = "a reference is 'train', an earlier source-only result, or None"
         raise InvalidArgument(rule, argument="reference", given=arguments.spelled(reference))
     config = _configured(config, {"steps": steps, "lr": lr, "seed": seed, "device": device})
+    if isinstance(source, Inputs) and (target is not None or data != InputOptions()):
+        rule, hint = "both domains are read already", "give what `resolve` takes to it"
+        raise InvalidArgument(rule, argument="target, data", hint=hint)
     inputs = source if isinstance(source, Inputs) else resolve(source, target, data, seed=config.seed)
     if evaluation.use_target_labels and not bool((inputs.target_labels >= 0).all()):
         raise InvalidArgument("the target has no labels to evaluate on", argument="use_target_labels")
@@ -162,7 +165,10 @@ def _train(
 ) -> AdaptationResult:
     """Train one method from ``model``'s weights and say everything about what came out."""
     rank, world = rank_and_world()
-    paired = (_loader(split, batch_size, config.seed) for split in (inputs.source, inputs.target))
+    paired = (
+        Loader(s, batch_size, config.seed, True, s.augment != "none", fill_last=True, workers=inputs.workers)
+        for s in (inputs.source, inputs.target)
+    )
     loader = DomainLoader(*paired).sharded(rank, world)
     steps = config.total_steps(len(loader))
     domains = Domains(Loader(inputs.source, 512), _whole(inputs.target, rank, world), len(inputs.classes), steps)
@@ -170,7 +176,7 @@ def _train(
     task: DomainTask = METHODS[method](copy.deepcopy(model), domains, settings)
     names = {"entropy", "infomax"} | ({evaluation.validator} if evaluation.validator is not None else set())
     evaluator = Evaluator(
-        target=Loader(inputs.target, 512),
+        target=Loader(inputs.target, 512, workers=inputs.workers),
         source_training=Loader(inputs.source, 512),
         validators=tuple(sorted(names)),
         chosen=evaluation.validator,
@@ -179,7 +185,7 @@ def _train(
         target_labels=inputs.target_labels if evaluation.use_target_labels else None,
     )
     task.evaluator = evaluator
-    held_out = Loader(inputs.validation, 512)
+    held_out = Loader(inputs.validation, 512, workers=inputs.workers)
     restore = "best" if evaluation.validator is not None else "last"
     fitted: FitResult = fit(
         task,
@@ -191,7 +197,7 @@ def _train(
         progress=_named(progress, method),
     )
     trained = time.perf_counter()
-    source, target = extract_features(task.model, held_out), extract_features(task.model, Loader(inputs.target, 512))
+    source, target = extract_features(task.model, held_out), extract_features(task.model, evaluator.target)
     found = evaluator.compute_metrics(task.model, source, target)
     selected = fitted.steps
     if evaluation.validator is not None and fitted.best_step is not None and not fitted.interrupted:
@@ -236,10 +242,6 @@ def _raw(result: AdaptationResult, inputs: Inputs) -> Tensor:
         given = f"{len(result.predictions.index)} images"
         raise InvalidArgument("the reference was made for another target", given=given)
     return result.predictions.probabilities
-
-
-def _loader(split: ImageSplit, batch_size: int, seed: int) -> Loader:
-    return Loader(split, batch_size, seed=seed, shuffle=True, augment=split.augment != "none", fill_last=True)
 
 
 def _whole(split: ImageSplit, rank: int, world: int) -> Loader:

@@ -22,7 +22,8 @@ class Inputs:
     """Both domains, ready to train on.
 
     ``target`` has every image of the target and no label; ``target_labels`` [n] are what the data came with (-1 where
-    unknown), for evaluation alone; ``shared`` are the classes among them, () if none is known.
+    unknown), for evaluation alone; ``shared`` are the classes among them, () if none is known. ``workers`` processes
+    read ahead.
     """
 
     source: ImageSplit
@@ -31,6 +32,7 @@ class Inputs:
     target_labels: Tensor
     classes: tuple[str, ...]
     shared: tuple[int, ...]
+    workers: int = 0
 
 
 def resolve(
@@ -74,7 +76,9 @@ def resolve(
     description = train.description
     whole = whole.with_normalisation(description.mean, description.std)
     bare = replace(whole.without_labels(), description=replace(whole.description, classes=train.classes))
-    return Inputs(train, validation, bare, whole.labels, train.classes, shared)
+    if o.augment != "none":
+        train, bare = train.with_augment(o.augment), bare.with_augment(o.augment)
+    return Inputs(train, validation, bare, whole.labels, train.classes, shared, o.workers)
 
 
 def _opened(value: Any, role: str) -> str | ImageData | ImageSplit:

@@ -8,7 +8,7 @@ from typing import Any
 from convsmith import arguments
 from convsmith.adaptation.evaluation.alarms import CollapseRule
 from convsmith.adaptation.evaluation.validators import VALIDATORS
-from convsmith.data import Preprocessing
+from convsmith.data import AUGMENTATIONS, Preprocessing
 from convsmith.errors import InvalidArgument
 
 
@@ -23,6 +23,9 @@ class InputOptions:
         crop: see `convsmith.data.pair`.
         preprocessing: that of a pretrained network, `Preprocessing.from_model(model)`; ``size`` may only change its
             size. Without it images are read plainly and normalised by the source's statistics.
+        augment: random changes of the training images of both domains (`convsmith.data.AUGMENTATIONS`). "none" leaves
+            a source that was loaded with changes of its own as it is.
+        workers: processes that read and change images ahead; they change the speed only.
     """
 
     target_classes: Any = None
@@ -30,8 +33,12 @@ class InputOptions:
     channels: int | None = None
     crop: tuple[int | None, int | None] = (None, None)
     preprocessing: Preprocessing | None = None
+    augment: str = "none"
+    workers: int = 0
 
     def __post_init__(self) -> None:
+        AUGMENTATIONS.entry(self.augment)
+        arguments.integer("workers", self.workers, least=0)
         arguments.one_of("channels", self.channels, (None, 1, 3))
         arguments.of_type("preprocessing", self.preprocessing, Preprocessing | None)
         arguments.of_type("crop", self.crop, tuple[int | None, int | None])

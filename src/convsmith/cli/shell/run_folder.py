@@ -17,7 +17,9 @@ from convsmith.files import write_json, write_text
 MARK = "config.yaml"
 ENVIRONMENT = "environment.json"
 #: settings that may differ when a run goes on: they change no number that comes out
-RESUME_FREE = frozenset({"out", "data_root", "device", "log_every", "checkpoint_every", "keep_last", "trackers"})
+RESUME_FREE = frozenset(
+    {"out", "data_root", "device", "log_every", "checkpoint_every", "keep_last", "num_workers", "trackers"}
+)
 
 
 #: folders that the command of this process began

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, run_folder, terminal
-from convsmith.cli.shell.options import MOST_PIXELS, Work, option
+from convsmith.cli.shell.options import MOST_PIXELS, MOST_WORKERS, Work, option
 from convsmith.cli.shell.progress import progress
 from convsmith.registry import setting_types
 
@@ -51,6 +51,12 @@ class Arguments(classifier.ModelOptions, Work):
     steps: int = option(1000, "updates", metavar="N")
     lr: float = option(0.03, "base learning rate", metavar="X")
     batch_size: int = option(64, "images of each domain in a step (and process)", metavar="N")
+    augment: str = option(
+        "none", "random changes of training images; see methods augmentation", group="images", metavar="NAME"
+    )
+    num_workers: int = option(
+        0, "processes that read and change images ahead", group="images", metavar="N", least=0, most=MOST_WORKERS
+    )
     size: int | None = option(
         None,
         "side of the images in pixels (default: the network's, or the smaller of both)",
@@ -82,6 +88,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
         channels=arguments.channels,
         crop=(arguments.crop[0] or None, arguments.crop[1] or None),
         preprocessing=classifier.preprocessing_of(arguments),
+        augment=arguments.augment,
+        workers=arguments.num_workers,
     )
     training.resolve_device(arguments.device)
     config = training.TrainConfig(
