@@ -94,6 +94,14 @@ def test_both_domains_are_changed_at_random_and_read_by_workers_to_the_same_weig
     assert torch.equal(inputs.target.fetch([0]).images, inputs.target.with_augment("none").fetch([0]).images)
 
 
+def test_fewer_large_images_are_measured_at_once(pictures):
+    def read(size):
+        return resolve(pictures / "catalogue", pictures / "photos", InputOptions(size=size))
+
+    batches = {size: read(size).batches(read(size).source).batch_size for size in (16, 64, 128, 448)}
+    assert batches == {16: 512, 64: 512, 128: 128, 448: 10}
+
+
 @pytest.mark.parametrize("more", [{"size": 16}, {"target": "digits"}])
 def test_what_is_read_already_takes_no_other_reading(more):
     inputs = resolve("mnist-5k", "digits", InputOptions(size=16))

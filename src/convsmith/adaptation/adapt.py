@@ -18,7 +18,7 @@ from convsmith import arguments
 from convsmith.adaptation.evaluation.alarms import Alarm
 from convsmith.adaptation.evaluation.calibration import calibrated
 from convsmith.adaptation.evaluation.evaluator import EXCLUDED, Evaluator
-from convsmith.adaptation.inputs import Inputs, class_names, resolve
+from convsmith.adaptation.inputs import Inputs, class_names, resolve, rows_at_once
 from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig, method_settings
 from convsmith.adaptation.network import built, check_model
 from convsmith.adaptation.options import EvaluationOptions, InputOptions, filled
@@ -171,13 +171,13 @@ def _train(
     )
     loader = DomainLoader(*paired).sharded(rank, world)
     steps = config.total_steps(len(loader))
-    domains = Domains(Loader(inputs.source, 512), _whole(inputs.target, rank, world), len(inputs.classes), steps)
+    domains = Domains(inputs.batches(inputs.source), _whole(inputs.target, rank, world), len(inputs.classes), steps)
     torch.manual_seed(config.seed)
     task: DomainTask = METHODS[method](copy.deepcopy(model), domains, settings)
     names = {"entropy", "infomax"} | ({evaluation.validator} if evaluation.validator is not None else set())
     evaluator = Evaluator(
-        target=Loader(inputs.target, 512, workers=inputs.workers),
-        source_training=Loader(inputs.source, 512),
+        target=inputs.batches(inputs.target),
+        source_training=inputs.batches(inputs.source),
         validators=tuple(sorted(names)),
         chosen=evaluation.validator,
         reference=reference,
@@ -185,7 +185,7 @@ def _train(
         target_labels=inputs.target_labels if evaluation.use_target_labels else None,
     )
     task.evaluator = evaluator
-    held_out = Loader(inputs.validation, 512, workers=inputs.workers)
+    held_out = inputs.batches(inputs.validation)
     restore = "best" if evaluation.validator is not None else "last"
     fitted: FitResult = fit(
         task,
@@ -246,7 +246,7 @@ def _raw(result: AdaptationResult, inputs: Inputs) -> Tensor:
 
 def _whole(split: ImageSplit, rank: int, world: int) -> Loader:
     """Return all images in batches that leave no process without a share of the last one."""
-    size = next(b for b in range(512, 0, -1) if not 0 < len(split) % (b * world) < world or b == 1)
+    size = next(b for b in range(rows_at_once(split), 0, -1) if not 0 < len(split) % (b * world) < world or b == 1)
     return Loader(split, size).sharded(rank, world)
 
 

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from convsmith.adaptation.adapt import adapt
+from convsmith.adaptation.inputs import rows_at_once
 from convsmith.data import Loader, from_arrays
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.features import extract_features
@@ -117,7 +118,7 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
             _domains(sample_domain, len(X))
         images = from_arrays(X, name="images", normalised=self.normalised_)
         images = images.with_normalisation(self.mean_.tolist(), self.std_.tolist())
-        logits = extract_features(self.result_.model, Loader(images, 512)).logits
+        logits = extract_features(self.result_.model, Loader(images, rows_at_once(images))).logits
         return (logits / self.result_.predictions.temperature).softmax(1).numpy()
 
     def predict(self, X: Any, sample_domain: Any = None) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convsmith import arguments, data
 from convsmith.adaptation.options import InputOptions
-from convsmith.data import ImageData, ImageSplit
+from convsmith.data import ImageData, ImageSplit, Loader
 from convsmith.errors import InvalidArgument
 
 
@@ -33,6 +33,16 @@ class Inputs:
     classes: tuple[str, ...]
     shared: tuple[int, ...]
     workers: int = 0
+
+    def batches(self, split: ImageSplit) -> Loader:
+        """Return all images of ``split`` in order, as many at once as `rows_at_once` says."""
+        return Loader(split, rows_at_once(split), workers=self.workers)
+
+
+def rows_at_once(split: ImageSplit) -> int:
+    """Return how many images are measured at once: 512 of 64 x 64 pixels, fewer of larger ones, whatever the memory."""
+    about = split.description
+    return max(1, min(512, 512 * 3 * 64 * 64 // (about.channels * math.prod(about.size))))
 
 
 def resolve(

@@ -15,7 +15,6 @@ from convsmith.adaptation.inputs import Inputs
 from convsmith.adaptation.losses import operands
 from convsmith.adaptation.losses.operands import matrix, vector
 from convsmith.adaptation.result import Predictions
-from convsmith.data import Loader
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.features import Features, extract_features
 
@@ -46,7 +45,7 @@ def calibrated(model: nn.Module, inputs: Inputs, source: Features, target: Featu
     """Return the predictions for every target image; ``source`` and ``target`` are finished passes of ``model``."""
     weights = None
     if min(len(source.labels), len(target.logits)) >= 20:
-        training = extract_features(model, Loader(inputs.source, 512)).features
+        training = extract_features(model, inputs.batches(inputs.source)).features
         weights = density_ratio(
             training.double(), target.features.double(), source.features.double(), limit=1000, inverse_penalty=0.1
         )

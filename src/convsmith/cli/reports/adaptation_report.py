@@ -133,14 +133,13 @@ def _training(result: AdaptationResult) -> Section:
 
 def _features(result: AdaptationResult, inputs: Inputs) -> Section:
     from convsmith.adaptation.evaluation.diagnostics import embed, proxy_a_distance
-    from convsmith.data import Loader
     from convsmith.inspection.features import extract_features
     from convsmith.report import Figure, Section
     from convsmith.report.figures import groups
 
     few_source = inputs.source.subset(range(0, len(inputs.source), max(1, len(inputs.source) // 1000)))
     few_target = inputs.target.subset(range(0, len(inputs.target), max(1, len(inputs.target) // 1000)))
-    source, target = (extract_features(result.model, Loader(few, 256)).features for few in (few_source, few_target))
+    source, target = (extract_features(result.model, inputs.batches(few)).features for few in (few_source, few_target))
     if min(len(source), len(target)) < 4:
         return Section("Features", ["Too few images to compare the domains."])
     text = [
