@@ -21,7 +21,8 @@ ALL = 0.95
 class Explained:
     """The images of one run: normalised [B, C, H, W], names, labels (-1 unknown).
 
-    ``pixels`` [B, C, h, w] in [0, 1] are what the network sees, larger where the file has more to show.
+    ``pixels`` [n, C, h, w] in [0, 1] are what the network sees of the images with a chapter, larger where the file has
+    more to show.
     """
 
     images: Tensor

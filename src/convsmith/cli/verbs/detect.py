@@ -168,7 +168,7 @@ def _score(arguments: Arguments) -> dict[str, Any]:
         batch = data.test.fetch(range(len(data.test)))
         images, names = batch.images, [f"test image {int(i)}" for i in batch.index]
     else:
-        found = images_of(arguments, about)
+        found = images_of(arguments, about, 0)
         images, names = found.images, list(found.names)
     unknown = torch.full((len(images),), -1)
     # as in fitting: the values a stored image can have

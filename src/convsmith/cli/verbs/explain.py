@@ -72,7 +72,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     loaded.model.eval()
     about = trained_on(loaded)
     data = data_options.load(arguments, like=about) if arguments.data else None
-    found = images_of(arguments, about) if arguments.image_files else _from_data(arguments, data)
+    found = images_of(arguments, about, arguments.show) if arguments.image_files else _from_data(arguments, data)
     classifier.check_answers(loaded.model, found.images[:2], found.classes, arguments.model)
     settings: dict[str, Any] = {
         "sites": arguments.sites,
@@ -130,8 +130,8 @@ def _check(arguments: Arguments) -> None:
     RouteSettings(gamma=arguments.gamma, steps=arguments.steps, mode=arguments.mode)
 
 
-def images_of(arguments: Any, about: DataDescription) -> Explained:
-    """Read the image files of a command (folders are searched) as the model takes them."""
+def images_of(arguments: Any, about: DataDescription, shown: int) -> Explained:
+    """Read the image files of a command (folders are searched) as the model takes them, ``shown`` also to look at."""
     from convsmith.data import from_files, image_files
 
     files = list(dict.fromkeys(image_files(arguments.image_files)))[: arguments.limit]
@@ -142,7 +142,7 @@ def images_of(arguments: Any, about: DataDescription) -> Explained:
         terminal.complain("warning", f"skipped a broken image: {file}")
     larger = -(-SHOWN // max(sides)) if max(sides) > SMALL else 1
     big = replace(about.preprocessing, input_size=(about.channels, larger * sides[0], larger * sides[1]))
-    pixels = replace(split, description=split.description.seen_through(big)).pixels(slice(None))
+    pixels = replace(split, description=split.description.seen_through(big)).pixels(slice(shown))
     names = tuple(files[number].name for number in split.index.tolist())
     return Explained(split.fetch(slice(None)).images, pixels, names, split.labels, tuple(about.classes))
 
@@ -154,7 +154,7 @@ def _from_data(arguments: Arguments, data: ImageData | None) -> Explained:
         raise InvalidArgument("the split has no images", argument=f"--split {arguments.split}", given=arguments.data)
     batch = split.fetch(range(len(split)))
     names = tuple(f"{arguments.split} image {int(i)}" for i in batch.index)
-    return Explained(batch.images, split.pixels(range(len(split))), names, batch.labels, tuple(split.classes))
+    return Explained(batch.images, split.pixels(slice(arguments.show)), names, batch.labels, tuple(split.classes))
 
 
 def _neighbours(
