@@ -94,15 +94,12 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
     for name, split in (("fit on", data.train), ("test on", data.test)):
         if len(split) < 2:
             raise InvalidArgument(f"too few images to {name}", argument=f"--data {arguments.data}", given=len(split))
-    train, test = _images(data.train, data, None), _images(data.test, data, arguments.test_images)
+    train = _images(_few(arguments, model, data.train), data, None)
+    test = _images(data.test, data, arguments.test_images)
     find: dict[str, Any] = {"mode": arguments.mode, "gamma": arguments.gamma, "sites": arguments.sites}
     epsilon = arguments.epsilon / 255
     unseen = tuple(name for name in protocol.ATTACKS_SHOWN if name != arguments.attack)
-    fewer = bool((train.labels < 0).any())
-    if fewer:
-        terminal.say("no labels: the network's own predictions take their place")
-    named = train.labelled(model)
-    chosen = named.rows(protocol.balanced(named.labels, arguments.per_class, arguments.seed, fewer=fewer))
+    chosen = train.labelled(model)
     steps = route_settings(find).most_steps
     find["batch_size"] = detect_report.images_at_once(model, chosen.images, steps)
     folder = run_folder.open_run("detect", arguments)
@@ -145,6 +142,20 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
     result = run_folder.conclude(folder, summary, detector=folder / DETECTOR)
     shutil.rmtree(parts)
     return result
+
+
+def _few(arguments: Arguments, model: nn.Module, split: ImageSplit) -> ImageSplit:
+    """Return the images to fit on: of every class, known or else predicted, as many as asked for."""
+    from convsmith.interpretation.protocol import balanced
+    from convsmith.training import predict_split
+
+    labels, unknown = split.labels, split.labels < 0
+    if bool(unknown.any()):
+        terminal.say("no labels: the network's own predictions take their place")
+        with progress("predict") as callback:
+            logits, _, _ = predict_split(model, split, 64, next(model.parameters()).device, progress=callback)
+        labels = labels.where(~unknown, logits.argmax(1).cpu())
+    return split.subset(balanced(labels, arguments.per_class, arguments.seed, fewer=bool(unknown.any())))
 
 
 def _score(arguments: Arguments) -> dict[str, Any]:
