@@ -171,3 +171,20 @@ def test_the_fast_path_of_attention_comes_back():
     with pytest.raises(AssertionError):
         count_operations(model, (1, 4, 17))
     assert torch.backends.mha.get_fastpath_enabled() == before
+
+
+def test_a_network_that_keeps_what_its_forward_made_keeps_nothing_fake():
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.kept = nn.Linear(4, 3), None
+
+        def forward(self, x):
+            if self.kept is None:
+                self.kept = torch.arange(4.0)
+            return self.layer(x + self.kept)
+
+    model = Keeping()
+    assert total(model, 2, 4) == 2 * 4 * 3
+    assert model.kept is None
+    assert type(model(torch.zeros(2, 4))) is torch.Tensor

@@ -8,6 +8,7 @@ size. Formulas: `convsmith.inspection.operators`.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,8 +64,11 @@ def count_operations(model: nn.Module, size: tuple[int, ...], *, fake: bool = Tr
             return _counted(model, torch.empty(size, dtype=dtype, device=device))
         if fake:
             # an operator without a fake form, or a shape that depends on the data: execute
-            with contextlib.suppress(RuntimeError), FakeTensorMode(allow_non_fake_inputs=True):
-                return _counted(model, torch.empty(size, dtype=dtype, device=device))
+            with contextlib.suppress(RuntimeError):
+                # a network may keep what its forward made, and what is made here is fake
+                own = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+                with FakeTensorMode(allow_non_fake_inputs=True):
+                    return _counted(own, torch.empty(size, dtype=dtype, device=device))
         noise = torch.rand(size, generator=torch.Generator().manual_seed(0))
         return _counted(model, noise.to(device, dtype))
 

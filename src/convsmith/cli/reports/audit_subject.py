@@ -172,7 +172,7 @@ class Subject:
         from convsmith.inspection.outputs import class_scores
 
         found = []
-        with torch.inference_mode():
+        with torch.no_grad():
             for start in range(0, len(images), 16):
                 self.progress(start, len(images), note)
                 found.append(class_scores(model(images[start : start + 16])).float().cpu())
@@ -187,7 +187,7 @@ class Subject:
         key = ("maps", id(pictures))
         if key not in self.cache:
             read, images, found = feature_maps.feature_fn(self.model), self.tensor(pictures), []
-            with torch.inference_mode():
+            with torch.no_grad():
                 for start in range(0, len(images), 16):
                     self.progress(start, len(images), "features")
                     x = read(self.model, images[start : start + 16])
