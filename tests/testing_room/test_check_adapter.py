@@ -77,7 +77,7 @@ class Silent(SourceOnly):
         (Counts, "state dict and copies"),
         (Forgets, "parameter groups"),
         (Spoils, "a step changes no image"),
-        (Overflows, "loss and gradient are finite, 1e12"),
+        (Overflows, "the loss is finite, 1e12"),
         (Silent, "classification is a finite scalar"),
     ],
 )

@@ -6,7 +6,7 @@ import copy
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import FrozenInstanceError
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,16 @@ from convsmith.compression import (
 from convsmith.compression.runtimes import onnx_function, write_onnx
 from convsmith.registry import setting_types
 from convsmith.testing.suite import (
+    WRONG,
     Conformance,
+    gradients_of,
     near,
     relative_error,
+    require_frozen,
     require_refusal,
+    require_refusals,
     require_that,
+    run,
     run_checks,
     untouched,
     wrong_tensors,
@@ -76,53 +81,42 @@ def check_compressor(
         return compress(network() if model is None else model, name, example=example, **given)
 
     original, result = network(), done()
+    wanted = run(result, images)
 
-    def run(model: nn.Module, maps: Tensor = images) -> Tensor:
-        with torch.no_grad():
-            found: Tensor = model(maps)
-            return found
-
-    wanted = run(result)
-
-    def traits() -> None:
+    def traits_are_declared() -> None:
         require_that(kind.budgets <= {"macs", "params"}, "budgets are macs and params", kind.budgets)
         require_that(bool(entry.summary), "the first line of the docstring says what it is")
-        try:
-            kind().skip = ("conv",)  # type: ignore[misc]
-        except FrozenInstanceError:
-            return
-        raise AssertionError("settings are frozen")
+        require_frozen(kind)
 
     def settings_are_checked() -> None:
         require_refusal(lambda: done(no_such_setting=1))
         for key in setting_types(kind):
-            for wrong in ("no such choice", object(), -1, float("nan"), [None]):
-                require_refusal(lambda key=key, wrong=wrong: done(**{key: wrong}), key)  # type: ignore[misc]
+            require_refusals(lambda wrong, key=key: done(**{key: wrong}), WRONG, key)  # type: ignore[misc]
 
     def budgets() -> None:
         for asked in ("macs", "params"):
             share: dict[str, Any] = {"keep_macs": None, f"keep_{asked}": KEEP}
             if asked not in kind.budgets:
-                require_refusal(lambda share=share: compress(original, name, example=images, **share))  # type: ignore[misc]
+                require_refusal(partial(compress, original, name, example=images, **share))
                 continue
             made = plan_compression(original, name, example=images, **share, **chosen)
             small = compress(original, name, example=images, plan=made, **chosen)
             before, after = (_count(model, asked, zeros=not kind.keeps_zeros) for model in (original, small))
             require_that(made.kept(asked) <= KEEP + 1e-9, f"the plan keeps at most {KEEP} of {asked}", made.kept(asked))
             require_that(after / before <= KEEP + 0.02, f"at most {KEEP} of {asked} are left", after / before)
-        for wrong in (0, 1.5, -1, float("nan"), "half"):
-            require_refusal(lambda wrong=wrong: compress(original, name, example=images, keep_macs=wrong))  # type: ignore[misc]
+        shares = (0, 1.5, -1, float("nan"), "half")
+        require_refusals(lambda wrong: compress(original, name, example=images, keep_macs=wrong), shares)
 
-    def untouched_arguments() -> None:
+    def arguments_untouched() -> None:
         model = network()
         with untouched(images, *model.state_dict().values()):
             done(model)
         require_that(str(model) == str(network()), "the network given keeps its structure")
 
     def repeatable() -> None:
-        require_that(torch.equal(run(done()), wanted), "two results have the same bits")
-        require_that(torch.equal(run(result), wanted), "one result gives the same bits twice")
-        require_that(torch.equal(run(copy.deepcopy(result)), wanted), "a copy gives the same bits")
+        require_that(torch.equal(run(done(), images), wanted), "two results have the same bits")
+        require_that(torch.equal(run(result, images), wanted), "one result gives the same bits twice")
+        require_that(torch.equal(run(copy.deepcopy(result), images), wanted), "a copy gives the same bits")
 
     def output() -> None:
         require_that(wanted.shape == (len(images), CLASSES), "the output keeps its shape", tuple(wanted.shape))
@@ -136,30 +130,28 @@ def check_compressor(
         require_that(not result.training, "a network in evaluation mode stays in it")
         require_that(done(network().train()).training, "so does one in training mode")
 
-    def wide() -> None:
+    def float64() -> None:
         found = run(done(network().double(), images.double()), images.double())
         require_that(found.dtype == torch.float64, "float64 stays float64", found.dtype)
         require_that(near(wanted, found, 0.05), "float32 is float64 to rounding", relative_error(wanted, found))
 
     def trains() -> None:
         model = copy.deepcopy(result).train()
-        model(images).square().mean().backward()
-        grown = [p.grad for p in model.parameters() if p.grad is not None]
-        require_that(bool(grown) and all(bool(g.isfinite().all()) for g in grown), "the result can be trained on")
+        gradients_of(model, model(images).square().mean())
 
-    def history() -> None:
+    def history_and_state() -> None:
         told = compression_history(result)
         require_that(json.loads(json.dumps(told, allow_nan=False)) == told, "the history is JSON", told)
         require_that([item["method"] for item in told] == [name], "it names the method")
         again = load_packed_state(restore_structure(network(seed=9), told), packed_state(result)).eval()
-        require_that(torch.equal(run(again), wanted), "history and packed weights give it back bit for bit")
+        require_that(torch.equal(run(again, images), wanted), "history and packed weights give it back bit for bit")
 
     def plans() -> None:
         made = plan_compression(original, name, example=images, **budget, **chosen)
         with tempfile.TemporaryDirectory() as folder:
             read = Plan.load(made.save(Path(folder) / "plan.yaml"))
         found = compress(original, name, example=images, plan=read, **chosen)
-        require_that(torch.equal(run(found), wanted), "the plan from its file gives the same network")
+        require_that(torch.equal(run(found, images), wanted), "the plan from its file gives the same network")
 
     def onnx() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -167,34 +159,27 @@ def check_compressor(
         require_that(near(found, wanted, 1e-2), "ONNX Runtime gives the same numbers", relative_error(found, wanted))
 
     def refusals() -> None:
-        for wrong in ("resnet18", None, torch.zeros(2)):
-            require_refusal(lambda wrong=wrong: compress(wrong, name, example=images, **chosen), "model")  # type: ignore[misc, arg-type]
-        bad = images.clone()
-        bad[0, 0, 0, 0] = torch.nan
-        wrongs = {k: v for k, v in wrong_tensors(images).items() if k != "None"} | {"empty": images[:0], "NaN": bad}
-        for wrong in wrongs.values():
-            require_refusal(lambda wrong=wrong: done(example=wrong), "example")  # type: ignore[misc]
+        models: tuple[Any, ...] = ("resnet18", None, torch.zeros(2))
+        require_refusals(lambda wrong: compress(wrong, name, example=images, **chosen), models, "model")
+        require_refusals(lambda wrong: done(example=wrong), [*wrong_tensors(images), images[:0]], "example")
         require_refusal(lambda: done(nn.Sequential(nn.Flatten(), nn.ReLU())))
 
-    return run_checks(
-        f"the compression method {name!r}",
-        {
-            "traits are declared": traits,
-            "settings are checked": settings_are_checked,
-            "budgets": budgets,
-            "arguments untouched": untouched_arguments,
-            "repeatable": repeatable,
-            "output": output,
-            "modes": modes,
-            "float64": wide,
-            "trains": trains,
-            "history and state": history,
-            "plans": plans,
-            "onnx": onnx,
-            "refusals": refusals,
-        },
-        exceptions,
-    )
+    checks = [
+        traits_are_declared,
+        settings_are_checked,
+        budgets,
+        arguments_untouched,
+        repeatable,
+        output,
+        modes,
+        float64,
+        trains,
+        history_and_state,
+        plans,
+        onnx,
+        refusals,
+    ]
+    return run_checks(f"the compression method {name!r}", checks, exceptions)
 
 
 def _count(model: nn.Module, kind: str, *, zeros: bool) -> float:

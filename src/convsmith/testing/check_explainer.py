@@ -17,7 +17,9 @@ from convsmith.testing.suite import (
     near,
     relative_error,
     require_refusal,
+    require_refusals,
     require_that,
+    run,
     run_checks,
     untouched,
     wrong_tensors,
@@ -65,8 +67,7 @@ def check_explainer(
         require_that(near(other.vector(), vector, bound), rule, relative_error(other.vector(), vector))
 
     def numbers() -> None:
-        with torch.no_grad():
-            logits = model(images)
+        logits = run(model, images)
         require_that(len(wanted) == COUNT and len(wanted.layers) > 0, "one row an image", len(wanted))
         require_that(bool(vector.isfinite().all()) and bool((vector >= 0).all()), "scores are finite and not negative")
         require_that(torch.equal(wanted.prediction, logits.argmax(1)), "the prediction is the network's")
@@ -76,11 +77,11 @@ def check_explainer(
     def precision() -> None:
         same(found(network().double(), images.double()), "float32 is float64 to rounding")
 
-    def degenerate() -> None:
+    def degenerate_images() -> None:
         for pixels in (torch.zeros_like(images), images * 1e-12, images + 1e3, images * 1e6):
             require_that(bool(found(pixels=pixels).vector().isfinite().all()), "constant, tiny, far: finite")
 
-    def samples() -> None:
+    def samples_apart() -> None:
         order = torch.tensor([3, 0, 5, 1, 4, 2])
         same(found(batch_size=2), "batches change nothing")
         same(found(pixels=images[order])[order.argsort()], "the order of the images changes nothing")
@@ -89,7 +90,7 @@ def check_explainer(
         same(found(pixels=images.contiguous(memory_format=torch.channels_last)), "channels_last changes nothing")
         same(found(pixels=images.mT.contiguous().mT), "strides change nothing")
 
-    def contexts() -> None:
+    def gradient_modes() -> None:
         with torch.no_grad():
             same(found(), "nothing changes without gradients")
         with torch.inference_mode():
@@ -100,7 +101,7 @@ def check_explainer(
     def wrappers() -> None:
         same(found(nn.DataParallel(network())), "wrappers are looked through")
 
-    def untouched_arguments() -> None:
+    def arguments_untouched() -> None:
         own = network()
         flags = [p.requires_grad for p in own.parameters()]
 
@@ -120,7 +121,7 @@ def check_explainer(
         first = found()
         require_that(torch.equal(first.vector(), vector), "the same images give the same bits, whatever the seed")
 
-    def columns() -> None:
+    def labels_and_numbers() -> None:
         labels, index = torch.arange(COUNT) % CLASSES, torch.arange(COUNT) + 7
         made = found(labels=labels, index=index)
         kept = torch.equal(made.labels, labels) and torch.equal(made.index, index)
@@ -142,32 +143,28 @@ def check_explainer(
         require_that(dict(read.settings) == dict(wanted.settings), "and the settings", read.settings)
 
     def refusals() -> None:
-        for wrong in ("resnet18", None, torch.zeros(2)):
-            require_refusal(lambda wrong=wrong: found(wrong), "model")  # type: ignore[misc]
+        require_refusals(found, ("resnet18", None, torch.zeros(2)), "model")
         require_refusal(lambda: found(network().train()))
-        bad = images.clone()
-        bad[1, 0, 0, 0] = torch.nan
-        for wrong in ({**wrong_tensors(images), "empty": images[:0], "NaN": bad}).values():
-            require_refusal(lambda wrong=wrong: found(pixels=wrong), "images")  # type: ignore[misc]
-        for size in (0, -1, 1.5, "two"):
-            require_refusal(lambda size=size: found(batch_size=size), "batch_size")  # type: ignore[misc]
+        require_refusals(lambda wrong: found(pixels=wrong), [None, *wrong_tensors(images), images[:0]], "images")
+        require_refusals(lambda wrong: found(batch_size=wrong), (0, -1, 1.5, "two"), "batch_size")
 
+    checks = [
+        numbers,
+        precision,
+        degenerate_images,
+        samples_apart,
+        layout,
+        gradient_modes,
+        wrappers,
+        arguments_untouched,
+        repeatable,
+        labels_and_numbers,
+        sites,
+        files,
+        refusals,
+    ]
     return run_checks(
         f"the explainer {explain if isinstance(explain, str) else getattr(explain, '__name__', 'given')!r}",
-        {
-            "numbers": numbers,
-            "precision": precision,
-            "degenerate images": degenerate,
-            "samples apart": samples,
-            "layout": layout,
-            "gradient modes": contexts,
-            "wrappers": wrappers,
-            "arguments untouched": untouched_arguments,
-            "repeatable": repeatable,
-            "labels and numbers": columns,
-            "sites": sites,
-            "files": files,
-            "refusals": refusals,
-        },
+        checks,
         exceptions,
     )

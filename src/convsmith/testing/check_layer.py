@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.errors import ConvsmithError
-from convsmith.testing.module_checks import check_precision, module_checks
-from convsmith.testing.suite import Conformance, require_that, run_checks
+from convsmith.testing.module_checks import built, check_precision, module_checks
+from convsmith.testing.suite import Conformance, require_that, run, run_checks
 
 BATCH, SIDE = 3, 7
 
@@ -41,21 +41,8 @@ def check_layer(
     Examples:
         >>> rules = check_layer(lambda: nn.Conv2d(4, 4, 1), 4).passed
     """
-
-    def made(dtype: torch.dtype = torch.float32) -> nn.Module:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return make().to(dtype).eval()
-
-    layer, exact, x = made(), made(torch.float64), _maps(channels)
-    shared = module_checks(made, lambda: make().eval(), x, BATCH)
-
-    def run(module: nn.Module, maps: Tensor = x) -> Tensor:
-        with torch.no_grad():
-            found: Tensor = module(maps)
-            return found
-
-    wanted = run(layer)
+    layer, exact, x = built(make), built(make, torch.float64), _maps(channels)
+    wanted = run(layer, x)
 
     def shapes() -> None:
         require_that(wanted.dim() == 4, "[B, C', H', W']", tuple(wanted.shape))
@@ -67,43 +54,30 @@ def check_layer(
         for words, maps in scales.items():
             check_precision(layer, exact, maps, words)
 
-    def parameters() -> None:
-        other = made().train()
+    def gradients_of_parameters() -> None:
+        other = built(make).train()
         if not any(p.requires_grad for p in other.parameters()):
             return
         other(x).square().mean().backward()
         missing = [key for key, p in other.named_parameters() if p.requires_grad and p.grad is None]
         require_that(not missing, "every parameter gets a gradient", missing[:3])
 
-    def meta() -> None:
-        shared["meta device"]()
+    def shapes_on_the_meta_device() -> None:
         with torch.device("meta"):
             empty = make().eval()
         require_that(run(empty, x.to("meta")).shape == wanted.shape, "shapes come out on the meta device")
 
     def refusals() -> None:
-        for words, maps in {
-            "one channel more": _maps(channels + 1),
-            "two dimensions": x[0, 0],
-        }.items():
+        for words, maps in {"one channel more": _maps(channels + 1), "two dimensions": x[0, 0]}.items():
             try:
                 run(layer, maps)
             except (ConvsmithError, RuntimeError, TypeError, ValueError):
                 continue
             raise AssertionError(f"{words} was taken")
 
-    return run_checks(
-        f"the layer {name or type(layer).__name__!r}",
-        {
-            "shapes": shapes,
-            "precision": precision,
-            **shared,
-            "gradients of parameters": parameters,
-            "meta device": meta,
-            "refusals": refusals,
-        },
-        exceptions,
-    )
+    own = [shapes, precision, gradients_of_parameters, shapes_on_the_meta_device, refusals]
+    checks = [*own, *module_checks(make, x, BATCH)]
+    return run_checks(f"the layer {name or type(layer).__name__!r}", checks, exceptions)
 
 
 def _maps(channels: int, seed: int = 0) -> Tensor:

@@ -9,11 +9,10 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
 
 from convsmith.data.preprocessing import Preprocessing
 from convsmith.models import ModelRecipe, load_model, save_model
-from convsmith.testing.suite import Conformance, require_that, run_checks, untouched
+from convsmith.testing.suite import Conformance, require_that, run, run_checks, untouched
 
 CLASSES = 4
 
@@ -50,11 +49,6 @@ def check_model(
     shape = (3, model.in_chans, max(least, 16), max(least, 16))
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
-    def run(network: nn.Module, images: Tensor = x) -> Tensor:
-        with torch.no_grad():
-            found: Tensor = network(images)
-            return found
-
     def heads() -> None:
         with torch.no_grad():
             features = model.forward_features(x)
@@ -65,7 +59,7 @@ def check_model(
         require_that(model.get_submodule(model.get_classifier(name_only=True)) is model.get_classifier(), "its name")
         other = made()
         other.reset_classifier(7)
-        require_that(run(other).shape == (3, 7) and other.num_classes == 7, "reset_classifier makes another head")
+        require_that(run(other, x).shape == (3, 7) and other.num_classes == 7, "reset_classifier makes another head")
 
     def gradients() -> None:
         other = made().train()
@@ -85,13 +79,13 @@ def check_model(
         preprocessing = Preprocessing.from_model(model)
         require_that(preprocessing.channels == model.in_chans, "the preprocessing has the network's channels")
 
-    def maps() -> None:
+    def intermediates() -> None:
         found = model.forward_intermediates(x, intermediates_only=True)
         widths = [info["num_chs"] for info in getattr(model.feature_info, "info", model.feature_info)]
         require_that([m.shape[1] for m in found] == widths, "feature_info tells the maps' channels", widths)
 
     def numbers() -> None:
-        wanted, exact = run(model), copy.deepcopy(model).double()
+        wanted, exact = run(model, x), copy.deepcopy(model).double()
         double = run(exact, x.double())
         require_that(double.dtype == torch.float64, "float64 stays")
         # a deep network amplifies rounding: what it does when every weight moves by one is its own measure
@@ -108,11 +102,11 @@ def check_model(
 
     def repeatable() -> None:
         with untouched(x, *model.state_dict().values()):
-            first = run(model)
-        require_that(torch.equal(run(model), first), "the same images give the same bits")
-        require_that(torch.equal(run(copy.deepcopy(model)), first), "a copy gives the same bits")
+            first = run(model, x)
+        require_that(torch.equal(run(model, x), first), "the same images give the same bits")
+        require_that(torch.equal(run(copy.deepcopy(model), x), first), "a copy gives the same bits")
 
-    def meta() -> None:
+    def meta_device() -> None:
         with torch.device("meta"):
             empty = timm.create_model(name, **chosen)
         wanted = {k: v.shape for k, v in model.state_dict().items()}
@@ -121,27 +115,14 @@ def check_model(
         )
 
     def files() -> None:
-        wanted = run(model)
+        wanted = run(model, x)
         with tempfile.TemporaryDirectory() as folder:
             save_model(folder, model, ModelRecipe(name, chosen))
-            require_that(torch.equal(run(load_model(folder).model), wanted), "our files keep every bit")
+            require_that(torch.equal(run(load_model(folder).model, x), wanted), "our files keep every bit")
         with tempfile.TemporaryDirectory() as folder:
             timm.models.save_for_hf(model, folder, safe_serialization=True)
             again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-            require_that(torch.equal(run(again), wanted), "timm's files keep every bit")
+            require_that(torch.equal(run(again, x), wanted), "timm's files keep every bit")
 
-    return run_checks(
-        f"the network {name!r}",
-        {
-            "heads": heads,
-            "gradients": gradients,
-            "groups": groups,
-            "configuration": configuration,
-            "intermediates": maps,
-            "numbers": numbers,
-            "repeatable, arguments untouched": repeatable,
-            "meta device": meta,
-            "files": files,
-        },
-        exceptions,
-    )
+    checks = [heads, gradients, groups, configuration, intermediates, numbers, repeatable, meta_device, files]
+    return run_checks(f"the network {name!r}", checks, exceptions)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.pooling import POOLINGS, Pooling, attach, pooling_options
-from convsmith.testing.module_checks import check_precision, module_checks
+from convsmith.testing.module_checks import built, check_precision, module_checks
 from convsmith.testing.suite import (
     Conformance,
     near,
     relative_error,
     require_refusal,
+    require_refusals,
     require_that,
     run_checks,
     wrong_tensors,
@@ -49,18 +50,13 @@ def check_pooling(
     entry = POOLINGS.entry(name)
     chosen = dict(options or {})
 
-    def made(dtype: torch.dtype = torch.float32, channels: int = CHANNELS) -> Pooling:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return entry.value(channels, dim=None, **chosen).to(dtype).eval()
+    def make(channels: int = CHANNELS) -> Pooling:
+        return entry.value(channels, dim=None, **chosen)
 
-    def fresh() -> Pooling:
-        return entry.value(CHANNELS, dim=None, **chosen).eval()
-
-    layer, exact = made(), made(torch.float64)
+    layer, exact = built(make), built(make, torch.float64)
     x = torch.randn(BATCH, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
-    def traits() -> None:
+    def traits_are_declared() -> None:
         require_that(entry.traits.get("order") in (1, 2), "the order is 1 or 2", entry.traits.get("order"))
         require_that(isinstance(entry.traits.get("paper"), str), "the paper is named")
         require_that(bool(entry.summary), "the first line of the docstring says what it is")
@@ -71,7 +67,7 @@ def check_pooling(
         for features in (x, x.flatten(2), x[:, :, :1, :1], x[:0], x[:1]):
             found = layer(features)
             require_that(found.shape == (len(features), layer.out_features), "[B, out_features]", tuple(found.shape))
-        require_that(made(channels=1)(x[:, :1]).isfinite().all().item(), "one channel gives finite numbers")
+        require_that(make(1).eval()(x[:, :1]).isfinite().all().item(), "one channel gives finite numbers")
 
     def precision() -> None:
         scales = {"plain": x, "offset 1e3": x + 1e3, "few, offset": x[..., :1, :4] - 1e3}
@@ -84,7 +80,7 @@ def check_pooling(
             )
             require_that(near(slope, right, 1e-2), f"so are gradients, {words}", relative_error(slope, right))
 
-    def degenerate() -> None:
+    def degenerate_maps() -> None:
         for features in (torch.zeros_like(x), torch.full_like(x, 0.3)):
             leaf = features.clone().requires_grad_()
             out = layer(leaf)
@@ -93,26 +89,10 @@ def check_pooling(
             require_that(leaf.grad is not None and bool(leaf.grad.isfinite().all()), "and finite gradients")
 
     def refusals() -> None:
-        for wrong in wrong_tensors(x).values():
-            if not (isinstance(wrong, Tensor) and wrong.device.type == "meta"):
-                require_refusal(lambda wrong=wrong: layer(wrong))  # type: ignore[misc]
-        require_refusal(lambda: layer(x[:, 1:]))
-        bad = x.clone()
-        bad[1, 0, 0, 0] = torch.nan
-        require_refusal(lambda: layer(bad))
+        real = [wrong for wrong in wrong_tensors(x) if not (isinstance(wrong, Tensor) and wrong.is_meta)]
+        require_refusals(layer, [None, *real, x[:, 1:]])
         require_refusal(lambda: entry.value(0))
-        network = nn.Sequential()
-        require_refusal(lambda: attach(network, name, no_such_option=1))
+        require_refusal(lambda: attach(nn.Sequential(), name, no_such_option=1))
 
-    return run_checks(
-        f"the pooling {name!r}",
-        {
-            "traits are declared": traits,
-            "shapes": shapes,
-            "precision": precision,
-            **module_checks(made, fresh, x, 2),
-            "degenerate maps": degenerate,
-            "refusals": refusals,
-        },
-        exceptions,
-    )
+    checks = [traits_are_declared, shapes, precision, degenerate_maps, refusals, *module_checks(make, x, 2)]
+    return run_checks(f"the pooling {name!r}", checks, exceptions)

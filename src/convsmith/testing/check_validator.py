@@ -15,6 +15,7 @@ from convsmith.adaptation.evaluation.validators import VALIDATORS, Evidence, mea
 from convsmith.testing.suite import (
     Conformance,
     require_refusal,
+    require_refusals,
     require_that,
     run_checks,
     untouched,
@@ -71,16 +72,18 @@ def check_validator(name: str, *, exceptions: Mapping[str, str] | None = None) -
     everything = evidence()
     needed = {key: everything[key] for key in needs}
     value = partial(score, name)
-    tensors = [key for key in needs if not key.endswith("labels")]
 
-    def traits() -> None:
+    def refuse(key: str, wrongs: list[Any]) -> None:
+        require_refusals(lambda wrong: value(**{**needed, key: wrong}), wrongs, key)
+
+    def traits_are_declared() -> None:
         known = {f.name for f in fields(Evidence)}
         require_that(set(needs) <= known, "needs are fields of Evidence", needs)
         for trait in ("higher_is_better", "uses_target_labels"):
             require_that(isinstance(entry.traits[trait], bool), f"{trait} is declared", entry.traits[trait])
         require_that(bool(entry.summary), "the first line of the docstring says what it is")
 
-    def number() -> None:
+    def a_finite_number() -> None:
         found = value(**needed)
         require_that(type(found) is float and math.isfinite(found), "the answer is a finite float", found)
         require_that(value(**everything) == found, "evidence beside the needs changes nothing")
@@ -103,7 +106,7 @@ def check_validator(name: str, *, exceptions: Mapping[str, str] | None = None) -
             first = value(**needed)
         require_that(value(**needed) == first, "the same evidence gives the same number")
 
-    def gradient() -> None:
+    def tensors_with_gradient() -> None:
         grown = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in needed.items()}
         require_that(value(**grown) == value(**needed), "tensors with gradient are read like others")
 
@@ -126,51 +129,37 @@ def check_validator(name: str, *, exceptions: Mapping[str, str] | None = None) -
         used = entry.traits["uses_target_labels"]
         require_that(("target_labels" in needs) == used, "target labels are needed exactly if that is declared")
 
-    def missing() -> None:
+    def missing_or_empty_evidence() -> None:
         for key in needs:
-            require_refusal(lambda key=key: value(**{**needed, key: None}), key)  # type: ignore[misc]
-            require_refusal(lambda key=key: value(**{**needed, key: needed[key][:0]}), key)  # type: ignore[misc]
+            refuse(key, [None, needed[key][:0]])
 
     def wrong_kinds() -> None:
-        for key in tensors:
-            for wrong in wrong_tensors(needed[key]).values():
-                require_refusal(lambda key=key, wrong=wrong: value(**{**needed, key: wrong}), key)  # type: ignore[misc]
-        for key in set(needs) - set(tensors):
-            for wrong in (None, "labels", needed[key].tolist(), needed[key].double(), needed[key][:, None]):
-                require_refusal(lambda key=key, wrong=wrong: value(**{**needed, key: wrong}), key)  # type: ignore[misc]
+        for key in needs:
+            good = needed[key]
+            labels = ["labels", good.tolist(), good.double(), good[:, None]]
+            refuse(key, labels if key.endswith("labels") else wrong_tensors(good))
 
-    def not_finite() -> None:
-        for key in tensors:
-            bad = needed[key].clone()
-            bad[3, 1] = math.nan
-            require_refusal(lambda key=key, bad=bad: value(**{**needed, key: bad}), key)  # type: ignore[misc]
-
-    def unequal() -> None:
+    def unequal_numbers_of_images() -> None:
         for side in ("source", "target"):
             same = [k for k in needs if k.startswith(side) and "training" not in k]
             for key in same[1:]:
-                cut: dict[str, Any] = {**needed, key: needed[key][:-1]}
-                require_refusal(lambda cut=cut: value(**cut))  # type: ignore[misc]
+                require_refusal(partial(value, **{**needed, key: needed[key][:-1]}))
 
-    return run_checks(
-        f"the validator {name!r}",
-        {
-            "traits are declared": traits,
-            "a finite number": number,
-            "dtypes": dtypes,
-            "layout": layout,
-            "repeatable, arguments untouched": repeatable,
-            "tensors with gradient": gradient,
-            "order of images": order_of_images,
-            "order of classes": order_of_classes,
-            "target labels": target_labels,
-            "missing or empty evidence": missing,
-            "wrong kinds": wrong_kinds,
-            "values that are not finite": not_finite,
-            "unequal numbers of images": unequal,
-        },
-        exceptions,
-    )
+    checks = [
+        traits_are_declared,
+        a_finite_number,
+        dtypes,
+        layout,
+        repeatable,
+        tensors_with_gradient,
+        order_of_images,
+        order_of_classes,
+        target_labels,
+        missing_or_empty_evidence,
+        wrong_kinds,
+        unequal_numbers_of_images,
+    ]
+    return run_checks(f"the validator {name!r}", checks, exceptions)
 
 
 def _close(a: float, b: float, relative: float = 1e-9) -> bool:

@@ -14,40 +14,39 @@ import torch
 from torch import Tensor, fx, nn
 
 from convsmith.compression.runtimes import onnx_function, write_onnx
-from convsmith.testing.suite import Checks, near, relative_error, require_that, untouched
+from convsmith.testing.suite import Checks, near, relative_error, require_that, run, untouched
 
 
-def module_checks(made: Callable[..., nn.Module], fresh: Callable[[], nn.Module], x: Tensor, few: int) -> Checks:
-    """Return the checks of what ``made(dtype)`` gives on maps ``x``.
+def built(make: Callable[[], nn.Module], dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Return what ``make()`` builds, seeded, in eval mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make().to(dtype).eval()
 
-    ``fresh()`` builds one with other weights; ONNX Runtime is given the first ``few`` maps.
-    """
-    layer, exact = made(), made(torch.float64)
+
+def module_checks(make: Callable[[], nn.Module], x: Tensor, few: int) -> Checks:
+    """Return the checks of what ``make()`` builds on maps ``x``; ONNX Runtime is given the first ``few`` of them."""
+    layer, exact = built(make), built(make, torch.float64)
     shape = {k: v.shape for k, v in layer.state_dict().items()}
 
-    def run(module: nn.Module, maps: Tensor = x) -> Tensor:
-        with torch.no_grad():
-            found: Tensor = module(maps)
-            return found
-
-    wanted = run(layer)
+    wanted = run(layer, x)
 
     def same(found: Tensor, rule: str, bound: float = 1e-4) -> None:
         require_that(near(found, wanted, bound), rule, relative_error(found, wanted))
 
-    def halves() -> None:
+    def half_precision_and_autocast() -> None:
         for dtype in (torch.float16, torch.bfloat16):
-            found = run(made(dtype), x.to(dtype))
+            found = run(built(make, dtype), x.to(dtype))
             require_that(found.dtype == dtype and bool(found.isfinite().all()), f"{dtype} stays and is finite")
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            require_that(bool(run(layer).isfinite().all()), "autocast is finite")
+            require_that(bool(run(layer, x).isfinite().all()), "autocast is finite")
 
-    def layouts() -> None:
+    def layout() -> None:
         strided = (x.mT.contiguous().mT, torch.stack([x, x], -1)[..., 0])
         for maps in (x.contiguous(memory_format=torch.channels_last), *strided):
             same(run(layer, maps), "the memory's layout changes nothing", 1e-5)
 
-    def samples() -> None:
+    def samples_apart() -> None:
         same(torch.cat([run(layer, sample[None]) for sample in x]), "samples do not influence each other", 1e-5)
 
     def gradients() -> None:
@@ -60,18 +59,19 @@ def module_checks(made: Callable[..., nn.Module], fresh: Callable[[], nn.Module]
         forward, backward = (g * tangent).sum(), (pulled * direction).sum()
         require_that(near(forward, backward, 1e-6), "forward and backward mode agree", (forward, backward))
 
-    def mapped() -> None:
+    def vmap() -> None:
         stacked = torch.stack([x, x + 0.5])
         found = torch.func.vmap(layer)(stacked)
         require_that(near(found, torch.stack([layer(s) for s in stacked]), 1e-4), "vmap is a loop")
 
-    def program(words: str, make: Callable[[nn.Module], Any]) -> Callable[[], None]:
+    def program(name: str, words: str, change: Callable[[nn.Module], Any]) -> Callable[[], None]:
         def check() -> None:
             torch.compiler.reset()  # the compiler gives up on a function that it has seen in eight classes
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                same(run(make(copy.deepcopy(layer))), f"the {words} gives the same numbers")
+                same(run(change(copy.deepcopy(layer)), x), f"the {words} gives the same numbers")
 
+        check.__name__ = name
         return check
 
     def onnx() -> None:
@@ -79,39 +79,32 @@ def module_checks(made: Callable[..., nn.Module], fresh: Callable[[], nn.Module]
             found = onnx_function(write_onnx(layer, x, Path(folder) / "layer.onnx"))(x[:few])
         require_that(near(found, wanted[:few], 1e-3), f"ONNX Runtime gives the same numbers for {few} of {len(x)} maps")
 
-    def copies() -> None:
+    def copies_and_state() -> None:
         for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):  # noqa: S301  (its own bytes)
-            require_that(torch.equal(run(other), wanted), "copies and pickles compute the same")
-        other = fresh()
+            require_that(torch.equal(run(other, x), wanted), "copies and pickles compute the same")
+        other = make().eval()
         other.load_state_dict(layer.state_dict())
-        require_that(torch.equal(run(other), wanted), "the state dict holds everything")
+        require_that(torch.equal(run(other, x), wanted), "the state dict holds everything")
 
-    def meta() -> None:
+    def meta_device() -> None:
         with torch.device("meta"):
-            empty = fresh()
+            empty = make().eval()
         require_that({k: v.shape for k, v in empty.state_dict().items()} == shape, "the meta device has the state")
 
     def repeatable() -> None:
         with untouched(x, *layer.state_dict().values()):
-            first = run(layer)
+            first = run(layer, x)
         require_that(torch.equal(first, wanted), "the same maps give the same bits")
 
-    return {
-        "half precision and autocast": halves,
-        "layout": layouts,
-        "samples apart": samples,
-        "gradients": gradients,
-        "vmap": mapped,
-        "compile": program("compiled code", lambda own: torch.compile(own, backend="eager")),
-        "trace": program("traced program", lambda own: torch.jit.trace(own, (x,), check_trace=False)),
-        "script": program("scripted program", torch.jit.script),
-        "fx": program("symbolic trace", lambda own: fx.symbolic_trace(nn.Sequential(own))),
-        "export": program("exported program", lambda own: torch.export.export(own, (x,)).module()),
-        "onnx": onnx,
-        "copies and state": copies,
-        "meta device": meta,
-        "repeatable, arguments untouched": repeatable,
-    }
+    return [
+        *(half_precision_and_autocast, layout, samples_apart, gradients, vmap, onnx, copies_and_state, repeatable),
+        program("compile", "compiled code", lambda own: torch.compile(own, backend="eager")),
+        program("trace", "traced program", lambda own: torch.jit.trace(own, (x,), check_trace=False)),
+        program("script", "scripted program", torch.jit.script),
+        program("fx", "symbolic trace", lambda own: fx.symbolic_trace(nn.Sequential(own))),
+        program("export", "exported program", lambda own: torch.export.export(own, (x,)).module()),
+        meta_device,
+    ]
 
 
 def check_precision(layer: nn.Module, exact: nn.Module, maps: Tensor, words: str) -> Tensor:

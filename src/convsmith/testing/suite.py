@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import pickle
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
+from convsmith.arguments import one_of
+from convsmith.errors import ConvsmithError, InvalidArgument
 
-Checks = Mapping[str, Callable[[], None]]
+Checks = Sequence[Callable[[], None]]
+#: what no setting takes
+WRONG = ("no such choice", object(), -1, float("nan"), [None])
 
 
 class Nonconforming(ConvsmithError, AssertionError):
@@ -36,7 +40,7 @@ def run_checks(name: str, checks: Checks, exceptions: Mapping[str, str] | None =
 
     Args:
         name: for messages.
-        checks: functions that raise where a rule is broken.
+        checks: functions that raise where the rule is broken that their name says.
         exceptions: reasons by check, for rules that this object cannot follow; one that it does follow is refused, so
             that no exception outlives its reason.
 
@@ -45,13 +49,11 @@ def run_checks(name: str, checks: Checks, exceptions: Mapping[str, str] | None =
         InvalidArgument: an exception for a check that does not exist.
     """
     exceptions = dict(exceptions or {})
+    named = {check.__name__.replace("_", " "): check for check in checks}
     for key in exceptions:
-        if key not in checks:
-            raise InvalidArgument(
-                "no check has this name", argument="exceptions", given=repr(key), hint=close_matches(key, checks)
-            )
+        one_of("exceptions", key, list(named))
     broken, passed = [], []
-    for key, check in checks.items():
+    for key, check in named.items():
         error = _error_of(check)
         if error is None and key in exceptions:
             broken.append(f"{key}: passes, though an exception is declared ({exceptions[key]})")
@@ -60,7 +62,7 @@ def run_checks(name: str, checks: Checks, exceptions: Mapping[str, str] | None =
         elif key not in exceptions:
             broken.append(f"{key}: {error}")
     if broken:
-        raise Nonconforming(f"{name} breaks {len(broken)} of {len(checks)} rules\n  " + "\n  ".join(broken))
+        raise Nonconforming(f"{name} breaks {len(broken)} of {len(named)} rules\n  " + "\n  ".join(broken))
     return Conformance(name, tuple(passed), exceptions)
 
 
@@ -89,6 +91,33 @@ def require_refusal(call: Callable[[], Any], argument: str | None = None) -> Non
             raise AssertionError(f"the refusal names {error.argument!r}, not {argument!r}: {error.rule}") from None
         return
     raise AssertionError(f"bad input for {argument or 'the call'} was taken and gave {str(result)[:80]}")
+
+
+def require_refusals(call: Callable[[Any], Any], wrongs: Iterable[Any], argument: str | None = None) -> None:
+    """Require that ``call`` refuses every one of ``wrongs``; see `require_refusal`."""
+    for wrong in wrongs:
+        require_refusal(partial(call, wrong), argument)
+
+
+def require_frozen(settings: Any) -> None:
+    """Raise AssertionError unless ``settings``, a class or a value, are a frozen dataclass."""
+    about = getattr(settings, "__dataclass_params__", None)
+    require_that(about is not None and about.frozen, "settings are a frozen dataclass", settings)
+
+
+def run(model: nn.Module, maps: Tensor) -> Tensor:
+    """Return what a network or layer gives on ``maps``, without gradients."""
+    with torch.no_grad():
+        found: Tensor = model(maps)
+        return found
+
+
+def gradients_of(module: nn.Module, loss: Tensor) -> list[Tensor]:
+    """Return the gradients of ``loss`` for the parameters of ``module``, which must be there and finite."""
+    loss.backward()
+    grown = [p.grad for p in module.parameters() if p.grad is not None]
+    require_that(bool(grown) and all(bool(g.isfinite().all()) for g in grown), "there are finite gradients")
+    return grown
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
@@ -120,16 +149,9 @@ def _numpys() -> bytes:
     return pickle.dumps(np.random.get_state())  # noqa: NPY002
 
 
-def wrong_tensors(good: Tensor) -> dict[str, Any]:
-    """Return values that are no such tensor as ``good``, by what is wrong with them."""
-    return {
-        "None": None,
-        "a string": "images",
-        "a list": good.tolist(),
-        "a numpy array": good.detach().numpy(),
-        "integers": good.long(),
-        "complex numbers": good.to(torch.cfloat),
-        "a sparse tensor": good.detach().to_sparse(),
-        "a meta tensor": good.to("meta"),
-        "one dimension": good.flatten(),
-    }
+def wrong_tensors(good: Tensor) -> list[Any]:
+    """Return values that are no such tensor as ``good``: other types and kinds, another shape, a NaN."""
+    spoilt = good.clone()
+    spoilt[1].view(-1)[0] = torch.nan
+    kinds = (good.long(), good.to(torch.cfloat), good.detach().to_sparse(), good.to("meta"), good.flatten())
+    return ["images", good.tolist(), good.detach().numpy(), *kinds, spoilt]
