@@ -11,6 +11,7 @@ from PIL import Image
 from convsmith.cli import main
 from convsmith.cli.reports import audit_leaner, audit_sharper, audit_subject
 from convsmith.cli.verbs import audit, demo
+from convsmith.data.pictures import Files
 from convsmith.errors import RunFailed
 from convsmith.models.storage import ModelRecipe, build, save_model
 
@@ -69,8 +70,8 @@ def test_a_second_domain_is_told_apart_and_missing_classes_are_seen(tmp_path):
     from convsmith.models.storage import load_model
 
     model = network(tmp_path / "net")
-    source = audit_subject.read_pictures(folder_of(tmp_path / "source", images=8), most=100, seed=0)
-    target = audit_subject.read_pictures(folder_of(tmp_path / "target", ("a", "b"), images=10), most=100, seed=0)
+    source, _ = audit_subject.read_images(folder_of(tmp_path / "source", images=8), most=100, seed=0)
+    target, _ = audit_subject.read_images(folder_of(tmp_path / "target", ("a", "b"), images=10), most=100, seed=0)
     words = {"model": model, "start": model, "data": "d", "labelled": "d", "target": "t"}
     subject = audit_subject.Subject(load_model(model), source, source, target, words, "torch", 0, "cpu")
     chapter = audit_portable.run(subject)
@@ -80,20 +81,24 @@ def test_a_second_domain_is_told_apart_and_missing_classes_are_seen(tmp_path):
 
 def test_folders_give_labels_only_where_every_picture_has_one(tmp_path):
     root = Path(folder_of(tmp_path / "x"))
-    known = audit_subject.read_pictures(str(root), most=9, seed=0)
-    assert (len(known), known.classes, sorted(known.labels)) == (9, ("a", "b", "c"), [0, 0, 0, 1, 1, 1, 2, 2, 2])
-    assert audit_subject.read_pictures(f"images:{root}", most=9, seed=0).labels is None
+    known, _ = audit_subject.read_images(str(root), most=9, seed=0)
+    assert (known.classes, sorted(known.labels.tolist())) == (("a", "b", "c"), [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    assert all(known.name(n).split("/")[-2] == "abc"[label] for n, label in enumerate(known.labels))
+    assert audit_subject.read_images(f"images:{root}", most=9, seed=0)[0].classes == ()
     Image.new("RGB", (4, 4)).save(root / "loose.png")
     (root / "broken.png").write_text("no image")
-    loose = audit_subject.read_pictures(str(root), most=100, seed=0)
-    assert (len(loose), loose.labels, loose.broken) == (19, None, ("broken.png",))
+    loose, notes = audit_subject.read_images(str(root), most=100, seed=0)
+    assert (len(loose), loose.classes, set(loose.labels.tolist())) == (19, (), {-1})
+    assert notes == [f"1 files of {root} cannot be read and are left out: {root / 'broken.png'}"]
 
 
 def test_a_large_folder_is_not_read_whole(tmp_path, monkeypatch):
     root, opened = folder_of(tmp_path / "x", images=30), []
-    monkeypatch.setattr("convsmith.data.read_image", lambda path: opened.append(path) or Image.new("RGB", (4, 4)))
-    found = audit_subject.read_pictures(root, most=9, seed=0)
-    assert (len(opened), sorted(found.labels)) == (9, [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    read = Files.open
+    monkeypatch.setattr(Files, "open", lambda self, n: opened.append(self.path(n)) or read(self, n))
+    found, _ = audit_subject.read_images(root, most=9, seed=0)
+    found.fetch(slice(None))
+    assert (len(set(opened)), sorted(found.labels.tolist())) == (9, [0, 0, 0, 1, 1, 1, 2, 2, 2])
 
 
 def test_an_interrupted_audit_says_how_to_go_on(tmp_path, capsys, monkeypatch):
@@ -108,7 +113,7 @@ def test_an_interrupted_audit_says_how_to_go_on(tmp_path, capsys, monkeypatch):
 
 
 def test_a_chapter_stops_when_its_time_is_over():
-    subject = audit_subject.Subject(None, None, None, None, {}, "torch", 0, "cpu", deadline=-1.0)
+    subject = audit_subject.Subject(None, (), None, None, {}, "torch", 0, "cpu", deadline=-1.0)
     with pytest.raises(audit_subject.OutOfTime, match="budget"):
         subject.progress(0, 1)
 
@@ -120,11 +125,11 @@ def test_a_chapter_stops_when_its_time_is_over():
         (["audit", "cs_resnet20"], "add --data DATA"),
         (
             ["audit", "resnet18", "--data", "images:nowhere"],
-            "no such folder",
+            "the path does not exist",
         ),  # before published weights are looked for
         (["audit", "cs_resnet20", "--data", "digits", "--minutes", "0"], "--minutes"),
         (["audit", "cs_resnet20", "--data", "digits", "--runtime", "onxruntime"], "onnxruntime"),
-        (["audit", "cs_resnet20", "--data", "images:nowhere", "--random"], "no such folder"),
+        (["audit", "cs_resnet20", "--data", "images:nowhere", "--random"], "the path does not exist"),
         (["audit", "cs_resnet20", "--data", "digits", "--random", "--weights", "x"], "contradict"),
     ],
 )
@@ -183,7 +188,7 @@ def test_routes_that_do_not_depend_on_the_image_are_not_counted(tmp_path, monkey
     from convsmith.models.storage import load_model
 
     model = network(tmp_path / "net")
-    images = audit_subject.read_pictures(folder_of(tmp_path / "data"), most=100, seed=0)
+    images, _ = audit_subject.read_images(folder_of(tmp_path / "data"), most=100, seed=0)
     subject = audit_subject.Subject(
         load_model(model), images, images, None, {"model": "m", "data": "d"}, "torch", 0, "cpu"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from convsmith.cli.reports.audit_subject import Chapter, Subject
@@ -53,7 +54,7 @@ def run(subject: Subject) -> Chapter:
                 shares.append(share)
                 needed |= critical[k]
             first, second = subject.name(int(routes.prediction[k])), subject.name(int(routes.runner_up[k]))
-            name, sure = subject.pictures.names[rows[start + k]], float(routes.confidence[k])
+            name, sure = Path(subject.pictures.name(rows[start + k])).name, float(routes.confidence[k])
             told = f"{share:.0%} of channels carry it" if carried else "no route found"
             caption = f"{first}, {sure:.0%} (then {second}): {told}"
             jpeg = photo(shown[k].numpy())
@@ -98,7 +99,7 @@ def run(subject: Subject) -> Chapter:
 
 def _different(subject: Subject, most: int) -> list[int]:
     """Return rows of the images, one of each class or group first."""
-    groups = subject.pictures.labels or subject.pictures.groups or tuple(range(len(subject.pictures)))
+    groups = subject.pictures.labels.tolist() if subject.pictures.classes else list(subject.groups)
     first = [groups.index(g) for g in dict.fromkeys(groups)]
     rest = [i for i in range(len(groups)) if i not in first]
     return (first + rest)[:most]

@@ -94,7 +94,7 @@ def _detector(subject: Subject, images: Tensor, moved: Tensor) -> tuple[Detectio
     from convsmith.errors import ConvsmithError
     from convsmith.interpretation import RouteDetector, baseline_features, detection_report
 
-    groups = torch.tensor((subject.pictures.groups or tuple(range(len(subject.pictures))))[: len(images)])
+    groups = torch.tensor(list(subject.groups)[: len(images)])
     known = groups.unique()
     if len(known) < 8:
         return None, 0, "eight different images or more are needed"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convsmith.cli.reports.audit_subject import Chapter, OutOfTime, Subject, percent, wilson
@@ -34,15 +32,14 @@ OVER = "the budget was used up; a larger --minutes gives an answer"
 
 @dataclass(frozen=True)
 class Way:
-    """One way with what was measured, or the reason why it was not."""
+    """What one way gave beside the original: shares with intervals, one image's time, the weights file."""
 
     name: str
     command: str
-    ratio: tuple[float, float, float] | None = None
-    milliseconds: float | None = None
-    kilobytes: float | None = None
-    agreement: tuple[float, float, float] | None = None
-    reason: str = ""
+    ratio: tuple[float, float, float]
+    milliseconds: float
+    kilobytes: float
+    agreement: tuple[float, float, float]
 
 
 def run(subject: Subject) -> Chapter:
@@ -60,11 +57,11 @@ def run(subject: Subject) -> Chapter:
     base = runtimes.runnable(subject.model, images[:1].contiguous(), subject.runtime, threads=1)
     milliseconds = _timed(base, base, images[:1], subject.seed)[1]
     needed = 2 * (time.monotonic() - began)  # no export can be stopped half way: what would not end is not begun
-    size, ways = _kilobytes(subject.model), []
+    size, ways = _kilobytes(subject.model, images[:1]), []
+    reasons: dict[str, str] = {}
     for done, (name, method, settings, flags) in enumerate(WAYS):
-        command = f"--method {method} {flags}".strip()
         if not subject.lasts(needed):
-            ways.append(Way(name, command, reason=OVER))
+            reasons[name] = OVER
             continue
         try:
             subject.progress(done, len(WAYS), name)
@@ -76,26 +73,16 @@ def run(subject: Subject) -> Chapter:
             ratio, took = _timed(base, call, images[:1], subject.seed)
             answers = subject.answers(smaller, images, f"{name}: answers").argmax(1)
             agreement = wilson(int((answers == plain).sum()), len(plain))
-            ways.append(Way(name, command, ratio, took, _kilobytes(smaller), agreement))
-        except OutOfTime:
-            ways.append(Way(name, command, reason=OVER))
+            command = f"--method {method} {flags}".strip()
+            ways.append(Way(name, command, ratio, took, _kilobytes(smaller, images[:1]), agreement))
         except ConvsmithError as error:
-            ways.append(Way(name, command, reason=error.rule))
-    return _chapter(subject, ways, milliseconds, size)
-
-
-def _chapter(subject: Subject, ways: list[Way], milliseconds: float, size: float) -> Chapter:
-    measured = [way for way in ways if way.ratio is not None and way.agreement is not None]
-    if not measured:
-        reasons = {w.reason: ", ".join(v.name for v in ways if v.reason == w.reason) for w in ways}
-        return Chapter(absent="; ".join(f"{reason} ({names})" for reason, names in reasons.items()))
-    good = [w for w in measured if w.ratio and w.agreement and w.ratio[2] < FASTER and w.agreement[0] >= AGREES]
+            reasons[name] = OVER if isinstance(error, OutOfTime) else error.rule
+    if not ways:
+        return Chapter(absent="; ".join(f"{reason} ({name})" for name, reason in reasons.items()))
+    good = [w for w in ways if w.ratio[2] < FASTER and w.agreement[0] >= AGREES]
     model, data = subject.words["model"], subject.words["data"]
     if good:
-        best = min(good, key=lambda way: way.ratio[1] if way.ratio else 1.0)
-        assert best.ratio is not None
-        assert best.agreement is not None
-        assert best.kilobytes is not None
+        best = min(good, key=lambda way: way.ratio[1])
         speed = f"{1 / best.ratio[0]:.2f} times as fast ({1 / best.ratio[2]:.2f} to {1 / best.ratio[1]:.2f})"
         sentence = (
             f"{best.name} makes the network {speed} in {subject.runtime} on this machine, its file "
@@ -104,9 +91,7 @@ def _chapter(subject: Subject, ways: list[Way], milliseconds: float, size: float
         )
         command, number = f"convsmith compress {model} --data {data} {best.command}", speed
     else:
-        fastest = min(measured, key=lambda way: way.ratio[0] if way.ratio else 9.0)
-        assert fastest.ratio is not None
-        assert fastest.agreement is not None
+        fastest = min(ways, key=lambda way: way.ratio[0])
         sentence = (
             f"Nothing tried is clearly faster in {subject.runtime} on this machine and close to the original without "
             f"training: the fastest, {fastest.name}, takes {fastest.ratio[0]:.2f} of the time and agrees on "
@@ -119,33 +104,26 @@ def _chapter(subject: Subject, ways: list[Way], milliseconds: float, size: float
         "images": len(subject.pictures),
         "original, ms": milliseconds,
         "original, kB": size,
-        "ways": [
-            {"name": w.name, "time kept": w.ratio, "agreement": w.agreement, "kB": w.kilobytes, "reason": w.reason}
-            for w in ways
-        ],
+        "ways": [{"name": w.name, "time kept": w.ratio, "agreement": w.agreement, "kB": w.kilobytes} for w in ways],
+        "not measured": reasons,
     }
-    return Chapter(
-        sentence, number, command, facts=facts, section=_section(subject, sentence, ways, milliseconds, size)
-    )
+    original = ["original", milliseconds, None, size, None]
+    section = _section(subject, sentence, ways, original, [f"{n}: {reason}" for n, reason in reasons.items()])
+    return Chapter(sentence, number, command, facts=facts, section=section)
 
 
-def _section(subject: Subject, sentence: str, ways: list[Way], milliseconds: float, size: float) -> Section:
+def _section(subject: Subject, sentence: str, ways: list[Way], original: list[Any], notes: list[str]) -> Section:
     from convsmith.report import Figure, Section, Table
     from convsmith.report.figures import scatter
 
-    rows: list[list[Any]] = [["original", milliseconds, None, size, None, ""]]
+    rows = [original]
     points = {"original": (100.0, 100.0)}
     for way in ways:
-        shares = (None, None) if way.ratio is None or way.agreement is None else (way.ratio, way.agreement)
-        took = None if shares[0] is None else f"{shares[0][0]:.2f} ({shares[0][1]:.2f} to {shares[0][2]:.2f})"
-        agrees = None if shares[1] is None else percent(shares[1])
-        rows.append([way.name, way.milliseconds, took, way.kilobytes, agrees, way.reason])
-        if way.ratio is not None and way.agreement is not None:
-            points[way.name] = (100 * way.ratio[0], 100 * way.agreement[0])
+        took = f"{way.ratio[0]:.2f} ({way.ratio[1]:.2f} to {way.ratio[2]:.2f})"
+        rows.append([way.name, way.milliseconds, took, way.kilobytes, percent(way.agreement)])
+        points[way.name] = (100 * way.ratio[0], 100 * way.agreement[0])
     front = [n for n, (x, y) in points.items() if not any(a < x and b >= y for m, (a, b) in points.items() if m != n)]
-    columns = ["network", "one image, ms", "time kept (95 % interval)", "file, kB", "same answer (95 %)", "why not"]
-    if not any(way.reason for way in ways):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    columns = ["network", "one image, ms", "time kept (95 % interval)", "file, kB", "same answer (95 %)"]
     svg = scatter(points, xlabel="time of one image, % of the original's", ylabel="same answer, %", front=front)
     return Section(
         TITLE,
@@ -160,6 +138,7 @@ def _section(subject: Subject, sentence: str, ways: list[Way], milliseconds: flo
                 svg, "Left is faster, up is closer to the original; the dotted line joins the best.", "A scatter plot."
             )
         ],
+        notes=notes,
     )
 
 
@@ -178,12 +157,8 @@ def _timed(base: Any, call: Any, image: Tensor, seed: int) -> tuple[tuple[float,
     return (float(np.median(ratios)), float(low), float(high)), 1e3 * float(np.median(second))
 
 
-def _kilobytes(model: Any) -> float:
+def _kilobytes(model: Any, image: Tensor) -> float:
     """Return the size of the weights file."""
-    from safetensors.torch import save_file
+    from convsmith.compression import size
 
-    from convsmith.compression import packed_state
-
-    with tempfile.TemporaryDirectory() as folder:
-        save_file(packed_state(model), Path(folder) / "model.safetensors")
-        return (Path(folder) / "model.safetensors").stat().st_size / 1024
+    return size(model, image.shape[1:]).bytes / 1024

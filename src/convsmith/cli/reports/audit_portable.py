@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convsmith.cli.reports.audit_subject import Chapter, PictureSet, Subject, percent, wilson
+from convsmith.cli.reports.audit_subject import Chapter, Subject, percent, wilson
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from convsmith.data import ImageSplit
     from convsmith.report import Section
 
 TITLE = "Portable: another domain"
@@ -28,10 +29,10 @@ def run(subject: Subject) -> Chapter:
     subject.progress(0, 2, "tell the domains apart")
     apart = _told_apart(x, y, subject.seed)
     text = [
-        f"A linear classifier tells an image of {source.source} from one of {target.source} in {percent(apart)} of "
-        "cases, by the network's own features (50 % would be no difference)."
+        f"A linear classifier tells an image of {source.description.source} from one of {target.description.source} "
+        f"in {percent(apart)} of cases, by the network's own features (50 % would be no difference)."
     ]
-    if source.labels is None:
+    if not source.classes:
         sentence = f"The domains are told apart in {percent(apart)} of cases; no more without source labels."
         return Chapter(sentence, percent(apart), facts={"told apart": apart[0]}, section=_section([sentence, *text]))
     subject.progress(1, 2, "heads on the source")
@@ -40,8 +41,8 @@ def run(subject: Subject) -> Chapter:
 
 def _with_labels(
     subject: Subject,
-    source: PictureSet,
-    target: PictureSet,
+    source: ImageSplit,
+    target: ImageSplit,
     x: Tensor,
     y: Tensor,
     apart: tuple[float, float, float],
@@ -51,8 +52,7 @@ def _with_labels(
 
     from convsmith.adaptation import class_weights, validators
 
-    assert source.labels is not None
-    labels = torch.tensor(source.labels)
+    labels = source.labels
     plain = _head(x, labels, y)
     weights = class_weights(plain)
     importance = weights[labels]
@@ -119,13 +119,11 @@ def _section(text: list[str], rows: Any = (), weights: dict[str, float] | None =
     return Section(TITLE, text, tables, figures)
 
 
-def _truth(source: PictureSet, target: PictureSet) -> Tensor | None:
+def _truth(source: ImageSplit, target: ImageSplit) -> Tensor | None:
     """Return the target's labels in the source's numbering, for the oracle column."""
-    import torch
-
-    if target.labels is None or not set(target.classes) <= set(source.classes):
+    if not target.classes or not set(target.classes) <= set(source.classes):
         return None
-    return torch.tensor([source.classes.index(target.classes[k]) for k in target.labels])
+    return target.labels.new_tensor([source.classes.index(name) for name in target.classes])[target.labels]
 
 
 def _told_apart(x: Tensor, y: Tensor, seed: int) -> tuple[float, float, float]:

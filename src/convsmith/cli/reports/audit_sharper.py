@@ -24,9 +24,9 @@ def run(subject: Subject) -> Chapter:
     from convsmith.training import bootstrap_interval
 
     chosen = subject.labelled
-    if chosen is None or chosen.labels is None:
+    if chosen is None:
         return Chapter(absent="DATA has no labels; put the images into one folder a class")
-    labels = np.asarray(chosen.labels)
+    labels = chosen.labels.numpy()
     counts = np.bincount(labels)
     counts = counts[counts > 0]
     if len(counts) < 2 or counts.min() < 3:
@@ -56,9 +56,9 @@ def run(subject: Subject) -> Chapter:
         [
             sentence,
             f"Two ridge heads, cross-validated in five parts on {len(labels)} images of {len(counts)} classes of "
-            f"{chosen.source}: one on the average of the last feature map ({maps.shape[1]} channels, {maps.shape[2]} "
-            f"positions), one on the square root of the covariance of {min(DIM, maps.shape[1])} principal channels. "
-            "The network itself is not trained. The interval resamples images, in pairs.",
+            f"{chosen.description.source}: one on the average of the last feature map ({maps.shape[1]} channels, "
+            f"{maps.shape[2]} positions), one on the square root of the covariance of {min(DIM, maps.shape[1])} "
+            "principal channels. The network itself is not trained. The interval resamples images, in pairs.",
         ],
         [Table(["head", "accuracy (95 % interval)"], [[n, percent(s)] for n, s in shares.items()])],
         [

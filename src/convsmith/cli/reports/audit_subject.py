@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed
+from convsmith.errors import ConvsmithError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
+    from convsmith.data import ImageSplit
     from convsmith.models.storage import LoadedModel
     from convsmith.report import Section
 
@@ -27,43 +26,6 @@ Progress = Callable[[int, int, str], None]
 
 class OutOfTime(ConvsmithError):
     """A chapter's share of the budget is used up."""
-
-
-@dataclass(frozen=True)
-class PictureSet:
-    """Images with names; ``labels`` number ``classes``, None where nobody gave any.
-
-    ``groups``: images of one group show the same thing (crops of one photograph) and never stand on both sides of a
-    comparison. ``broken``: files that could not be read.
-    """
-
-    pictures: tuple[Image, ...]
-    names: tuple[str, ...]
-    source: str
-    labels: tuple[int, ...] | None = None
-    classes: tuple[str, ...] = ()
-    groups: tuple[int, ...] = ()
-    broken: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def subset(self, rows: list[int]) -> PictureSet:
-        """Return some of the images."""
-        return PictureSet(
-            tuple(self.pictures[i] for i in rows),
-            tuple(self.names[i] for i in rows),
-            self.source,
-            None if self.labels is None else tuple(self.labels[i] for i in rows),
-            self.classes,
-            tuple(self.groups[i] for i in rows) if self.groups else (),
-            self.broken,
-        )
-
-    def limited(self, most: int, seed: int) -> PictureSet:
-        """Return at most so many images; see `in_turn`."""
-        keys = self.labels if self.labels is not None else self.groups or (0,) * len(self)
-        return self if len(self) <= most else self.subset(in_turn(keys, most, seed))
 
 
 def in_turn(keys: Sequence[int], most: int, seed: int) -> list[int]:
@@ -99,21 +61,27 @@ class Subject:
     """The network under audit with everything the chapters share, computed once.
 
     ``labelled`` are the images for chapters that need labels, ``target`` a second domain. ``words`` are the MODEL and
-    DATA words for the commands a chapter recommends.
+    DATA words for the commands a chapter recommends. ``groups``: images of one group show the same thing (crops of one
+    photograph) and never stand on both sides of a comparison.
     """
 
     loaded: LoadedModel
-    pictures: PictureSet
-    labelled: PictureSet | None
-    target: PictureSet | None
+    pictures: ImageSplit
+    labelled: ImageSplit | None
+    target: ImageSplit | None
     words: dict[str, str]
     runtime: str
     seed: int
     device: str
+    groups: Sequence[int] = ()
+    notes: Sequence[str] = ()
     report: Progress | None = None
     began: float = 0.0
     deadline: float = float("inf")
-    cache: dict[Any, Any] = field(default_factory=dict)
+    cache: dict[Any, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.groups = self.groups or range(len(self.pictures))
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Report work, and stop it when the chapter's time is over."""
@@ -135,15 +103,12 @@ class Subject:
         """Return the first of a class's names."""
         return self.loaded.name_of(label).split(",")[0]
 
-    def tensor(self, pictures: PictureSet) -> Tensor:
+    def tensor(self, split: ImageSplit) -> Tensor:
         """Return the images as the network takes them, [N, C, H, W] on its device."""
-        import torch
-
-        key = ("tensor", id(pictures))
-        if key not in self.cache:
-            transform = self.loaded.transform
-            self.cache[key] = (pictures, torch.stack([transform(p) for p in pictures.pictures]))
-        return self.cache[key][1].to(self.device)
+        if split not in self.cache:
+            seen = replace(split, description=split.description.seen_through(self.loaded.preprocessing))
+            self.cache[split] = seen.fetch(slice(None)).images
+        return self.cache[split].to(self.device)
 
     def pixels(self, images: Tensor) -> Tensor:
         """Return network inputs as pixels in [0, 1], [N, C, H, W] on the CPU."""
@@ -178,88 +143,60 @@ class Subject:
                 found.append(class_scores(model(images[start : start + 16])).float().cpu())
         return torch.cat(found)
 
-    def maps(self, pictures: PictureSet) -> Tensor:
+    def maps(self, split: ImageSplit) -> Tensor:
         """Return the last feature maps as columns, [N, C, M] on the CPU: M positions of C channels."""
         import torch
 
         from convsmith.inspection import feature_maps
 
-        key = ("maps", id(pictures))
+        key = ("maps", split)
         if key not in self.cache:
-            read, images, found = feature_maps.feature_fn(self.model), self.tensor(pictures), []
+            read, images, found = feature_maps.feature_fn(self.model), self.tensor(split), []
             with torch.no_grad():
                 for start in range(0, len(images), 16):
                     self.progress(start, len(images), "features")
                     x = read(self.model, images[start : start + 16])
                     channels = int(getattr(self.model, "num_features", x.shape[1]))
                     found.append(feature_maps.channels_first(x, channels, self.model).flatten(2).float().cpu())
-            self.cache[key] = (pictures, torch.cat(found))
-        return self.cache[key][1]
+            self.cache[key] = torch.cat(found)
+        return self.cache[key]
 
 
-def read_pictures(spec: str, *, most: int, seed: int) -> PictureSet:
-    """Read DATA: a folder of images (class folders are labels), or the held-out images of a named data set."""
-    prefix, colon, rest = spec.partition(":")
-    folder = Path(rest) if colon and prefix in ("imagefolder", "images") else Path(spec)
-    if folder.is_dir():
-        return _folder(folder, spec, most, seed, labelled=prefix != "images")
-    if colon and prefix in ("imagefolder", "images"):
-        raise InvalidArgument("there is no such folder", argument="--data", given=str(folder))
-    return _named(spec, most, seed)
+def read_images(spec: str, *, most: int, seed: int) -> tuple[ImageSplit, list[str]]:
+    """Read DATA: a folder of images (class folders are labels), or the held-out images of a named data set; and notes.
 
-
-def _folder(folder: Path, spec: str, most: int, seed: int, *, labelled: bool) -> PictureSet:
-    """Read the chosen files only: a folder may hold millions."""
-    from convsmith.data import read_image
-    from convsmith.data.pictures import EXTENSIONS
-
-    for part in ("val", "validation", "test"):
-        if (folder / part).is_dir() and (folder / "train").is_dir():
-            folder = folder / part
-            break
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-    found = [(p, p.relative_to(folder).parts) for p in files if not any(s.startswith(".") for s in p.parts[-2:])]
-    if not found:
-        raise InvalidArgument("the folder holds no image", argument="--data", given=str(folder))
-    tops = sorted({parts[0] for _, parts in found if len(parts) > 1})
-    known = labelled and len(tops) > 1 and all(len(parts) > 1 for _, parts in found)
-    numbers = [tops.index(parts[0]) if known else 0 for _, parts in found]
-    pictures, names, labels, broken = [], [], [], []
-    for row in in_turn(numbers, most, seed):
-        path = found[row][0]
-        try:
-            picture = read_image(path)
-        except RunFailed:
-            broken.append(path.name)
-            continue
-        picture.thumbnail((512, 512))
-        pictures.append(picture)
-        names.append(path.name)
-        labels.append(numbers[row])
-    if not pictures:
-        raise InvalidArgument("no image of the folder can be read", argument="--data", given=str(folder))
-    known_labels = tuple(labels) if known else None
-    groups = tuple(range(len(pictures)))
-    return PictureSet(tuple(pictures), tuple(names), spec, known_labels, tuple(tops), groups, tuple(broken))
-
-
-def _named(spec: str, most: int, seed: int) -> PictureSet:
+    Of a folder the chosen files alone are read: it may hold millions. Without labels the split has no classes.
+    """
     import torch
-    from PIL import Image
 
     from convsmith import data
+    from convsmith.data.folders import divided
+    from convsmith.data.loading import parsed
+    from convsmith.data.partition import TEST, VALIDATION
+    from convsmith.data.pictures import Arrays, shortened
+    from convsmith.data.source import existing
 
-    loaded = data.load(spec, seed=seed)
-    split = loaded.splits["test"] if len(loaded.splits["test"]) >= min(most, 64) else loaded.train
-    rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[: 4 * most].sort().values
-    pictures = []
-    for one in split.pixels(rows):
-        array = (one * 255).round().byte().permute(1, 2, 0).numpy()
-        pictures.append(Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array))
-    labels = tuple(int(label) for label in split.labels[rows])
-    names, classes = tuple(f"image {int(i)}" for i in rows), tuple(loaded.classes)
-    known = labels if classes and min(labels) >= 0 else None
-    return PictureSet(tuple(pictures), names, spec, known, classes, tuple(range(len(rows)))).limited(most, seed)
+    kind, place = parsed(spec)
+    if kind not in ("imagefolder", "images"):
+        loaded = data.load(spec, seed=seed)
+        split = loaded.test if len(loaded.test) >= min(most, 64) else loaded.train
+        split = split.drawn(4 * most, seed)
+        split = split.subset(in_turn(split.labels.tolist(), most, seed))
+        images = Arrays((split.pixels(slice(None)) * 255).round().byte())
+        return replace(split, images=images, index=torch.arange(len(split))), []
+    folder = existing(place, spec, folder=True)
+    parts = divided(folder)
+    folder = parts.get(VALIDATION, parts.get(TEST, folder))
+    files = data.image_files([folder])
+    inside = [file.relative_to(folder).parts for file in files]
+    tops = sorted({names[0] for names in inside})
+    known = kind == "imagefolder" and len(tops) > 1 and all(len(names) > 1 for names in inside)
+    labels = [tops.index(names[0]) if known else -1 for names in inside]
+    chosen = in_turn(labels, most, seed)
+    split, broken = data.from_files([files[n] for n in chosen], data.Preprocessing(), broken="skip")
+    split = split.with_labels(torch.tensor([labels[n] for n in chosen])[split.index], tuple(tops) if known else ())
+    told = f"{len(broken)} files of {spec} cannot be read and are left out: {shortened([b.path for b in broken])}"
+    return replace(split, description=replace(split.description, source=spec)), [told] if broken else []
 
 
 def wilson(successes: float, count: int) -> tuple[float, float, float]:

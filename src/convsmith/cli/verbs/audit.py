@@ -67,12 +67,16 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
     check_runtime(arguments.runtime)
     run_folder.check("audit", arguments)
-    from convsmith.cli.reports.audit_subject import Subject, read_pictures
+    from convsmith.cli.reports.audit_subject import Subject, in_turn, read_images
     from convsmith.training import resolve_device
 
     device = str(resolve_device(arguments.device))
-    data = read_pictures(arguments.data, most=LABELLED, seed=arguments.seed)  # first: a wrong path waits for no weights
-    target = None if arguments.target is None else read_pictures(arguments.target, most=LABELLED, seed=arguments.seed)
+    # first: a wrong path waits for no weights
+    data, notes = read_images(arguments.data, most=LABELLED, seed=arguments.seed)
+    target = None
+    if arguments.target is not None:
+        target, more = read_images(arguments.target, most=LABELLED, seed=arguments.seed)
+        notes += more
     loaded = load(arguments, device)
     weights = "" if arguments.weights is None else f" --weights {arguments.weights}"
     bare = not (weights or arguments.random or classifier.is_saved(arguments.model) or ":" in arguments.model)
@@ -80,14 +84,12 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "model": arguments.model + weights,
         "start": f"--model {arguments.model}" + (" --pretrained" if bare else weights),
         "data": arguments.data,
-        "labelled": arguments.data if data.labels is not None else "FOLDER_WITH_CLASSES",
+        "labelled": arguments.data if data.classes else "FOLDER_WITH_CLASSES",
         "target": arguments.target or "TARGET",
     }
-    labelled = data if data.labels is not None else None
-    subject = Subject(
-        loaded, data.limited(PICTURES, arguments.seed), labelled, target, words, arguments.runtime,
-        arguments.seed, device,
-    )  # fmt: skip
+    labelled = data if data.classes else None
+    few = data.subset(in_turn(data.labels.tolist(), PICTURES, arguments.seed))
+    subject = Subject(loaded, few, labelled, target, words, arguments.runtime, arguments.seed, device, notes=notes)
     folder = run_folder.open_run("audit", arguments)
     title = f"What convsmith can do for {arguments.model}"
     return audit(subject, folder, title=title, minutes=arguments.minutes, resume=arguments.resume, began=began)
@@ -177,16 +179,11 @@ def _one(subject: Subject, folder: Path, name: str, seconds: float, broken: list
 def _conclude(
     subject: Subject, folder: Path, title: str, found: dict[str, dict[str, Any]], broken: list[str]
 ) -> dict[str, Any]:
-    from convsmith.data.pictures import shortened
     from convsmith.report import Section, Table, build_report
 
     subject.deadline, subject.report = float("inf"), None  # the page is written whatever the time
     notes = list(subject.loaded.notes)[:1] if any("new" in n for n in subject.loaded.notes) else []
-    for one in (subject.pictures, subject.target):
-        if one is not None and one.broken:
-            notes.append(
-                f"{len(one.broken)} files of {one.source} cannot be read and are left out: {shortened(one.broken)}"
-            )
+    notes += subject.notes
     if subject.untrained:
         notes.append("This network seems to be untrained: it is as unsure of every image as it can be. Train it first.")
     seconds = sum(chapter["seconds"] for chapter in found.values())
@@ -200,8 +197,8 @@ def _conclude(
     summary = {
         "title": title,
         "lead": [
-            f"{len(subject.pictures)} images of {subject.pictures.source}"
-            + (f", {len(subject.target)} of {subject.target.source}" if subject.target is not None else "")
+            f"{len(subject.pictures)} images of {subject.pictures.description.source}"
+            + (f", {len(subject.target)} of {subject.target.description.source}" if subject.target is not None else "")
             + f"; {seconds:.0f} s on this machine. Every number was measured by the run that wrote this page."
         ],
         "headline": {name: c["number"] or "not answered" for name, c in found.items()},

@@ -14,7 +14,7 @@ from convsmith.cli.verbs import audit
 from convsmith.errors import require
 
 if TYPE_CHECKING:
-    from convsmith.cli.reports.audit_subject import PictureSet
+    from convsmith.data import ImageSplit
 
 EXAMPLES = ("demo", "demo --out runs/demo --overwrite", "demo --minutes 2 --runtime torch")
 
@@ -54,7 +54,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     for module in ("skimage", "mlxtend"):
         require(module, "demo")
     run_folder.check("demo", arguments)
-    from convsmith.cli.reports.audit_subject import Subject, read_pictures
+    from convsmith.cli.reports.audit_subject import Subject, read_images
     from convsmith.models.storage import load_model, save_model
     from convsmith.training import resolve_device
 
@@ -64,10 +64,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
     folder = run_folder.open_run("demo", arguments)
     network = folder / "network"
     save_model(network, loaded.model, loaded.recipe)
-    pictures = photographs(folder / "photographs", arguments.seed)
-    source = read_pictures("mnist-5k", most=LABELLED, seed=arguments.seed)
-    digits = read_pictures("digits", most=4 * TARGET, seed=arguments.seed)
-    few = [row for row, label in enumerate(digits.labels or ()) if label < TARGET_CLASSES][:TARGET]
+    pictures, groups = photographs(folder / "photographs", arguments.seed)
+    source, _ = read_images("mnist-5k", most=LABELLED, seed=arguments.seed)
+    digits, _ = read_images("digits", most=4 * TARGET, seed=arguments.seed)
+    few = digits.of_classes(range(TARGET_CLASSES)).subset(slice(TARGET))
     words = {
         "model": str(network),
         "start": f"--model {network}",
@@ -75,21 +75,32 @@ def run(arguments: Arguments) -> dict[str, Any]:
         "labelled": "mnist-5k",
         "target": f"digits --target-classes 0-{TARGET_CLASSES - 1}",
     }
-    subject = Subject(
-        loaded, pictures, source, digits.subset(few), words, arguments.runtime, arguments.seed, device
-    )  # fmt: skip
+    subject = Subject(loaded, pictures, source, few, words, arguments.runtime, arguments.seed, device, groups)
     title = "What convsmith can do for EfficientNet-Lite0"
     return audit.audit(
         subject, folder, title=title, minutes=arguments.minutes, resume=arguments.resume, began=began, verb="demo"
     )
 
 
-def photographs(folder: Path, seed: int) -> PictureSet:
-    """Write the photographs into ``folder`` and return them with random crops of each, which share its group."""
+def photographs(folder: Path, seed: int) -> tuple[ImageSplit, list[int]]:
+    """Write the photographs into ``folder``; return them with random crops of each, and the group they share."""
     import torch
     from PIL import Image
 
-    from convsmith.cli.reports.audit_subject import PictureSet
+    from convsmith.data import DataDescription, ImageSplit
+    from convsmith.data.pictures import Pictures
+
+    class Views(Pictures):
+        """Images in memory."""
+
+        def __len__(self) -> int:
+            return len(views)
+
+        def name(self, position: int) -> str:
+            return views[position][1]
+
+        def open(self, position: int) -> Image.Image:
+            return views[position][0]
 
     folder.mkdir(exist_ok=True)
     generator = torch.Generator().manual_seed(seed)
@@ -110,5 +121,8 @@ def photographs(folder: Path, seed: int) -> PictureSet:
                 top = int(torch.randint(picture.height - height + 1, (), generator=generator))
                 crop = picture.crop((left, top, left + width, top + height))
                 parts.append((crop, f"{Path(name).stem}, part {view}", group))
-    pictures, names_, groups = zip(*whole, *parts, strict=True)
-    return PictureSet(pictures, names_, "scikit-image and scikit-learn", groups=groups)
+    views = [*whole, *parts]
+    source, size = "scikit-image and scikit-learn", (512, 512)
+    about = DataDescription("photographs", (), 3, size, (0.0,) * 3, (1.0,) * 3, source=source)
+    every = torch.arange(len(views))
+    return ImageSplit(Views(), torch.full_like(every, -1), every, about), [group for _, _, group in views]
