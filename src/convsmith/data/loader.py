@@ -226,13 +226,9 @@ class DomainLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[DomainBatch]:
         """Yield the pairs of batches of one epoch, from step ``start`` on."""
         _check(epoch, start, len(self))
-        return self._steps(epoch, start)
-
-    def _steps(self, epoch: int, start: int) -> Iterator[DomainBatch]:
         first = epoch * len(self) + start
-        sources, targets = (endless(side, len(side), first) for side in (self.source, self.target))
-        for _ in range(start, len(self)):
-            yield DomainBatch(next(sources), next(targets))
+        sides = [endless(side, len(side), first) for side in (self.source, self.target)]
+        return (DomainBatch(next(sides[0]), next(sides[1])) for _ in range(start, len(self)))
 
 
 def endless(loader: Any, length: int, start: int = 0) -> Generator[Any, None, None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,26 +89,16 @@ def timm_set(request: Request) -> Material:
     return material(request, parts, f"timm.data.create_dataset({name!r}), files in {home}")
 
 
-def on_disk(name: str, home: Path, **arguments: Any) -> Any:
-    """Return ``torchvision.datasets.NAME`` from files under ``home``, or None where they are not there."""
-    import torchvision
-
-    try:
-        return getattr(torchvision.datasets, name)(str(home), download=False, **arguments)
-    except (RuntimeError, OSError):
-        return None
-
-
 def downloaded(name: str, home: Path, spec: str, **arguments: Any) -> Any:
     """Return ``torchvision.datasets.NAME``, from files under ``home`` or else downloaded there, without printing."""
     import torchvision
 
-    held = on_disk(name, home, **arguments)
-    if held is not None:
-        return held
+    read = partial(getattr(torchvision.datasets, name), str(home), **arguments)
+    with contextlib.suppress(RuntimeError, OSError):
+        return read(download=False)
     hint = f"connect to the network, or put its files under {home} (root= or CONVSMITH_DATA name another folder)"
     home.mkdir(parents=True, exist_ok=True)
-    return quietly(spec, hint, getattr(torchvision.datasets, name), str(home), download=True, **arguments)
+    return quietly(spec, hint, read, download=True)
 
 
 def material(request: Request, parts: dict[int, Any], source: str) -> Material:

@@ -25,14 +25,6 @@ LONG = 12
 NUMBER = re.compile(r"[+-]?(\d[\d.,]*(e[+-]?\d+)?|nan|inf)( ?(%|points|ms|s|kB|MB))?( \([^a-z]+( to [^a-z]+)?\))?")
 
 
-@dataclass(frozen=True)
-class Chapter:
-    """A section with the name its link uses."""
-
-    anchor: str
-    section: Section
-
-
 def shown(value: Any) -> str:
     """Return a table cell as text: four significant digits, thousands apart, an en dash for nothing."""
     if value is None:
@@ -88,7 +80,7 @@ def render(title: str, lead: Sequence[str], facts: Sequence[tuple[str, Any]], se
         title=title,
         lead=list(lead),
         facts=[{"name": name, "value": shown(value)} for name, value in facts],
-        chapters=[Chapter(f"part-{number}", section) for number, section in enumerate(sections, 1)],
+        chapters=[{"anchor": f"part-{number}", "section": section} for number, section in enumerate(sections, 1)],
         style=(folder / "page.css").read_text(),
         footer=f"convsmith {convsmith.__version__}",
     )

@@ -150,32 +150,15 @@ def accuracy(model: nn.Module, split: ImageSplit, arguments: Any) -> Accuracy:
 
 
 def compare(
-    original: nn.Module,
-    before: Accuracy | None,
-    stages: Sequence[Stage],
-    example: Tensor,
-    *,
-    threads: int,
-    compiled: bool,
-    onnx: bool = False,
-    batches: Sequence[int] = (1, 32),
-    seconds: float = 0.3,
+    original: nn.Module, before: Accuracy | None, stages: Sequence[Stage], example: Tensor, arguments: Any
 ) -> Comparison:
     """Measure sizes, latencies and layer errors of all stages beside the original, in one run."""
     from convsmith import compression
 
     networks = {"original": original, **{stage.name: stage.model for stage in stages}}
     with progress("time") as callback:
-        times = compression.latencies(
-            networks,
-            example,
-            batches=batches,
-            compiled=compiled,
-            onnx=onnx,
-            threads=threads,
-            seconds=seconds,
-            progress=callback,
-        )
+        how = {"compiled": arguments.compiled, "onnx": arguments.onnx, "threads": arguments.threads}
+        times = compression.latencies(networks, example, progress=callback, **how)
     shape = tuple(example.shape[1:])
     rows = [compression.Row("original", compression.size(original, shape), times["original"], before)]
     rows += [
@@ -189,7 +172,7 @@ def compare(
         )
         for stage in stages
     ]
-    return compression.Comparison(rows, threads)
+    return compression.Comparison(rows, arguments.threads)
 
 
 def show(comparison: Comparison) -> None:
@@ -210,7 +193,7 @@ def _parts(comparison: Comparison) -> list[tuple[list[str], list[list[str]]]]:
     return [size, (columns[:1] + columns[rest:], [row[:1] + row[rest:] for row in cells])] if timed else [size]
 
 
-def write_sections(comparison: Comparison, stages: Sequence[Stage], folder: Path, *, first: int) -> None:
+def write_sections(comparison: Comparison, stages: Sequence[Stage], folder: Path) -> None:
     """Write the report's chapters: the table with its front, the plans, the error of every layer."""
     from convsmith.report import Section, Table
     from convsmith.report.figures import scatter
@@ -228,7 +211,7 @@ def write_sections(comparison: Comparison, stages: Sequence[Stage], folder: Path
         "original. File: weights and recipe. Accuracy on held-out images with 95 % bootstrap intervals."
     ]
     tables = [Table(*part) for part in _parts(comparison)]
-    Section("Compression", text, tables, figures, notes=comparison.notes()).save(folder, f"{first:02d}-compression")
+    Section("Compression", text, tables, figures, notes=comparison.notes()).save(folder, "20-compression")
     tables = []
     for stage in stages:
         plan = stage.plan
@@ -239,12 +222,12 @@ def write_sections(comparison: Comparison, stages: Sequence[Stage], folder: Path
         columns = ["layer", "MACs kept, %", "parameters kept, %", "sensitivity", "setting", "remark"]
         tables.append(Table(columns, lines, stage.name))
     about = "Sensitivity: relative squared error of the network's output when this layer alone is changed."
-    Section("What was done to each layer", [about], tables).save(folder, f"{first + 1:02d}-plans")
+    Section("What was done to each layer", [about], tables).save(folder, "21-plans")
     errors = {row.name: row.layer_errors for row in comparison.rows[1:]}
     names = list(dict.fromkeys(name for found in errors.values() for name in found))
     cells = [[name, *(found.get(name) for found in errors.values())] for name in names]
     about = "Relative squared error of each layer's output on training images, whole networks run; after fine-tuning."
-    Section("Error of each layer", [about], [Table(["layer", *errors], cells)]).save(folder, f"{first + 2:02d}-layers")
+    Section("Error of each layer", [about], [Table(["layer", *errors], cells)]).save(folder, "22-layers")
 
 
 def _share(pair: tuple[int, int]) -> float | None:

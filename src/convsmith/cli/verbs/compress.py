@@ -105,15 +105,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     for number, stage in enumerate(stages, 1):
         terminal.say(stage.plan.text())
         stage.plan.save(folder / f"plan-{number}-{stage.plan.method}.yaml")
-    comparison = compression_stages.compare(
-        loaded.model,
-        before,
-        stages,
-        example,
-        threads=arguments.threads,
-        compiled=arguments.compiled,
-        onnx=arguments.onnx,
-    )
+    comparison = compression_stages.compare(loaded.model, before, stages, example, arguments)
     compression_stages.show(comparison)
     final = stages[-1].model
     runtimes.note_rounding(final, stages[-2].model if len(stages) > 1 else loaded.model, example)
@@ -223,5 +215,5 @@ def _conclude(
     }
     if shipped is not None:
         summary["onnx"] = shipped
-    compression_stages.write_sections(comparison, stages, folder, first=20)
+    compression_stages.write_sections(comparison, stages, folder)
     return run_folder.conclude(folder, summary)
