@@ -45,6 +45,7 @@ CHANGING = [
     ("low-rank", {"keep_macs": 0.5}),
     ("low-rank", {"energy": 0.7}),
     ("low-rank", {"rank": 3, "decomposition": "svd"}),
+    ("low-rank", {"rank": 3, "decomposition": "interpolative"}),
     ("prune-filters", {"keep_macs": 0.5}),
     ("prune-channels", {"keep_params": 0.6}),
     ("prune-filters", {"criterion": "bn-scale", "keep": 0.5}),

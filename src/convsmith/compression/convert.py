@@ -19,6 +19,7 @@ from convsmith.compression.planning.plan import WHOLE, Budget, Plan, named_reaso
 from convsmith.compression.planning.reconstruct import BATCH, FEWEST
 from convsmith.compression.planning.reconstruct import reconstruct as solve
 from convsmith.compression.planning.subject import Progress, Subject
+from convsmith.compression.planning.teach import teach as teach_blocks
 from convsmith.compression.runtimes import check_runtime
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import LayerInventory
@@ -54,6 +55,7 @@ def compress(
     runtime: str = "torch",
     plan: Plan | None = None,
     reconstruct: bool | None = None,
+    teach: bool = True,
     progress: Progress | None = None,
     **settings: Any,
 ) -> nn.Module:
@@ -73,6 +75,8 @@ def compress(
         reconstruct: re-solve the weights of low rank, pruning and interleaving on the example images, layer by layer,
             without labels (`convsmith.compression.planning.reconstruct`); by default where 64 or more are given. Every
             eighth image is left out and tells how often the result agrees with the original.
+        teach: where weights were re-solved, then let the original teach the whole network on the same images, without
+            labels, for some minutes at most (`convsmith.compression.planning.teach`).
         progress: called with (done, total, note).
         settings: the method's own (``METHODS[name]`` documents them); in a chain each goes to the methods that know it.
 
@@ -128,13 +132,17 @@ def compress(
             }
             if wanted:
                 held = torch.arange(len(seen.example)) % HELD_OUT == HELD_OUT - 1
-                solve(before, result, seen, seen.example[~held], rows=applied.rows, progress=progress)
-                found = agreement(model, result, seen.example[held])
-                entry["reconstructed"] = int((~held).sum())
+                images, others = seen.example[~held], seen.example[held]
+                solve(before, result, seen, images, rows=applied.rows, progress=progress)
+                if teach:
+                    macs = made.macs[0]
+                    entry["taught"] = teach_blocks(before, result, seen, images, others, macs=macs, progress=progress)
+                found = agreement(model, result, others)
+                entry["reconstructed"] = len(images)
                 entry["agreement"] = found
                 if found is not None and found < WARN_BELOW:
                     entry["notes"].append(
-                        f"only {found:.0%} of {int(held.sum())} images left out get the original's answer: keep more, "
+                        f"only {found:.0%} of {len(others)} images left out get the original's answer: keep more, "
                         "give more images, or fine-tune (no labels are needed with distill=1)"
                     )
             history.append(entry)

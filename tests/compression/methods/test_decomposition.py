@@ -1,5 +1,7 @@
 """Low-rank chains against their definitions."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +10,15 @@ from torch import nn
 
 from convsmith.compression import compress, plan_compression
 from convsmith.compression.cost import cost
-from convsmith.compression.methods.decomposition import DECOMPOSITIONS, Outputs, counts, factor, full_rank, spectrum
+from convsmith.compression.methods.decomposition import (
+    DECOMPOSITIONS,
+    Outputs,
+    counts,
+    factor,
+    full_rank,
+    skeleton,
+    spectrum,
+)
 from convsmith.errors import InvalidArgument
 
 LAYERS = [
@@ -35,7 +45,10 @@ def images(layer):
 
 @pytest.mark.parametrize(("layer", "decomposition"), CASES, ids=lambda v: str(v))
 def test_full_rank_is_exact(layer, decomposition):
-    layer = layer.double()
+    layer = copy.deepcopy(layer).double()
+    if decomposition == "interpolative":  # its full rank is one less than the matrix's
+        with torch.no_grad():
+            layer.weight.copy_(composite(factor(layer, "svd", full_rank(layer, decomposition))))
     x = images(layer)
     chain = factor(layer, decomposition, full_rank(layer, decomposition))
     torch.testing.assert_close(chain(x), layer(x), rtol=1e-9, atol=1e-10)
@@ -70,6 +83,28 @@ def test_svd_error_is_the_discarded_energy(c_in, c_out, k, seed):
         torch.testing.assert_close(error, values[rank:].square().sum(), rtol=1e-8, atol=1e-12)
         kept = spectrum(layer, "svd")[rank - 1]
         torch.testing.assert_close(1 - kept, values[rank:].square().sum() / values.square().sum(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [(4, 11, 1), (11, 4, 1), (5, 9, 3)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_interpolative_computes_what_svd_does_with_fewer_numbers(sizes, bias):
+    torch.manual_seed(3)
+    layer = nn.Conv2d(*sizes, padding=sizes[2] // 2, bias=bias).double()
+    layer.weight.requires_grad_(False)
+    x = torch.randn(2, sizes[0], 6, 5, dtype=torch.float64)
+    for rank in range(1, min(sizes[:2])):
+        chain, wanted = factor(layer, "interpolative", rank), factor(layer, "svd", rank)
+        torch.testing.assert_close(chain(x), wanted(x), rtol=1e-9, atol=1e-10)
+        saved = sum(p.numel() for p in wanted.parameters()) - sum(p.numel() for p in chain.parameters())
+        assert saved == rank**2
+        assert sorted(chain.order.tolist()) == list(range(len(chain.order)))
+        assert [name for name, p in chain.named_parameters() if p.requires_grad] == [
+            name for name, _ in chain.named_parameters() if name.endswith("bias")
+        ]
+        assert max(float(p.detach().abs().max()) for p in chain.parameters()) < 1e3
+        empty = skeleton(layer, "interpolative", rank)
+        empty.load_state_dict(chain.state_dict())
+        assert torch.equal(empty(x), chain(x))
 
 
 def test_spatial_error_is_the_discarded_energy():
@@ -119,6 +154,7 @@ def test_zero_kernel_and_bad_ranks():
     for decomposition, rank in [("svd", 0), ("svd", 4), ("spatial", 99), ("nonsense", 1)]:
         with pytest.raises(InvalidArgument, match="full rank"):
             factor(layer, decomposition, rank)
+    torch.testing.assert_close(factor(layer, "interpolative", 1)(x), layer(x))
     with pytest.raises(InvalidArgument, match="decompositions: svd"):
         factor(nn.Linear(3, 3), "tucker", 1)
 

@@ -65,6 +65,7 @@ def compress_stages(
                 example=example,
                 plan=made,
                 reconstruct=None if arguments.reconstruct else False,
+                teach=arguments.teach,
                 progress=callback,
                 **settings,
             )

@@ -59,6 +59,7 @@ class Arguments(data_options.LoaderOptions, Work):
         False, "first give batch normalisation the statistics of the smaller network (no labels)", group="finetune"
     )
     reconstruct: bool = option(True, "re-solve weights on unlabelled images, layer by layer, where the method can")
+    teach: bool = option(True, "then let the original teach the network on the same images, no labels needed")
     onnx: bool = option(True, "end with model.onnx, checked and timed in ONNX Runtime", group="timing")
     threads: int = option(1, "threads of the timing", metavar="N", group="timing", least=1, most=MOST_WORKERS)
     compiled: bool = option(True, "also time under torch.compile (a minute or so)", group="timing")

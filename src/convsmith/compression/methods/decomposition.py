@@ -3,15 +3,19 @@
 ``svd``      k x k to r channels, then 1 x 1 (Zhang et al. 2015, "Accelerating very deep convolutional networks",
              section 3.1: the best rank-r linear response; with images the basis is that of the layer's outputs);
 ``spatial``  k x 1 to r channels, then 1 x k (Jaderberg et al. 2014, scheme 2; Tai et al. 2016, closed form);
-``tucker``   1 x 1, k x k, 1 x 1 (Kim et al. 2016), higher-order SVD refined by three rounds of alternation.
+``tucker``   1 x 1, k x k, 1 x 1 (Kim et al. 2016), higher-order SVD refined by three rounds of alternation;
+``interpolative``  as ``svd``, r^2 numbers cheaper: r outputs (or inputs) are taken over as they are, the others are
+             their combinations (Cheng et al. 2005, "On the compression of low rank matrices", section 3).
 
 Grouped convolutions are factored group by group, transposed ones as 1 x 1 then transposed, linear layers as two. At
-full rank every one is exact. None is kept that costs more than the layer it replaces unless the rank is explicit.
+full rank every one is exact (an interpolative layer stops at one less). None is kept that costs more than the layer it
+replaces unless the rank is explicit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +27,9 @@ from convsmith.compression.planning.replacement import fresh_like
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Weighted
 
-DECOMPOSITIONS = ("svd", "spatial", "tucker")
+DECOMPOSITIONS = ("svd", "interpolative", "spatial", "tucker")
+#: those of one matrix [C', C k^2], which images can give a better basis
+BY_OUTPUTS = DECOMPOSITIONS[:2]
 
 
 class LowRank(nn.Sequential):
@@ -34,13 +40,12 @@ class LowRank(nn.Sequential):
     def refit(self, weight: Tensor, moments: Moments, bias: Tensor | None) -> None:
         """Take over dense weights [g, o, d]; see `convsmith.compression.planning.reconstruct`.
 
-        ``svd``: with the least error on inputs of these ``moments``; the others: in the norm of the weights.
+        `BY_OUTPUTS`: with the least error on inputs of these ``moments``; the others: in the norm of the weights.
         """
         layers: list[Weighted] = list(self)
         groups = weight.shape[0]
-        if self.decomposition == "svd":
-            rank = layers[0].weight.shape[0] // groups
-            parts = list(reduced_rank(weight, moments, rank))
+        if self.decomposition in BY_OUTPUTS:
+            parts = list(reduced_rank(weight, moments, layers[0].weight.shape[0] // groups))
         else:
             kh, kw = (max(layer.kernel_size[i] for layer in layers) for i in (0, 1))
             kernel = weight.reshape(weight.shape[0] * weight.shape[1], -1, kh, kw)
@@ -48,11 +53,57 @@ class LowRank(nn.Sequential):
                 parts = _spatial(kernel, layers[0].out_channels // groups, groups, None)
             else:
                 parts = _tucker(kernel, layers[0].out_channels, layers[1].out_channels)
-        with torch.no_grad():
-            for layer, part in zip(layers, parts, strict=True):
-                layer.weight.copy_(part.reshape(layer.weight.shape))
-            if bias is not None:
-                layers[-1].bias.copy_(bias)
+        self.take(parts, bias)
+
+    @torch.no_grad()
+    def take(self, parts: Sequence[Tensor], bias: Tensor | None) -> None:
+        """Take over the factors, one a layer, and the bias of the whole [C']."""
+        layers: list[Weighted] = list(self)
+        for layer, part in zip(layers, parts, strict=True):
+            layer.weight.copy_(part.reshape(layer.weight.shape))
+        if bias is not None:
+            layers[-1].bias.copy_(bias)
+
+
+class Interpolative(LowRank):
+    """Two convolutions [B, C, H, W] of which the smaller map's r numbers a position need no multiplication.
+
+    y = (z, T z) in the right order, z = A x; or, where the outputs are more than the inputs, y = B (x_1 + S x_2).
+    """
+
+    decomposition = "interpolative"
+
+    def __init__(self, first: nn.Conv2d, second: nn.Conv2d, *, joins: bool) -> None:
+        super().__init__(first, second)
+        self.joins = joins
+        width = first.out_channels + (second.out_channels if joins else first.in_channels)
+        self.order: Tensor
+        self.register_buffer("order", torch.arange(width, device=first.weight.device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [B, C', H', W']."""
+        first, second = self[0], self[1]
+        if self.joins:
+            z = first(x)
+            return torch.cat([z, second(z)], 1).index_select(1, self.order)
+        x, rank = x.index_select(1, self.order), first.out_channels
+        return second(x[:, :rank] + first(x[:, rank:]))  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def take(self, parts: Sequence[Tensor], bias: Tensor | None) -> None:
+        """Take over [r, d] and [o, r]: the rows (or columns) that LU's pivots choose become the identity."""
+        into, out = (part[0] for part in parts)
+        chosen, lower, upper = torch.linalg.lu(out if self.joins else into.mT)
+        rank, chosen = lower.shape[1], chosen.argmax(0)
+        core, top = lower[:rank] @ upper, lower[:rank]
+        mixed = torch.linalg.solve_triangular(top, lower[rank:], upper=False, left=False, unitriangular=True)
+        into, out = (core @ into, mixed) if self.joins else (mixed.mT, out @ core.mT)
+        self.order.copy_(chosen.argsort() if self.joins else chosen)
+        if bias is not None and self.joins:
+            first: Any = self[0]
+            first.bias.copy_(bias[chosen[:rank]])
+            bias = bias[chosen[rank:]] - mixed @ bias[chosen[:rank]]
+        super().take([into, out], bias)
 
 
 @dataclass(frozen=True)
@@ -71,8 +122,9 @@ def full_rank(module: Weighted, decomposition: str) -> int:
     inner, outer = module.in_channels // groups, module.out_channels // groups
     if isinstance(module, nn.ConvTranspose2d):
         return min(inner, outer * kh * kw) if decomposition == "svd" else 0
-    if decomposition == "svd":
-        return min(inner * kh * kw, outer)
+    if decomposition in BY_OUTPUTS:
+        most = min(inner * kh * kw, outer)
+        return most if decomposition == "svd" else most - 1 if groups == 1 else 0
     if decomposition == "spatial":
         return min(inner * kh, outer * kw) if kh > 1 and kw > 1 else 0
     return max(inner, outer) if groups == 1 and kh * kw > 1 else 0
@@ -90,7 +142,8 @@ def skeleton(module: Weighted, decomposition: str, rank: int) -> LowRank:
     chain.decomposition = decomposition
     chain.requires_grad_(module.weight.requires_grad)
     if module.bias is not None:
-        chain[-1].bias.requires_grad_(module.bias.requires_grad)
+        for bias in (layer.bias for layer in chain if layer.bias is not None):
+            bias.requires_grad_(module.bias.requires_grad)
     return chain
 
 
@@ -105,6 +158,14 @@ def _skeleton(module: Weighted, decomposition: str, rank: int) -> LowRank:
     if decomposition == "svd":
         first = fresh_like(module, out_channels=g * rank, bias=False)
         return LowRank(first, fresh_like(module, in_channels=g * rank, padding_mode="zeros", **plain))
+    if decomposition == "interpolative":
+        pointwise = module.weight[0, 0].numel() == 1 and set(module.stride) == {1} and p in ("same", "valid", (0, 0))
+        if pointwise and module.in_channels < module.out_channels:
+            first = fresh_like(module, in_channels=module.in_channels - rank, out_channels=rank, bias=False)
+            return Interpolative(first, fresh_like(module, in_channels=rank), joins=False)
+        rest = module.out_channels - rank
+        second = fresh_like(module, in_channels=rank, out_channels=rest, padding_mode="zeros", **plain)
+        return Interpolative(fresh_like(module, out_channels=rank), second, joins=True)
     if decomposition == "spatial":
         tall, wide = (p, p) if isinstance(p, str) else ((p[0], 0), (0, p[1]))
         (kh, kw), (sh, sw), (dh, dw) = module.kernel_size, module.stride, module.dilation
@@ -132,9 +193,9 @@ def factor(
 ) -> LowRank:
     """Return the chain that comes closest to ``module``.
 
-    Closest in the Frobenius norm of the kernel; with ``outputs`` (``svd`` of a plain layer) in the mean squared error
-    of the layer's outputs, the bias corrected for what is cut off. ``memory`` keeps the factors for further ranks of
-    the same layer, decomposition and outputs.
+    Closest in the Frobenius norm of the kernel; with ``outputs`` (`BY_OUTPUTS` of a plain layer) in the mean squared
+    error of the layer's outputs, the bias corrected for what is cut off. ``memory`` keeps the factors for further ranks
+    of the same layer, decomposition and outputs.
 
     Raises:
         InvalidArgument: the decomposition does not apply to this layer, or the rank is not in 1..full rank.
@@ -151,7 +212,8 @@ def factor(
     weight = module.weight.detach().double()
     bias = module.bias
     if isinstance(module, nn.ConvTranspose2d):
-        parts = _transposed(weight, rank, module.groups, memory)
+        left, right = _split(weight.reshape(module.groups, weight.shape[0] // module.groups, -1), rank, memory)
+        parts = [left.mT, right]
     elif decomposition == "spatial":
         parts = _spatial(weight, rank, module.groups, memory)
     elif decomposition == "tucker":
@@ -161,12 +223,7 @@ def factor(
         parts, shift = _svd(weight, rank, groups, outputs, memory)
         if bias is not None:
             bias = bias.detach().double() + shift
-    with torch.no_grad():
-        layer: Weighted
-        for layer, part in zip(chain, parts, strict=True):
-            layer.weight.copy_(part.reshape(layer.weight.shape))
-        if bias is not None:
-            layer.bias.copy_(bias)
+    chain.take(parts, bias)
     return chain
 
 
@@ -184,19 +241,16 @@ def spectrum(module: Weighted, decomposition: str, outputs: Outputs | None = Non
             kept.append(1 - sum(float(side[r:].sum() / side.sum().clamp_min(1e-300)) for side, r in cut))
         return torch.tensor(kept, dtype=torch.float64).clamp(0, 1)
     groups = getattr(module, "groups", 1)
-    if isinstance(module, nn.ConvTranspose2d):
-        values = _energies(weight.reshape(groups, weight.shape[0] // groups, -1))
-    elif decomposition == "spatial":
+    if decomposition == "spatial":
         values = _energies(_spatial_matrix(weight, groups))
-    elif outputs is not None:
+    elif outputs is not None and not isinstance(module, nn.ConvTranspose2d):
         values = torch.linalg.eigvalsh(_blocks(outputs.covariance, groups)).flip(-1).clamp_min(0)
     else:
         values = _energies(weight.reshape(groups, weight.shape[0] // groups, -1))
-    values = values[:, : full_rank(module, decomposition)].sum(0)
+    most = full_rank(module, decomposition)
+    values = values[:, : most + (decomposition == "interpolative")].sum(0)
     total = values.sum()
-    if total <= 0:
-        return torch.ones_like(values)
-    return (values.cumsum(0) / total).clamp(max=1.0)
+    return (values.cumsum(0) / total if total > 0 else torch.ones_like(values)).clamp(max=1.0)[:most]
 
 
 def _energies(matrix: Tensor) -> Tensor:
@@ -212,17 +266,14 @@ def counts(
     bias = 0 if module.bias is None else module.bias.numel()
     if isinstance(module, nn.Linear):
         weights = rank * (module.in_features + module.out_features)
-        positions = 1
-        for n in outer[1:-1]:
-            positions *= n
-        return weights * positions, weights + bias
+        return weights * math.prod(outer[1:-1]), weights + bias
     c_in, c_out, (kh, kw) = module.in_channels, module.out_channels, module.kernel_size
     before, after = inner[2] * inner[3], outer[2] * outer[3]
     if isinstance(module, nn.ConvTranspose2d):
         weights = c_in * rank + rank * c_out * kh * kw
         return weights * before, weights + bias
-    if decomposition == "svd":
-        weights = rank * c_in * kh * kw + c_out * rank
+    if decomposition in BY_OUTPUTS:
+        weights = rank * (c_in * kh * kw + c_out - (rank if decomposition == "interpolative" else 0))
         return weights * after, weights + bias
     if decomposition == "spatial":
         tall, wide = rank * c_in * kh, c_out * rank * kw
@@ -282,11 +333,6 @@ def _spatial(weight: Tensor, rank: int, groups: int, memory: dict[str, Tensor] |
     tall = left.reshape(groups, inner, kh, rank).permute(0, 3, 1, 2)
     wide = right.reshape(groups, rank, c_out // groups, kw).transpose(1, 2)
     return [tall, wide]
-
-
-def _transposed(weight: Tensor, rank: int, groups: int, memory: dict[str, Tensor] | None) -> list[Tensor]:
-    left, right = _split(weight.reshape(groups, weight.shape[0] // groups, -1), rank, memory)
-    return [left.mT, right]
 
 
 def _tucker(weight: Tensor, r_in: int, r_out: int, rounds: int = 3) -> list[Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.methods.decomposition import (
+    BY_OUTPUTS,
     DECOMPOSITIONS,
     Outputs,
     counts,
@@ -23,7 +24,8 @@ from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.planning.budget import Option, assemble, plan_layers
 from convsmith.compression.planning.moments import chosen_positions, sampled_outputs
 from convsmith.compression.planning.plan import Budget, Plan
-from convsmith.compression.planning.replacement import replace
+from convsmith.compression.planning.reconstruct import FEWEST
+from convsmith.compression.planning.replacement import fresh_like, replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import Layer, LayerInventory, Weighted
@@ -31,6 +33,8 @@ from convsmith.inspection.modes import watching
 
 #: ranks offered to the budget per layer, at most
 LEVELS = 64
+#: share of a layer's operations that a chain may take: two layers for one are no gain above
+DEAREST = 0.95
 #: values of every output, in multiples of their number, below which their covariance is not known
 ENOUGH = 4
 #: values of every output, at most: more of one image's positions say little new
@@ -41,15 +45,16 @@ _DEPTHWISE = "a depthwise layer takes longer in two parts than whole (name a dec
 @METHODS.register("low-rank")
 @dataclass(frozen=True)
 class LowRankMethod(Method):
-    """Factor convolutions and linear layers into thinner ones (SVD, spatial SVD, Tucker-2).
+    """Factor convolutions and linear layers into thinner ones (SVD, interpolative, spatial SVD, Tucker-2).
 
     Args:
         rank: ``"full"`` (exact), a share of the full rank in (0, 1], or a number of channels, for every layer.
         energy: keep this share of each layer's energy (0 to 1], wherever that makes the layer cheaper.
-        decomposition: ``"svd"``, ``"spatial"``, ``"tucker"``, or ``"auto"``: whichever keeps most energy at half cost,
-            and none for depthwise layers, which runtimes execute faster whole.
-        data_aware: choose the SVD basis from the layer's outputs on the example images, where they give at least four
-            values of every output.
+        decomposition: ``"svd"``, ``"interpolative"`` (the same map in fewer numbers), ``"spatial"``, ``"tucker"``, or
+            ``"auto"``: whichever keeps most energy at half cost, and none for depthwise layers, which runtimes execute
+            faster whole.
+        data_aware: choose the basis of the first two from the layer's outputs on the example images, where they give at
+            least four values of every output.
 
     Without rank, energy or a budget, half of the MACs are kept.
     """
@@ -109,11 +114,14 @@ class LowRankMethod(Method):
         bases: dict[str, dict[str, Tensor]] = {}
 
         def build(layer: Layer, option: Option) -> nn.Module:
-            basis = outputs.get(layer.name) if option.setting["decomposition"] == "svd" else None
+            basis = outputs.get(layer.name) if option.setting["decomposition"] in BY_OUTPUTS else None
+            module = layer.module
+            if basis is not None and module.bias is None and len(subject.seen.example) >= FEWEST:
+                module = _biased(module)  # the mean that is cut off comes back when weights are re-solved
             if layer.name not in bases:  # layers are scanned one after the other
                 bases.clear()
             kept = bases.setdefault(layer.name, {})
-            return factor(layer.module, **option.setting, outputs=basis, memory=kept)
+            return factor(module, **option.setting, outputs=basis, memory=kept)
 
         return plan_layers("low-rank", subject, table, build, budget or Budget("macs", 0.5), skipped=skipped)
 
@@ -123,8 +131,8 @@ class LowRankMethod(Method):
         notes = []
         for name, setting in layers.items():
             layer = subject.seen.by_name()[name]
-            exact = setting["rank"] == full_rank(layer.module, setting["decomposition"])
-            basis = None if exact or setting["decomposition"] != "svd" else outputs.get(name)
+            exact = setting["rank"] == full_rank(layer.module, "svd")
+            basis = None if exact or setting["decomposition"] not in BY_OUTPUTS else outputs.get(name)
             replace(subject.model, name, factor(layer.module, setting["decomposition"], setting["rank"], basis))
             macs = _counts(layer, setting["decomposition"], setting["rank"])[0]
             if macs > layer.macs:
@@ -147,7 +155,7 @@ class LowRankMethod(Method):
             return able[0] if able else None
         best = None
         for decomposition in able:
-            kept = spectrum(layer.module, decomposition, outputs if decomposition == "svd" else None)
+            kept = spectrum(layer.module, decomposition, outputs if decomposition in BY_OUTPUTS else None)
             most = full_rank(layer.module, decomposition)
             half = [r for r in range(1, most + 1) if _counts(layer, decomposition, r)[0] <= 0.5 * layer.macs]
             energy = float(kept[half[-1] - 1]) if half else -1.0
@@ -156,11 +164,11 @@ class LowRankMethod(Method):
         return best[1] if best else None
 
     def _options(self, layer: Layer, decomposition: str, outputs: Outputs | None) -> list[Option]:
-        kept = spectrum(layer.module, decomposition, outputs if decomposition == "svd" else None)
+        kept = spectrum(layer.module, decomposition, outputs if decomposition in BY_OUTPUTS else None)
         most = full_rank(layer.module, decomposition)
         ranks: Sequence[int] = range(1, most + 1)
         if self.rank is None and self.energy is None:
-            ranks = [r for r in ranks if _counts(layer, decomposition, r)[0] < layer.macs]
+            ranks = [r for r in ranks if _counts(layer, decomposition, r)[0] <= DEAREST * layer.macs]
             if len(ranks) > LEVELS:
                 ranks = sorted({ranks[round(i * (len(ranks) - 1) / (LEVELS - 1))] for i in range(LEVELS)})
         found = []
@@ -191,6 +199,15 @@ class LowRankMethod(Method):
         names = [layer.name for layer in seen.usable("conv", "linear", skip=self.skip)]
         found: dict[str, Outputs] = subject.once("outputs", lambda: output_moments(subject.model, seen, names))
         return found
+
+
+def _biased(module: Weighted) -> Weighted:
+    """Return the layer with a bias of zero."""
+    made = fresh_like(module, bias=True)
+    with torch.no_grad():
+        made.weight.copy_(module.weight)
+        made.bias.zero_()
+    return made
 
 
 def _counts(layer: Layer, decomposition: str, rank: int) -> tuple[int, int]:

@@ -77,7 +77,6 @@ class FinetuneTask(ClassificationTask):
         temperature: of the distillation.
         sparse: the plan's setting by layer name for layers whose zeros must stay.
         gradual: steps over which the zeros grow, cubically (Zhu & Gupta 2017, eq. 1), None for zeros from the start.
-        freeze_norms: leave the statistics of batch normalisations as they are: few images have poor ones.
     """
 
     def __init__(
@@ -90,27 +89,18 @@ class FinetuneTask(ClassificationTask):
         temperature: float = 4.0,
         sparse: Mapping[str, Mapping[str, Any]] | None = None,
         gradual: int | None = None,
-        freeze_norms: bool = False,
     ) -> None:
         super().__init__(
             model, num_classes, teacher=teacher if distill > 0 else None, distill=distill, temperature=temperature
         )
         self.sparse = {name: dict(setting) for name, setting in (sparse or {}).items()}
-        self.gradual, self.freeze_norms = gradual, freeze_norms
+        self.gradual = gradual
         for number, name in enumerate(self.sparse):
             self.register_buffer(f"kept_{number}", self._weight(name).detach() != 0)
 
     def _weight(self, name: str) -> Tensor:
         weight: Any = self.model.get_submodule(name).weight
         return weight
-
-    def train(self, mode: bool = True) -> FinetuneTask:
-        """Set the mode, of batch normalisations too unless they are frozen."""
-        super().train(mode)
-        for module in self.modules() if self.freeze_norms else ():
-            if isinstance(module, BATCH_NORMS):
-                module.eval()
-        return self
 
     def before_step(self, step: int) -> None:
         """Put the zeros back before the step reads the weights."""
@@ -162,7 +152,6 @@ def finetune(
     distill: float = 0.5,
     temperature: float = 4.0,
     gradual: bool = False,
-    freeze_norms: bool = False,
     validation: Iterable[Batch] | None = None,
     out: Path | None = None,
     resume: bool = False,
@@ -181,7 +170,6 @@ def finetune(
         distill: weight of the teacher against the labels, in [0, 1]; 0 trains on labels alone.
         temperature: of the distillation.
         gradual: for sparse networks: start from the original's dense weights and let the zeros grow.
-        freeze_norms: keep the statistics of batch normalisations; for a few hundred images.
         validation: batches for the evaluations during training, as in `fit`.
         out: folder for checkpoints and history, as in `fit`.
         resume: go on from the latest checkpoint in ``out``.
@@ -220,7 +208,6 @@ def finetune(
         temperature=temperature,
         sparse=sparse,
         gradual=round(GROWTH * steps) if gradual else None,
-        freeze_norms=freeze_norms,
     )
     result = fit(task, loader, config, validation=validation, out=out, resume=resume, progress=progress)
     if result.interrupted:

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from convsmith.inspection.layers import Weighted
 
-#: samples per layer, at most
-SAMPLES = 8192
+#: samples per layer, at most, and numbers in them: a depthwise layer's patches hold every input once a tap
+SAMPLES, NUMBERS = 8192, 2**26
 #: samples in multiples of the inputs of a group below which weights are not re-solved: they would fit these images only
 ENOUGH = 4
 #: weights of staying near the present weights, in units of the inputs' mean square: the one that does best on rows left
@@ -89,6 +89,11 @@ def chosen_ridge(inputs: Tensor, targets: Tensor, weight: Tensor, *, centred: bo
         shift = seen.bias(best).reshape(seen.target_mean.shape) if centred else 0.0
         errors.append(float((y - torch.einsum("ngd,god->ngo", x, best) - shift).square().sum()))
     return RIDGES[errors.index(min(errors))]
+
+
+def samples(layer: Weighted) -> int:
+    """Return how many samples of a layer's inputs and outputs its weights are solved on."""
+    return min(SAMPLES, NUMBERS // (layer.weight[0].numel() * getattr(layer, "groups", 1)))
 
 
 def by_group(module: Weighted) -> Tensor:

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from convsmith.compression.methods.method import output_error
 from convsmith.compression.planning.moments import (
-    SAMPLES,
     Moments,
     by_group,
     chosen_positions,
     chosen_ridge,
     sampled_inputs,
     sampled_outputs,
+    samples,
 )
 from convsmith.inspection.layers import LayerInventory, Weighted
 from convsmith.inspection.modes import BATCH_NORMS, evaluating, watching
@@ -98,7 +98,7 @@ def reconstruct(
                 norm = None
             if name in rows:
                 wanted = wanted[:, rows[name]]
-            positions = chosen_positions(before, tuple(output.shape), -(-SAMPLES // len(output)), seed)
+            positions = chosen_positions(before, tuple(output.shape), -(-samples(before) // len(output)), seed)
             layer = before if isinstance(module, Refittable) else module
             inputs = sampled_inputs(layer, args[0], positions, output.shape[-1])
             given = sampled_outputs(before, output, positions)
@@ -201,7 +201,7 @@ def _targets(original: nn.Module, names: Iterable[str], images: Tensor) -> dict[
         def keep(module: nn.Module, _args: Any, output: Tensor) -> None:
             # a layer may run on windows of images: as many rows an image in both passes
             rows = len(output) // size * len(images)
-            positions = chosen_positions(module, tuple(output.shape), -(-SAMPLES // rows), seed)
+            positions = chosen_positions(module, tuple(output.shape), -(-samples(module) // rows), seed)
             found.setdefault(name, []).append(sampled_outputs(module, output, positions).clone())
 
         return keep
