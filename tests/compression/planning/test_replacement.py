@@ -61,3 +61,38 @@ def test_methods_reach_transformer_layers(method):
     again.load_state_dict(made.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(again(x), fast)
+
+
+class Asking(nn.Module):
+    """Pads and casts by what its layer says of itself, as DaViT and EdgeNeXt do."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 3, stride=2, bias=False)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x):
+        side = self.body.kernel_size[0] // 2
+        x = nn.functional.pad(self.stem(x), [side] * 4).to(self.body.weight.dtype)
+        assert x.shape[1] == self.body.in_channels == self.body.weight.shape[1]
+        return self.head(self.body(x).mean((2, 3)).to(self.head.weight.device))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("low-rank", {"rank": 0.5}), ("low-rank", {"rank": 0.5, "decomposition": "spatial"}), ("interleave", {})],
+)
+def test_what_stands_for_a_layer_answers_for_its_sizes(method, settings):
+    torch.manual_seed(0)
+    model, x = Asking().eval(), torch.randn(4, 3, 8, 8)
+    small = compress(model, method, example=x, keep_macs=None if settings else 0.7, **settings)
+    assert type(small.body) is not nn.Conv2d
+    again = restore_structure(Asking().eval(), compression_history(small))
+    again.load_state_dict(small.state_dict())
+    assert torch.equal(again(x), small(x))
+    assert (small.body.stride, small.body.kernel_size) == ((2, 2), (3, 3))
+    assert small.body.weight.shape == model.body.weight.shape
+    assert bool(small.body.weight.isnan().all())
+    assert "body.weight" not in small.state_dict()
+    small.double()
+    assert small.body.weight.dtype == torch.float64

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.planning.moments import Moments, reduced_rank
-from convsmith.compression.planning.replacement import fresh_like
+from convsmith.compression.planning.replacement import StandIn, fresh_like
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Weighted
 
@@ -32,7 +32,7 @@ DECOMPOSITIONS = ("svd", "interpolative", "spatial", "tucker")
 BY_OUTPUTS = DECOMPOSITIONS[:2]
 
 
-class LowRank(nn.Sequential):
+class LowRank(StandIn, nn.Sequential):
     """A chain of linear layers that stands for one; only the last has a bias."""
 
     decomposition = "svd"

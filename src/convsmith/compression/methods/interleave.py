@@ -23,7 +23,7 @@ from convsmith.compression.operators.projection import from_dense, project
 from convsmith.compression.planning.budget import Option, assemble, plan_layers
 from convsmith.compression.planning.moments import Moments
 from convsmith.compression.planning.plan import Budget, Plan
-from convsmith.compression.planning.replacement import fresh_like, replace
+from convsmith.compression.planning.replacement import StandIn, fresh_like, replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import Layer, LayerInventory, Weighted
@@ -46,7 +46,7 @@ class ChannelBias(nn.Module):
         return x + self.bias.view(1, -1, 1, 1)
 
 
-class Interleaved(nn.Sequential):
+class Interleaved(StandIn, nn.Sequential):
     """An interleaved chain, and the bias of the convolution it stands for if there was one."""
 
     def refit(self, weight: Tensor, moments: Moments, bias: Tensor | None) -> None:
@@ -65,7 +65,7 @@ class Interleaved(nn.Sequential):
                 last.bias.copy_(bias)
 
 
-class PartlyInterleaved(nn.Module):
+class PartlyInterleaved(StandIn):
     """The first output channels by a dense convolution, the others by an interleaved chain, [B, C, H, W]."""
 
     def __init__(self, dense: nn.Conv2d, chain: Interleaved) -> None:

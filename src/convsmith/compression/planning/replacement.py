@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith.inspection.layers import KINDS, Weighted
@@ -16,13 +17,34 @@ _SIZES = {
 _SIZES["transposed"] = (*_SIZES["conv"], "output_padding")
 
 
+class StandIn(nn.Module):
+    """Several layers in the place of one; networks whose forward asks that one for its sizes get an answer.
+
+    ``weight`` tells shape, dtype and device of the dense weight. Its values are NaN: who would use them, finds out.
+    """
+
+    __jit_unused_properties__ = ("weight",)
+    if TYPE_CHECKING:  # an annotation that scripting cannot read
+        dense_shape: tuple[int, ...]
+
+    @property
+    def weight(self) -> Tensor:
+        own = next(self.parameters())
+        return torch.full((), torch.nan, dtype=own.dtype, device=own.device).expand(self.dense_shape)
+
+
 def replace(model: nn.Module, name: str, new: nn.Module) -> None:
     """Put ``new`` wherever the module called ``name`` sits (a shared module sits in several places), in place.
 
-    The new module takes over the training mode of the old one.
+    The new module takes over the training mode of the old one, a `StandIn` its sizes too.
     """
     old = model.get_submodule(name)
     new.train(old.training)
+    if isinstance(new, StandIn):
+        kind = next(word for cls, word in KINDS.items() if isinstance(old, cls))
+        for size in _SIZES[kind]:
+            setattr(new, size, getattr(old, size))
+        new.dense_shape = tuple(old.weight.shape)  # type: ignore[arg-type]
     put(model, old, new)
 
 
