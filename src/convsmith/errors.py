@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 
 class ConvsmithError(Exception):
@@ -70,15 +71,13 @@ def close_matches(name: str, known: Iterable[str]) -> str:
     return f"known: {shown}"
 
 
-def differing_tensors(own: Mapping[str, Sequence[int]], given: Mapping[str, Sequence[int]]) -> str | None:
-    """One sentence on the first tensors (name to shape) that a model and a file do not share; None if they agree."""
-    found = [f"{k} {tuple(own[k])} is not in the file" for k in own if k not in given]
-    found += [f"{k} {tuple(given[k])} is not in the model" for k in given if k not in own]
-    found += [
-        f"{k} is {tuple(given[k])} in the file and {tuple(own[k])} in the model"
-        for k in own
-        if k in given and tuple(own[k]) != tuple(given[k])
-    ]
+def differing_tensors(model: Mapping[str, Any], file: Mapping[str, Any]) -> str | None:
+    """One sentence on the first tensors that a model's and a file's state do not share; None if they agree."""
+    own, given = ({name: tuple(tensor.shape) for name, tensor in state.items()} for state in (model, file))
+    found = [f"{k} {own[k]} is not in the file" for k in own if k not in given]
+    found += [f"{k} {given[k]} is not in the model" for k in given if k not in own]
+    both = [k for k in own if k in given and own[k] != given[k]]
+    found += [f"{k} is {given[k]} in the file and {own[k]} in the model" for k in both]
     if not found:
         return None
     return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")

@@ -116,13 +116,13 @@ def setting_types(method: Any) -> dict[str, Any]:
     return found
 
 
-def check_settings(method: str, given: Iterable[str], known: Iterable[str]) -> None:
+def check_settings(method: str, given: Iterable[str], known: Iterable[str], *, argument: str = "settings") -> None:
     """Refuse the first name of ``given`` that is no setting of ``method``, with close matches among the ``known``."""
     names = sorted(known)
     for name in given:
         if name not in names:
             hint = close_matches(name, names) if names else "it has none"
-            raise InvalidArgument(f"{method} has no such setting", argument="settings", given=repr(name), hint=hint)
+            raise InvalidArgument(f"{method} has no such setting", argument=argument, given=repr(name), hint=hint)
 
 
 def fitted(value: Any, kind: Any, *, written: bool = False) -> tuple[bool, Any]:

@@ -16,6 +16,7 @@ from convsmith.data.source import SOURCES, Material, Request, numbered, quietly
 from convsmith.data.torchvision_sets import Items
 from convsmith.errors import InvalidArgument, close_matches, require
 from convsmith.offline import cache_alone
+from convsmith.registry import check_settings
 
 #: beyond so many stored rows or bytes images are not looked at before they are needed
 _LOOKED_ROWS, _LOOKED_BYTES = 200_000, 4 * 2**30
@@ -34,8 +35,7 @@ def hugging_face(request: Request) -> Material:
         rule = "a stream cannot be divided by class, shuffled as a whole, shared out evenly and resumed exactly"
         hint = "without streaming the set is mapped from disk, not held in memory; or write shards for wds:SHARDS"
         raise InvalidArgument(rule, argument=request.spec, hint=hint)
-    if unknown := sorted(set(options) - {"config", "image", "label"}):
-        raise InvalidArgument("after ? stand config, image and label", argument=request.spec, given=", ".join(unknown))
+    check_settings("a set of the hub", options, ("config", "image", "label"), argument=request.spec)
     parts, notes = _parts(request, name, options.get("config"))
     features = next(iter(parts.values())).features
     of_kind = {

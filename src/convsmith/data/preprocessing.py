@@ -15,7 +15,8 @@ from torch import nn
 
 from convsmith.arguments import number, of_type, one_of
 from convsmith.data.pictures import Pipeline
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument
+from convsmith.registry import check_settings
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming", "random")
 CROP_MODES = ("center", "squash", "border")
@@ -90,10 +91,7 @@ class Preprocessing:
         from timm.data import create_transform
 
         known = [name for name in inspect.signature(create_transform).parameters if name != "is_training"]
-        for name in settings:
-            if name not in known:
-                hint = close_matches(name, known)
-                raise InvalidArgument("no training transform has this setting", given=repr(name), hint=hint)
+        check_settings("the training transform", settings, known)
         try:
             steps = create_transform(**{**asdict(self), **settings}, is_training=True).transforms
         except (AssertionError, KeyError, TypeError, ValueError) as error:
@@ -112,9 +110,7 @@ class Preprocessing:
         if not isinstance(value, Mapping):
             raise InvalidArgument("a mapping is needed", argument="preprocessing", given=type(value).__name__)
         names = [f.name for f in fields(cls)]
-        if unknown := sorted(str(k) for k in value if k not in names):
-            hint = f"known: {', '.join(names)}"
-            raise InvalidArgument("no such field", argument="preprocessing", given=", ".join(unknown), hint=hint)
+        check_settings("a preprocessing", map(str, value), names, argument="preprocessing")
         return cls(**value)
 
     @classmethod

@@ -72,10 +72,10 @@ class Material:
 SOURCES: Registry[Callable[[Request], Material]] = Registry("data set", "convsmith.data")
 
 
-def numbered(values: Sequence[Any], request: Request, *, unknown: bool = False) -> tuple[tuple[str, ...], Tensor]:
+def numbered(values: Sequence[Any], request: Request) -> tuple[tuple[str, ...], Tensor]:
     """Return class names and labels [N] of written labels: whole numbers keep their meaning, words are sorted.
 
-    Label 3 is class 3, also if no image has a 2. ``unknown``: -1 stands for an image without label.
+    Label 3 is class 3, also if no image has a 2.
 
     Raises:
         InvalidArgument: a negative number; numbers so large that they cannot count classes.
@@ -86,7 +86,7 @@ def numbered(values: Sequence[Any], request: Request, *, unknown: bool = False) 
         return tuple(map(str, names)), torch.from_numpy(inverse.astype(np.int64))
     numbers = [int(word) for word in words]
     low, high = min(numbers), max(numbers)
-    if low < (-1 if unknown else 0):
+    if low < 0:
         raise InvalidArgument("labels count from 0", argument=request.spec, given=f"label {low}")
     if high > 10 * max(len(set(numbers)), 10_000):
         given = f"label {high} among {len(set(numbers))}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,31 +64,14 @@ def ablate(
     fractions: Sequence[float],
     *,
     order: str = "critical",
-    keep: bool = False,
-    by: str = "image",
-    seed: int = 0,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
+    **settings: Any,
 ) -> list[float]:
-    """Return the accuracy after switching off each of ``fractions`` of all nodes; see `removal_curve`.
+    """Return the accuracy after switching off each of ``fractions`` of all nodes, `removal_curve` without intervals.
 
     Examples:
         >>> without = ablate(model, images, labels, find_routes(model, images, steps=5), [0.0, 0.1])
     """
-    curve = removal_curve(
-        model,
-        images,
-        labels,
-        routes,
-        fractions,
-        order=order,
-        keep=keep,
-        by=by,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    return list(curve.accuracy)
+    return list(removal_curve(model, images, labels, routes, fractions, order=order, **settings).accuracy)
 
 
 def removal_curve(

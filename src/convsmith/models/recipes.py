@@ -133,7 +133,9 @@ def check_name(name: str) -> None:
     """Refuse a name that timm does not know, with close matches."""
     base = name.split(".")[0]
     if not timm.is_model(base):
-        hint = close_matches(base, timm.list_models())
+        near = close_matches(base, timm.list_models())
+        lists = "convsmith models '*' lists all; a saved model is a folder or file"
+        hint = near if near.startswith("did you") else lists
         raise InvalidArgument("no model has this name", argument="model", given=repr(name), hint=hint)
 
 

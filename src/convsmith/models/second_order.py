@@ -153,7 +153,7 @@ def load_fast_mpncov(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         # files of torch before 1.0 do not count batches
         if key.endswith("num_batches_tracked"):
             converted.setdefault(key, value)
-    differing = differing_tensors({k: v.shape for k, v in expected.items()}, {k: v.shape for k, v in converted.items()})
+    differing = differing_tensors(expected, converted)
     if differing:
         raise InvalidArgument("these weights belong to another network", argument="load_fast_mpncov", given=differing)
     model.load_state_dict(converted)

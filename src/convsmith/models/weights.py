@@ -131,7 +131,7 @@ def fit(model: nn.Module, weights: Mapping[str, Tensor], *, file: str) -> Fitted
     )
     if fitted is None:
         argument = f"load {file} into {type(model).__name__}"
-        given = differing_tensors(own, {k: tuple(v.shape) for k, v in plain.items()})
+        given = differing_tensors(model.state_dict(), plain)
         hint = "name the model and arguments that the weights were saved with"
         raise InvalidArgument("these weights belong to another model", argument=argument, given=given, hint=hint)
     return fitted

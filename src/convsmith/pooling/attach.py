@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, get_type_hints
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from convsmith import arguments
 from convsmith.arguments import module
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument
 from convsmith.inspection.feature_maps import feature_fn, feature_layout, infer_channels, input_shape
 from convsmith.pooling.classifier import ATTACHED, PooledClassifier
 from convsmith.pooling.last_stage import set_last_stride
 from convsmith.pooling.layers import POOLINGS
+from convsmith.registry import check_settings, setting_types
 
 #: top-level modules that belong to a head when the feature pass does not call them
 HEAD_NAMES = (
@@ -85,7 +85,7 @@ def attach(
     keeps = not entry.traits.get("reduces", True)
     if keeps and dim not in (256, None):
         raise InvalidArgument(f"{pooling} pooling keeps all channels", argument=f"dim={dim}", hint="leave dim out")
-    _check_options(pooling, options)
+    check_settings(pooling, options, pooling_options(pooling))
     hidden = tuple(arguments.integer("hidden", size, least=1) for size in hidden)
     if not 0.0 <= drop_rate < 1.0:
         raise InvalidArgument("a share from 0 to below 1", argument="drop_rate", given=drop_rate)
@@ -166,19 +166,8 @@ def pooling_options(name: str) -> dict[str, Any]:
         >>> "iterations" in pooling_options("isqrt-cov")
         True
     """
-    maker = POOLINGS.entry(name).value.__init__
-    hints = get_type_hints(maker)
-    known = [p for p in inspect.signature(maker).parameters if p not in ("self", "in_channels", "dim")]
-    return {option: hints[option] for option in known}
-
-
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    known = pooling_options(name)
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        hint = close_matches(unknown[0], known) if known else "it has none"
-        rule = f"{name} takes no such option"
-        raise InvalidArgument(rule, argument="options", given=", ".join(map(repr, unknown)), hint=hint)
+    types = setting_types(POOLINGS.entry(name).value)
+    return {option: kind for option, kind in types.items() if option != "dim"}
 
 
 def _last_linear(model: nn.Module) -> int | None:

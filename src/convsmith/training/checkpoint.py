@@ -167,9 +167,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: st
     Raises:
         InvalidArgument: the weights belong to another model; names the first tensors that differ.
     """
-    differing = differing_tensors(
-        {k: v.shape for k, v in module.state_dict().items()}, {k: v.shape for k, v in weights.items()}
-    )
+    differing = differing_tensors(module.state_dict(), weights)
     if differing:
         argument = f"load {source} into {type(module).__name__}"
         hint = "build the model with the same name and arguments that the weights were saved with"

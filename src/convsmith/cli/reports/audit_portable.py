@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convsmith.cli.reports.audit_subject import Chapter, Subject, percent, wilson
+from convsmith.cli.reports.audit_subject import Chapter, Subject, percent, rightly, wilson
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,18 +131,12 @@ def _told_apart(x: Tensor, y: Tensor, seed: int) -> tuple[float, float, float]:
     import numpy as np
     import torch
     from sklearn.linear_model import RidgeClassifier
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     count = min(len(x), len(y))
     generator = torch.Generator().manual_seed(seed)
     rows = [part[torch.randperm(len(part), generator=generator)[:count]] for part in (x, y)]
-    features, domain = torch.cat(rows).numpy(), np.repeat([0, 1], count)
-    head = make_pipeline(StandardScaler(), RidgeClassifier(100.0))
-    folds = StratifiedKFold(5, shuffle=True, random_state=seed)
-    right = cross_val_predict(head, features, domain, cv=folds) == domain
-    return wilson(float(right.sum()), len(domain))
+    right = rightly(RidgeClassifier(100.0), torch.cat(rows), np.repeat([0, 1], count), seed)
+    return wilson(float(right.sum()), len(right))
 
 
 def _head(x: Tensor, labels: Tensor, y: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convsmith.cli.reports.audit_subject import Chapter, Subject, percent, wilson
+from convsmith.cli.reports.audit_subject import Chapter, Subject, percent, rightly, wilson
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,7 @@ def run(subject: Subject) -> Chapter:
     """Cross-validate two ridge heads on frozen features of the labelled images."""
     import numpy as np
     import torch
+    from sklearn.linear_model import RidgeClassifierCV
 
     from convsmith.report import Figure, Section, Table
     from convsmith.report.figures import bars
@@ -35,9 +36,10 @@ def run(subject: Subject) -> Chapter:
     if maps.shape[2] < 4:
         return Chapter(absent=f"the last feature map has {maps.shape[2]} positions; second-order statistics need four")
     subject.progress(0, 2, "head on the average")
-    right = {"average": _correct(maps.mean(2), labels, subject.seed)}
+    head = RidgeClassifierCV(np.logspace(-1, 5, 7))
+    right = {"average": rightly(head, maps.mean(2), labels, subject.seed)}
     subject.progress(1, 2, "head on second-order statistics")
-    right["second order"] = _correct(_second_order(maps), labels, subject.seed)
+    right["second order"] = rightly(head, _second_order(maps), labels, subject.seed)
     difference = torch.from_numpy(right["second order"].astype(float) - right["average"])
     low, high = bootstrap_interval(difference, subject.seed, resamples=2000)
     gain = float(difference.mean())
@@ -88,20 +90,3 @@ def _second_order(maps: Tensor) -> Tensor:
     reduced = torch.einsum("dc,ncm->ndm", basis, maps)
     scale = reduced.std().clamp(min=1e-12)
     return triu_vector(isqrt_covariance((reduced / scale).unsqueeze(-1)))
-
-
-def _correct(features: Tensor, labels: Any, seed: int) -> Any:
-    """Return whether each image is classified rightly by a head that has not seen it, [N] of bool."""
-    import warnings
-
-    import numpy as np
-    from sklearn.linear_model import RidgeClassifierCV
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    head = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(-1, 5, 7)))
-    folds = StratifiedKFold(min(5, int(np.bincount(labels)[np.unique(labels)].min())), shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return cross_val_predict(head, features.double().numpy(), labels, cv=folds) == labels

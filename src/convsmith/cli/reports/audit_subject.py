@@ -199,6 +199,26 @@ def read_images(spec: str, *, most: int, seed: int) -> tuple[ImageSplit, list[st
     return replace(split, description=replace(split.description, source=spec)), [told] if broken else []
 
 
+def rightly(head: Any, features: Tensor, labels: Any, seed: int) -> Any:
+    """Return whether each row [N] is classified rightly by a standardised ``head`` fitted to the other parts.
+
+    Parts: five, or as many as the smallest class has rows.
+    """
+    import warnings
+
+    import numpy as np
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    parts = min(5, int(np.unique(labels, return_counts=True)[1].min()))
+    folds = StratifiedKFold(parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = features.double().numpy()
+        return cross_val_predict(make_pipeline(StandardScaler(), head), rows, labels, cv=folds) == labels
+
+
 def wilson(successes: float, count: int) -> tuple[float, float, float]:
     """Return a share and its 95 % Wilson interval."""
     from convsmith.training.evaluation import wilson as interval

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from convsmith.cli.shell import environment, terminal
 from convsmith.cli.shell.method_settings import keyword_arguments, method_settings
 from convsmith.cli.shell.options import Computation, option
-from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
+from convsmith.errors import ConvsmithError, InvalidArgument
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,6 +56,8 @@ def check(arguments: ModelOptions) -> None:
             rule = "published weights belong to a name"
             raise InvalidArgument(rule, argument=f"--model {arguments.model}", hint=hint)
         return
+    from convsmith.models.recipes import check_name
+
     check_name(arguments.model)
 
 
@@ -69,18 +71,6 @@ def pooling_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
     # values outside their rules: the layer's own refusal, before images are read
     pooling.POOLINGS.entry(name).value(64, **values)
     return values
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that timm does not know."""
-    import timm
-
-    if not timm.is_model(name.split(".")[0]) and not name.startswith(("hf-hub:", "hf_hub:")):
-        hint = close_matches(name.split(".")[0], timm.list_models())
-        hint = (
-            hint if hint.startswith("did you") else "convsmith models '*' lists all; a saved model is a folder or file"
-        )
-        raise InvalidArgument("no model has this name", argument="model", given=repr(name), hint=hint)
 
 
 def is_saved(spec: str) -> bool:
@@ -135,10 +125,10 @@ def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, 
 
 def load(spec: str, *, weights: str | None = None, num_classes: int | None = None, device: str = "cpu") -> LoadedModel:
     """Load MODEL: anything `convsmith.models.load_model` knows, a bare name with its published weights."""
-    from convsmith.models import sources, storage
+    from convsmith.models import recipes, sources, storage
 
     if sources.is_name(spec):
-        check_name(spec)
+        recipes.check_name(spec)
     loaded = storage.load(spec, weights=weights, num_classes=num_classes, device=device)
     for note in loaded.notes:
         terminal.complain("note", note)

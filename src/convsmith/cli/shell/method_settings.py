@@ -12,7 +12,7 @@ from typing import Any
 
 from convsmith.cli.shell import settings
 from convsmith.errors import InvalidArgument, close_matches
-from convsmith.registry import setting_types
+from convsmith.registry import check_settings, setting_types
 
 
 def keyword_arguments(words: Sequence[str], flag: str = "--model-args", noun: str = "a model") -> dict[str, Any]:
@@ -48,13 +48,8 @@ def method_settings(
             hint = reserved[name]
             raise InvalidArgument(f"{name} has a flag of its own", argument=flag, given=repr(key), hint=hint)
         if not takers or name not in known[takers[0]]:
-            everything = sorted({n for m in (takers or known) for n in known[m]} - set(reserved or ()))
-            raise InvalidArgument(
-                f"{' and '.join(takers or known)} has no such setting",
-                argument=flag,
-                given=repr(name),
-                hint=close_matches(name, everything) if everything else "it has none",
-            )
+            everything = {n for m in (takers or known) for n in known[m]} - set(reserved or ())
+            check_settings(" and ".join(takers or known), [name], everything, argument=flag)
         for taker in takers:
             found[taker][name] = _typed(text, known[taker][name], name, flag)
     return found
