@@ -52,7 +52,7 @@ def test_every_xception_unit_has_one_member_a_partition():
 
 def test_widths_are_multiples_and_bad_arguments_are_named():
     assert [scaled(32, w) for w in (1.0, 0.75, 0.3, 0.01)] == [32, 24, 8, 8]
-    with pytest.raises(InvalidArgument, match="positive"):
+    with pytest.raises(InvalidArgument, match="width must be a finite number above 0"):
         mobilenet_v1_net(0)
     with pytest.raises(InvalidArgument, match="8 or 11"):
         xception_igc_net(9)

@@ -173,7 +173,7 @@ def test_the_training_task_uses_the_heads_learning_rate():
     groups = ClassificationTask(model, 4).parameter_groups(0.01)
     assert [group["lr"] for group in groups] == [0.01, 0.05]
     assert len(ClassificationTask(tiny(), 4).parameter_groups(0.01)) == 1
-    with pytest.raises(InvalidArgument, match="factor above 0"):
+    with pytest.raises(InvalidArgument, match="head_lr_mult must be a finite number above 0"):
         attach(tiny(), head_lr_mult=0.0)
 
 

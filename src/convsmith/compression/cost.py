@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith import arguments
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument
 from convsmith.inspection.counting import Count, count_operations
 from convsmith.inspection.modes import BATCH_NORMS
 
@@ -77,10 +77,7 @@ class Cost:
         ``full``: everything; ``no-norm``: without normalisation's affine; ``weights``: also without biases;
         ``no-classifier``: everything but the fully connected layers; ``conv``: convolution weights alone.
         """
-        if convention not in CONVENTIONS:
-            raise InvalidArgument(
-                "no counting convention has this name", given=convention, hint=close_matches(convention, CONVENTIONS)
-            )
+        arguments.one_of("convention", convention, tuple(CONVENTIONS))
         norm, bias, classifier = CONVENTIONS[convention]
         total = 0
         for layer in self.by_layer.values():

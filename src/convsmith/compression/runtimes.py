@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import one_of
 from convsmith.compression.methods.int8 import Int8Model
 from convsmith.compression.methods.method import HISTORY
-from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
+from convsmith.errors import RunFailed, require
 from convsmith.files import replacing
 from convsmith.inspection.modes import evaluating
 from convsmith.inspection.outputs import joined_output
@@ -30,10 +31,7 @@ CHECKED = (1, 3)
 
 def check_runtime(name: str) -> str:
     """Return ``name``, or raise with close matches; also if the runtime's packages are missing."""
-    if name not in RUNTIMES:
-        raise InvalidArgument(
-            "no runtime has this name", argument="runtime", given=name, hint=close_matches(name, RUNTIMES)
-        )
+    one_of("runtime", name, RUNTIMES)
     if name == "onnxruntime":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             require(module, "onnx")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from convsmith.arguments import integer
 from convsmith.data.augment import kept_random_states
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.data.keyed import hash64, shuffled
@@ -61,12 +62,10 @@ class Loader:
     mixup: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InvalidArgument("a batch has one image or more", argument="batch_size", given=self.batch_size)
+        integer("batch_size", self.batch_size, least=1)
+        integer("workers", self.workers, least=0)
         if self.world < 1 or not 0 <= self.rank < self.world:
             raise InvalidArgument("0 <= rank < world", argument="rank, world", given=(self.rank, self.world))
-        if self.workers < 0:
-            raise InvalidArgument("no fewer than 0 processes", argument="workers", given=self.workers)
         if self.drop_last and self.fill_last:
             raise InvalidArgument("one of them", argument="drop_last, fill_last", given="both")
         rest = (len(self.split) + self.filled) % self.global_batch_size

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import number, one_of, tensor
+from convsmith.arguments import integer, number, one_of, tensor
 from convsmith.errors import InvalidArgument, close_matches, require
 from convsmith.interpretation.find import prepare, rows_at_once
 from convsmith.registry import Registry
@@ -85,8 +85,8 @@ def attack(
     number("epsilon", epsilon, least=0)
     if not isinstance(method, str):
         one_of("method", method, ATTACKS.names())
-    if steps is not None and steps < 1:
-        raise InvalidArgument("an attack takes at least one step", argument="steps", given=steps)
+    if steps is not None:
+        integer("steps", steps, least=1)
     model, images = prepare(model, images)
     if tensor("labels", labels, floating=False, what="one label per image").shape != (len(images),):
         raise InvalidArgument("one label per image", argument=f"[{len(images)}]", given=tuple(labels.shape))

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import wide
-from convsmith.errors import InvalidArgument
+from convsmith.arguments import integer, wide
 from convsmith.interpretation.find import Progress, _column, collect, look, prepare, rows_at_once
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
@@ -69,8 +68,7 @@ def score_units(
         >>> scores = score_units(model, images, "activation").gates
     """
     scorer = SCORES[method]
-    if steps < 1:
-        raise InvalidArgument("integration takes at least one step", argument="steps", given=steps)
+    integer("steps", steps, least=1)
     model, images = prepare(model, images)
     plan = plan_sites(model, images, sites, layers)
     count, size = len(images), rows_at_once(images, batch_size)

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from convsmith.arguments import one_of
 from convsmith.compression import InterleavedGroupConv2d
 from convsmith.compression.operators.blocks import ChainBlock, ChainResidual
 from convsmith.errors import InvalidArgument
@@ -45,8 +46,7 @@ def igcv1_net(
         width: channels of the regular control.
         **head: ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
-    if widening not in ("authors", "consistent"):
-        raise InvalidArgument("widening is 'authors' or 'consistent'", given=repr(widening))
+    one_of("widening", widening, ("authors", "consistent"))
     check_depth(depth, "a residual" if residual else "a plain", 2 if residual else 3, 8 if residual else 5)
     if primary is None and width is None:
         raise InvalidArgument("a regular network needs its width", argument="primary=None", hint="give width")
@@ -75,8 +75,7 @@ def igcv1_imagenet(
     ``grow="members"`` (L4M32, L16M16): M doubles and L stays; the stem has L M channels. ``primary=None``: ResNet-18
     with ``width`` channels in its first stage.
     """
-    if grow not in ("primary", "members"):
-        raise InvalidArgument("a stage grows its 'primary' partitions or their 'members'", given=repr(grow))
+    one_of("grow", grow, ("primary", "members"))
     if primary is None:
         if width is None:
             raise InvalidArgument("a regular network needs its width", argument="primary=None", hint="give width")

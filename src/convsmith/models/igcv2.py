@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import nn
 
+from convsmith.arguments import one_of
 from convsmith.compression import InterleavedStructuredConv2d, balanced_partition
 from convsmith.compression.operators.blocks import ChainBlock
-from convsmith.errors import InvalidArgument
 from convsmith.models.lean_controls import MOBILENET_V1, scaled
 from convsmith.models.published import configuration, family
 from convsmith.models.staged import StagedNet, check_depth, conv_stem, doubling, stack
@@ -46,8 +46,7 @@ def igcv2_cifar(
         **head: ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
     check_depth(depth, "an IGCV2", 3, 5)
-    if widen not in ("pointwise", "depthwise"):
-        raise InvalidArgument("widen is 'pointwise' or 'depthwise'", given=repr(widen))
+    one_of("widen", widen, ("pointwise", "depthwise"))
     partitions = (1, *(branch,) * factors)
 
     def block(before: int, out: int, stride: int) -> nn.Module:

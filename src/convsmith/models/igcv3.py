@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from convsmith.arguments import number, one_of
 from convsmith.compression.operators.blocks import InvertedInterleavedBlock
 from convsmith.errors import InvalidArgument
 from convsmith.models.published import configuration, family
@@ -73,10 +74,8 @@ def igcv3_net(
         permute_out: see `InvertedInterleavedBlock`.
         **head: ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
-    if multiplier not in ("fixed", "truncating", "authors"):
-        raise InvalidArgument("multiplier is 'fixed', 'truncating' or 'authors'", given=repr(multiplier))
-    if width <= 0:
-        raise InvalidArgument("a width multiplier is positive", argument="width", given=width)
+    one_of("multiplier", multiplier, ("fixed", "truncating", "authors"))
+    number("width", width, above=0)
     if strides is not None and len(strides) != len(rows):
         raise InvalidArgument("one stride for every row of the table", argument=f"{len(rows)} strides", given=strides)
 

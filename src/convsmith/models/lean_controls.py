@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from convsmith.arguments import number
 from convsmith.compression.operators.blocks import DepthwiseSeparableBlock, xception_block
-from convsmith.errors import InvalidArgument
 from convsmith.models.published import configuration, family
 from convsmith.models.staged import StagedNet, check_depth, conv_stem, doubling, stack
 
@@ -24,8 +24,7 @@ MOBILENET_V1: tuple[tuple[int, int, int], ...] = ((64, 1, 1), (128, 2, 2), (256,
 
 def scaled(channels: int, width: float, multiple: int = 8) -> int:
     """Return ``channels * width`` rounded to a multiple, never below it."""
-    if width <= 0:
-        raise InvalidArgument("a width multiplier is positive", argument="width", given=width)
+    number("width", width, above=0)
     return max(multiple, int(channels * width + multiple / 2) // multiple * multiple)
 
 

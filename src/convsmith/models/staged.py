@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint_sequential
 
+from convsmith import arguments
 from convsmith.compression import LinearChain
 from convsmith.errors import InvalidArgument
 from convsmith.models.intermediates import intermediates, wanted_maps
@@ -81,8 +82,7 @@ class StagedNet(nn.Module):
 
     def set_drop_path(self, rate: float) -> None:
         """Give the residual blocks stochastic depth, from 0 at the first to ``rate`` at the last."""
-        if not 0.0 <= rate < 1.0:
-            raise InvalidArgument("a share from 0 to below 1", argument="drop_path_rate", given=rate)
+        arguments.number("drop_path_rate", rate, least=0, below=1)
         blocks: list[Any] = [m for m in self.modules() if hasattr(m, "drop_path") and getattr(m, "has_identity", True)]
         if rate and not blocks:
             rule = "a network without residual blocks has no paths to drop"

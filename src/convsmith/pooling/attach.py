@@ -87,10 +87,8 @@ def attach(
         raise InvalidArgument(f"{pooling} pooling keeps all channels", argument=f"dim={dim}", hint="leave dim out")
     check_settings(pooling, options, pooling_options(pooling))
     hidden = tuple(arguments.integer("hidden", size, least=1) for size in hidden)
-    if not 0.0 <= drop_rate < 1.0:
-        raise InvalidArgument("a share from 0 to below 1", argument="drop_rate", given=drop_rate)
-    if not head_lr_mult > 0:
-        raise InvalidArgument("a factor above 0", argument="head_lr_mult", given=head_lr_mult)
+    arguments.number("drop_rate", drop_rate, least=0, below=1)
+    arguments.number("head_lr_mult", head_lr_mult, above=0)
     recipe: dict[str, Any] = {
         "pooling": pooling,
         "dim": dim,

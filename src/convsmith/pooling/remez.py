@@ -93,10 +93,9 @@ def level_reach(smallest: float) -> float:
 @functools.lru_cache(maxsize=64)
 def _schedule(iterations: int, smallest: float, largest: float | None) -> tuple[tuple[Step, float], ...]:
     arguments.integer("iterations", iterations, least=1)
-    if not 0.0 < smallest < 1.0:
-        raise InvalidArgument("a singular value between 0 and 1 is needed", argument="smallest", given=smallest)
-    if largest is not None and not largest >= 1.0:
-        raise InvalidArgument("the interval must reach one", argument="largest", given=largest)
+    arguments.number("smallest", smallest, above=0, below=1)
+    if largest is not None:
+        arguments.number("largest", largest, least=1)
     low, high = smallest, level_reach(smallest) if largest is None else largest
     found = []
     for _ in range(iterations):

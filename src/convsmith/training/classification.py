@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.arguments import wide
+from convsmith.arguments import number, wide
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.training.evaluation import expected_calibration_error, predict
@@ -62,13 +62,9 @@ class ClassificationTask(Task):
         if num_classes < 2:
             rule = "a classifier needs two classes or more"
             raise InvalidArgument(rule, argument="num_classes", given=num_classes, hint="add images of another class")
-        for name, value, good in (
-            ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1),
-            ("distill", distill, 0 <= distill <= 1),
-            ("temperature", temperature, temperature > 0),
-        ):
-            if not good:
-                raise InvalidArgument("is outside its range", argument=name, given=value)
+        number("label_smoothing", label_smoothing, least=0, below=1)
+        number("distill", distill, least=0, most=1)
+        number("temperature", temperature, above=0)
         if (teacher is None) != (distill == 0):
             argument, given = "teacher, distill", ("no teacher" if teacher is None else "a teacher", distill)
             raise InvalidArgument("a teacher and a distillation weight come together", argument=argument, given=given)

@@ -86,7 +86,7 @@ def test_layers_compute_with_the_quantised_weight_and_train(layer):
 
 
 def test_unknown_scheme():
-    with pytest.raises(InvalidArgument, match="no such precision"):
+    with pytest.raises(InvalidArgument, match="scheme has no such choice"):
         lowbit(nn.Linear(2, 2), "int3")
 
 

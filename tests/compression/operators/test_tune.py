@@ -51,5 +51,5 @@ def test_the_tuned_copy_computes_the_same():
 def test_nothing_to_tune_is_an_error():
     with pytest.raises(InvalidArgument, match="no interleaved chain ran"):
         tune(nn.Conv2d(3, 4, 1), torch.randn(1, 3, 4, 4))
-    with pytest.raises(InvalidArgument, match="at least one round"):
+    with pytest.raises(InvalidArgument, match="rounds must be a whole number at least 1"):
         tune(network(), torch.randn(1, 8, 4, 4), rounds=0)

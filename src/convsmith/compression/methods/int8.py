@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
+from convsmith.arguments import one_of
 from convsmith.compression.methods.graphs import graph_from_json, graph_to_json, tensor_of
 from convsmith.compression.methods.method import HISTORY, METHODS, Applied
 from convsmith.compression.methods.precision import LowBitMethod
@@ -32,7 +33,7 @@ from convsmith.compression.methods.rounding import round_by_moments
 from convsmith.compression.planning.plan import WHOLE, Budget, Choice, Plan
 from convsmith.compression.planning.replacement import replace
 from convsmith.compression.planning.subject import Subject
-from convsmith.errors import InvalidArgument, RunFailed, close_matches, require
+from convsmith.errors import InvalidArgument, RunFailed, require
 from convsmith.inspection.modes import watching
 
 _UNFINISHED = ("in int8 training: train it, then call finish",)
@@ -103,10 +104,7 @@ class Int8(LowBitMethod):
     scheme: ClassVar[str] = "int8"
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise InvalidArgument(
-                "int8 has no such mode", argument="mode", given=self.mode, hint=close_matches(self.mode, MODES)
-            )
+        one_of("mode", self.mode, MODES)
         if self.mode != "weight-only" and not self.ends:
             raise InvalidArgument("ends belongs to mode 'weight-only'; use skip", argument=f"mode={self.mode!r}")
         if self.mode != "weight-only":

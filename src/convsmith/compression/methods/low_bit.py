@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import one_of
 from convsmith.compression.planning.moments import padding_sides
 from convsmith.compression.planning.replacement import fresh_like
-from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Weighted
 
 SCHEMES = ("binary", "ternary", "int8")
@@ -127,8 +127,7 @@ class _LowBit(nn.Module):
         return int8_weight(self.weight, self.scale)
 
     def _adopt(self, old: Weighted, scheme: str, *, keep: bool) -> None:
-        if scheme not in SCHEMES:
-            raise InvalidArgument("no such precision", given=scheme, hint=f"known: {', '.join(SCHEMES)}")
+        one_of("scheme", scheme, SCHEMES)
         self.scheme = scheme
         if keep:
             with torch.no_grad():

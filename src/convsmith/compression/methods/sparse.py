@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import integer, number, of_type
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.planning.budget import Option, assemble, plan_layers
 from convsmith.compression.planning.plan import Budget, Plan
@@ -135,7 +136,8 @@ class Sparse(_Sparsity):
     label: ClassVar[str] = "sparse"
 
     def __post_init__(self) -> None:
-        _check_sparsity(self.sparsity)
+        if self.sparsity is not None:
+            number("sparsity", self.sparsity, least=0, below=1)
 
     def settings_for(self, layer: Layer) -> list[dict[str, Any]] | str:
         """Return one setting per sparsity."""
@@ -165,7 +167,8 @@ class StructuredSparse(_Sparsity):
     label: ClassVar[str] = "structured-sparse"
 
     def __post_init__(self) -> None:
-        _check_sparsity(self.sparsity)
+        if self.sparsity is not None:
+            number("sparsity", self.sparsity, least=0, below=1)
         if self.pattern != "block":
             n, m = _pattern(self.pattern)
             if not 1 <= n <= m or m < 2:
@@ -174,8 +177,8 @@ class StructuredSparse(_Sparsity):
                 )
             if self.sparsity is not None:
                 raise InvalidArgument("the pattern n:m fixes the sparsity", argument="sparsity", given=self.sparsity)
-        if len(self.block) != 2 or any(not isinstance(b, int) or b < 1 for b in self.block):
-            raise InvalidArgument("a block is two positive numbers of channels", argument="block", given=self.block)
+        for side in of_type("block", self.block, tuple[int, int]):
+            integer("block", side, least=1)
 
     def settings_for(self, layer: Layer) -> list[dict[str, Any]] | str:
         """Return the n of n:m with the asked one first, or one setting per block sparsity; or why neither fits."""
@@ -201,13 +204,6 @@ def _pattern(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(p.isdigit() for p in parts):
         raise InvalidArgument("a pattern is 'n:m' or 'block'", argument="pattern", given=text, hint="'2:4', for one")
     return int(parts[0]), int(parts[1])
-
-
-def _check_sparsity(value: float | None) -> None:
-    if value is not None and not (isinstance(value, int | float) and 0 <= value < 1):
-        raise InvalidArgument(
-            "a sparsity is a share of zeros: at least 0 and below 1", argument="sparsity", given=value
-        )
 
 
 def _options(layer: Layer, settings: list[dict[str, Any]]) -> list[Option]:

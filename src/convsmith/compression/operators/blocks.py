@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from convsmith.arguments import spelled
+from convsmith.arguments import one_of, spelled
 from convsmith.compression.operators.chain_spec import ChainSpec, GroupConvSpec, check_divides, shuffle
 from convsmith.compression.operators.interleaved import ChannelOrder, InterleavedGroupConv2d, LinearChain, one_node
 from convsmith.errors import InvalidArgument
@@ -239,11 +239,8 @@ class MergeAndRunBlock(nn.Module):
     ) -> None:
         super().__init__()
         out = in_channels if out_channels is None else out_channels
-        if shortcut not in ("conv", "none") or merge not in ("average", "sum"):
-            raise InvalidArgument(
-                "a merge-and-run block has shortcut 'conv' or 'none' and merge 'average' or 'sum'",
-                given=f"shortcut={shortcut!r}, merge={merge!r}",
-            )
+        one_of("shortcut", shortcut, ("conv", "none"))
+        one_of("merge", merge, ("average", "sum"))
         self.in_channels, self.out_channels, self.merge = in_channels, out, merge
         layers: list[nn.Module] = []
         widths: tuple[int, ...]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convsmith.arguments import integer, number
+from convsmith.arguments import integer, number, one_of
 from convsmith.compression.operators.chain_spec import check_partitions
 from convsmith.compression.operators.conditions import MOST_CHANNELS, balanced_partition
 from convsmith.errors import InvalidArgument
@@ -55,7 +55,8 @@ def widest_bound(budget: float, area: int = 9) -> float:
         >>> round(widest_bound(4672))
         85
     """
-    _positive(budget, area)
+    number("budget", budget, least=1)
+    number("area", area, least=1)
     return (budget / (2 * math.sqrt(area))) ** (2 / 3)
 
 
@@ -97,8 +98,7 @@ def structures(
     Examples:
         >>> lightest = structures(64)[0]
     """
-    if kind not in ("params", "macs"):
-        raise InvalidArgument("a budget counts 'params' or 'macs'", given=repr(kind))
+    one_of("kind", kind, ("params", "macs"))
     integer("channels", channels, least=1, most=MOST_CHANNELS)
     for name, value in (("area", area), ("positions", positions)):
         integer(name, value, least=1)
@@ -148,8 +148,3 @@ def _primary_within(budget: int, members: int, area: int) -> int:
     while primary and chain_params((members, primary), area) > budget:
         primary -= 1
     return primary
-
-
-def _positive(*numbers: float) -> None:
-    if any(value < 1 for value in numbers):
-        raise InvalidArgument("channels, budget, taps and positions are at least 1", given=numbers)

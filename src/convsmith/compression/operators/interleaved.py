@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from convsmith.arguments import spelled
+from convsmith.arguments import one_of, spelled
 from convsmith.compression.operators.backends import BACKENDS, convolution_of, dense_kernel, run_chain
 from convsmith.compression.operators.chain_spec import (
     ChainSpec,
@@ -25,7 +25,7 @@ from convsmith.compression.operators.chain_spec import (
     shuffled,
 )
 from convsmith.compression.operators.geometry import ChainGeometry, IntOrPair
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument
 
 
 class LinearChain(nn.Module, ABC):
@@ -48,10 +48,7 @@ class LinearChain(nn.Module, ABC):
     ) -> None:
         super().__init__()
         geometry = ChainGeometry.of(kernel_size, stride, padding, dilation)
-        if backend != "auto" and backend not in BACKENDS:
-            raise InvalidArgument(
-                "no backend has this name", given=repr(backend), hint=close_matches(backend, ["auto", *BACKENDS])
-            )
+        one_of("backend", backend, ("auto", *BACKENDS))
         self.spec = spec
         self.geometry = geometry
         self.backend = backend

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import integer
 from convsmith.compression.operators.backends import BACKENDS
 from convsmith.compression.operators.interleaved import LinearChain
 from convsmith.errors import InvalidArgument
@@ -35,8 +36,7 @@ def tune(model: nn.Module, example: Tensor, *, rounds: int = 9) -> nn.Module:
     Examples:
         >>> tuned = tune(compress(model, "interleave", example=images), images, rounds=1)
     """
-    if rounds < 1:
-        raise InvalidArgument("at least one round is measured", argument="rounds", given=rounds)
+    integer("rounds", rounds, least=1)
     tuned = copy.deepcopy(model).eval()
     inputs: dict[LinearChain, Tensor] = {}
 
