@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.arguments import integer, number, one_of, tensor
-from convsmith.errors import InvalidArgument, close_matches, require
+from convsmith.errors import InvalidArgument, require
 from convsmith.interpretation.find import prepare, rows_at_once
-from convsmith.registry import Registry
+from convsmith.registry import Registry, check_settings
 
 #: moves pixels: (setting, start pixels [B, C, H, W], labels [B], settings of its own as keywords) -> pixels
 Move = Callable[..., Tensor]
@@ -105,11 +105,7 @@ def attack(
         return (eight_bit(moved, pixels, None) if round_to_8bit else moved).sub(shift).div(scale)
     entry = ATTACKS.entry(method)
     own = [k for k, p in inspect.signature(entry.value).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    unknown = sorted(set(settings) - set(own))
-    if unknown:
-        rule = "this attack has no such setting"
-        hint = close_matches(unknown[0], (*own, "step", "steps", "seed", "epsilon"))
-        raise InvalidArgument(rule, argument=method, given=", ".join(unknown), hint=hint)
+    check_settings(f"the attack {method}", settings, (*own, "step", "steps", "seed", "epsilon"))
     steps = default_steps(method) if steps is None else steps
     sign = -1.0 if targeted else 1.0
 
@@ -238,9 +234,6 @@ def _through_art(
         raise InvalidArgument("this attack cannot be targeted", argument="targeted=True", given=method)
     if "verbose" in accepted:
         settings = {"verbose": False, **settings}
-    unknown = sorted(set(settings) - accepted)
-    if unknown:
-        rule, hint = "this attack has no such setting", close_matches(unknown[0], accepted)
-        raise InvalidArgument(rule, argument=method, given=unknown[0], hint=hint)
+    check_settings(f"the attack {method}", settings, accepted)
     made = kind(estimator, **settings).generate(x=pixels.cpu().numpy(), y=labels.cpu().numpy())
     return torch.as_tensor(made).to(pixels)

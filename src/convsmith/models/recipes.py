@@ -98,14 +98,7 @@ class ModelRecipe:
         pooling, description = found.get("pooling"), found.get("description")
         preprocessing = found.get("preprocessing")
         if pooling is not None:
-            from convsmith.pooling import attach
-
             pooling = _plain("pooling", _mapping("pooling", pooling))
-            parameters = inspect.signature(attach).parameters
-            taken = [p for p in parameters if p != "model"]
-            for key in pooling:
-                if key not in taken and parameters[taken[-1]].kind is not inspect.Parameter.VAR_KEYWORD:
-                    raise InvalidArgument("no such entry", argument=f"pooling.{key}", hint=close_matches(key, taken))
         steps = found.get("compression", ())
         if not isinstance(steps, list | tuple):
             raise InvalidArgument("a list of steps", argument="compression", given=repr(steps)[:80])
