@@ -77,7 +77,7 @@ def test_columns_and_parts_that_must_be_chosen(tmp_path):
     assert load(f"hf:{root}?image=photo&label=kind").description.counts == data.description.counts
     with pytest.raises(InvalidArgument, match="no such column"):
         load(f"hf:{root}?label=kinds")
-    with pytest.raises(InvalidArgument, match="config, image and label"):
+    with pytest.raises(InvalidArgument, match=r"'colour'[\s\S]*known: config, image, label"):
         load(f"hf:{root}?colour=red")
     other = saved(tmp_path / "o", kind=datasets.Value("int64"), columns=("image", "kind"))
     with pytest.raises(InvalidArgument, match=r"0 label columns[\s\S]*label=COLUMN"):

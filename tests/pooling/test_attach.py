@@ -210,7 +210,7 @@ BAD = [
     (lambda: attach(tiny(), iteration=3), "did you mean 'iterations'"),
     (lambda: attach(tiny(), iterations=0), "at least 1"),
     (lambda: attach(NoFeatures(), num_classes=3), "forward_features"),
-    (lambda: attach(tiny(), drop_rate=1.0), "from 0 to below 1"),
+    (lambda: attach(tiny(), drop_rate=1.0), "drop_rate must be a finite number at least 0 and below 1"),
     (lambda: attach(tiny(), num_classes=-2), "number of classes is needed"),
     (lambda: attach(tiny(), last_stride=2), "stride 1"),
     (lambda: attach(timm.create_model("convnext_atto"), last_stride=1), "leave last_stride=None, or use one of"),
