@@ -231,8 +231,8 @@ def test_inception_like_block():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: MergeAndRunBlock(4, merge="mean"), "merge='mean'"),
-        (lambda: MergeAndRunBlock(4, shortcut="pad"), "shortcut='pad'"),
+        (lambda: MergeAndRunBlock(4, merge="mean"), "merge has no such choice"),
+        (lambda: MergeAndRunBlock(4, shortcut="pad"), "shortcut has no such choice"),
         (lambda: MergeAndRunBlock(4)(torch.randn(1, 4, 3, 3)), r"\[B, 8, H, W\]"),
     ],
 )
