@@ -176,7 +176,7 @@ def test_learning_rates_of_body_head_and_adversary():
         (lambda: method_settings("pada", {"scale": None}), "argument: scale"),
         (lambda: method_settings("san", {"source_is": 2}), "argument: source_is"),
         (lambda: method_settings("arpm", {"neighbours": 0}), "argument: neighbours"),
-        (lambda: method_settings("adda", {"pretrain": 1.0}), "share of all steps"),
+        (lambda: method_settings("adda", {"pretrain": 1.0}), "pretrain must be a finite number above 0"),
     ],
 )
 def test_bad_settings_are_one_clear_error(call, rule):

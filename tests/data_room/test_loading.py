@@ -133,7 +133,7 @@ def test_available():
         ("imagefolder", {}, "a path or name follows"),
         ("imagefolder:", {}, "imagefolder:PATH"),
         ("digits", {"size": 0}, "positive whole number"),
-        ("digits", {"channels": 2}, "1 or 3 channels"),
+        ("digits", {"channels": 2}, "one of None, 1, 3"),
         ("digits", {"broken": "ignore"}, "broken has no such choice"),
         ("digits", {"augment": "digit"}, "did you mean 'digits'"),
         ("digits", {"crop": 9}, "window must fit"),

@@ -84,8 +84,7 @@ def load(
     """
     name, argument = parsed(spec)
     wanted = checked_size(size)
-    if channels not in (None, 1, 3):
-        raise InvalidArgument("images have 1 or 3 channels", argument="channels", given=channels)
+    one_of("channels", channels, (None, 1, 3))
     one_of("broken", broken, ("refuse", "skip"))
     AUGMENTATIONS.entry(augment)
     if preprocessing is not None:

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 
 from convsmith import arguments
 from convsmith.adaptation.losses.operands import matrix, vector
-from convsmith.errors import InvalidArgument
 
 
 def keep_mask(shape: Sequence[int], dropout: float, device: torch.device) -> Tensor:
@@ -127,8 +126,7 @@ class ClassDiscriminators(nn.Module):
         widths = tuple(arguments.integer("hidden", h, least=1) for h in (hidden or ()))
         arguments.integer("features", features, least=1)
         arguments.integer("classes", classes, least=1)
-        if not 0 <= arguments.number("dropout", dropout) < 1:
-            raise InvalidArgument("dropout is a share in [0, 1)", argument="dropout", given=dropout)
+        arguments.number("dropout", dropout, least=0, below=1)
         self.features, self.classes, self.hidden, self.dropout = features, classes, widths, dropout
         self.first = nn.Linear(features, classes * (widths[0] if widths else 1))
         sizes = [*widths, 1]

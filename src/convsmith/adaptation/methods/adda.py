@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from convsmith import arguments
 from convsmith.adaptation.losses.adversarial import domain_loss, fooling_loss
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig
 from convsmith.data.batch import DomainBatch
-from convsmith.errors import InvalidArgument
 from convsmith.inspection.features import features_and_logits
 from convsmith.training.task import Losses
 
@@ -39,8 +39,7 @@ class ADDASettings(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.pretrain < 1:
-            raise InvalidArgument("pretrain is a share of all steps", argument="pretrain", given=self.pretrain)
+        arguments.number("pretrain", self.pretrain, above=0, below=1)
 
 
 @METHODS.register("adda", settings=ADDASettings, partial=False)

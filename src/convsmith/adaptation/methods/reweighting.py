@@ -49,9 +49,7 @@ class ReweightingSettings(MethodConfig):
         super().__post_init__()
         for name in ("updates", "critic_steps", "critic_hidden"):
             arguments.integer(name, getattr(self, name), least=1)
-        if not self.warmup < 1:
-            rule = "the warm-up is a share of all steps, in [0, 1)"
-            raise InvalidArgument(rule, argument="warmup", given=self.warmup)
+        arguments.number("warmup", self.warmup, least=0, below=1)
 
 
 class ReweightedTask(DomainTask):
