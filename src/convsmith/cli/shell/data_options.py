@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import terminal
-from convsmith.cli.shell.options import MOST_PIXELS, MOST_WORKERS, Computation, option
+from convsmith.cli.shell.options import MOST_PIXELS, MOST_WORKERS, Computation, Listing, option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
 
@@ -15,13 +15,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Computation):
-    """Which images, and how they are read."""
+class ImageOptions(Listing):
+    """How images are read."""
 
-    data: str = option(
-        help="a folder, digits, mnist-5k, fashion-mnist, list:FILE, torchvision:NAME, timm:NAME, hf:NAME, wds:SHARDS",
-        metavar="DATA",
-    )
     size: int | None = option(
         None,
         "side of the images in pixels (default: the network's, or their own)",
@@ -33,10 +29,20 @@ class DataOptions(Computation):
     channels: int | None = option(None, "1 or 3 (default: what the images have)", group="images", metavar="1|3")
     broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read", group="images")
     check_files: bool = option(False, "decode every file before work, in sets of any size", group="images")
+    data_root: str | None = option(None, "folder of downloaded data sets", group="images", metavar="DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(ImageOptions, Computation):
+    """Which images, and how they are read."""
+
+    data: str = option(
+        help="a folder, digits, mnist-5k, fashion-mnist, list:FILE, torchvision:NAME, timm:NAME, hf:NAME, wds:SHARDS",
+        metavar="DATA",
+    )
     class_map: str | None = option(
         None, "lines of CLASS=CLASS: the data's name, the network's", group="images", metavar="FILE"
     )
-    data_root: str | None = option(None, "folder of downloaded data sets", group="images", metavar="DIR")
     limit: int | None = option(None, "use at most so many images of each split", group="images", metavar="N", least=1)
 
 
@@ -48,6 +54,29 @@ class LoaderOptions(DataOptions):
     num_workers: int = option(
         0, "processes that read and change images ahead", group="images", metavar="N", least=0, most=MOST_WORKERS
     )
+
+
+def read(arguments: Any, **settings: Any) -> ImageData:
+    """Read the images as the flags say, and say what is left out; ``settings`` are more arguments of `data.load`."""
+    from convsmith import data
+
+    with progress("read images") as callback:
+        loaded = data.load(
+            arguments.data,
+            size=arguments.size,
+            channels=arguments.channels,
+            seed=arguments.seed,
+            broken=arguments.broken,
+            root=arguments.data_root,
+            check=arguments.check_files,
+            progress=callback,
+            **settings,
+        )
+    for file in loaded.skipped:
+        terminal.complain("warning", f"skipped a broken image: {file}")
+    for note in loaded.notes:
+        terminal.complain("note", note)
+    return loaded
 
 
 def load(
@@ -63,30 +92,13 @@ def load(
     ``like`` describes the data a network was trained on: its preprocessing is used and its classes count the labels.
     ``preprocessing`` alone is that of a network whose head is made anew; ``settings`` are the augmentation's.
     """
-    from convsmith import data
     from convsmith.data.classes import matched_classes
 
     if arguments.class_map is not None and (like is None or not like.classes):
         rule = "classes of data are mapped to those of a trained network, and there are none here"
         raise InvalidArgument(rule, argument="class_map", given=arguments.class_map, hint="leave it out")
-    with progress("read images") as callback:
-        loaded = data.load(
-            arguments.data,
-            size=arguments.size,
-            channels=arguments.channels,
-            seed=arguments.seed,
-            augment=augment,
-            broken=arguments.broken,
-            root=arguments.data_root,
-            preprocessing=preprocessing if like is None else like.preprocessing,
-            check=arguments.check_files,
-            progress=callback,
-            **settings,
-        )
-    for file in loaded.skipped:
-        terminal.complain("warning", f"skipped a broken image: {file.path}: {file.reason}")
-    for note in loaded.notes:
-        terminal.complain("note", note)
+    shown = preprocessing if like is None else like.preprocessing
+    loaded = read(arguments, augment=augment, preprocessing=shown, **settings)
     if like is not None and like.classes:  # labels count the network's classes, which may be more than the data's
         numbers = matched_classes(loaded.classes, like.classes, arguments.class_map) if loaded.classes else ()
         loaded = loaded.renumbered(numbers, like.classes)

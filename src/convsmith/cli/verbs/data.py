@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from convsmith.cli.shell import terminal
-from convsmith.cli.shell.options import MOST_PIXELS, Listing, option
-from convsmith.cli.shell.progress import progress
+from convsmith.cli.shell import data_options, terminal
+from convsmith.cli.shell.options import option
 
 EXAMPLES = ("data", "data digits", "data imagefolder:photos --size 224", "data digits --json")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Listing):
+class Arguments(data_options.ImageOptions):
     """List the data sets that DATA can name, or load one and describe it."""
 
     data: str | None = option(None, "which one; none lists them", metavar="DATA", positional=True)
-    size: int | None = option(
-        None, "side of the images in pixels (default: their own)", metavar="PIXELS", most=MOST_PIXELS
-    )
-    channels: int | None = option(None, "1 or 3 (default: what the images have)", metavar="1|3")
-    broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read")
-    data_root: str | None = option(None, "folder of downloaded data sets", metavar="DIR")
     seed: int = option(0, "key of the division into train, validation and test")
 
 
@@ -35,16 +28,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         known = dict(zip(data.available(), (entry.summary for entry in data.SOURCES), strict=True))
         terminal.table(("DATA", "what it is"), list(known.items()))
         return {"data": [{"spec": spec, "source": source} for spec, source in known.items()]}
-    with progress("read") as callback:
-        loaded = data.load(
-            arguments.data,
-            size=arguments.size,
-            channels=arguments.channels,
-            seed=arguments.seed,
-            broken=arguments.broken,
-            root=arguments.data_root,
-            progress=callback,
-        )
+    loaded = data_options.read(arguments)
     about = loaded.description
     terminal.say(
         f"name      {about.name}",
@@ -56,9 +40,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
         f"classes   {len(about.classes)}: {shortened(about.classes, 12)}",
     )
     terminal.table(("class", *loaded.splits), _by_class(loaded))
-    for file in loaded.skipped:
-        terminal.complain("warning", f"skipped a broken image: {file.path}: {file.reason}")
-    terminal.say(*(f"note: {note}" for note in loaded.notes))
     return {"description": about.to_json(), "skipped": [str(file.path) for file in loaded.skipped]}
 
 
