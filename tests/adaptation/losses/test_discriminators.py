@@ -148,7 +148,7 @@ def test_it_compiles_to_the_same_numbers():
         (lambda: ClassDiscriminators(0, 3), "argument: features"),
         (lambda: ClassDiscriminators(4, "3"), "argument: classes"),
         (lambda: ClassDiscriminators(4, 3, (0,)), "argument: hidden"),
-        (lambda: ClassDiscriminators(4, 3, dropout=1.0), "share"),
+        (lambda: ClassDiscriminators(4, 3, dropout=1.0), "dropout must be a finite number at least 0 and below 1"),
         (lambda: ClassDiscriminators(4, 3, dropout=None), "argument: dropout"),
         (lambda: ClassDiscriminators(4, 3, (2,))(torch.zeros(2, 5)), r"argument: x\n .*\(2, 5\)"),
         (lambda: ClassDiscriminators(4, 3, (2,))([[0.0] * 4]), "argument: x"),
