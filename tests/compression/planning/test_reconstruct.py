@@ -142,3 +142,16 @@ def test_what_has_no_weights_to_solve_says_so(model):
         compress(model, "binary", example=images(64, 0), reconstruct=True)
     with pytest.raises(InvalidArgument, match="real images"):
         compress(model, "low-rank", rank=2, reconstruct=True)
+
+
+@pytest.mark.parametrize("decomposition", ["svd", "interpolative"])
+def test_few_samples_are_no_reason_to_fail(decomposition):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 24, 3, stride=2), nn.Flatten()
+    ).eval()
+    fit = images(64, 7)[:, :, :4, :4]  # one position an image, 432 inputs
+    made = compress(model, "low-rank", example=fit, keep_macs=0.6, decomposition=decomposition)
+    with torch.no_grad():
+        assert made(fit).shape == model(fit).shape
+    assert compression_history(made)[0]["reconstructed"] == 56

@@ -104,7 +104,7 @@ def test_what_does_not_come_nearer_is_not_kept(trained, monkeypatch):
 def test_blocks_are_counted_once(trained):
     names = room._blocks(trained, trace_layers(trained, FIT[:2]))
     assert names == ["stages", "stages.0", "stages.1"]
-    _, outputs = room._outputs(trained, names, FIT[:2])
+    _, outputs = room.outputs(trained, names, FIT[:2])
     assert set(outputs) == {"stages.0", "stages.1"}  # `stages` gives what its last block does
 
 

@@ -27,6 +27,7 @@ from convsmith.compression.planning.moments import (
     sampled_outputs,
     samples,
 )
+from convsmith.compression.planning.replacement import StandIn
 from convsmith.inspection.layers import LayerInventory, Weighted
 from convsmith.inspection.modes import BATCH_NORMS, evaluating, watching
 from convsmith.inspection.outputs import joined_output
@@ -175,10 +176,10 @@ def _norms(original: nn.Module, inventory: LayerInventory, images: Tensor) -> di
 
 def _gain(module: Any, wanted: Tensor, given: Tensor) -> None:
     """Scale every output (and shift it if there is a bias) to the least squares fit of what is wanted."""
-    last = module if isinstance(getattr(module, "weight", None), Tensor) else None
-    if last is None and isinstance(module, nn.Sequential) and isinstance(getattr(module[-1], "weight", None), Tensor):
-        last = module[-1]
-    if last is None:
+    last: Any = module[-1] if isinstance(module, nn.Sequential) else module
+    weight: Any = None if isinstance(last, StandIn) else getattr(last, "weight", None)
+    # the last layer of an interpolative chain may give a part of the outputs
+    if not isinstance(weight, Tensor) or len(weight) != wanted.shape[1]:
         return
     biased = last.bias is not None
     x, y = given.double(), wanted.double()
@@ -187,7 +188,7 @@ def _gain(module: Any, wanted: Tensor, given: Tensor) -> None:
     square = x.square().mean(0)
     ridge = 0.1 * square.mean().clamp_min(1e-12)
     gain = ((x * y).mean(0) + ridge) / (square + ridge)
-    last.weight.mul_(gain.view(-1, *[1] * (last.weight.dim() - 1)))
+    weight.mul_(gain.view(-1, *[1] * (weight.dim() - 1)))
     if biased:
         last.bias.copy_(last.bias * gain + mean_y - gain * mean_x)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from convsmith.compression.methods.method import output_error
 from convsmith.compression.planning.agreement import is_scores
 from convsmith.inspection.layers import LayerInventory
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import evaluating, watching
 from convsmith.inspection.outputs import joined_output
 from convsmith.training import distillation_loss
 
@@ -73,11 +73,11 @@ def teach(
             optimiser.param_groups[0]["lr"] = RATE * share
             batch = _crops(images, step)
             with torch.no_grad():
-                wanted, targets = _outputs(original, names, batch)
+                wanted, targets = outputs(original, names, batch)
             with torch.enable_grad():
-                got, outputs = _outputs(compressed, names, batch)
+                got, made = outputs(compressed, names, batch)
                 loss = _distance(got, wanted)
-                shared = [(outputs[n], t) for n, t in targets.items() if n in outputs and outputs[n].shape == t.shape]
+                shared = [(made[n], t) for n, t in targets.items() if n in made and made[n].shape == t.shape]
                 loss = loss + sum(_distance(a, b) for a, b in shared) / max(len(shared), 1)
                 if is_scores(wanted):
                     loss = loss + distillation_loss(got, wanted, TEMPERATURE) / TEMPERATURE**2
@@ -100,9 +100,10 @@ def _blocks(original: nn.Module, inventory: LayerInventory) -> list[str]:
     return [name for name in found if sum(layer.startswith(f"{name}.") for layer in layers) > 1]
 
 
-def _outputs(model: nn.Module, names: list[str], images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return what ``model`` answers and what its modules of these names do."""
+def outputs(model: nn.Module, names: Sequence[str], images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what ``model`` answers in evaluation mode and what its modules of these names do, no tensor twice."""
     found: dict[str, Tensor] = {}
+    learns, there = torch.is_grad_enabled(), dict(model.named_modules())
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -112,12 +113,8 @@ def _outputs(model: nn.Module, names: list[str], images: Tensor) -> tuple[Tensor
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
+    with watching(model, {name: keep(name) for name in names if name in there}), torch.set_grad_enabled(learns):
         return joined_output(model(images)), found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _distance(got: Tensor, wanted: Tensor) -> Tensor:
