@@ -11,7 +11,7 @@ from convsmith.interpretation import Routes, apply_routes, find_routes, routes_a
 from convsmith.interpretation.find import blanks
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.sites import plan_sites
-from convsmith.interpretation.solvers.problem import OWN, beside_blank, evaluate
+from convsmith.interpretation.solvers.problem import OWN, ROOM, beside_blank, evaluate
 
 
 @pytest.fixture
@@ -66,17 +66,23 @@ def test_one_pass_beside_a_blank_is_the_formula(biased):
     gates = torch.rand(6, plan.total, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.no_grad():
         full, blank = model(x), model(blanks(x))
-    p, own = full.softmax(1), torch.tensor([0.0, OWN] * 3).double()
+    p, stiff = full.softmax(1), torch.tensor([0.0, 7.0] * 3).double()
     target, blank = beside_blank(p, blank)
     with GatedNetwork(model, plan, torch.cat([x, blanks(x)])) as network:
-        found = evaluate(network, gates, p, blank=blank, target=target, own=own)
-        ones = evaluate(network, torch.ones_like(gates), p, blank=blank, target=target, own=own)
+        found = evaluate(network, gates, p, blank=blank, target=target, stiffness=stiff)
+        ones = evaluate(network, torch.ones_like(gates), p, blank=blank, target=target, stiffness=stiff)
     parts = dict(zip([s.name for s in plan.sites], gates.split(plan.widths, 1), strict=True))
     z, constant = apply_routes(model, x, parts), apply_routes(model, blanks(x), parts)
     first = -(p * z.log_softmax(1)).sum(1)
     second = -(target * (z - constant + blank).log_softmax(1)).sum(1)
     torch.testing.assert_close(found.cross_entropy, OWN * first + (1 - OWN) * second)
-    torch.testing.assert_close(found.followed, own * first + (1 - own) * second)
+    label, lacks = p.argmax(1), torch.zeros(6).double()
+    for answer in (z, z - constant + blank):
+        for row in range(6):
+            others = [float(answer[row, k]) for k in range(10) if k != label[row]]
+            lacks[row] += max(0.0, ROOM - float(answer[row, label[row]]) + max(others)) ** 2
+    assert (lacks > 0).any()
+    torch.testing.assert_close(found.followed, found.cross_entropy + stiff / 2 * lacks)
     assert ones.kept.all()
     assert ones.gradient.abs().max() < 1e-12
     entropy = [-(q * q.log()).sum(1) for q in (p, target)]
@@ -98,7 +104,7 @@ def test_a_prediction_of_biases_is_open_only_where_the_image_adds_to_it(digits):
     full, blank = (z.gather(1, z.argsort(1)[:, -2:]).diff(dim=1)[:, 0] for z in logits)
     assert (logits[0].argmax(1) == logits[1].argmax(1)).all()
     assert routes.flags.open.all(1).tolist() == (full > blank).tolist()
-    assert routes.flags.closed.any(1).tolist() == (full <= blank).tolist()
+    assert ["biases" in " ".join(routes.messages(row)) for row in range(4)] == (full <= blank).tolist()
     assert 0 < int((full > blank).sum()) < 4
     assert (routes.divergence < 1e-3).all()
     torch.testing.assert_close(routes.gamma, torch.full((4,), 0.05))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.solvers.problem import OWN, Evaluation, Solution, beside_blank, evaluate
+from convsmith.interpretation.solvers.walk import MOST, walk
 
 #: gates are cubes of what moves, so that a gate near 0 takes small steps and a large one large steps
 POWER = 3
@@ -18,18 +19,18 @@ CLOSED = 1e-3
 SAVING = 0.003
 #: growth of the largest step after one that was taken
 GROW = 4.0
+#: share of the objective that the model still promises at rest, at so many points in a row
+PROMISE, CALM = 0.001, 5
 #: sufficient decrease of a step
 DECREASE = 1e-4
-#: a second start: passes, how far a gate moves in each, decay of the averages of its slope and squared slope
-SLOW, STRIDE, MEMORY = 25, 0.1, (0.9, 0.99)
 #: accepted points in a row without the prediction, or size of the projected gradient in units of the threshold without
 #: it, at which the cross-entropy weighs more; by how much; factor after every accepted point with it, down to the floor
 LOST_FOR, NEAR, RAISE, FALL = 20, 5.0, 4.0, 0.85
 #: a search at rest within this share of its passes begins once more, from gates of so much where closed, twice that
 #: where open
 EARLY, REOPENED = 1 / 2, 0.4
-#: beside a blank: the mean gate below which the network's own answer counts too
-JOINED = 0.2
+#: beside a blank: how hard the predicted class is kept ahead once the walk is over
+STIFF = 10.0
 #: passes after which the gates themselves move, the same after a second beginning, the largest change of a gate then
 FINISH, LATER, STEP = 25, 15, 1.0
 #: the stop test of rows happens once in so many passes, so that the device is asked to wait only then
@@ -57,17 +58,16 @@ def solve_converged(
     the gates themselves move, by at most 1, clipped to [0, upper], with the model of those alone that no slope holds
     at an end: a gate on its way to 0 slows down in z, and here it arrives (two-metric projection; Bertsekas, SIAM
     J. Control and Optimization 1982). Gates below 1e-3 that the objective wants smaller are set to 0. A row in which
-    the shrinking leaves no gradient starts a second time with 25 steps of about 0.1 a gate down its own slope (Kingma
-    and Ba 2015). A row at rest within half of its passes begins once more, from gates of 0.4 where closed and at most
-    0.8 where open (from open gates and a heavier cross-entropy, where it rests without a gradient), and keeps the
-    better of the two points.
+    the shrinking leaves no gradient goes back to its best gates, the cross-entropy weighing more. A row at rest within
+    half of its passes begins once more, from gates of 0.4 where closed and at most 0.8 where open (from open gates and
+    a heavier cross-entropy, where it rests without a gradient), and keeps the better of the two points.
 
     With ``blank`` [B, K] ``network`` holds the images, then a blank beside each, and ``blank`` are the full network's
     logits of these. The cross-entropy is then 1/4 of the answer's own and 3/4 of that of ``z(image) - z(blank) +
-    blank``, z being the gated logits, and the prediction must stay in both: constants that closed layers and biases
-    make cancel, so that only what depends on the image lowers it (where the blank alone is predicted alike, see
-    `beside_blank`). While the gates shrink, the second part alone is
-    followed; the first joins below a mean gate of 0.2 at a point with the prediction.
+    blank``, z being the gated logits, and the prediction must stay in both (see `beside_blank`): constants that closed
+    layers and biases make cancel. Such a row does not shrink and begin again: it walks (`solvers.walk`) for two thirds
+    of its passes, 60 at most, and goes on in the gates from there, the predicted class held ahead by 0.1 logits. It
+    also is at rest where the model promises less than 0.1 % of the objective at five accepted points in a row.
 
     Stop: ``|lambda - clip(lambda - g, 0, upper)| <= tolerance * gamma * sqrt(total)``, g the gradient by lambda, and
     gates that would rather close weigh at most 0.3 % of the objective. The right side is the left one at open gates,
@@ -87,9 +87,16 @@ def solve_converged(
         torch.zeros(len(start), dtype=torch.long, device=start.device),
         torch.zeros(len(start), dtype=torch.bool, device=start.device),
     )
-    for taken in range(1, passes + 1):
-        gates = rows.trial.abs() ** rows.power
-        rows.judge(evaluate(network, gates, rows.probabilities, blank=rows.blank, target=rows.target, own=rows.own))
+
+    def look(gates: Tensor) -> Evaluation:
+        stiff = rows.stiffness
+        return evaluate(network, gates, rows.probabilities, blank=rows.blank, target=rows.target, stiffness=stiff)
+
+    walked = 0 if blank is None else min(MOST, 2 * passes // 3)
+    if walked:
+        rows.begin(walk(look, rows.trial**POWER, gamma, upper, walked), walked)
+    for taken in range(walked + 1, passes + 1):
+        rows.judge(look(rows.trial.abs() ** rows.power))
         rows.advance()
         if taken < passes and taken % _CHECK_EVERY == 0:
             live = ~rows.converged
@@ -127,7 +134,7 @@ class _Rows:
         self.blank = blank
         if blank is not None:
             self.target, self.blank = beside_blank(probabilities, blank)
-        self.own = torch.full_like(gamma, OWN if blank is None else 0.0)
+        self.stiffness: Tensor | None = None
         self.place = torch.arange(rows, device=start.device)
         self.upper, self.early = upper, EARLY * passes
         self.power = torch.full_like(gamma, float(POWER))[:, None]
@@ -144,10 +151,9 @@ class _Rows:
         self.radius = self.reach.clone()
         self.finish = torch.full_like(self.place, FINISH)
         self.weight, self.floor = torch.ones_like(gamma), torch.ones_like(gamma)
-        self.mean, self.square = torch.zeros_like(start), torch.zeros_like(start)
         self.fresh = torch.ones_like(self.place, dtype=torch.bool)
-        self.slow, self.restarted = torch.zeros_like(self.place), torch.zeros_like(self.fresh)
         self.lost, self.raised = torch.zeros_like(self.place), torch.zeros_like(self.fresh)
+        self.calm, self.accepted = torch.zeros_like(self.place), torch.zeros_like(self.fresh)
         self.converged, self.reopened = torch.zeros_like(self.fresh), torch.zeros_like(self.fresh)
         self.at_rest = torch.full_like(gamma, -torch.inf)  # the objective where the row came to rest
         self.passes = torch.zeros_like(self.place)
@@ -156,6 +162,13 @@ class _Rows:
         self.lowest = _entropy(probabilities) + gamma * total
         if self.target is not None:
             self.lowest = self.lowest + (1 - OWN) * (_entropy(self.target) - _entropy(probabilities))
+
+    def begin(self, gates: Tensor, passes: int) -> None:
+        """Go on from ``gates`` [B, total], found in so many passes: gates move, and there is no second beginning."""
+        self.passes, self.stiffness = self.passes + passes, torch.full_like(self.gamma, STIFF)
+        self.root, self.reopened = gates ** (1 / POWER), ~self.reopened
+        self._finish(self.fresh)
+        self.trial = self.root
 
     def slope(self, root: Tensor, pull: Tensor) -> Tensor:
         """Return the derivative by the roots, [B, total], ``pull`` being that of the cross-entropy by the gates."""
@@ -189,6 +202,7 @@ class _Rows:
         shorter = (-expected / (2 * curvature)).nan_to_num(nan=0.1, posinf=0.5).clamp(0.1, 0.5)
         far = step.abs().amax(1)
         self.radius = torch.where(accepted, (self.radius * GROW).minimum(self.reach), far * shorter)
+        self.accepted, self.value = accepted, torch.where(accepted, objective, before)
 
         take = accepted[:, None]
         self.root = torch.where(take, self.trial, self.root)
@@ -201,17 +215,15 @@ class _Rows:
         size = residual.norm(dim=1)
         # what the gates still to be closed would save by themselves
         saving = (gates * gradient.clamp(min=0)).sum(1)
-        rest = accepted & (size <= self.threshold) & (saving <= SAVING * objective) & (self.weight <= self.floor)
+        still = (size <= self.threshold) & (saving <= SAVING * objective)
+        rest = accepted & (still | (self.calm >= CALM)) & (self.weight <= self.floor)
         reopen = take & (gates == 0) & (gradient < 0) & (self.power > 1)
         closing = take & (gates > 0) & (gates < CLOSED) & (gradient > 0)
         self.root = torch.where(closing, 0.0, torch.where(reopen, CLOSED ** (1 / self.power), self.root))
         unfinished = closing.any(1)
         self.fresh = self.fresh | (rest & unfinished)  # what is left without the gates just closed
         rest = rest & feasible & ~unfinished
-        join = take[:, 0] & feasible & (self.own < OWN) & (rest | (gates.mean(1) < JOINED))
-        self.own = torch.where(join, OWN, self.own)
-        self._forget(join)
-        self._rest(rest & ~join)
+        self._rest(rest)
         self._finish(take[:, 0] & feasible & (self.passes >= self.finish))
         self._weigh(accepted, feasible, accepted & ~feasible & (size <= NEAR * self.threshold))
 
@@ -233,7 +245,7 @@ class _Rows:
 
     def _finish(self, rows: Tensor) -> None:
         """Let the gates of ``rows`` [B] bool move instead of their roots."""
-        rows = rows & (self.power[:, 0] > 1) & (self.own >= OWN)
+        rows = rows & (self.power[:, 0] > 1)
         turned = rows[:, None]
         self.root = torch.where(turned, self.root.abs() ** self.power, self.root)
         self.power = torch.where(turned, 1.0, self.power)
@@ -245,25 +257,20 @@ class _Rows:
         """Look at the point of ``rows`` [B] bool again, without a model of its surroundings."""
         self.steps = self.steps.masked_fill(rows[:, None, None], 0.0)
         self.changes = self.changes.masked_fill(rows[:, None, None], 0.0)
-        self.fresh = self.fresh | rows
+        self.fresh, self.calm = self.fresh | rows, self.calm.masked_fill(rows, 0)
 
     def _weigh(self, accepted: Tensor, feasible: Tensor, dead: Tensor) -> None:
         """Let the weight fall to its floor; raise both where the prediction stays lost, back at the best point."""
         down = torch.maximum(self.weight * FALL, self.floor)
         self.lost = torch.where(accepted, torch.where(feasible, 0, self.lost + 1), self.lost)
-        more = (dead | (self.lost >= LOST_FOR)) & (self.slow == 0)
+        more = dead | (self.lost >= LOST_FOR)
         again = more & (self.weight <= self.floor) & self.raised
         self.floor = torch.where(again, self.floor * 1.5, self.floor)
         self.weight = torch.where(more, self.weight * RAISE, torch.where(accepted & feasible, down, self.weight))
         self.raised = self.raised | more
         self.lost = torch.where(more, 0, self.lost)
         gone = more & (self.weight * self.pull.abs().amax(1) < self.gamma)
-        first = gone & ~self.restarted
-        self.weight = torch.where(first, self.floor, self.weight)
-        self.slow = torch.where(first, SLOW + 1, (self.slow - 1).clamp(min=0))
-        self.restarted = self.restarted | first
         self.root = torch.where(gone[:, None], self.best ** (1 / self.power), self.root)
-        self.root = torch.where(first[:, None], 1.0, self.root)
         self.fresh = self.fresh | gone
 
     def advance(self) -> None:
@@ -275,7 +282,11 @@ class _Rows:
         stuck = self.radius < 1e-4 * self.reach  # the model misleads: forget it and go down the slope
         self.radius = torch.where(stuck, self.reach, self.radius)
         downhill = -self._inverse_times(slope, pinned)
-        forget = stuck | ((downhill * slope).sum(1) >= 0) | ~downhill.isfinite().all(1)
+        promise = -(downhill * slope).sum(1) / 2
+        forget = stuck | (promise <= 0) | ~downhill.isfinite().all(1)
+        if self.stiffness is not None:
+            small = ~forget & (promise <= PROMISE * self.value) & (self.steps.abs().amax((1, 2)) > 0)
+            self.calm = torch.where(self.accepted, torch.where(small, self.calm + 1, 0), self.calm)
         self.steps = torch.where(forget[:, None, None], 0.0, self.steps)
         self.changes = torch.where(forget[:, None, None], 0.0, self.changes)
         plain = -slope * (self.radius / slope.abs().amax(1).clamp(min=1e-30))[:, None]
@@ -284,21 +295,7 @@ class _Rows:
         self.fresh = self.fresh | stuck  # closing gates has moved the point a little: look at it again
         moved = self.root + downhill
         moved = moved.clamp(torch.where(self.power > 1, -highest, 0.0), highest)
-        here = torch.where(self.fresh[:, None], self.root, moved)
-        slow = (self.slow > 0) & (self.slow <= SLOW)
-        self.trial = torch.where(slow[:, None], self._slowly(), here)
-        self.fresh = self.fresh | slow
-
-    def _slowly(self) -> Tensor:
-        """Return roots [B, total] of gates moved by some `STRIDE` down their slopes, whatever the slopes' size."""
-        taken = (SLOW + 1 - self.slow).clamp(min=1)[:, None]
-        gradient = self.weight[:, None] * self.pull + self.gamma[:, None]
-        begun = (taken > 1).to(gradient)
-        self.mean = self.mean * begun * MEMORY[0] + (1 - MEMORY[0]) * gradient
-        self.square = self.square * begun * MEMORY[1] + (1 - MEMORY[1]) * gradient**2
-        mean, square = self.mean / (1 - MEMORY[0] ** taken), self.square / (1 - MEMORY[1] ** taken)
-        step = STRIDE * mean / square.sqrt().clamp(min=torch.finfo(mean.dtype).tiny)
-        return (self.root.abs() ** self.power - step).clamp(0, self.upper) ** (1 / self.power)
+        self.trial = torch.where(self.fresh[:, None], self.root, moved)
 
     def _inverse_times(self, slope: Tensor, pinned: Tensor) -> Tensor:
         """Return the inverse quasi-Newton model times the slope, [B, total] (Byrd, Nocedal, Schnabel 1994, (3.1))."""

@@ -33,12 +33,14 @@ class Solution:
 
 #: share of the network's own answer in the cross-entropy beside a blank; the rest is what the image adds to the blank's
 OWN = 0.25
+#: lead of the predicted class, in logits, below which `evaluate` asks for more of it where told to
+ROOM = 0.1
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """One pass: ``kept`` [B] bool, the prediction stays; ``cross_entropy`` [B] as the problem counts it; what was
-    followed of it [B], and the gradient [B, total] of that.
+    followed [B], and the gradient [B, total] of that.
     """
 
     kept: Tensor
@@ -55,13 +57,14 @@ def evaluate(
     floor: float = 0.0,
     blank: Tensor | None = None,
     target: Tensor | None = None,
-    own: Tensor | None = None,
+    stiffness: Tensor | None = None,
 ) -> Evaluation:
     """Run the gated network forward and backward once.
 
     ``floor`` is added to q inside the logarithm, as published (1e-20). With ``blank`` and ``target`` [B, K] from
-    `beside_blank`, ``network`` holds the images and then a blank beside each, and ``own`` [B] weighs the answer itself
-    in what is followed (see `solvers.converged`).
+    `beside_blank`, ``network`` holds the images and then a blank beside each. What is followed is the cross-entropy
+    and, with ``stiffness`` [B], half of that times the squared part of a lead of 0.1 logits that the predicted class
+    lacks (in both answers beside a blank).
 
     Raises:
         InvalidArgument: the output does not depend on the gates through autograd.
@@ -75,18 +78,27 @@ def evaluate(
             hint="look for torch.no_grad, detach or inference_mode inside the network's forward",
         )
     label = probabilities.argmax(1)
-    if blank is None or target is None or own is None:
+    answers = [logits]
+    if blank is None or target is None:
         log_q = torch.log(logits.softmax(1) + floor) if floor else logits.log_softmax(1)
-        entropy = followed = -(probabilities * log_q).sum(1)
-        kept = logits.argmax(1) == label
+        entropy = -(probabilities * log_q).sum(1)
     else:
         alone, constant = logits.chunk(2)
-        added = alone - constant + blank
-        itself, image = (-(p * z.log_softmax(1)).sum(1) for p, z in ((probabilities, alone), (target, added)))
-        entropy, followed = image + OWN * (itself - image), image + own * (itself - image)
-        kept = (alone.argmax(1) == label) & (added.argmax(1) == label)
+        answers = [alone, alone - constant + blank]
+        itself, image = (-(p * z.log_softmax(1)).sum(1) for p, z in zip((probabilities, target), answers, strict=True))
+        entropy = image + OWN * (itself - image)
+    followed = entropy
+    if stiffness is not None:
+        lacks = sum((ROOM - lead(z, label[:, None])).clamp(min=0) ** 2 for z in answers)
+        followed = entropy + stiffness / 2 * lacks
     (gradient,) = torch.autograd.grad(followed.sum(), gates)
+    kept = torch.stack([z.argmax(1) == label for z in answers]).all(0)
     return Evaluation(kept, entropy.detach(), followed.detach(), gradient)
+
+
+def lead(logits: Tensor, label: Tensor) -> Tensor:
+    """Return by how much [B] the logits [B, K] of ``label`` [B, 1] exceed the largest other."""
+    return logits.gather(1, label)[:, 0] - logits.scatter(1, label, -torch.inf).amax(1)
 
 
 def beside_blank(probabilities: Tensor, blank: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +108,7 @@ def beside_blank(probabilities: Tensor, blank: Tensor) -> tuple[Tensor, Tensor]:
     then the predicted class loses the mean of the two leads in both, so that only what the image adds makes it win.
     """
     full, label = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log(), probabilities.argmax(1)[:, None]
-    leads = [z.gather(1, label) - z.scatter(1, label, -torch.inf).amax(1, keepdim=True) for z in (full, blank)]
+    leads = [lead(z, label)[:, None] for z in (full, blank)]
     less = torch.where((leads[1] >= 0) & (leads[0] > leads[1]), (leads[0] + leads[1]) / 2, 0.0)
     off = torch.zeros_like(full).scatter(1, label, less)
     return (full - off).softmax(1), blank - off
