@@ -160,7 +160,7 @@ def test_timm_networks(name):
 def test_untraceable_networks_fail_with_a_reason(monkeypatch, network):
     from convsmith.compression.methods import removal
 
-    def wrong(model, seen, going):
+    def wrong(model, seen, groups, going):
         with torch.no_grad():
             model.fc.bias += 1
 
@@ -209,3 +209,26 @@ def test_queries_keys_and_values_are_left_alone_and_the_layers_behind_shrink(met
     assert made.qkv.weight.shape == (24, 8)
     assert made.wide.out_features < 32
     assert "trial removal failed" in compression_history(made)[-1]["skipped"]["qkv"]
+
+
+def test_around_a_shuffle_of_channels_what_can_go_goes_and_the_rest_is_named():
+    from torchvision.models.shufflenetv2 import InvertedResidual
+
+    def make():
+        torch.manual_seed(0)
+        blocks = [InvertedResidual(8, 16, 2), InvertedResidual(16, 16, 1), InvertedResidual(16, 16, 1)]
+        ends = [nn.Conv2d(3, 8, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4)]
+        return nn.Sequential(*ends).eval()
+
+    model, x = make(), torch.randn(4, 3, 16, 16)
+    small = compress(model, "prune-filters", example=x, keep=0.5)
+    history = compression_history(small)
+    gone = {name for name, m in small.named_modules() if getattr(m, "out_channels", 0) in (4,)}
+    assert {"2.branch2.0", "3.branch2.0"} <= gone
+    assert all(name.endswith(("branch2.0", "branch2.3")) for name in gone)
+    skipped = history[-1]["skipped"]
+    assert "between its parts" in skipped["0"]
+    assert {"1.branch1.0", "2.branch2.5", "6"} <= set(skipped)
+    again = restore_structure(make(), history)
+    again.load_state_dict(small.state_dict())
+    assert torch.equal(again(x), small(x))

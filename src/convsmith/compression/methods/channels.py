@@ -7,6 +7,7 @@ be masked (the consumers' columns set to zero), which computes exactly what remo
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.operators.interleaved import LinearChain
-from convsmith.errors import InvalidArgument, RunFailed, require
+from convsmith.errors import InvalidArgument, refusing, require
 from convsmith.inspection.layers import Layer, LayerInventory, Weighted
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import evaluating, watching
 
 CRITERIA = ("l1", "bn-scale")
+_UNTRACED = "torch-pruning could not trace this network"
+ROOTS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
@@ -34,31 +37,75 @@ class Part:
 
 @dataclass(frozen=True)
 class Group:
-    """``size`` channels of ``root`` and everything that carries them: producers' rows, consumers' columns, the rest."""
+    """``size`` channels of ``root`` and everything that carries them: producers' rows, consumers' columns, the rest.
+
+    ``traced``: the part of the network whose graph told ("": the whole).
+    """
 
     root: str
     size: int
     producers: tuple[Part, ...]
     consumers: tuple[Part, ...]
     others: tuple[Part, ...]
+    traced: str = ""
 
 
-def dependency_graph(model: nn.Module, example: Tensor) -> Any:
+def dependency_graph(model: nn.Module, given: Tensor) -> Any:
     """Return torch-pruning's dependency graph of ``model`` (traced in evaluation mode with gradients on)."""
     pruning = require("torch_pruning", "compress")
     frozen = [p for p in model.parameters() if not p.requires_grad]
+    for p in frozen:
+        p.requires_grad_(True)
     try:
-        for p in frozen:
-            p.requires_grad_(True)
-        with evaluating(model), torch.enable_grad():
-            return pruning.DependencyGraph().build_dependency(model, example[:2], verbose=False)
-    except Exception as error:
-        raise RunFailed(
-            "torch-pruning could not trace this network", given=f"{type(error).__name__}: {error}"
-        ) from error
+        with evaluating(model), torch.enable_grad(), refusing(_UNTRACED, Exception):
+            return pruning.DependencyGraph().build_dependency(model, given[:2], verbose=False)
     finally:
         for p in frozen:
             p.requires_grad_(False)
+
+
+def inputs_of_parts(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
+    """Return what goes into every inner module that runs once, on one tensor."""
+    calls: dict[str, list[Any]] = {}
+    hooks = {n: lambda _, args, n=n: calls.setdefault(n, []).append(args) for n, _ in model.named_modules() if n}
+    with watching(model, hooks, before=True):
+        model(example[:2])
+    once = {n: args[0] for n, args in calls.items() if len(args) == 1}
+    return {n: args[0] for n, args in once.items() if len(args) == 1 and isinstance(args[0], Tensor)}
+
+
+def _raw_groups(model: nn.Module, example: Tensor) -> dict[str, tuple[Any, list[Any]]]:
+    """Return torch-pruning's graph and groups of the network under "".
+
+    Where it cannot follow the whole (a shuffle of channels, several outputs): those of the largest parts it can, by
+    name. What enters and leaves a part must keep its channels, which its graph does not say: their groups need a trial.
+
+    Raises:
+        InvalidArgument: not even a part can be followed.
+    """
+
+    def follow(module: nn.Module, given: Tensor) -> tuple[Any, list[Any]]:
+        graph = dependency_graph(module, given)
+        with refusing(_UNTRACED, Exception):
+            return graph, list(graph.get_all_groups(root_module_types=ROOTS))
+
+    def follow_parts(module: nn.Module, prefix: str) -> None:
+        for key, child in module.named_children():
+            name = f"{prefix}{key}"
+            if name in inputs and sum(isinstance(m, ROOTS) for m in child.modules()) > 1:
+                with contextlib.suppress(InvalidArgument):
+                    found[name] = follow(child, inputs[name])
+                    continue
+            follow_parts(child, f"{name}.")
+
+    try:
+        return {"": follow(model, example)}
+    except InvalidArgument:
+        inputs, found = inputs_of_parts(model, example), dict[str, tuple[Any, list[Any]]]()
+        follow_parts(model, "")
+        if not found:
+            raise
+        return found
 
 
 def find_groups(model: nn.Module, seen: LayerInventory, skip: Sequence[str] = ()) -> tuple[list[Group], dict[str, str]]:
@@ -71,11 +118,14 @@ def find_groups(model: nn.Module, seen: LayerInventory, skip: Sequence[str] = ()
             given=", ".join(chains[:4]),
             hint="prune first, then interleave",
         )
-    graph = dependency_graph(model, seen.example)
+    raw_groups = _raw_groups(model, seen.example)
     names = {module: name for name, module in model.named_modules()}
     layers = seen.by_name()
     groups, skipped = [], dict(seen.skipped())
-    for raw in graph.get_all_groups(root_module_types=[nn.Conv2d, nn.ConvTranspose2d, nn.Linear]):
+    if "" not in raw_groups:
+        apart = [name for name in layers if not any(name.startswith(f"{part}.") for part in raw_groups)]
+        skipped |= dict.fromkeys(apart, "torch-pruning cannot follow the channels between its parts")
+    for traced, graph, raw in ((part, graph, raw) for part, (graph, raws) in raw_groups.items() for raw in raws):
         root = names[raw[0].dep.target.module]
         reason = _reason(graph, raw, names, layers, skip)
         if reason is not None:
@@ -99,7 +149,7 @@ def find_groups(model: nn.Module, seen: LayerInventory, skip: Sequence[str] = ()
         if not sides["in"]:
             skipped.setdefault(root, "no later layer reads its channels")
             continue
-        groups.append(Group(root, size, tuple(sides["out"]), tuple(sides["in"]), tuple(sides["other"])))
+        groups.append(Group(root, size, tuple(sides["out"]), tuple(sides["in"]), tuple(sides["other"]), traced))
     return groups, skipped
 
 
@@ -110,7 +160,7 @@ def _reason(
         target = item.dep.target
         module = target.module
         if target.type == graph.ops.OPTYPE.OUTPUT:
-            return "its channels are the network's output"
+            return "its channels are the output of the network, or of what torch-pruning can follow of it"
         if isinstance(module, nn.Parameter):
             return "its channels meet a bare parameter"
         if module not in names:

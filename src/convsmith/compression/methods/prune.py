@@ -37,7 +37,7 @@ from convsmith.compression.planning.budget import SLACKS, scan_images, unreachab
 from convsmith.compression.planning.plan import Budget, Choice, Plan
 from convsmith.compression.planning.prefix import Prefix
 from convsmith.compression.planning.subject import Subject
-from convsmith.errors import InvalidArgument, RunFailed, close_matches
+from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed, close_matches
 from convsmith.inspection.layers import LayerInventory
 
 #: shares of a group's channels that the scan removes
@@ -145,7 +145,7 @@ class _Prune(Method):
         for root, channels in going.items():
             hide(reference, known[root], channels)
         before = structure(model)
-        remove(model, seen, going)
+        remove(model, seen, known, going)
         worst = disagreement(model, reference, seen)
         if not worst < AGREE:
             raise RunFailed(
@@ -167,8 +167,8 @@ class _Prune(Method):
     def _ranked(self, model: nn.Module, seen: LayerInventory) -> tuple[list[Group], dict[str, Tensor], dict[str, str]]:
         """Return groups with scores, their channels from least to most important, and the reasons for the rest."""
         groups, skipped = find_groups(model, seen, self.skip)
-        if not traceable(seen):
-            groups = [g for g in groups if _provable(model, seen, g, skipped)]
+        certain = traceable(seen)
+        groups = [g for g in groups if (certain and not g.traced) or _provable(model, seen, g, skipped)]
         importance = self.importance(model) if callable(self.importance) else self.importance
         if importance is not None:
             self._check_importance(importance, seen)
@@ -313,9 +313,9 @@ def _provable(model: nn.Module, seen: LayerInventory, group: Group, skipped: dic
     smaller, masked = copy.deepcopy(model), copy.deepcopy(model)
     hide(masked, group, channels)
     try:
-        remove(smaller, seen, {group.root: channels})
+        remove(smaller, seen, {group.root: group}, {group.root: channels})
         worst = disagreement(smaller, masked, seen)
-    except RunFailed as error:
+    except ConvsmithError as error:
         skipped[group.root] = f"a trial removal failed: {error.given}"
         return False
     if not worst < AGREE:

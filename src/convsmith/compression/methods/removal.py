@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.methods.channels import Group, dependency_graph
+from convsmith.compression.methods.channels import Group, dependency_graph, inputs_of_parts
 from convsmith.errors import RunFailed
 from convsmith.inspection.layers import LayerInventory
 from convsmith.inspection.modes import evaluating
@@ -33,12 +33,15 @@ def traceable(seen: LayerInventory) -> bool:
     return not any(layer.problem is not None and (layer.calls or "function" in layer.problem) for layer in seen.layers)
 
 
-def remove(model: nn.Module, seen: LayerInventory, going: Mapping[str, Tensor]) -> None:
+def remove(model: nn.Module, seen: LayerInventory, groups: Mapping[str, Group], going: Mapping[str, Tensor]) -> None:
     """Remove ``going``, channel numbers by root layer, from ``model`` in place."""
-    graph = dependency_graph(model, seen.example)
+    parts = {groups[root].traced for root in going}
+    given = {"": seen.example} if parts == {""} else inputs_of_parts(model, seen.example)
+    graphs = {part: dependency_graph(model.get_submodule(part), given[part]) for part in parts}
     learns = {name: p.requires_grad for name, p in model.named_parameters()}
     for root, channels in going.items():
         module = model.get_submodule(root)
+        graph = graphs[groups[root].traced]
         pruner = graph.get_pruner_of_module(module)
         graph.get_pruning_group(module, pruner.prune_out_channels, channels.tolist()).prune()
     for name, parameter in model.named_parameters():
