@@ -1,5 +1,6 @@
 """A network comes back from evaluation as it was, and wrappers are looked through or refused by name."""
 
+import copy
 import sys
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.modes import check_evaluation, eager, evaluating, unwrap
+from convsmith.inspection.modes import check_evaluation, copied, eager, evaluating, unwrap
 
 
 class Switching(nn.Module):
@@ -87,3 +88,25 @@ def test_training_mode_is_refused_by_name(layer):
 def test_batch_statistics_in_evaluation_are_refused():
     with pytest.raises(InvalidArgument, match="running statistics"):
         check_evaluation(nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)).eval())
+
+
+def test_a_copy_of_a_network_that_keeps_what_its_forward_made_with_gradients_on():
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias, self.kept = nn.Parameter(torch.ones(3)), {}
+
+        def forward(self, x):
+            if not self.kept:
+                self.kept["cpu"] = 2 * self.bias
+            return x + self.kept["cpu"]
+
+    model, x = nn.Sequential(Keeping()).eval(), torch.zeros(1, 3)
+    wanted = model(x)
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(model)
+    own = copied(model)
+    assert torch.equal(own(x), wanted)
+    assert own[0].bias is not model[0].bias
+    assert own[0].kept["cpu"] is not model[0].kept["cpu"]
+    assert copied(model, shared=model.parameters())[0].bias is model[0].bias

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from convsmith.adaptation.result import AdaptationResult, Reference
 from convsmith.data import DomainLoader, ImageSplit, Loader
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.features import extract_features
+from convsmith.inspection.modes import copied
 from convsmith.training import FitResult, TrainConfig, fit, rank_and_world
 from convsmith.training.checkpoint import saved_steps
 
@@ -173,7 +173,7 @@ def _train(
     steps = config.total_steps(len(loader))
     domains = Domains(inputs.batches(inputs.source), _whole(inputs.target, rank, world), len(inputs.classes), steps)
     torch.manual_seed(config.seed)
-    task: DomainTask = METHODS[method](copy.deepcopy(model), domains, settings)
+    task: DomainTask = METHODS[method](copied(model), domains, settings)
     names = {"entropy", "infomax"} | ({evaluation.validator} if evaluation.validator is not None else set())
     evaluator = Evaluator(
         target=inputs.batches(inputs.target),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
@@ -11,6 +9,7 @@ from convsmith import arguments
 from convsmith.adaptation.inputs import Inputs
 from convsmith.errors import InvalidArgument, refusing
 from convsmith.inspection.features import classifier_of, extract_features, new_head
+from convsmith.inspection.modes import copied
 
 
 def built(model: nn.Module | str, inputs: Inputs, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
@@ -30,11 +29,11 @@ def built(model: nn.Module | str, inputs: Inputs, seed: int) -> tuple[nn.Module,
     before = classifier_of(arguments.module("model", model)).out_features
     if before == classes:
         return model, ()
-    copied = copy.deepcopy(model)
+    own = copied(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        new_head(copied, classes)
-    return copied, (
+        new_head(own, classes)
+    return own, (
         f"the classifier is new: {classes} source classes where the network had {before}; with pretrained weights "
         "head_lr_mult=10 is usual",
     )

@@ -23,7 +23,7 @@ from convsmith.compression.planning.teach import teach as teach_blocks
 from convsmith.compression.runtimes import check_runtime
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import LayerInventory
-from convsmith.inspection.modes import evaluating, unwrap
+from convsmith.inspection.modes import copied, evaluating, unwrap
 from convsmith.inspection.outputs import main_output
 from convsmith.inspection.trace import trace_layers
 from convsmith.registry import setting_types
@@ -104,7 +104,7 @@ def compress(
         raise InvalidArgument(f"{method} has no weights to re-solve", argument="reconstruct", hint=f"methods: {able}")
     model = unwrap(model)
     history = compression_history(model)
-    result = copy.deepcopy(model)
+    result = copied(model)
     with torch.random.fork_rng(devices=[]):
         for i, (name, chosen) in enumerate(methods):
             if history and not METHODS[history[-1]["method"]].chains:
@@ -120,7 +120,7 @@ def compress(
                 made = _plan(subject, chosen, budget if i == obeying else None, runtime)
             _check(made, seen)
             wanted = _reconstructs(chosen, seen, reconstruct)
-            before = copy.deepcopy(result) if wanted else result
+            before = copied(result) if wanted else result
             applied = chosen.apply(subject, made)
             result = applied.model
             entry: dict[str, Any] = {
@@ -175,7 +175,7 @@ def plan_compression(
     check_runtime(runtime)
     model = unwrap(model)
     with torch.random.fork_rng(devices=[]):
-        work = copy.deepcopy(model)
+        work = copied(model)
         seen = look(work, example, calibrates=chosen.calibrates, name=name)
         return _plan(Subject(work, seen, progress), chosen, budget, runtime)
 
@@ -189,7 +189,7 @@ def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn
         >>> smaller = compress(model, "low-rank", example=images, keep_macs=0.5)
         >>> same_structure = restore_structure(model, compression_history(smaller))
     """
-    result = copy.deepcopy(model)
+    result = copied(model)
     with torch.random.fork_rng(devices=[]):
         for recipe in history:
             result = METHODS[recipe["method"]].restore_structure(result, recipe["layers"])

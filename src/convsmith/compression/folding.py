@@ -8,8 +8,6 @@ additions and concatenations of narrow tensors, so that ONNX Runtime and ``torch
 
 from __future__ import annotations
 
-import copy
-
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -17,6 +15,7 @@ from convsmith.compression.folded import folded_chain, folded_inverted_block, po
 from convsmith.compression.operators.blocks import InvertedInterleavedBlock, MergeAndRunBlock
 from convsmith.compression.operators.interleaved import ChannelOrder, LinearChain
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.modes import copied
 
 
 def fold_for_inference(model: nn.Module) -> nn.Module:
@@ -36,7 +35,7 @@ def fold_for_inference(model: nn.Module) -> nn.Module:
     Examples:
         >>> folded = fold_for_inference(model)
     """
-    own = copy.deepcopy(model).eval().requires_grad_(False)
+    own = copied(model).eval().requires_grad_(False)
     tracer = _Tracer()
     try:
         graph = tracer.trace(own)

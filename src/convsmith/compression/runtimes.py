@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from convsmith.compression.methods.int8 import Int8Model
 from convsmith.compression.methods.method import HISTORY
 from convsmith.errors import RunFailed, require
 from convsmith.files import replacing
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import copied, evaluating
 from convsmith.inspection.outputs import joined_output
 
 #: names of runtimes, in the order of the table
@@ -50,7 +49,7 @@ def write_onnx(model: nn.Module, images: Tensor, file: Path) -> Path:
         RunFailed: torch.onnx cannot express the network; the message names the operator or the reason.
     """
     check_runtime("onnxruntime")
-    work = copy.deepcopy(model).eval().cpu()
+    work = copied(model).eval().cpu()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -131,11 +130,11 @@ def runnable(model: nn.Module, images: Tensor, runtime: str, *, threads: int | N
     """
     check_runtime(runtime)
     if runtime == "torch":
-        return copy.deepcopy(model).eval()
+        return copied(model).eval()
     if runtime == "compile":
         import torch._inductor.config as inductor
 
-        fast = torch.compile(copy.deepcopy(model).eval(), dynamic=False)
+        fast = torch.compile(copied(model).eval(), dynamic=False)
 
         def frozen(x: Tensor) -> Any:
             with inductor.patch(freezing=True), torch.no_grad():
@@ -171,7 +170,7 @@ def note_rounding(model: nn.Module, made_of: nn.Module, images: Tensor) -> None:
     On ``images`` [B, C, H, W], B at least the largest of `CHECKED`, and on `noise`: codes fit noise less well.
     """
     if is_int8(model):
-        origin, both = copy.deepcopy(made_of).cpu(), (images.cpu(), noise(images.shape[1:]))
+        origin, both = copied(made_of).cpu(), (images.cpu(), noise(images.shape[1:]))
         own = max(value for given in both for value in differences(origin, model, given).values())
         getattr(model, HISTORY)[-1]["rounding"] = own
 

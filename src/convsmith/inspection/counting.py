@@ -8,7 +8,6 @@ size. Formulas: `convsmith.inspection.operators`.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convsmith.inspection.modes import eager, evaluating
+from convsmith.inspection.modes import copied, eager, evaluating
 from convsmith.inspection.operators import has_rule, macs_of, operator_name
 from convsmith.inspection.outputs import output_tensors
 
@@ -66,7 +65,7 @@ def count_operations(model: nn.Module, size: tuple[int, ...], *, fake: bool = Tr
             # an operator without a fake form, or a shape that depends on the data: execute
             with contextlib.suppress(RuntimeError):
                 # a network may keep what its forward made, and what is made here is fake
-                own = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+                own = copied(model, shared=tensors)
                 with FakeTensorMode(allow_non_fake_inputs=True):
                     return _counted(own, torch.empty(size, dtype=dtype, device=device))
         noise = torch.rand(size, generator=torch.Generator().manual_seed(0))

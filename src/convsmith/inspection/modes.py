@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.outputs import output_tensors
 
 #: normalisations that may use the statistics of the batch, and all modules that act by chance
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -40,6 +42,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                 module.train(mode)
         for module, mode in modes:
             module.training = mode
+
+
+def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> Any:
+    """Return a deep copy of ``model`` that keeps the tensors ``shared`` themselves.
+
+    A network may keep what its forward made with gradients on (LeViT and EfficientFormer keep biases of attention),
+    which torch refuses to copy; the copy keeps its values.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    for module in model.modules():
+        for tensor in output_tensors({name: kept for name, kept in vars(module).items() if name != "_modules"}):
+            if not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()
+    return copy.deepcopy(model, memo)
 
 
 @contextmanager

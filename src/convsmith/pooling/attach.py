@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from convsmith import arguments
 from convsmith.arguments import module
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.feature_maps import feature_fn, feature_layout, infer_channels, input_shape
+from convsmith.inspection.modes import copied
 from convsmith.pooling.classifier import ATTACHED, PooledClassifier
 from convsmith.pooling.last_stage import set_last_stride
 from convsmith.pooling.layers import POOLINGS
@@ -101,7 +101,7 @@ def attach(
         **options,
     }
     read, training = feature_fn(model), model.training
-    model = copy.deepcopy(model)
+    model = copied(model)
     if last_stride is not None:
         set_last_stride(model, last_stride)
     seen: list[Tensor] = []

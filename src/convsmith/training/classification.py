@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from convsmith.arguments import number, wide
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.modes import copied
 from convsmith.training.evaluation import expected_calibration_error, predict
 from convsmith.training.task import Losses, Task
 
@@ -69,7 +69,7 @@ class ClassificationTask(Task):
             argument, given = "teacher, distill", ("no teacher" if teacher is None else "a teacher", distill)
             raise InvalidArgument("a teacher and a distillation weight come together", argument=argument, given=given)
         self.model = model
-        self.teacher = None if teacher is None else copy.deepcopy(teacher).requires_grad_(False).eval()
+        self.teacher = None if teacher is None else copied(teacher).requires_grad_(False).eval()
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.distill, self.temperature = distill, temperature
         self.still = tuple(still)  # a tuple: the modules are the model's, and registered there

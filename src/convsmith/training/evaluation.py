@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from convsmith.data.batch import Batch
 from convsmith.data.loader import Loader
 from convsmith.data.split import ImageSplit
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import copied, evaluating
 from convsmith.inspection.outputs import class_scores
 from convsmith.training.machine import gather
 
@@ -77,7 +76,7 @@ def predict(
     first = next(model.parameters(), None)
     place = torch.device(device) if device is not None else (first.device if first is not None else torch.device("cpu"))
     if first is not None and (place.type, place.index or 0) != (first.device.type, first.device.index or 0):
-        model = copy.deepcopy(model).to(place)
+        model = copied(model).to(place)
     logits, labels, index = [], [], []
     total = len(batches) if isinstance(batches, Sized) else 0
     with evaluating(model), torch.no_grad():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.modes import copied
 from convsmith.training.evaluation import predict
 
 
@@ -51,7 +51,7 @@ def linear_probe(
     Examples:
         >>> probed = linear_probe(model, loader, iterations=5)
     """
-    changed: Any = copy.deepcopy(model)
+    changed: Any = copied(model)
     head = changed.get_classifier() if hasattr(model, "get_classifier") else None
     if not isinstance(head, nn.Linear) or not hasattr(model, "forward_head"):
         rule = "a linear probe needs a timm network with one linear classifier"

@@ -5,7 +5,6 @@ Tzeng, Hoffman, Saenko, Darrell, Adversarial Discriminative Domain Adaptation, C
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig
 from convsmith.data.batch import DomainBatch
 from convsmith.inspection.features import features_and_logits
+from convsmith.inspection.modes import copied
 from convsmith.training.task import Losses
 
 
@@ -57,7 +57,7 @@ class ADDA(DomainTask):
         super().__init__(model, domains, settings)
         self.start = max(1, round(settings.pretrain * domains.steps))
         self.discriminator = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
-        self.source_model = copy.deepcopy(model).requires_grad_(False)
+        self.source_model = copied(model).requires_grad_(False)
 
     def before_step(self, step: int) -> None:
         """Part the encoders when the source is learned."""

@@ -34,7 +34,7 @@ from convsmith.compression.planning.plan import WHOLE, Budget, Choice, Plan
 from convsmith.compression.planning.replacement import replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, RunFailed, require
-from convsmith.inspection.modes import watching
+from convsmith.inspection.modes import copied, watching
 
 _UNFINISHED = ("in int8 training: train it, then call finish",)
 _SPEED = "int8 is fast when compiled; run eagerly it is slower than floating point"
@@ -179,7 +179,7 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool, skip: Sequence
         warnings.simplefilter("ignore")
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
 
-        work = _padded_by_number(copy.deepcopy(model))
+        work = _padded_by_number(copied(model))
         _part_from_norms(work, example)
         work.train(training)
         images = example[:2] if len(example) > 1 else example.expand(2, *example.shape[1:])

@@ -11,7 +11,6 @@ channels: the two must agree, or the result is skipped.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from convsmith.compression.planning.prefix import Prefix
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed, close_matches
 from convsmith.inspection.layers import LayerInventory
+from convsmith.inspection.modes import copied
 
 #: shares of a group's channels that the scan removes
 SCANNED = (0.25, 0.5, 0.75)
@@ -141,7 +141,7 @@ class _Prune(Method):
                 going[root] = ranking[root][: size - keep].sort().values
         if not going:
             return Applied(model, {})
-        reference = copy.deepcopy(model)
+        reference = copied(model)
         for root, channels in going.items():
             hide(reference, known[root], channels)
         before = structure(model)
@@ -310,7 +310,7 @@ def _curve(prefix: Prefix, group: Group, order: Tensor) -> tuple[list[float], li
 def _provable(model: nn.Module, seen: LayerInventory, group: Group, skipped: dict[str, str]) -> bool:
     """Try half of the group on a copy; note the reason in ``skipped`` if removal is not what masking is."""
     channels = torch.arange(group.size // 2)
-    smaller, masked = copy.deepcopy(model), copy.deepcopy(model)
+    smaller, masked = copied(model), copied(model)
     hide(masked, group, channels)
     try:
         remove(smaller, seen, {group.root: group}, {group.root: channels})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from typing import Any
@@ -14,7 +13,7 @@ from convsmith.arguments import integer
 from convsmith.compression.operators.backends import BACKENDS
 from convsmith.compression.operators.interleaved import LinearChain
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.modes import watching
+from convsmith.inspection.modes import copied, watching
 
 
 def tune(model: nn.Module, example: Tensor, *, rounds: int = 9) -> nn.Module:
@@ -37,7 +36,7 @@ def tune(model: nn.Module, example: Tensor, *, rounds: int = 9) -> nn.Module:
         >>> tuned = tune(compress(model, "interleave", example=images), images, rounds=1)
     """
     integer("rounds", rounds, least=1)
-    tuned = copy.deepcopy(model).eval()
+    tuned = copied(model).eval()
     inputs: dict[LinearChain, Tensor] = {}
 
     def note(chain: Any, arguments: tuple[Any, ...]) -> None:
@@ -51,8 +50,8 @@ def tune(model: nn.Module, example: Tensor, *, rounds: int = 9) -> nn.Module:
         for chain, x in inputs.items():
             seconds = _seconds(chain, x, rounds)
             chain.backend = min(seconds, key=seconds.__getitem__)
-    for copied, own in zip(tuned.modules(), model.modules(), strict=True):
-        copied.training = own.training
+    for new, own in zip(tuned.modules(), model.modules(), strict=True):
+        new.training = own.training
     return tuned
 
 

@@ -6,7 +6,6 @@ layers stay zeros, low-bit layers train their latent weights, a network in int8 
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from convsmith.compression.methods.sparse import mask
 from convsmith.compression.planning.agreement import is_scores
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument, RunFailed
-from convsmith.inspection.modes import BATCH_NORMS, evaluating
+from convsmith.inspection.modes import BATCH_NORMS, copied, evaluating
 from convsmith.inspection.outputs import joined_output
 from convsmith.training import ClassificationTask, Losses, TrainConfig, distillation_loss, fit
 
@@ -41,7 +40,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch], *, limit: i
     Examples:
         >>> adjusted = reestimate_batchnorm(model, loader)
     """
-    result = copy.deepcopy(model)
+    result = copied(model)
     norms = [m for m in result.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
     if not norms:
         return result
@@ -194,7 +193,7 @@ def finetune(
     sparse = _sparse_layers(model, history)
     if gradual and not sparse:
         raise InvalidArgument("only sparse layers can become sparse gradually", given=[r["method"] for r in history])
-    work, original = copy.deepcopy(model), copy.deepcopy(teacher)
+    work, original = copied(model), copied(teacher)
     config = config or TrainConfig(epochs=epochs, lr=0.02, clip=1.0)
     steps = config.total_steps(len(loader))
     if gradual:

@@ -7,7 +7,6 @@ with the original, eager and compiled, at a pinned number of threads. Nothing is
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from convsmith.compression.planning.latency import time_side_by_side
 from convsmith.compression.planning.teach import outputs
 from convsmith.compression.runtimes import runnable
 from convsmith.errors import InvalidArgument, RunFailed
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import copied, evaluating
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ def compiled_networks(models: Mapping[str, nn.Module], images: Tensor) -> dict[s
     with inductor.patch(freezing=True), dynamo.patch(recompile_limit=len(models) + 8), torch.no_grad():
         for name, model in models.items():
             try:
-                fast = torch.compile(copy.deepcopy(model), dynamic=False)
+                fast = torch.compile(copied(model), dynamic=False)
                 fast(images)
                 found[name] = fast
             except Exception as error:  # noqa: BLE001  (whatever the compiler raises is the answer to report)

@@ -9,7 +9,6 @@ over the best dense weights in the metric of its inputs: its ``refit``.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -29,7 +28,7 @@ from convsmith.compression.planning.moments import (
 )
 from convsmith.compression.planning.replacement import StandIn
 from convsmith.inspection.layers import LayerInventory, Weighted
-from convsmith.inspection.modes import BATCH_NORMS, evaluating, watching
+from convsmith.inspection.modes import BATCH_NORMS, copied, evaluating, watching
 from convsmith.inspection.outputs import joined_output
 
 #: images used at most: activations of all of them are in memory at once
@@ -159,7 +158,7 @@ def _norms(original: nn.Module, inventory: LayerInventory, images: Tensor) -> di
     pairs = {a: b for a, b in pairs.items() if getattr(original.get_submodule(a), "bias", 0) is None}
 
     def output(some: Mapping[str, str]) -> Tensor:
-        model = copy.deepcopy(original)
+        model = copied(original)
         for name, norm in some.items():
             mean: Any = model.get_submodule(norm).running_mean
             step = mean.abs().mean() + 1

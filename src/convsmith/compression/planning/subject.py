@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,6 +11,7 @@ from torch import nn
 
 from convsmith.compression.cost import Cost, cost
 from convsmith.inspection.layers import LayerInventory
+from convsmith.inspection.modes import copied
 
 #: called with (done, total, note)
 Progress = Callable[[int, int, str], None]
@@ -36,7 +36,7 @@ class Subject:
 
     def copy(self) -> Subject:
         """Return the same with a copied network; the memory is shared."""
-        work = copy.deepcopy(self.model)
+        work = copied(self.model)
         layers = tuple(replace(layer, module=work.get_submodule(layer.name)) for layer in self.seen.layers)
         return replace(self, model=work, seen=replace(self.seen, layers=layers), progress=None)
 
