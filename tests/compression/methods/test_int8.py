@@ -229,3 +229,28 @@ def test_onnx_runtime_multiplies_integers_throughout(network, quantised, tmp_pat
     assert kinds.count("QLinearConv") == sum(isinstance(m, nn.Conv2d) for m in network.modules())
     assert "Conv" not in kinds
     assert "Add" not in kinds
+
+
+def test_regions_with_autocast_off_or_without_gradients_are_part_of_the_graph():
+    class Regions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            with torch.autocast("cpu", enabled=False):
+                y = self.second(x.float()).relu()
+                z = 2 * y
+            with torch.no_grad():
+                weight = z.mean((2, 3), keepdim=True)
+            return (y * weight).mean((2, 3))
+
+    torch.manual_seed(0)
+    model, x = Regions().eval(), torch.randn(32, 3, 16, 16)
+    small = compress(model, "int8", example=x)
+    again = restore_structure(Regions().eval(), compression_history(small))
+    again.load_state_dict(small.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(x), small(x))
+        assert (small(x) - model(x)).abs().max() < 0.03 * model(x).abs().max()

@@ -17,6 +17,7 @@ from convsmith.errors import InvalidArgument
 
 NAMESPACES = ("aten", "quantized_decomposed")
 _OPERATORS = {name: getattr(operator, name) for name in ("getitem", "add", "mul", "sub", "floordiv", "mod", "neg")}
+_REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 _KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 
 
@@ -35,6 +36,8 @@ def graph_to_json(graph: fx.GraphModule, structure: Any = 0) -> dict[str, Any]:
         entry: dict[str, Any] = {"name": node.name, "op": node.op}
         if node.op == "get_attr":
             value = tensor_of(graph, str(node.target))
+            if not isinstance(value, torch.Tensor):
+                raise InvalidArgument("a graph of plain operators is needed", given=f"a region in {node.target}")
             kind = "parameter" if isinstance(value, nn.Parameter) else "buffer"
             entry["target"] = str(node.target)
             tensors[str(node.target)] = {
@@ -52,6 +55,30 @@ def graph_to_json(graph: fx.GraphModule, structure: Any = 0) -> dict[str, Any]:
             raise InvalidArgument("a graph of plain operators is needed", given=f"{node.op} {node.target}")
         nodes.append(entry)
     return {"nodes": nodes, "tensors": tensors}
+
+
+def inline_regions(program: fx.GraphModule) -> None:
+    """Write the graphs of regions without gradients or with autocast off in the place of their calls, in place.
+
+    torch.export keeps such a region as a graph of its own; when the network runs without either, it changes nothing.
+    """
+    nodes = program.graph.nodes
+    while found := next((n for n in nodes if getattr(n.target, "__name__", "") in _REGIONS and _is_plain(n)), None):
+        at = next(i for i, given in enumerate(found.args) if isinstance(given, fx.Node))
+        inner: Any = getattr(program, found.args[at].target)
+        entries = [n for n in inner.graph.nodes if n.op == "placeholder"]
+        with program.graph.inserting_before(found):
+            row: Any = program.graph.graph_copy(inner.graph, dict(zip(entries, found.args[at + 1 :], strict=True)))
+        for user in list(found.users):  # each takes one of the outputs
+            user.replace_all_uses_with(row[user.args[1]])
+            program.graph.erase_node(user)
+        program.graph.erase_node(found)
+    program.graph.eliminate_dead_code()
+    program.recompile()
+
+
+def _is_plain(call: fx.Node) -> bool:
+    return getattr(call.target, "__name__", "") == _REGIONS[0] or call.args[2] is False
 
 
 def graph_from_json(value: dict[str, Any]) -> fx.GraphModule:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from convsmith.arguments import one_of
-from convsmith.compression.methods.graphs import graph_from_json, graph_to_json, tensor_of
+from convsmith.compression.methods.graphs import graph_from_json, graph_to_json, inline_regions, tensor_of
 from convsmith.compression.methods.method import HISTORY, METHODS, Applied
 from convsmith.compression.methods.precision import LowBitMethod
 from convsmith.compression.methods.quantiser import Quantiser
@@ -187,6 +187,7 @@ def prepare(model: nn.Module, example: Tensor, *, training: bool, skip: Sequence
         try:
             program = torch.export.export(work, (images.contiguous(),), dynamic_shapes=({0: batch},))
             exported, shape = program.module(), program.call_spec.out_spec
+            inline_regions(exported)
             structure = 0 if shape is None else shape.unflatten(range(shape.num_leaves))
         except Exception as error:
             raise _failed("torch.export could not follow this network with a free batch size", error) from error
