@@ -112,7 +112,7 @@ def test_bad_intervals(call):
 
 
 def test_bad_schedules():
-    with pytest.raises(InvalidArgument, match="between 0 and 1"):
+    with pytest.raises(InvalidArgument, match="above 0 and below 1"):
         polar_express_steps(5, 1.5)
     with pytest.raises(InvalidArgument, match="must reach one"):
         polar_express_steps(5, largest=0.9)
