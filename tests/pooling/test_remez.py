@@ -114,7 +114,7 @@ def test_bad_intervals(call):
 def test_bad_schedules():
     with pytest.raises(InvalidArgument, match="above 0 and below 1"):
         polar_express_steps(5, 1.5)
-    with pytest.raises(InvalidArgument, match="must reach one"):
+    with pytest.raises(InvalidArgument, match="largest must be a finite number at least 1"):
         polar_express_steps(5, largest=0.9)
     with pytest.raises(InvalidArgument, match="at least 1"):
         polar_express_steps(0)
