@@ -49,7 +49,7 @@ def write_onnx(model: nn.Module, images: Tensor, file: Path) -> Path:
         RunFailed: torch.onnx cannot express the network; the message names the operator or the reason.
     """
     check_runtime("onnxruntime")
-    work = copied(model).eval().cpu()
+    work = copied(model).eval().cpu().to(memory_format=torch.contiguous_format)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
