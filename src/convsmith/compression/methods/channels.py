@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from convsmith.compression.operators.interleaved import LinearChain
 from convsmith.errors import InvalidArgument, refusing, require
-from convsmith.inspection.layers import Layer, LayerInventory, Weighted
+from convsmith.inspection.layers import KINDS, Layer, LayerInventory, Weighted
 from convsmith.inspection.modes import evaluating, watching
 
 CRITERIA = ("l1", "bn-scale")
 _UNTRACED = "torch-pruning could not trace this network"
-ROOTS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 _ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
@@ -87,12 +86,12 @@ def _raw_groups(model: nn.Module, example: Tensor) -> dict[str, tuple[Any, list[
     def follow(module: nn.Module, given: Tensor) -> tuple[Any, list[Any]]:
         graph = dependency_graph(module, given)
         with refusing(_UNTRACED, Exception):
-            return graph, list(graph.get_all_groups(root_module_types=ROOTS))
+            return graph, list(graph.get_all_groups(root_module_types=tuple(KINDS)))
 
     def follow_parts(module: nn.Module, prefix: str) -> None:
         for key, child in module.named_children():
             name = f"{prefix}{key}"
-            if name in inputs and sum(isinstance(m, ROOTS) for m in child.modules()) > 1:
+            if name in inputs and sum(isinstance(m, tuple(KINDS)) for m in child.modules()) > 1:
                 with contextlib.suppress(InvalidArgument):
                     found[name] = follow(child, inputs[name])
                     continue

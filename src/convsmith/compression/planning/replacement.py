@@ -41,8 +41,7 @@ def replace(model: nn.Module, name: str, new: nn.Module) -> None:
     old = model.get_submodule(name)
     new.train(old.training)
     if isinstance(new, StandIn):
-        kind = next(word for cls, word in KINDS.items() if isinstance(old, cls))
-        for size in _SIZES[kind]:
+        for size in _kind_and_sizes(old)[1]:
             setattr(new, size, getattr(old, size))
         new.dense_shape = tuple(old.weight.shape)  # type: ignore[arg-type]
     put(model, old, new)
@@ -61,12 +60,16 @@ def put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent = parent.rpartition(".")[0]
 
 
+def _kind_and_sizes(layer: nn.Module) -> tuple[type[nn.Module], tuple[str, ...]]:
+    return next((cls, _SIZES[word]) for cls, word in KINDS.items() if isinstance(layer, cls))
+
+
 def fresh_like(layer: Weighted, kind: type[nn.Module] | None = None, **changes: Any) -> Any:
     """Return a new layer with the sizes, bias, device and dtype of ``layer`` but for ``changes``, its weights fresh.
 
     ``kind``: its class, one with the same arguments; by default the plain Conv2d, ConvTranspose2d or Linear it is.
     """
-    plain, names = next((cls, _SIZES[word]) for cls, word in KINDS.items() if isinstance(layer, cls))
+    plain, names = _kind_and_sizes(layer)
     names = _SIZES["conv"] if kind is nn.Conv2d else names
     given = {name: getattr(layer, name) for name in names}
     like = {"bias": layer.bias is not None, "device": layer.weight.device, "dtype": layer.weight.dtype}
