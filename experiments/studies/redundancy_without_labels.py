@@ -124,8 +124,8 @@ def sides(seed: int, count: int) -> tuple[nn.Module, Tensor, Tensor]:
             pictures.append(picture)
     order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed)).tolist()
     both = [
-        torch.stack([transform(c) for c in crops([pictures[i] for i in order[side::2]], count, seed=side, least=0.7)])
-        for side in (0, 1)
+        torch.stack([transform(c) for c in crops([pictures[i] for i in part], count, seed=side, least=0.7)])
+        for side, part in enumerate((order[:count], order[count:]))
     ]
     # this network runs in 0.6 of the time in this order of the numbers
     fit, check = (images.contiguous(memory_format=torch.channels_last) for images in both)

@@ -21,7 +21,7 @@ from convsmith.compression.methods.decomposition import (
     spectrum,
 )
 from convsmith.compression.methods.method import METHODS, Applied, Method
-from convsmith.compression.planning.budget import Option, assemble, plan_layers
+from convsmith.compression.planning.budget import SCAN_IMAGES, Option, assemble, plan_layers
 from convsmith.compression.planning.moments import chosen_positions, sampled_outputs
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.reconstruct import FEWEST
@@ -92,7 +92,9 @@ class LowRankMethod(Method):
 
     def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Choose decomposition and rank per layer; see `Method.plan`."""
-        outputs, skipped = self._outputs(subject), self.left_alone(subject)
+        # a basis fits the images it is taken from: the scan judges it on others where there are enough
+        scanned = SCAN_IMAGES if len(subject.seen.example) >= FEWEST else 0
+        outputs, skipped = self._outputs(subject, scanned), self.left_alone(subject)
         table: list[tuple[Layer, list[Option]]] = []
         for layer in subject.seen.usable("conv", "linear", "transposed", skip=self.skip):
             if layer.is_depthwise and self.decomposition == "auto":
@@ -192,12 +194,15 @@ class LowRankMethod(Method):
         rank = self.rank if isinstance(self.rank, int) else max(1, round(float(self.rank or 1) * len(options)))
         return options[min(int(rank), len(options)) - 1]
 
-    def _outputs(self, subject: Subject) -> dict[str, Outputs]:
+    def _outputs(self, subject: Subject, scanned: int = 0) -> dict[str, Outputs]:
+        """Return the moments of the layers' outputs on the example but for its first images, which a scan uses."""
         seen = subject.seen
         if not (self.data_aware and seen.real) or self.rank == "full":
             return {}
         names = [layer.name for layer in seen.usable("conv", "linear", skip=self.skip)]
-        found: dict[str, Outputs] = subject.once("outputs", lambda: output_moments(subject.model, seen, names))
+        found: dict[str, Outputs] = subject.once(
+            ("outputs", scanned), lambda: output_moments(subject.model, seen.example[scanned:], names)
+        )
         return found
 
 
@@ -218,8 +223,8 @@ def _counts(layer: Layer, decomposition: str, rank: int) -> tuple[int, int]:
     return macs * layer.macs // (layer.module.weight.numel() * places), params
 
 
-def output_moments(model: nn.Module, seen: LayerInventory, names: Sequence[str]) -> dict[str, Outputs]:
-    """Return mean and covariance of each layer's bias-free output over the example's images and positions.
+def output_moments(model: nn.Module, images: Tensor, names: Sequence[str]) -> dict[str, Outputs]:
+    """Return mean and covariance of each layer's bias-free output over ``images`` [B, C, H, W] and positions.
 
     A layer with fewer than `ENOUGH` values an output is left out: a basis of so few would fit these images alone.
     """
@@ -229,7 +234,7 @@ def output_moments(model: nn.Module, seen: LayerInventory, names: Sequence[str])
     def watch(name: str) -> Callable[..., None]:
         def hook(module: Weighted, _args: Any, out: Tensor) -> None:
             bias = module.bias.detach() if module.bias is not None else None
-            share = -(-ROWS * size // (len(out) * len(seen.example)))
+            share = -(-ROWS * size // (len(out) * len(images)))
             rows = sampled_outputs(module, out, chosen_positions(module, tuple(out.shape), share, 0))
             rows = (rows if bias is None else rows - bias).double()
             n, total, square = sums.get(name, (0, 0.0, 0.0))
@@ -238,9 +243,9 @@ def output_moments(model: nn.Module, seen: LayerInventory, names: Sequence[str])
         return hook
 
     with watching(model, {name: watch(name) for name in names}):
-        for images in seen.example.split(32):
-            size = len(images)
-            model(images)
+        for batch in images.split(32):
+            size = len(batch)
+            model(batch)
     return {
         name: Outputs(total / n, square / n - torch.outer(total / n, total / n))
         for name, (n, total, square) in sums.items()
