@@ -20,7 +20,6 @@ from convsmith.errors import InvalidArgument, refusing, require
 from convsmith.inspection.layers import KINDS, Layer, LayerInventory, Weighted
 from convsmith.inspection.modes import evaluating, watching
 
-CRITERIA = ("l1", "bn-scale")
 _UNTRACED = "torch-pruning could not trace this network"
 _ACROSS = (nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 

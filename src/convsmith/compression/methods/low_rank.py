@@ -28,7 +28,7 @@ from convsmith.compression.planning.reconstruct import FEWEST
 from convsmith.compression.planning.replacement import fresh_like, replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, close_matches
-from convsmith.inspection.layers import Layer, LayerInventory, Weighted
+from convsmith.inspection.layers import Layer, Weighted
 from convsmith.inspection.modes import watching
 
 #: ranks offered to the budget per layer, at most

@@ -3,7 +3,8 @@
 Both remove channels; they differ in what is judged. ``prune-filters`` judges the rows that produce a channel (Li et
 al. 2017), ``prune-channels`` the columns that read it (He et al. 2017). Scores: L1 norm, the scale of the batch
 normalisation (Liu et al. 2017, "network slimming"), or any scorer's own: pass ``importance``, scores by layer name,
-one per output channel (the routes of `convsmith.interpretation`, for one).
+one per output channel (the routes of `convsmith.interpretation`, for one). With images both ask what a channel's
+readers lose, of which the least goes first (`convsmith.compression.methods.ranking`).
 
 After removal the smaller network is compared with the original whose consumers read zeros in place of the removed
 channels: the two must agree, or the result is skipped.
@@ -21,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.methods.channels import CRITERIA, Group, Ledger, find_groups, hide, scores
+from convsmith.compression.methods.channels import Group, Ledger, find_groups, hide, scores
 from convsmith.compression.methods.method import METHODS, Applied, Method
+from convsmith.compression.methods.ranking import SCANNED, Ranking, curve, input_moments, least_missed
 from convsmith.compression.methods.removal import (
     AGREE,
     disagreement,
@@ -32,16 +34,16 @@ from convsmith.compression.methods.removal import (
     structure,
     traceable,
 )
-from convsmith.compression.planning.budget import SLACKS, scan_images, unreachable
+from convsmith.compression.planning.budget import SCAN_IMAGES, SLACKS, scan_images, unreachable
 from convsmith.compression.planning.plan import Budget, Choice, Plan
 from convsmith.compression.planning.prefix import Prefix
+from convsmith.compression.planning.reconstruct import FEWEST
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed, close_matches
 from convsmith.inspection.layers import LayerInventory
 from convsmith.inspection.modes import copied
 
-#: shares of a group's channels that the scan removes
-SCANNED = (0.25, 0.5, 0.75)
+CRITERIA = ("auto", "surgeon", "l1", "bn-scale")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class _Prune(Method):
     """Settings of both methods.
 
     Args:
-        criterion: ``"l1"`` or ``"bn-scale"``.
+        criterion: ``"l1"``, ``"bn-scale"``, ``"surgeon"`` (what the readers of a channel lose on the example images if
+            their other weights make good for it) or ``"auto"``: the last with 64 real images or more, else the first.
         importance: instead of a criterion: scores by layer name [output channels], or a function of the model that
             returns them. Higher is more important; a group without scores is left alone.
         keep: the share of channels every group keeps, in (0, 1]; without it a budget decides (half of the MACs).
@@ -57,7 +60,7 @@ class _Prune(Method):
         floor: the share of a group's channels that always stays.
     """
 
-    criterion: str = "l1"
+    criterion: str = "auto"
     importance: Mapping[str, Tensor] | Callable[[nn.Module], Mapping[str, Tensor]] | None = None
     keep: float | None = None
     round_to: int = 1
@@ -87,7 +90,7 @@ class _Prune(Method):
 
     def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Choose how many channels every group keeps."""
-        groups, ranking, skipped = subject.once("ranked", lambda: self._ranked(subject.model, subject.seen))
+        groups, ranking, skipped = self._ranked(subject)
         whole = subject.cost
         ledger = Ledger(subject.seen, groups, subject.model, whole.macs, whole.params)
         harms: dict[str, float] = {}
@@ -97,9 +100,10 @@ class _Prune(Method):
             budget = budget or Budget("macs", 0.5)
             curves = {}
             prefix = Prefix(subject.model, subject.seen, scan_images(whole.macs * len(SCANNED) * len(groups)))
+            moments = self._moments(subject, groups)
             for done, group in enumerate(groups):
                 subject.tell(done, len(groups), f"scan {group.root}")
-                work = partial(_curve, prefix, group, ranking[group.root])
+                work = partial(curve, prefix, group, ranking[group.root], moments)
                 curves[group.root] = subject.once((group.root, "curve"), work)
             removed = self._spend(groups, ledger, curves, budget, skipped)
             harms = {root: float(np.interp(removed[root], *curve)) for root, curve in curves.items()}
@@ -126,7 +130,7 @@ class _Prune(Method):
     def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Remove the planned numbers of channels, least important first, and prove the result."""
         model, seen = subject.model, subject.seen
-        groups, ranking, _ = subject.once("ranked", lambda: self._ranked(model, seen))
+        groups, ranking, _ = self._ranked(subject)
         known = {group.root: group for group in groups}
         going: dict[str, Tensor] = {}
         for root, setting in plan.settings().items():
@@ -138,7 +142,7 @@ class _Prune(Method):
                     "a layer keeps 1 to all of its channels", argument=root, given=keep, hint=f"1..{size}"
                 )
             if keep < size:
-                going[root] = ranking[root][: size - keep].sort().values
+                going[root] = ranking[root].order[: size - keep].sort().values
         if not going:
             return Applied(model, {})
         reference = copied(model)
@@ -164,22 +168,54 @@ class _Prune(Method):
         """Give the layers named their new widths."""
         return restructure(model, layers)
 
-    def _ranked(self, model: nn.Module, seen: LayerInventory) -> tuple[list[Group], dict[str, Tensor], dict[str, str]]:
+    def _ranked(self, subject: Subject) -> tuple[list[Group], dict[str, Ranking], dict[str, str]]:
         """Return groups with scores, their channels from least to most important, and the reasons for the rest."""
+        return subject.once("ranked", lambda: self._rank(subject))  # type: ignore[no-any-return]
+
+    def _moments(self, subject: Subject, groups: list[Group]) -> dict[str, Tensor] | None:
+        """Return the moments of what the groups' readers read, None where no weights will be re-solved.
+
+        The scan judges on other images than those they are taken from.
+        """
+        seen = subject.seen
+        if not seen.real or len(seen.example) < FEWEST:
+            return None
+        found: dict[str, Tensor] = subject.once(
+            "moments", lambda: input_moments(subject.model, seen.example[SCAN_IMAGES:], groups)
+        )
+        return found
+
+    def _rank(self, subject: Subject) -> tuple[list[Group], dict[str, Ranking], dict[str, str]]:
+        model, seen = subject.model, subject.seen
         groups, skipped = find_groups(model, seen, self.skip)
         certain = traceable(seen)
         groups = [g for g in groups if (certain and not g.traced) or _provable(model, seen, g, skipped)]
         importance = self.importance(model) if callable(self.importance) else self.importance
         if importance is not None:
             self._check_importance(importance, seen)
+        moments = self._moments(subject, groups)
+        if self.criterion == "surgeon" and moments is None:
+            raise InvalidArgument(
+                "the surgeon needs images",
+                argument="criterion",
+                given=seen.rows,
+                hint=f"pass {FEWEST} real ones or more",
+            )
+        surgeon = importance is None and self.criterion in ("auto", "surgeon")
+        criterion = "l1" if self.criterion == "auto" else self.criterion
         kept, ranking = [], {}
         for group in groups:
-            found = scores(model, group, side=self.side, criterion=self.criterion, importance=importance)
+            if surgeon and moments is not None:
+                kept.append(group)
+                ranking[group.root] = least_missed(model, group, moments)
+                continue
+            found = scores(model, group, side=self.side, criterion=criterion, importance=importance)
             if isinstance(found, str):
                 skipped.setdefault(group.root, found)
             else:
                 kept.append(group)
-                ranking[group.root] = found.argsort(stable=True)
+                worst = found.sort(stable=True)
+                ranking[group.root] = Ranking(worst.indices, worst.values)
         return kept, ranking, skipped
 
     def _check_importance(self, importance: Mapping[str, Tensor], seen: LayerInventory) -> None:
@@ -285,26 +321,6 @@ class PruneChannels(_Prune):
 
     label: ClassVar[str] = "prune-channels"
     side: ClassVar[str] = "channels"
-
-
-def _curve(prefix: Prefix, group: Group, order: Tensor) -> tuple[list[float], list[float]]:
-    """Return sensitivity by number of channels removed, non-decreasing, measured at `SCANNED` shares."""
-    xs, ys = [0.0], [0.0]
-    prefix.before([prefix.model.get_submodule(part.name) for part in group.consumers])
-    for share in SCANNED:
-        count = max(1, round(share * group.size))
-        if count <= xs[-1] or count >= group.size:
-            continue
-        undo = hide(prefix.model, group, order[:count])
-        try:
-            ys.append(max(ys[-1], prefix.error()))
-        finally:
-            for module, weight in reversed(undo):
-                module.weight.data.copy_(weight)
-        xs.append(float(count))
-    xs.append(float(group.size))
-    ys.append(2 * ys[-1] if ys[-1] > 0 else 1.0)
-    return xs, ys
 
 
 def _provable(model: nn.Module, seen: LayerInventory, group: Group, skipped: dict[str, str]) -> bool:
