@@ -18,6 +18,7 @@ from convsmith.compression import (
     plan_compression,
     restore_structure,
 )
+from convsmith.compression.methods.chain_layers import projected
 from convsmith.errors import InvalidArgument
 
 IMAGES = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -35,7 +36,8 @@ def test_a_kernel_with_the_structure_is_kept_exactly(network):
         network.conv2.weight.copy_(composite_kernel(chain))
     made = compress(network, "interleave", example=IMAGES, energy=0.999, backend="group")
     assert list(compression_history(made)[0]["layers"]) == ["conv2"]
-    assert made.conv2[0].primary == chain.primary
+    assert made.conv2.chain.primary == chain.primary
+    assert made.conv2.order is None
     with torch.no_grad():
         torch.testing.assert_close(made(IMAGES), network(IMAGES), rtol=1e-3, atol=1e-4)
 
@@ -66,6 +68,35 @@ def test_data_aware_projection_is_better_on_its_images(network):
         with torch.no_grad():
             error[aware] = (made(IMAGES) - network(IMAGES)).norm()
     assert error[True] < error[False]
+
+
+def test_outputs_in_any_order_find_their_blocks():
+    """Rows of one block are multiples of each other, whatever numbers they have."""
+    generator = torch.Generator().manual_seed(0)
+    base, factors = torch.randn(4, 12, generator=generator), torch.rand(4, 6, 1, generator=generator) + 0.5
+    rows = (base[:, None] * factors).flatten(0, 1)[torch.randperm(24, generator=generator)]
+    conv = nn.Conv2d(12, 24, 1)
+    conv.weight.data = rows[:, :, None, None]
+    x, error = torch.randn(2, 12, 5, 5, generator=generator), {}
+    setting = {"partitions": [2, 6], "out_partitions": [4, 6], "backend": "auto"}
+    for ordered in (True, False):
+        made = projected(conv, {**setting, "ordered": ordered}, None)
+        assert made.in_order is not ordered
+        with torch.no_grad():
+            error[ordered] = float((made(x) - conv(x)).norm() / conv(x).norm())
+    assert error[True] < 1e-5
+    assert error[False] > 0.1
+
+
+def test_some_rows_stay_dense_and_all_are_handed_on_in_order():
+    conv, moment = nn.Conv2d(8, 14, 1), torch.eye(8, dtype=torch.float64)
+    setting = {"partitions": [4, 2], "out_partitions": [5, 2], "dense": 4, "backend": "auto", "ordered": True}
+    made = projected(conv, setting, moment)
+    x = torch.randn(2, 8, 3, 3)
+    dense = made.order < 4
+    assert int(dense.sum()) == 4
+    with torch.no_grad():
+        torch.testing.assert_close(made(x)[:, dense], conv(x)[:, dense], rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_be_interleaved_says_why():
@@ -137,7 +168,8 @@ def test_a_partly_dense_layer_holds_its_dense_rows_exactly(network, Plain):
     made = compress(network, "interleave", example=IMAGES, plan=plan.with_choice("conv3", setting), backend="group")
     x = torch.randn(3, 16, 8, 8)
     with torch.no_grad():
-        torch.testing.assert_close(made.conv3(x)[:, :8], network.conv3(x)[:, :8], rtol=1e-4, atol=1e-5)
+        dense = torch.arange(16) < 8 if made.conv3.order is None else made.conv3.order < 8
+        torch.testing.assert_close(made.conv3(x)[:, dense], network.conv3(x)[:, dense], rtol=1e-4, atol=1e-5)
         assert made.conv3(x).shape == network.conv3(x).shape
         assert not torch.allclose(made.conv3(x)[:, 8:], network.conv3(x)[:, 8:], atol=1e-3)
     again = load_packed_state(restore_structure(Plain(), compression_history(made)), packed_state(made)).eval()
