@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from convsmith.compression import compress, compression_history, plan_compression
+from convsmith.compression.methods.chain_layers import projected
 from convsmith.compression.methods.decomposition import factor
 from convsmith.compression.planning.agreement import agreement, predicted_agreement
 from convsmith.compression.planning.reconstruct import reconstruct
@@ -46,6 +47,40 @@ def model():
     for seed in range(4):
         made(images(32, seed))
     return made.eval()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "decomposition"),
+    [
+        ((12, 8, 1), "interpolative"),
+        ((8, 12, 1), "interpolative"),
+        ((8, 8, 3), "svd"),
+        ((8, 8, 3), "spatial"),
+        ((8, 8, 3), "tucker"),
+        ((8, 8, 1), "interleaved"),
+    ],
+)
+def test_a_shift_is_added_to_the_outputs(sizes, decomposition):
+    into, out, side = sizes
+    conv, x, lost = nn.Conv2d(into, out, side), torch.randn(2, into, 5, 5), torch.randn(out)
+    sizes = {"partitions": [4, 2], "out_partitions": [2, 2], "dense": 4, "backend": "auto", "ordered": True}
+    made = projected(conv, sizes, None) if decomposition == "interleaved" else factor(conv, decomposition, 3)
+    with torch.no_grad():
+        before = made(x)
+        made.shift(lost)
+        torch.testing.assert_close(made(x), before + lost.view(1, -1, 1, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_with_a_bias_loses_no_mean():
+    """A basis of the outputs' spread knows nothing of their mean."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    fit = images(96, 0) + 5
+    made = compress(model, "low-rank", example=fit, rank=1, reconstruct=True, teach=False)
+    with torch.no_grad():
+        # every eighth image is left out
+        seen = fit[torch.arange(96) % 8 != 7]
+        torch.testing.assert_close(made(seen).mean(0), model(seen).mean(0), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["low-rank", "prune-filters", "prune-channels", "interleave"])

@@ -60,6 +60,12 @@ class Interleaved(StandIn):
                 self.bias.copy_(bias)
 
     @torch.no_grad()
+    def shift(self, lost: Tensor) -> None:
+        """Add ``lost`` [C'] to the outputs, by the bias."""
+        if self.bias is not None:
+            self.bias.add_(lost)
+
+    @torch.no_grad()
     def take(self, weight: Tensor, moment: Tensor | None, sweeps: int) -> None:
         """Come near to dense weights [o, d], for inputs of second moments ``moment`` [d, d], in the better order."""
         chain, dense = self.chain, 0 if self.dense is None else self.dense.out_channels

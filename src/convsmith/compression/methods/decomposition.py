@@ -15,13 +15,14 @@ replaces unless the rank is explicit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from convsmith.compression.methods import factors
+from convsmith.compression.methods.factors import Outputs
 from convsmith.compression.planning.moments import Moments, reduced_rank
 from convsmith.compression.planning.replacement import StandIn, fresh_like
 from convsmith.errors import InvalidArgument
@@ -50,10 +51,16 @@ class LowRank(StandIn, nn.Sequential):
             kh, kw = (max(layer.kernel_size[i] for layer in layers) for i in (0, 1))
             kernel = weight.reshape(weight.shape[0] * weight.shape[1], -1, kh, kw)
             if self.decomposition == "spatial":
-                parts = _spatial(kernel, layers[0].out_channels // groups, groups, None)
+                parts = factors.spatial(kernel, layers[0].out_channels // groups, groups, None)
             else:
-                parts = _tucker(kernel, layers[0].out_channels, layers[1].out_channels)
+                parts = factors.tucker(kernel, layers[0].out_channels, layers[1].out_channels)
         self.take(parts, bias)
+
+    @torch.no_grad()
+    def shift(self, lost: Tensor) -> None:
+        """Add ``lost`` [C'] to the outputs, by the bias."""
+        last: Any = self[-1]
+        last.bias.add_(lost)
 
     @torch.no_grad()
     def take(self, parts: Sequence[Tensor], bias: Tensor | None) -> None:
@@ -90,6 +97,16 @@ class Interpolative(LowRank):
         return second(x[:, :rank] + first(x[:, rank:]))  # type: ignore[no-any-return]
 
     @torch.no_grad()
+    def shift(self, lost: Tensor) -> None:
+        """Add ``lost`` [C'] to the outputs, by the biases."""
+        if self.joins:
+            first: Any = self[0]
+            lost, rank = lost[self.order.argsort()], first.out_channels
+            first.bias.add_(lost[:rank])
+            lost = lost[rank:] - self[1].weight.flatten(1) @ lost[:rank]  # type: ignore[operator]
+        super().shift(lost)
+
+    @torch.no_grad()
     def take(self, parts: Sequence[Tensor], bias: Tensor | None) -> None:
         """Take over [r, d] and [o, r]: the rows (or columns) that LU's pivots choose become the identity."""
         into, out = (part[0] for part in parts)
@@ -104,14 +121,6 @@ class Interpolative(LowRank):
             first.bias.copy_(bias[chosen[:rank]])
             bias = bias[chosen[rank:]] - mixed @ bias[chosen[:rank]]
         super().take([into, out], bias)
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """Second moments of a layer's outputs without bias: ``mean`` [C'], ``covariance`` [C', C'] (float64)."""
-
-    mean: Tensor
-    covariance: Tensor
 
 
 def full_rank(module: Weighted, decomposition: str) -> int:
@@ -212,15 +221,15 @@ def factor(
     weight = module.weight.detach().double()
     bias = module.bias
     if isinstance(module, nn.ConvTranspose2d):
-        left, right = _split(weight.reshape(module.groups, weight.shape[0] // module.groups, -1), rank, memory)
+        left, right = factors.split(weight.reshape(module.groups, weight.shape[0] // module.groups, -1), rank, memory)
         parts = [left.mT, right]
     elif decomposition == "spatial":
-        parts = _spatial(weight, rank, module.groups, memory)
+        parts = factors.spatial(weight, rank, module.groups, memory)
     elif decomposition == "tucker":
-        parts = _tucker(weight, *tucker_ranks(module, rank))
+        parts = factors.tucker(weight, *tucker_ranks(module, rank))
     else:
         groups = getattr(module, "groups", 1)
-        parts, shift = _svd(weight, rank, groups, outputs, memory)
+        parts, shift = factors.svd(weight, rank, groups, outputs, memory)
         if bias is not None:
             bias = bias.detach().double() + shift
     chain.take(parts, bias)
@@ -235,28 +244,22 @@ def spectrum(module: Weighted, decomposition: str, outputs: Outputs | None = Non
     weight = module.weight.detach().double()
     if decomposition == "tucker":
         kept = []
-        sides = [_energies(weight.transpose(0, axis).flatten(1)) for axis in (1, 0)]
+        sides = [factors.energies(weight.transpose(0, axis).flatten(1)) for axis in (1, 0)]
         for rank in range(1, full_rank(module, decomposition) + 1):
             cut = zip(sides, tucker_ranks(module, rank), strict=True)
             kept.append(1 - sum(float(side[r:].sum() / side.sum().clamp_min(1e-300)) for side, r in cut))
         return torch.tensor(kept, dtype=torch.float64).clamp(0, 1)
     groups = getattr(module, "groups", 1)
     if decomposition == "spatial":
-        values = _energies(_spatial_matrix(weight, groups))
+        values = factors.energies(factors.spatial_matrix(weight, groups))
     elif outputs is not None and not isinstance(module, nn.ConvTranspose2d):
-        values = torch.linalg.eigvalsh(_blocks(outputs.covariance, groups)).flip(-1).clamp_min(0)
+        values = torch.linalg.eigvalsh(factors.blocks(outputs.covariance, groups)).flip(-1).clamp_min(0)
     else:
-        values = _energies(weight.reshape(groups, weight.shape[0] // groups, -1))
+        values = factors.energies(weight.reshape(groups, weight.shape[0] // groups, -1))
     most = full_rank(module, decomposition)
     values = values[:, : most + (decomposition == "interpolative")].sum(0)
     total = values.sum()
     return (values.cumsum(0) / total if total > 0 else torch.ones_like(values)).clamp(max=1.0)[:most]
-
-
-def _energies(matrix: Tensor) -> Tensor:
-    """Return the squared singular values [..., min(m, n)], largest first, from the smaller Gram matrix."""
-    gram = matrix @ matrix.mT if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT @ matrix
-    return torch.linalg.eigvalsh(gram).flip(-1).clamp_min(0)
 
 
 def counts(
@@ -281,69 +284,3 @@ def counts(
     r_in, r_out = tucker_ranks(module, rank)
     core = r_in * r_out * kh * kw + r_out * c_out
     return c_in * r_in * before + core * after, c_in * r_in + core + bias
-
-
-def _svd(
-    weight: Tensor, rank: int, groups: int, outputs: Outputs | None, memory: dict[str, Tensor] | None
-) -> tuple[list[Tensor], Tensor]:
-    """Return each group's rows in a basis of ``rank`` directions, and what to add to the bias."""
-    matrix = weight.reshape(groups, weight.shape[0] // groups, -1)
-    if outputs is None:
-        left, right = _split(matrix, rank, memory)
-        return [right, left], weight.new_zeros(weight.shape[0])
-    basis = _vectors(lambda: _blocks(outputs.covariance, groups), memory)[:, :, :rank]
-    mean = outputs.mean.reshape(groups, -1, 1)
-    shift = mean - basis @ (basis.mT @ mean)
-    return [basis.mT @ matrix, basis], shift.flatten()
-
-
-def _split(matrix: Tensor, rank: int, memory: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
-    """Return u sqrt(s) [..., m, rank] and sqrt(s) v [..., rank, n] of the largest singular values."""
-    if matrix.shape[-2] > matrix.shape[-1]:
-        right, left = _split(matrix.mT, rank, memory)
-        return left.mT, right.mT
-    u = _vectors(lambda: matrix @ matrix.mT, memory)[..., :rank]
-    rows = u.mT @ matrix  # s v
-    root = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).sqrt()
-    return u * root.mT, rows / root.clamp_min(1e-150)
-
-
-def _vectors(symmetric: Callable[[], Tensor], memory: dict[str, Tensor] | None) -> Tensor:
-    """Return the eigenvectors, those of the largest eigenvalues first."""
-    if memory is None:
-        memory = {}
-    if "vectors" not in memory:
-        memory["vectors"] = torch.linalg.eigh(symmetric())[1].flip(-1)
-    return memory["vectors"]
-
-
-def _blocks(matrix: Tensor, groups: int) -> Tensor:
-    size = matrix.shape[0] // groups
-    return torch.stack([matrix[i * size : (i + 1) * size, i * size : (i + 1) * size] for i in range(groups)])
-
-
-def _spatial_matrix(weight: Tensor, groups: int) -> Tensor:
-    c_out, inner, kh, kw = weight.shape
-    return weight.reshape(groups, c_out // groups, inner, kh, kw).permute(0, 2, 3, 1, 4).reshape(groups, inner * kh, -1)
-
-
-def _spatial(weight: Tensor, rank: int, groups: int, memory: dict[str, Tensor] | None) -> list[Tensor]:
-    c_out, inner, kh, kw = weight.shape
-    left, right = _split(_spatial_matrix(weight, groups), rank, memory)
-    tall = left.reshape(groups, inner, kh, rank).permute(0, 3, 1, 2)
-    wide = right.reshape(groups, rank, c_out // groups, kw).transpose(1, 2)
-    return [tall, wide]
-
-
-def _tucker(weight: Tensor, r_in: int, r_out: int, rounds: int = 3) -> list[Tensor]:
-    def leading(tensor: Tensor, axis: int, rank: int) -> Tensor:
-        flat = tensor.transpose(0, axis).flatten(1)
-        basis = torch.linalg.eigh(flat @ flat.T)[1].flip(-1)[:, :rank]
-        return basis if basis.shape[1] == rank else nn.functional.pad(basis, (0, rank - basis.shape[1]))
-
-    inner, outer = leading(weight, 1, r_in), leading(weight, 0, r_out)
-    for _ in range(rounds):
-        outer = leading(torch.einsum("oihw,ir->orhw", weight, inner), 0, r_out)
-        inner = leading(torch.einsum("oihw,or->rihw", weight, outer), 1, r_in)
-    core = torch.einsum("oihw,oa,ib->abhw", weight, outer, inner)
-    return [inner.T, core, outer]

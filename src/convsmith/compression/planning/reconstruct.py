@@ -50,6 +50,9 @@ class Refittable(Protocol):
     def refit(self, weight: Tensor, moments: Moments, bias: Tensor | None) -> None:
         """Come as near as possible to ``weight`` [g, o, d] on inputs of these moments; ``bias`` [g o]."""
 
+    def shift(self, lost: Tensor) -> None:
+        """Add ``lost`` [g o] to the outputs, by the bias."""
+
 
 def reconstruct(
     original: nn.Module,
@@ -105,10 +108,13 @@ def reconstruct(
             _solve(module, before, inputs, wanted, given, centred=norm is not None)
             result: Tensor = module.forward(args[0])
             got = sampled_outputs(before, result, positions)
+            lost = (wanted - got).mean(0)
             if norm is not None:
-                lost = (wanted - got).mean(0)
                 norm.running_mean.sub_(lost)
                 got = got + lost
+            elif before.bias is not None and isinstance(module, Refittable):
+                module.shift(lost)
+                got, result = got + lost, module.forward(args[0])
             spread = float((wanted - wanted.mean(0)).square().sum())
             errors[name] = float((got - wanted).square().sum()) / max(spread, 1e-30)
             return result
