@@ -100,6 +100,15 @@ def test_keeping_everything_changes_nothing(method, network, images):
     assert torch.equal(kept(images), network(images))
 
 
+@pytest.mark.parametrize("method", [*BUDGETED, "binary", "ternary"])
+def test_what_is_frozen_stays_frozen(network, images, method):
+    network.conv2.requires_grad_(False)
+    settings = {"keep_params": 0.5} if method in BUDGETED else {}
+    made = compress(network, method, example=images, **settings)
+    assert not any(p.requires_grad for p in made.conv2.parameters())
+    assert all(p.requires_grad for p in made.conv3.parameters())
+
+
 @pytest.mark.parametrize(("method", "settings"), CHANGING, ids=lambda v: str(v))
 def test_input_untouched_and_file_rebuilds_identically(method, settings, network, images, tmp_path, Plain):
     network.train()

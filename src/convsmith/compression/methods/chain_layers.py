@@ -134,7 +134,7 @@ def alike(weight: Tensor, size: int, dense: int, moment: Tensor | None) -> Tenso
 
 
 def skeleton(conv: Weighted, setting: dict[str, Any]) -> Interleaved:
-    """Return the layer for ``conv`` with fresh weights."""
+    """Return the layer for ``conv`` with fresh weights, frozen where that is."""
     (members, primary), (out_members, out_primary) = setting["partitions"], setting["out_partitions"]
     dense = setting.get("dense", 0)
     if not isinstance(dense, int) or not 0 <= dense < conv.out_channels:
@@ -157,7 +157,11 @@ def skeleton(conv: Weighted, setting: dict[str, Any]) -> Interleaved:
         dtype=conv.weight.dtype,
     )
     beside = fresh_like(conv, out_channels=dense, bias=False) if dense else None
-    return Interleaved(chain, beside, bias=conv.bias is not None, ordered=setting["ordered"])
+    made = Interleaved(chain, beside, bias=conv.bias is not None, ordered=setting["ordered"])
+    chain.requires_grad_(conv.weight.requires_grad)
+    if made.bias is not None:
+        made.bias.requires_grad_(conv.bias.requires_grad)
+    return made
 
 
 def projected(conv: Weighted, setting: dict[str, Any], moment: Tensor | None, sweeps: int = SWEEPS) -> Interleaved:

@@ -149,10 +149,6 @@ def skeleton(module: Weighted, decomposition: str, rank: int) -> LowRank:
     """Return the chain for ``module`` with fresh weights, frozen where the layer is."""
     chain = _skeleton(module, decomposition, rank)
     chain.decomposition = decomposition
-    chain.requires_grad_(module.weight.requires_grad)
-    if module.bias is not None:
-        for bias in (layer.bias for layer in chain if layer.bias is not None):
-            bias.requires_grad_(module.bias.requires_grad)
     return chain
 
 

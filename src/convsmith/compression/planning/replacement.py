@@ -65,7 +65,7 @@ def _kind_and_sizes(layer: nn.Module) -> tuple[type[nn.Module], tuple[str, ...]]
 
 
 def fresh_like(layer: Weighted, kind: type[nn.Module] | None = None, **changes: Any) -> Any:
-    """Return a new layer with the sizes, bias, device and dtype of ``layer`` but for ``changes``, its weights fresh.
+    """Return a fresh layer with the sizes, bias, device, dtype and frozen parts of ``layer`` but for ``changes``.
 
     ``kind``: its class, one with the same arguments; by default the plain Conv2d, ConvTranspose2d or Linear it is.
     """
@@ -73,7 +73,11 @@ def fresh_like(layer: Weighted, kind: type[nn.Module] | None = None, **changes: 
     names = _SIZES["conv"] if kind is nn.Conv2d else names
     given = {name: getattr(layer, name) for name in names}
     like = {"bias": layer.bias is not None, "device": layer.weight.device, "dtype": layer.weight.dtype}
-    return (kind or plain)(**{**given, **like, **changes})
+    made = (kind or plain)(**{**given, **like, **changes})
+    made.weight.requires_grad_(layer.weight.requires_grad)
+    if made.bias is not None:
+        made.bias.requires_grad_((layer.weight if layer.bias is None else layer.bias).requires_grad)
+    return made
 
 
 def _choose_path(layer: nn.TransformerEncoderLayer) -> None:
