@@ -96,6 +96,8 @@ BAD = [
     (["--method", "low-rank", "--plan", "nowhere.yaml"], "must exist"),
     (["--method", "low-rank", "--finetune-epochs", "-1"], "must be 0 or more"),
     (["--method", "int8", "--finetune-epochs", "1"], "mode=qat"),
+    (["--method", "sparse", "--gradual", "--distill", "1"], "--distill, --gradual"),
+    (["--method", "low-rank", "--freeze-norm"], "add --finetune-epochs"),
 ]
 
 

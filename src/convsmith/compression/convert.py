@@ -19,7 +19,6 @@ from convsmith.compression.planning.plan import WHOLE, Budget, Plan, named_reaso
 from convsmith.compression.planning.reconstruct import BATCH, FEWEST
 from convsmith.compression.planning.reconstruct import reconstruct as solve
 from convsmith.compression.planning.subject import Progress, Subject
-from convsmith.compression.planning.teach import teach as teach_blocks
 from convsmith.compression.runtimes import check_runtime
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import LayerInventory
@@ -55,7 +54,6 @@ def compress(
     runtime: str = "torch",
     plan: Plan | None = None,
     reconstruct: bool | None = None,
-    teach: bool = True,
     progress: Progress | None = None,
     **settings: Any,
 ) -> nn.Module:
@@ -75,8 +73,6 @@ def compress(
         reconstruct: re-solve the weights of low rank, pruning and interleaving on the example images, layer by layer,
             without labels (`convsmith.compression.planning.reconstruct`); by default where 64 or more are given. Every
             eighth image is left out and tells how often the result agrees with the original.
-        teach: where weights were re-solved, then let the original teach the whole network on the same images, without
-            labels, for some minutes at most (`convsmith.compression.planning.teach`).
         progress: called with (done, total, note).
         settings: the method's own (``METHODS[name]`` documents them); in a chain each goes to the methods that know it.
 
@@ -134,9 +130,6 @@ def compress(
                 held = torch.arange(len(seen.example)) % HELD_OUT == HELD_OUT - 1
                 images, others = seen.example[~held], seen.example[held]
                 solve(before, result, seen, images, rows=applied.rows, progress=progress)
-                if teach:
-                    macs = made.macs[0]
-                    entry["taught"] = teach_blocks(before, result, seen, images, others, macs=macs, progress=progress)
                 found = agreement(model, result, others)
                 entry["reconstructed"] = len(images)
                 entry["agreement"] = found

@@ -132,3 +132,11 @@ def test_gradual_needs_something_sparse(original):
     chained = compress(original, "prune-filters,sparse", example=DATA[0].images, keep=0.5, sparsity=0.5)
     with pytest.raises(InvalidArgument, match="original's weights"):
         finetune(chained, original, DATA, num_classes=5, gradual=True)
+
+
+def test_frozen_statistics_stay_while_weights_learn(original):
+    small = compress(original, "prune-filters", example=DATA[0].images, keep=0.5)
+    made = finetune(small, original, DATA, num_classes=5, config=CONFIG, distill=1.0, freeze_norm=True)
+    for name, before in small.state_dict().items():
+        still = name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+        assert torch.equal(made.state_dict()[name], before) == still, name

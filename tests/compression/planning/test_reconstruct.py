@@ -76,7 +76,7 @@ def test_a_layer_with_a_bias_loses_no_mean():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     fit = images(96, 0) + 5
-    made = compress(model, "low-rank", example=fit, rank=1, reconstruct=True, teach=False)
+    made = compress(model, "low-rank", example=fit, rank=1, reconstruct=True)
     with torch.no_grad():
         # every eighth image is left out
         seen = fit[torch.arange(96) % 8 != 7]

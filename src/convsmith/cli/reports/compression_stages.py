@@ -65,7 +65,6 @@ def compress_stages(
                 example=example,
                 plan=made,
                 reconstruct=None if arguments.reconstruct else False,
-                teach=arguments.teach,
                 progress=callback,
                 **settings,
             )
@@ -126,6 +125,7 @@ def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, arguments: 
             num_classes=len(images.classes),
             config=config,
             distill=arguments.distill,
+            freeze_norm=arguments.freeze_norm,
             gradual=arguments.gradual and sparse,
             out=folder,
             # killed before its first checkpoint a stage begins again

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +54,12 @@ class Arguments(data_options.LoaderOptions, Work):
     )
     finetune_lr: float = option(0.02, "learning rate of the fine-tuning", metavar="X", group="finetune")
     distill: float = option(0.5, "weight of the teacher against the labels, 0 to 1", metavar="X", group="finetune")
+    freeze_norm: bool = option(False, "keep the statistics of batch normalisation (few images)", group="finetune")
     gradual: bool = option(False, "sparse methods: let the zeros grow during the fine-tuning", group="finetune")
     renorm: bool = option(
         False, "first give batch normalisation the statistics of the smaller network (no labels)", group="finetune"
     )
     reconstruct: bool = option(True, "re-solve weights on unlabelled images, layer by layer, where the method can")
-    teach: bool = option(True, "then let the original teach the network on the same images, no labels needed")
     onnx: bool = option(True, "end with model.onnx, checked and timed in ONNX Runtime", group="timing")
     threads: int = option(1, "threads of the timing", metavar="N", group="timing", least=1, most=MOST_WORKERS)
     compiled: bool = option(True, "also time under torch.compile (a minute or so)", group="timing")
@@ -154,6 +154,11 @@ def check(arguments: Arguments) -> dict[str, dict[str, Any]]:
         raise InvalidArgument(rule, argument=f"--plan {arguments.plan}", hint="give one of them")
     for name, part in parts.items():
         METHODS[name](**part)
+    own = ("augment", "finetune_lr", "distill", "freeze_norm", "gradual")
+    given = [f.name for f in fields(arguments) if f.name in own and getattr(arguments, f.name) != f.default]
+    if given and not arguments.finetune_epochs:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InvalidArgument("this belongs to a fine-tuning", argument=flags, hint="add --finetune-epochs N")
     if arguments.finetune_epochs and methods == ["int8"] and parts["int8"].get("mode", "static") == "static":
         hint = "add --set mode=qat, or leave the fine-tuning away"
         raise InvalidArgument("static int8 is not trained", argument="--finetune-epochs", hint=hint)

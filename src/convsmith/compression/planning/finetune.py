@@ -7,7 +7,7 @@ layers stay zeros, low-bit layers train their latent weights, a network in int8 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.inspection.modes import BATCH_NORMS, copied, evaluating
 from convsmith.inspection.outputs import joined_output
-from convsmith.training import ClassificationTask, Losses, TrainConfig, distillation_loss, fit
+from convsmith.training import ClassificationTask, Losses, TrainConfig, distillation_loss, fit, norms
 
 #: share of the steps over which gradual sparsity grows; the rest trains at the final sparsity
 GROWTH = 0.7
@@ -76,6 +76,7 @@ class FinetuneTask(ClassificationTask):
         temperature: of the distillation.
         sparse: the plan's setting by layer name for layers whose zeros must stay.
         gradual: steps over which the zeros grow, cubically (Zhu & Gupta 2017, eq. 1), None for zeros from the start.
+        still: modules of the model that stay in eval mode.
     """
 
     def __init__(
@@ -88,10 +89,10 @@ class FinetuneTask(ClassificationTask):
         temperature: float = 4.0,
         sparse: Mapping[str, Mapping[str, Any]] | None = None,
         gradual: int | None = None,
+        still: Sequence[nn.Module] = (),
     ) -> None:
-        super().__init__(
-            model, num_classes, teacher=teacher if distill > 0 else None, distill=distill, temperature=temperature
-        )
+        shown = teacher if distill > 0 else None
+        super().__init__(model, num_classes, teacher=shown, distill=distill, temperature=temperature, still=still)
         self.sparse = {name: dict(setting) for name, setting in (sparse or {}).items()}
         self.gradual = gradual
         for number, name in enumerate(self.sparse):
@@ -151,6 +152,7 @@ def finetune(
     distill: float = 0.5,
     temperature: float = 4.0,
     gradual: bool = False,
+    freeze_norm: bool = False,
     validation: Iterable[Batch] | None = None,
     out: Path | None = None,
     resume: bool = False,
@@ -169,6 +171,7 @@ def finetune(
         distill: weight of the teacher against the labels, in [0, 1]; 0 trains on labels alone.
         temperature: of the distillation.
         gradual: for sparse networks: start from the original's dense weights and let the zeros grow.
+        freeze_norm: keep the statistics of batch normalisations; for a few hundred images.
         validation: batches for the evaluations during training, as in `fit`.
         out: folder for checkpoints and history, as in `fit`.
         resume: go on from the latest checkpoint in ``out``.
@@ -207,6 +210,7 @@ def finetune(
         temperature=temperature,
         sparse=sparse,
         gradual=round(GROWTH * steps) if gradual else None,
+        still=norms(work) if freeze_norm else (),
     )
     result = fit(task, loader, config, validation=validation, out=out, resume=resume, progress=progress)
     if result.interrupted:

@@ -24,10 +24,10 @@ from convsmith.compression.methods.int8 import Int8Model
 from convsmith.compression.methods.method import output_error
 from convsmith.compression.methods.packing import packed_state
 from convsmith.compression.planning.latency import time_side_by_side
-from convsmith.compression.planning.teach import outputs
 from convsmith.compression.runtimes import runnable
 from convsmith.errors import InvalidArgument, RunFailed
-from convsmith.inspection.modes import copied, evaluating
+from convsmith.inspection.modes import copied, evaluating, watching
+from convsmith.inspection.outputs import joined_output
 
 
 @dataclass(frozen=True)
@@ -206,8 +206,7 @@ def layer_errors(original: nn.Module, compressed: nn.Module, images: Tensor) -> 
     if isinstance(compressed, Int8Model):
         return {"(whole network)": "an int8 graph holds operators, not layers"}
     names = [n for n, m in original.named_modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.ConvTranspose2d)]
-    with torch.no_grad():
-        before, after = (outputs(model, names, images)[1] for model in (original, compressed))
+    before, after = (_outputs(model, names, images) for model in (original, compressed))
     errors: dict[str, float | str] = {}
     for name in names:
         if name not in before or name not in after:
@@ -216,3 +215,15 @@ def layer_errors(original: nn.Module, compressed: nn.Module, images: Tensor) -> 
         same = a.shape == b.shape
         errors[name] = output_error(a, b) if same else f"output is {tuple(b.shape[1:])}, was {tuple(a.shape[1:])}"
     return errors
+
+
+def _outputs(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    there = dict(model.named_modules())
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _module, _args, output: found.__setitem__(name, joined_output(output))
+
+    with watching(model, {name: keep(name) for name in names if name in there}):
+        model(images)
+    return found
