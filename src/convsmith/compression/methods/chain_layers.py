@@ -74,19 +74,17 @@ class Interleaved(StandIn):
         if weight.shape[1] > AWARE_PATCH:
             moment = None
 
-        def projected(order: Tensor) -> tuple[float, Projection]:
+        def projected(order: Tensor, sweeps: int) -> tuple[float, Projection]:
             kernel = weight[order[dense:]].reshape(chain.out_channels, chain.in_channels, *chain.weights[0].shape[2:])
             found = project(kernel, *sizes, second_moment=moment, sweeps=sweeps)
             return found.output_energy if found.output_energy is not None else found.energy, found
 
         order = torch.arange(len(weight), device=weight.device)
-        share, found = projected(order)
         if self.order is not None:
-            other = alike(weight, sizes[1][1], dense, moment)
-            better, there = projected(other)
-            if better > share:
-                order, found = other, there
+            orders = order, alike(weight, sizes[1][1], dense, moment)
+            order = max(orders, key=lambda one: projected(one, 1)[0])  # one round tells; of equal ones the natural
             self.order.copy_(order.argsort())
+        found = projected(order, sweeps)[1]
         if self.dense is not None:
             self.dense.weight.copy_(weight[order[:dense]].reshape(self.dense.weight.shape))
         for parameter, part in zip(chain.weights, found.weights, strict=True):
