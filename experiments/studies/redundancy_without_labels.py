@@ -57,7 +57,8 @@ _COLOURS = 400
     rule="Share of top-1 answers equal to the original's on crops of photographs that calibration did not see: int8 at "
     "least 95 %; at 0.8 of the MACs, re-solved, low rank 85 %, filters 80 %, interleaving 80 %. Reproduced if all arms "
     "that ran reach theirs, partly if one does, else not reproduced. Half the MACs is published without a rule.",
-    data="EfficientNet-Lite0 (ImageNet), crops of sample photographs and photographic cut-outs, half for each side",
+    data="EfficientNet-Lite0 (ImageNet), sample photographs and photographic cut-outs: 200 to calibrate, crops of "
+    "the 63 others to compare",
     extras=("compress", "demo"),
 )
 def without_labels(running: Study) -> Outcome:
