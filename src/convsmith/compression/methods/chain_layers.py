@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convsmith.compression.operators.interleaved import InterleavedGroupConv2d
 from convsmith.compression.operators.projection import Projection, project
-from convsmith.compression.planning.moments import Moments, by_group
+from convsmith.compression.planning.moments import Moments, by_group, damped
 from convsmith.compression.planning.replacement import StandIn, fresh_like
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Weighted
@@ -103,12 +103,11 @@ def alike(weight: Tensor, size: int, dense: int, moment: Tensor | None) -> Tenso
     by the cosines of the outputs (of second moments ``moment`` of the inputs) without their sign. The ``dense`` ones
     are those that no block took.
     """
+    if size < 2:
+        return torch.arange(len(weight), device=weight.device)
     rows = weight.double()
     if moment is not None:
-        scale = moment.diagonal().mean().clamp_min(1e-12)
-        rows = rows @ torch.linalg.cholesky(moment + 1e-6 * scale * torch.eye(len(moment)).to(moment))
-    if size < 2:
-        return torch.arange(len(rows), device=rows.device)
+        rows = rows @ torch.linalg.cholesky(damped(moment, 1e-6))
     rows = nn.functional.normalize(rows, dim=1)
     near = (rows @ rows.mT).abs().fill_diagonal_(0)
     seeds = near.topk(size - 1, 1).values.sum(1).argsort(descending=True, stable=True).tolist()

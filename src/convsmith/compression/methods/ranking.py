@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.methods.channels import Group, hide
+from convsmith.compression.planning.moments import damped
 from convsmith.compression.planning.prefix import Prefix
 from convsmith.compression.planning.reconstruct import WIDEST
 from convsmith.inspection.layers import Weighted
@@ -65,14 +66,8 @@ def input_moments(model: nn.Module, images: Tensor, groups: Sequence[Group]) -> 
     with watching(model, {name: watch(name) for name in names}, before=True):
         for batch in images.split(32):
             model(batch)
-    return {name: _damped((total / count).cpu()) for name, (count, total) in sums.items()}
-
-
-def _damped(moments: Tensor) -> Tensor:
-    if moments.dim() == 1:
-        return moments
-    scale = moments.diagonal().mean().clamp_min(1e-12)
-    return moments + RIDGE * scale * torch.eye(len(moments), dtype=moments.dtype)
+    found = {name: (total / count).cpu() for name, (count, total) in sums.items()}
+    return {name: known if known.dim() == 1 else damped(known, RIDGE) for name, known in found.items()}
 
 
 def least_missed(model: nn.Module, group: Group, moments: Mapping[str, Tensor]) -> Ranking:
@@ -116,12 +111,11 @@ def hide_made_good(
     model: nn.Module, group: Group, channels: Tensor, moments: Mapping[str, Tensor]
 ) -> list[tuple[Weighted, Tensor]]:
     """Do as `hide`, and give the readers' other weights what makes good for ``channels`` best; return the same."""
-    before = {part.name: _numbers(model.get_submodule(part.name)) for part in group.consumers}
+    able = [part for part in group.consumers if part.name in moments and moments[part.name].dim() == 2]
+    before = [_numbers(model.get_submodule(part.name)) for part in able]
     undo = hide(model, group, channels)
-    for part in group.consumers:
-        known, weight = moments.get(part.name), before[part.name]
-        if known is None or known.dim() == 1:
-            continue
+    for part, weight in zip(able, before, strict=True):
+        known = moments[part.name]
         gone = torch.zeros(len(weight), dtype=torch.bool)
         gone[part.own[torch.isin(part.root, channels)]] = True
         if bool(gone.all()):
@@ -149,11 +143,7 @@ def curve(
         count = max(1, round(share * group.size))
         if count <= counts[-1] or count >= group.size:
             continue
-        gone = ranking.order[:count]
-        if moments is None:
-            undo = hide(prefix.model, group, gone)
-        else:
-            undo = hide_made_good(prefix.model, group, gone, moments)
+        undo = hide_made_good(prefix.model, group, ranking.order[:count], moments or {})
         try:
             found.append(max(found[-1], prefix.error()))
         finally:
@@ -167,8 +157,7 @@ def curve(
     worth = np.append(0.0, ranking.worth.clamp_min(0).cumsum(0).numpy())
     worth = worth / max(worth[-1], 1e-300) + 1e-3 * numbers / group.size
     scale = np.interp(numbers, counts[1:], np.array(found[1:]) / worth[counts[1:]])
-    curve = np.maximum.accumulate(scale * worth)
-    return numbers.tolist(), curve.tolist()
+    return numbers.tolist(), np.maximum.accumulate(scale * worth).tolist()
 
 
 def _rows(module: Weighted) -> Tensor:

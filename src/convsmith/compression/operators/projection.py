@@ -109,15 +109,14 @@ def from_dense(
     out_partitions: Sequence[int] | None = None,
     *,
     inputs: Tensor | None = None,
-    second_moment: Tensor | None = None,
     sweeps: int = 30,
     backend: str = "auto",
 ) -> tuple[LinearChain, Projection]:
     """Return the interleaved layer nearest to a dense convolution, with its `Projection`.
 
     ``partitions`` of two sizes ``(M, L)`` give an `InterleavedGroupConv2d`, others an `InterleavedStructuredConv2d`.
-    ``inputs`` [B, in, H, W]: images as they enter the layer, for the data-aware projection, or their ``second_moment``
-    as `project` takes it. A bias is not part of a linear chain: keep it outside.
+    ``inputs`` [B, in, H, W]: images as they enter the layer, for the data-aware projection. A bias is not part of a
+    linear chain: keep it outside.
 
     Raises:
         InvalidArgument: for a grouped layer, padding that is not with zeros, or partitions that do not multiply to its
@@ -132,7 +131,7 @@ def from_dense(
             "a dense convolution with zero padding given in numbers can be projected", given=repr(layer)
         )
     geometry: Any = (g.kernel_size, g.stride, g.padding, g.dilation)
-    moment = second_moment if inputs is None else patch_second_moment(inputs, *geometry)
+    moment = None if inputs is None else patch_second_moment(inputs, *geometry)
     found = project(layer.weight, partitions, out_partitions, second_moment=moment, sweeps=sweeps)
     in_sizes = check_partitions(partitions)
     out_sizes = in_sizes if out_partitions is None else check_partitions(out_partitions)

@@ -66,13 +66,17 @@ class Moments:
 
     def damped(self, ridge: float = RIDGES[0]) -> Tensor:
         """Return E[x x^T] + lambda I [g, d, d]."""
-        size = self.inputs.shape[-1]
-        scale = self.inputs.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-12)[:, None, None]
-        return self.inputs + ridge * scale * torch.eye(size, dtype=self.inputs.dtype, device=self.inputs.device)
+        return damped(self.inputs, ridge)
 
     def bias(self, weight: Tensor) -> Tensor:
         """Return the bias [g o] that gives outputs of ``weight`` [g, o, d] the targets' mean."""
         return (self.target_mean - torch.einsum("god,gd->go", weight, self.input_mean)).flatten()
+
+
+def damped(moments: Tensor, ridge: float) -> Tensor:
+    """Return second moments [..., d, d] with ``ridge`` times their mean square added to the diagonal."""
+    scale = moments.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(1e-12)[..., None, None]
+    return moments + ridge * scale * torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
 
 
 def chosen_ridge(inputs: Tensor, targets: Tensor, weight: Tensor, *, centred: bool) -> float:
