@@ -51,8 +51,8 @@ class LowRankMethod(Method):
         rank: ``"full"`` (exact), a share of the full rank in (0, 1], or a number of channels, for every layer.
         energy: keep this share of each layer's energy (0 to 1], wherever that makes the layer cheaper.
         decomposition: ``"svd"``, ``"interpolative"`` (the same map in fewer numbers), ``"spatial"``, ``"tucker"``, or
-            ``"auto"``: whichever keeps most energy at half cost, and none for depthwise layers, which runtimes execute
-            faster whole.
+            ``"auto"``: whichever keeps most energy at half cost (under a budget of time none is interpolative), and
+            none for depthwise layers, which runtimes execute faster whole.
         data_aware: choose the basis of the first two from the layer's outputs on the example images, where they give at
             least four values of every output.
 
@@ -100,7 +100,7 @@ class LowRankMethod(Method):
             if layer.is_depthwise and self.decomposition == "auto":
                 skipped[layer.name] = _DEPTHWISE
                 continue
-            decomposition = self._decomposition(layer, outputs.get(layer.name))
+            decomposition = self._decomposition(layer, outputs.get(layer.name), subject.timed)
             if decomposition is None:
                 skipped[layer.name] = f"decomposition {self.decomposition!r} does not apply to this layer"
                 continue
@@ -146,13 +146,15 @@ class LowRankMethod(Method):
         """Return the chain with fresh weights."""
         return skeleton(layer, setting["decomposition"], setting["rank"])
 
-    def _decomposition(self, layer: Layer, outputs: Outputs | None) -> str | None:
+    def _decomposition(self, layer: Layer, outputs: Outputs | None, timed: bool) -> str | None:
         """Return the asked decomposition if it applies, or the best one at half the layer's MACs."""
         able = [decomposition for decomposition in DECOMPOSITIONS if full_rank(layer.module, decomposition)]
         if self.decomposition != "auto":
             return self.decomposition if self.decomposition in able else None
         if self.rank is not None:
             return "svd" if able else None
+        if timed and "svd" in able:  # putting outputs back in order costs what the fewer numbers save
+            able = [decomposition for decomposition in able if decomposition != "interpolative"]
         if len(able) < 2:
             return able[0] if able else None
         best = None

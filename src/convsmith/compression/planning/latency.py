@@ -61,7 +61,7 @@ def plan_for_latency(subject: Subject, method: Method, budget: Budget, *, runtim
     Raises:
         InvalidArgument: no plan tried is fast enough; the error names the best that was measured.
     """
-    images = subject.seen.example[:8]
+    subject, images = replace(subject, timed=True), subject.seen.example[:8]
     base = runnable(subject.model, images, runtime)
     low, high = 0.0, 1.0
     best: Plan | None = None

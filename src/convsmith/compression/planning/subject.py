@@ -22,11 +22,13 @@ class Subject:
     """A network, what tracing it on the example showed, and what was measured since.
 
     ``memory`` holds what several plans of one network, and carrying one out, share: moments, sensitivities, rankings.
+    ``timed``: the plans are for a budget of time, not of operations.
     """
 
     model: nn.Module
     seen: LayerInventory
     progress: Progress | None = None
+    timed: bool = False
     memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
