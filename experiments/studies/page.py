@@ -52,14 +52,18 @@ def results_page(results: Path) -> tuple[str, dict[str, str]]:
     """Return the Markdown page and its figures by file name (relative to ``docs/``)."""
     values = finished(results)
     summary = overview(values)
+    hours, large = (
+        sum(v["seconds"] for v in values if v["study"] in names) / 3600
+        for names in ({v["study"] for v in values}, BESIDE)
+    )
     parts = [
         "# Results",
         GENERATED,
         "Every study states its claim and the rule of its verdict before it runs. All arms of a comparison get the "
         "same recipe, data order and number of updates. Intervals are 95 % Student intervals over seeds unless a table "
         "says otherwise. A negative verdict is a result. Computing in all: "
-        f"{sum(value['seconds'] for value in values) / 3600:.1f} hours on one core: processor time in "
-        "the newest results, elapsed time on a shared machine in the others.",
+        f"{hours:.1f} hours on one core, {large:.1f} of them for the studies beyond digits: processor time in the "
+        "newest results, elapsed time on a shared machine in the others.",
         table(summary.columns, summary.rows),
     ]
     files: dict[str, str] = {}

@@ -95,9 +95,7 @@ def compress(
         raise InvalidArgument("a plan replaces the budget and belongs to one method", given=f"method {method!r}")
     if plan is not None and plan.method != methods[0][0]:
         raise InvalidArgument("the plan was made for another method", argument=methods[0][0], given=plan.method)
-    if reconstruct and not any(chosen.reconstructs for _, chosen in methods):
-        able = ", ".join(entry.name for entry in METHODS if entry.value.reconstructs)
-        raise InvalidArgument(f"{method} has no weights to re-solve", argument="reconstruct", hint=f"methods: {able}")
+    _check_reconstruct(methods, reconstruct)
     model = unwrap(model)
     history = compression_history(model)
     result = copied(model)
@@ -110,12 +108,12 @@ def compress(
                     hint="put it last in the chain",
                 )
             seen = look(result, example, calibrates=chosen.calibrates, name=name)
-            subject = Subject(result, seen, progress)
+            wanted = _reconstructs(chosen, seen, reconstruct)
+            subject = Subject(result, seen, progress, resolved=wanted)
             made = plan
             if made is None:
                 made = _plan(subject, chosen, budget if i == obeying else None, runtime)
             _check(made, seen)
-            wanted = _reconstructs(chosen, seen, reconstruct)
             before = copied(result) if wanted else result
             applied = chosen.apply(subject, made)
             result = applied.model
@@ -152,6 +150,7 @@ def plan_compression(
     keep_params: float | None = None,
     keep_latency: float | None = None,
     runtime: str = "torch",
+    reconstruct: bool | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Plan:
@@ -164,13 +163,15 @@ def plan_compression(
     if len(methods) > 1:
         raise InvalidArgument("a plan belongs to one method", given=method, hint="plan the first one, then the next")
     name, chosen = methods[0]
+    _check_reconstruct(methods, reconstruct)
     budget, _ = budget_of([name], keep_macs=keep_macs, keep_params=keep_params, keep_latency=keep_latency)
     check_runtime(runtime)
     model = unwrap(model)
     with torch.random.fork_rng(devices=[]):
         work = copied(model)
         seen = look(work, example, calibrates=chosen.calibrates, name=name)
-        return _plan(Subject(work, seen, progress), chosen, budget, runtime)
+        resolved = _reconstructs(chosen, seen, reconstruct)
+        return _plan(Subject(work, seen, progress, resolved=resolved), chosen, budget, runtime)
 
 
 def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn.Module:
@@ -293,6 +294,14 @@ def _plan(subject: Subject, method: Method, budget: Budget | None, runtime: str)
     if not (seen.real and known and is_scores(scores)):
         return made
     return dataclasses.replace(made, agreement=predicted_agreement(scores, sum(known)))
+
+
+def _check_reconstruct(methods: Sequence[tuple[str, Method]], asked: bool | None) -> None:
+    """Refuse to re-solve weights that no method of the chain leaves."""
+    if asked and not any(chosen.reconstructs for _, chosen in methods):
+        able = ", ".join(entry.name for entry in METHODS if entry.value.reconstructs)
+        said = ",".join(name for name, _ in methods)
+        raise InvalidArgument(f"{said} has no weights to re-solve", argument="reconstruct", hint=f"methods: {able}")
 
 
 def _reconstructs(method: Method, seen: LayerInventory, asked: bool | None) -> bool:

@@ -162,6 +162,20 @@ def test_the_plan_says_what_to_expect(model):
     assert "expected agreement" in mild.text()
 
 
+@pytest.mark.parametrize(("method", "settings"), [("low-rank", {"decomposition": "svd"}), ("prune-filters", {})])
+def test_a_plan_counts_on_new_weights_only_where_they_come(model, method, settings):
+    """`compress` plans as it carries out, and a plan asked for by itself is the same."""
+    arguments = {"example": images(64, 50) + 1, "keep_macs": 0.4, **settings}
+    counts_on, as_they_are = (
+        plan_compression(model, method, reconstruct=asked, **arguments) for asked in (None, False)
+    )
+    assert [c.sensitivity for c in counts_on.choices] != [c.sensitivity for c in as_they_are.choices]
+    own = compress(model, method, reconstruct=False, **arguments)
+    del arguments["keep_macs"]
+    planned = compress(model, method, plan=as_they_are, reconstruct=False, **arguments)
+    assert all(a.equal(b) for a, b in zip(own.parameters(), planned.parameters(), strict=True))
+
+
 def test_prediction_and_measure():
     scores = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
     assert predicted_agreement(scores, 0.0) == 1

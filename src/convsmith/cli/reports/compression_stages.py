@@ -64,7 +64,7 @@ def compress_stages(
                 name,
                 example=example,
                 plan=made,
-                reconstruct=None if arguments.reconstruct else False,
+                reconstruct=_asked(arguments),
                 progress=callback,
                 **settings,
             )
@@ -100,8 +100,20 @@ def planned(
     share = {f"keep_{budget.kind}": budget.keep} if budget is not None and place == number else {}
     with progress(f"plan {name}") as callback:
         return compression.plan_compression(
-            model, name, example=example, runtime=arguments.runtime, progress=callback, **share, **settings
+            model,
+            name,
+            example=example,
+            runtime=arguments.runtime,
+            reconstruct=_asked(arguments),
+            progress=callback,
+            **share,
+            **settings,
         )
+
+
+def _asked(arguments: Any) -> bool | None:
+    """Return whether weights are re-solved: None where images are enough, False where the user wants none."""
+    return None if arguments.reconstruct else False
 
 
 def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, arguments: Any, folder: Path) -> nn.Module:

@@ -118,7 +118,7 @@ class LowRankMethod(Method):
         def build(layer: Layer, option: Option) -> nn.Module:
             basis = outputs.get(layer.name) if option.setting["decomposition"] in BY_OUTPUTS else None
             module = layer.module
-            if basis is not None and module.bias is None and len(subject.seen.example) >= FEWEST:
+            if basis is not None and module.bias is None and subject.resolved:
                 module = _biased(module)  # the mean that is cut off comes back when weights are re-solved
             if layer.name not in bases:  # layers are scanned one after the other
                 bases.clear()

@@ -100,7 +100,7 @@ class _Prune(Method):
             budget = budget or Budget("macs", 0.5)
             curves = {}
             prefix = Prefix(subject.model, subject.seen, scan_images(whole.macs * len(SCANNED) * len(groups)))
-            moments = self._moments(subject, groups)
+            moments = self._moments(subject, groups) if subject.resolved else None
             for done, group in enumerate(groups):
                 subject.tell(done, len(groups), f"scan {group.root}")
                 work = partial(curve, prefix, group, ranking[group.root], moments)
@@ -173,7 +173,7 @@ class _Prune(Method):
         return subject.once("ranked", lambda: self._rank(subject))  # type: ignore[no-any-return]
 
     def _moments(self, subject: Subject, groups: list[Group]) -> dict[str, Tensor] | None:
-        """Return the moments of what the groups' readers read, None where no weights will be re-solved.
+        """Return the moments of what the groups' readers read, None without images enough.
 
         The scan judges on other images than those they are taken from.
         """

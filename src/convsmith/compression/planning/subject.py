@@ -22,12 +22,14 @@ class Subject:
     """A network, what tracing it on the example showed, and what was measured since.
 
     ``memory`` holds what several plans of one network, and carrying one out, share: moments, sensitivities, rankings.
+    ``resolved``: weights will be re-solved once the plan is carried out, so what is tried out may count on it.
     ``timed``: the plans are for a budget of time, not of operations.
     """
 
     model: nn.Module
     seen: LayerInventory
     progress: Progress | None = None
+    resolved: bool = False
     timed: bool = False
     memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 
