@@ -56,9 +56,7 @@ class Arguments(data_options.LoaderOptions, Work):
     distill: float = option(0.5, "weight of the teacher against the labels, 0 to 1", metavar="X", group="finetune")
     freeze_norm: bool = option(False, "keep the statistics of batch normalisation (few images)", group="finetune")
     gradual: bool = option(False, "sparse methods: let the zeros grow during the fine-tuning", group="finetune")
-    renorm: bool = option(
-        False, "first give batch normalisation the statistics of the smaller network (no labels)", group="finetune"
-    )
+    renorm: bool = option(False, "give batch normalisation the statistics of the smaller network (no labels)")
     reconstruct: bool = option(True, "re-solve weights on unlabelled images, layer by layer, where the method can")
     onnx: bool = option(True, "end with model.onnx, checked and timed in ONNX Runtime", group="timing")
     threads: int = option(1, "threads of the timing", metavar="N", group="timing", least=1, most=MOST_WORKERS)
@@ -154,8 +152,8 @@ def check(arguments: Arguments) -> dict[str, dict[str, Any]]:
         raise InvalidArgument(rule, argument=f"--plan {arguments.plan}", hint="give one of them")
     for name, part in parts.items():
         METHODS[name](**part)
-    own = ("augment", "finetune_lr", "distill", "freeze_norm", "gradual")
-    given = [f.name for f in fields(arguments) if f.name in own and getattr(arguments, f.name) != f.default]
+    own = [field for field in fields(arguments) if field.metadata["group"] == "finetune"]
+    given = [field.name for field in own if getattr(arguments, field.name) != field.default]
     if given and not arguments.finetune_epochs:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InvalidArgument("this belongs to a fine-tuning", argument=flags, hint="add --finetune-epochs N")

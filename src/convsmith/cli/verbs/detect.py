@@ -49,18 +49,22 @@ class Arguments(data_options.DataOptions, Work):
         metavar="DIR|FILE",
         group="common",
     )
-    attack: Literal["fgsm", "ifgsm", "pgd", "targeted ifgsm"] = option("ifgsm", "fit: the attack it is fitted on")
-    epsilon: float = option(16.0, "fit: largest change of a pixel, of 255", above=0, most=255)
-    classifier: Literal["random-forest", "adaboost", "gradient-boosting"] = option("random-forest", "fit: on routes")
-    features: Literal["routes", "activations", "logits", "max-probability", "best"] = option(
-        "routes", "fit: what the detector looks at; best: whatever tells the attack best"
+    attack: Literal["fgsm", "ifgsm", "pgd", "targeted ifgsm"] = option(
+        "ifgsm", "the attack it is fitted on", group="fit"
     )
-    per_class: int = option(10, "fit: clean images of each class", metavar="N", least=1)
-    test_images: int = option(100, "fit: images of the table", metavar="N", least=1)
-    rate: float = option(0.05, "fit: false-positive rate of the threshold")
-    sites: Literal["auto", "conv", "block", "activation"] = option("auto", "fit: where gates sit")
-    mode: Literal["paper", "converged"] = option("paper", "fit: solver")
-    gamma: float = option(0.05, "fit: weight of the gates")
+    epsilon: float = option(16.0, "largest change of a pixel, of 255", above=0, most=255, group="fit")
+    classifier: Literal["random-forest", "adaboost", "gradient-boosting"] = option(
+        "random-forest", "on routes", group="fit"
+    )
+    features: Literal["routes", "activations", "logits", "max-probability", "best"] = option(
+        "routes", "what the detector looks at; best: whatever tells the attack best", group="fit"
+    )
+    per_class: int = option(10, "clean images of each class", metavar="N", least=1, group="fit")
+    test_images: int = option(100, "images of the table", metavar="N", least=1, group="fit")
+    rate: float = option(0.05, "false-positive rate of the threshold", group="fit")
+    sites: Literal["auto", "conv", "block", "activation"] = option("auto", "where gates sit", group="fit")
+    mode: Literal["paper", "converged"] = option("paper", "solver", group="fit")
+    gamma: float = option(0.05, "weight of the gates", group="fit")
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -68,9 +72,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.action == "fit":
         return _fit(arguments)
     for field in fields(arguments):
-        words, given = field.metadata["help"], getattr(arguments, field.name)
-        fits = field.name == "resume" or (words.startswith("fit: ") and "score: " not in words)
-        if fits and given != field.default:
+        given = getattr(arguments, field.name)
+        if (field.name == "resume" or field.metadata["group"] == "fit") and given != field.default:
             flag = f"detect score --{field.name.replace('_', '-')}"
             raise InvalidArgument("it belongs to fit", argument=flag, given=given, hint="leave it out")
     return _score(arguments)
