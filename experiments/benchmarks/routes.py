@@ -1,15 +1,24 @@
-"""Routes of a batch beside the one-image loop every public implementation uses, and memory by batch size."""
+"""Routes of a batch beside the one-image loop every public implementation uses, memory, and photographs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from convsmith.interpretation import find_routes, score_units
+from convsmith.interpretation import Routes, find_routes, score_units
 from experiments.benchmarks.contract import Bench, suite
+from experiments.datasets.backbone import pretrained
+from experiments.datasets.photographs import photographs
+
+#: sample photographs of things that the network knows
+PHOTOGRAPHS = ("chelsea", "china", "coffee", "flower")
+#: forward and backward passes that a search on a photograph may take
+PASSES = 60
 
 
 @suite("routes")
@@ -26,6 +35,7 @@ def run(bench: Bench) -> None:
     larger = torch.rand(4 if bench.quick else 16, 3, 64, 64, device=bench.device)
     _compare(bench, "resnet18, 64x64", residual, larger, min(steps, 10), "block")
     _memory(bench, small, steps)
+    _photographs(bench)
     bench.notes.append(
         "The one-image loop is the published search written plainly: gates as parameters in hooks, torch.optim.SGD, "
         "weights that ask for gradients, everything before the first gate computed again at every step."
@@ -83,6 +93,43 @@ def _compare(bench: Bench, name: str, model: nn.Module, images: Tensor, steps: i
             "sites": sites,
         },
         aim="time per image (time of a call / its images) at least 4 times below the loop's",
+    )
+
+
+def _photographs(bench: Bench) -> None:
+    """Time a pretrained network's converged routes beside as many plain passes as a search may take."""
+    model = pretrained().to(bench.device).requires_grad_(False)
+    passes, names = (3, PHOTOGRAPHS[:1]) if bench.quick else (PASSES, PHOTOGRAPHS)
+    transform: Any = create_transform(**resolve_model_data_config(model), is_training=False)
+    images = torch.stack([transform(photographs()[name]) for name in names]).to(bench.device)
+    search: dict[str, Any] = {"steps": passes} if bench.quick else {}
+
+    def bare() -> None:
+        for image in images.split(1):
+            for _ in range(passes):
+                given = image.clone().requires_grad_()
+                torch.autograd.grad(model(given).logsumexp(1).sum(), given)
+
+    def alone() -> list[Routes]:
+        return [find_routes(model, image, **search) for image in images.split(1)]
+
+    found = alone()
+    bench.compare(
+        f"EfficientNet-Lite0 (ImageNet) at 224, {len(images)} photographs",
+        {
+            f"{passes} bare passes each": bare,
+            "converged routes, one by one": alone,
+            "converged routes, one batch": lambda: find_routes(model, images, **search),
+        },
+        baseline=f"{passes} bare passes each",
+        rounds=3,
+        warmup=1,
+        memory=False,
+        settings={
+            "passes of each alone": [int(routes.passes) for routes in found],
+            "at rest": [bool(routes.converged) for routes in found],
+        },
+        aim="at most 1.2 times the bare passes",
     )
 
 

@@ -22,7 +22,7 @@ from experiments.studies.statistics import interval, paired_difference
 
 ARMS = ("regular", "IGCV1", "IGCV2", "IGCV3", "Merge-and-Run", "Xception", "MobileNetV1")
 INTERLEAVED = ("IGCV1", "IGCV2", "IGCV3")
-CONTROL, PERCEPTRON = "two convolutions", "perceptron"
+CONTROL, PERCEPTRON, LINEAR = "two convolutions", "perceptron", "linear"
 #: widths an arm can take; IGCV1 has two members a partition unless the arm's name says how many
 STEPS = {"IGCV1": 2, "M=4": 4, "M=8": 8, "IGCV2": 4, "IGCV3": 4, "MobileNetV1": 8}
 
@@ -153,6 +153,8 @@ def _network(arm: str, width: int, in_chans: int) -> nn.Module:
         return dmrnet(8, base=width, **small)
     if arm == CONTROL:
         return two_convolutions(width, in_chans)
+    if arm == LINEAR:
+        return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * 784, 10))
     if arm == PERCEPTRON:
         return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * 784, width), nn.ReLU(), nn.Linear(width, 10))
     if arm == "Xception":
