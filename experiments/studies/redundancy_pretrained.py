@@ -11,6 +11,7 @@ factored until then, had been seen to double its time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from statistics import median
 from typing import Any
@@ -67,15 +68,16 @@ LOSS = 1.0
 def pretrained(running: Study) -> Outcome:
     """Fine-tune one network a seed, take redundancy out in every way, repair in two."""
     steps, epochs = (QUICK_STEPS, QUICK_EPOCHS) if running.quick else (STEPS, EPOCHS)
-    cells = running.arms(QUICK if running.quick else ARMS, partial(one, steps=steps, epochs=epochs))
+    ways = (TUNED,) if running.quick else tuple(WAYS)
+    cells = running.arms(QUICK if running.quick else ARMS, partial(one, steps=steps, epochs=epochs, ways=ways))
     base = [cell[TUNED] for cell in cells[ORIGINAL]]
     lost = {arm: paired_difference(base, [cell[_final(arm)] for cell in own]) for arm, own in cells.items()}
     del lost[ORIGINAL]
     columns = ["way", "MACs, %", "file, %", "ONNX Runtime's time, %", "same answers without labels, %"]
     accuracy = Table(
-        ["way", *(f"{way}, %" for way in (WITHOUT, TAUGHT, TUNED)), "points lost"],
+        ["way", *(f"{way}, %" for way in (WITHOUT, *ways)), "points lost"],
         [
-            [arm, *(_interval(own, way) for way in (WITHOUT, TAUGHT, TUNED)), str(lost.get(arm, ""))]
+            [arm, *(_interval(own, way) for way in (WITHOUT, *ways)), str(lost.get(arm, ""))]
             for arm, own in cells.items()
         ],
         f"Test accuracy, {epochs} epochs of repair, seeds: {len(base)}. Points lost: last way there is, against the "
@@ -138,13 +140,13 @@ def original(seed: int, steps: int) -> tuple[nn.Module, ImageData]:
     return model.eval(), data
 
 
-def one(arm: str, seed: int, steps: int = STEPS, epochs: int = EPOCHS) -> dict[str, float]:
+def one(arm: str, seed: int, steps: int, epochs: int, ways: Sequence[str]) -> dict[str, float]:
     """Return one arm's accuracies in per cent by way, and its MACs, bytes and time as shares of the original's."""
     model, data = original(seed, steps)
     scores, labels = answers(model, data)
     if arm == ORIGINAL:
         found = {WITHOUT: right(scores, labels)}
-        return found | {way: right(*answers(repaired(model, model, data, seed, way, epochs), data)) for way in WAYS}
+        return found | {way: right(*answers(repaired(model, model, data, seed, way, epochs), data)) for way in ways}
     method, settings = ARMS[arm]
     rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:IMAGES]
     images = data.train.fetch(rows).images
@@ -160,7 +162,7 @@ def one(arm: str, seed: int, steps: int = STEPS, epochs: int = EPOCHS) -> dict[s
         "bytes": after.bytes / before.bytes,
         "time": median(new / old for old, new in zip(*took, strict=True)),
     }
-    for way in () if arm == "int8" else WAYS:
+    for way in () if arm == "int8" else ways:
         found[way] = right(*answers(repaired(made, model, data, seed, way, epochs), data))
     return found
 

@@ -74,7 +74,7 @@ def without_labels(running: Study) -> Outcome:
         if settings:
             found = running.cell(f"{arm}|plan|{seed}", partial(_plan, method, settings, seed, count), 2 * len(arms))
             planned, planning = found["plan"], found["seconds"]
-        cell = running.cell(f"{arm}|{seed}", partial(one, method, planned, seed, count), 2 * len(arms))
+        cell = running.cell(f"{arm}|{seed}", partial(one, method, planned, seed, count, running.quick), 2 * len(arms))
         for way, reached_by in cell["ways"].items():
             expected = None if cell["expected"] is None else round(100 * cell["expected"], 1)
             shares = [round(100 * reached_by[key], 1) for key in ("agreement", "sure")]
@@ -161,8 +161,11 @@ class Crops:
             yield Batch(images.contiguous(memory_format=torch.channels_last), torch.full((BATCH,), -1), chosen)
 
 
-def one(method: str, planned: Any, seed: int, count: int) -> dict[str, Any]:
-    """Return the share of MACs of one arm, and the shares of equal answers by what happened to its weights."""
+def one(method: str, planned: Any, seed: int, count: int, quick: bool = False) -> dict[str, Any]:
+    """Return the share of MACs of one arm, and the shares of equal answers by what happened to its weights.
+
+    ``quick``: nothing is distilled.
+    """
     model, images, others = sides(seed, count)
     plan = None
     if planned is not None:
@@ -189,6 +192,7 @@ def one(method: str, planned: Any, seed: int, count: int) -> dict[str, Any]:
         begin = time.process_time()
         made = compression.compress(model, method, example=images, plan=plan, reconstruct=True)
         ways[WAYS[1]] = compared(made)
+    if plan is not None and not quick:
         config = TrainConfig(
             steps=STEPS, lr=RATE, optimizer="adamw", weight_decay=0.0, warmup_steps=10, clip=5.0, device="cpu"
         )
