@@ -10,7 +10,7 @@ come in few sizes; where they leave more than 1 % of the budget unused, a layer 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,13 +21,13 @@ from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.operators.backends import BACKENDS
 from convsmith.compression.operators.projection import patch_second_moment, project
 from convsmith.compression.planning.budget import SCAN_IMAGES, Option, assemble, plan_layers
+from convsmith.compression.planning.moments import summed
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.reconstruct import FEWEST
 from convsmith.compression.planning.replacement import replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import Layer
-from convsmith.inspection.modes import watching
 
 #: images whose patches it looks at, at most
 MOMENT_IMAGES = 128
@@ -165,21 +165,13 @@ class Interleave(Method):
         if not (self.data_aware and seen.real):
             return {}
         images = seen.example[scanned:][:MOMENT_IMAGES]
-        sums: dict[str, Tensor] = {}
 
-        def watch(name: str) -> Callable[..., None]:
-            def hook(conv: Any, args: Any) -> None:
-                found = patch_second_moment(args[0], conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-                share = found * (len(args[0]) / len(images))
-                sums[name] = sums[name] + share if name in sums else share
-
-            return hook
+        def measure(conv: Any, args: Any, _size: int) -> tuple[Tensor]:
+            found = patch_second_moment(args[0], conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+            return (found * (len(args[0]) / len(images)),)
 
         small = [n for n in names if seen.by_name()[n].module.weight[0].numel() <= AWARE_PATCH]
-        with watching(subject.model, {name: watch(name) for name in small}, before=True):
-            for batch in images.split(32):
-                subject.model(batch)
-        return sums
+        return {name: found for name, (found,) in summed(subject.model, images, small, measure, before=True).items()}
 
 
 def _unfit(layer: Layer) -> str | None:

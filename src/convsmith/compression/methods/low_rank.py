@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,14 +22,13 @@ from convsmith.compression.methods.decomposition import (
 )
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.planning.budget import SCAN_IMAGES, Option, assemble, plan_layers
-from convsmith.compression.planning.moments import chosen_positions, sampled_outputs
+from convsmith.compression.planning.moments import chosen_positions, sampled_outputs, summed
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.reconstruct import FEWEST
 from convsmith.compression.planning.replacement import fresh_like, replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.layers import Layer, Weighted
-from convsmith.inspection.modes import watching
 
 #: ranks offered to the budget per layer, at most
 LEVELS = 64
@@ -230,26 +229,16 @@ def output_moments(model: nn.Module, images: Tensor, names: Sequence[str]) -> di
 
     A layer with fewer than `ENOUGH` values an output is left out: a basis of so few would fit these images alone.
     """
-    sums: dict[str, tuple[int, Tensor, Tensor]] = {}
-    size = 0
 
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: Weighted, _args: Any, out: Tensor) -> None:
-            bias = module.bias.detach() if module.bias is not None else None
-            share = -(-ROWS * size // (len(out) * len(images)))
-            rows = sampled_outputs(module, out, chosen_positions(module, tuple(out.shape), share, 0))
-            rows = (rows if bias is None else rows - bias).double()
-            n, total, square = sums.get(name, (0, 0.0, 0.0))
-            sums[name] = (n + len(rows), total + rows.sum(0), square + rows.T @ rows)
+    def measure(module: Weighted, _args: Any, out: Tensor, size: int) -> tuple[int, Tensor, Tensor]:
+        bias = module.bias.detach() if module.bias is not None else None
+        share = -(-ROWS * size // (len(out) * len(images)))
+        rows = sampled_outputs(module, out, chosen_positions(module, tuple(out.shape), share, 0))
+        rows = (rows if bias is None else rows - bias).double()
+        return len(rows), rows.sum(0), rows.T @ rows
 
-        return hook
-
-    with watching(model, {name: watch(name) for name in names}):
-        for batch in images.split(32):
-            size = len(batch)
-            model(batch)
     return {
         name: Outputs(total / n, square / n - torch.outer(total / n, total / n))
-        for name, (n, total, square) in sums.items()
+        for name, (n, total, square) in summed(model, images, names, measure, before=False).items()
         if n >= ENOUGH * len(total)
     }

@@ -11,7 +11,7 @@ missed first. The taps of a kernel are taken to see inputs of the same moments.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.methods.channels import Group, hide
-from convsmith.compression.planning.moments import damped
+from convsmith.compression.planning.moments import damped, summed
 from convsmith.compression.planning.prefix import Prefix
 from convsmith.compression.planning.reconstruct import WIDEST
 from convsmith.inspection.layers import Weighted
-from convsmith.inspection.modes import watching
 
 #: shares of a group's channels that the scan removes
 SCANNED = (0.125, 0.25, 0.5, 0.75)
@@ -47,25 +46,17 @@ def input_moments(model: nn.Module, images: Tensor, groups: Sequence[Group]) -> 
 
     ``images``: [B, C, H, W]. Of a layer with more than `WIDEST` inputs only the diagonal is kept: [C].
     """
-    sums: dict[str, tuple[int, Tensor]] = {}
     each = -(-ROWS // len(images))
 
-    def watch(name: str) -> Callable[..., None]:
-        def hook(module: Weighted, args: Any) -> None:
-            x = args[0].detach()
-            x = x.reshape(len(x), -1, x.shape[-1]) if isinstance(module, nn.Linear) else x.flatten(2).transpose(1, 2)
-            chosen = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(0))[:each].to(x.device)
-            rows = x[:, chosen].flatten(0, 1).double()
-            count, total = sums.get(name, (0, 0.0))
-            product = rows.square().sum(0) if rows.shape[1] > WIDEST else rows.mT @ rows
-            sums[name] = count + len(rows), total + product
-
-        return hook
+    def measure(module: Weighted, args: Any, _size: int) -> tuple[int, Tensor]:
+        x = args[0].detach()
+        x = x.reshape(len(x), -1, x.shape[-1]) if isinstance(module, nn.Linear) else x.flatten(2).transpose(1, 2)
+        chosen = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(0))[:each].to(x.device)
+        rows = x[:, chosen].flatten(0, 1).double()
+        return len(rows), rows.square().sum(0) if rows.shape[1] > WIDEST else rows.mT @ rows
 
     names = {part.name for group in groups for part in group.consumers}
-    with watching(model, {name: watch(name) for name in names}, before=True):
-        for batch in images.split(32):
-            model(batch)
+    sums = summed(model, images, names, measure, before=True)
     found = {name: (total / count).cpu() for name, (count, total) in sums.items()}
     return {name: known if known.dim() == 1 else damped(known, RIDGE) for name, known in found.items()}
 

@@ -9,6 +9,7 @@ before it lost (He et al. 2017, "Channel pruning", eq. 4; Zhang et al. 2015, sec
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith.inspection.layers import Weighted
+from convsmith.inspection.modes import watching
 
 #: samples per layer, at most, and numbers in them: a depthwise layer's patches hold every input once a tap
 SAMPLES, NUMBERS = 8192, 2**26
@@ -71,6 +73,31 @@ class Moments:
     def bias(self, weight: Tensor) -> Tensor:
         """Return the bias [g o] that gives outputs of ``weight`` [g, o, d] the targets' mean."""
         return (self.target_mean - torch.einsum("god,gd->go", weight, self.input_mean)).flatten()
+
+
+def summed(
+    model: nn.Module, images: Tensor, names: Iterable[str], measure: Callable[..., tuple[Any, ...]], *, before: bool
+) -> dict[str, tuple[Any, ...]]:
+    """Return, by layer name, the sums of what ``measure`` returns of every call, ``images`` passing in parts.
+
+    ``measure``: called as a hook of the layer is (``before`` it or after), the number of images of the part behind.
+    """
+    sums: dict[str, tuple[Any, ...]] = {}
+    size = 0
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(*given: Any) -> None:
+            found = measure(*given, size)
+            known = sums.get(name, (0,) * len(found))
+            sums[name] = tuple(total + part for total, part in zip(known, found, strict=True))
+
+        return hook
+
+    with watching(model, {name: watch(name) for name in names}, before=before):
+        for batch in images.split(32):
+            size = len(batch)
+            model(batch)
+    return sums
 
 
 def damped(moments: Tensor, ridge: float) -> Tensor:
