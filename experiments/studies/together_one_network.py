@@ -108,7 +108,7 @@ def _adapt(model: nn.Module, inputs: Inputs, seed: int, road: Road) -> dict[str,
         "seed": seed,
         "device": "cpu",
         "reference": None,
-        "evaluations": 1,
+        "num_evals": 1,
     }
     plain = adapt(model, inputs, method="source-only", **settings)
     san = adapt(model, inputs, method="san", hidden=(64,), **settings)
