@@ -76,9 +76,8 @@ _ROWS = (
 def photographs(running: Study) -> Outcome:
     """One network on its road, one cell a seed."""
     recipe, images = (QUICK_RECIPE, QUICK_IMAGES) if running.quick else (RECIPE, IMAGES)
-    cells = [
-        running.cell(str(seed), partial(travel, seed, recipe, images), len(running.seeds)) for seed in running.seeds
-    ]
+    seeds = running.seeds[:1] if running.quick else running.seeds
+    cells = [running.cell(str(seed), partial(travel, seed, recipe, images), len(seeds)) for seed in seeds]
     verdict, checks, summary = judged(cells)
     rows = [[label, str(interval([cell[key] for cell in cells]))] for label, key in _ROWS]
     return Outcome(verdict, summary, [Table(["step", "mean and 95 % interval"], rows, "The road."), checks])
