@@ -84,12 +84,15 @@ class Study:
             self.progress(self._asked, total, key)
         return self.cells[key]["value"]
 
-    def arms(self, names: Iterable[str], work: Callable[[str, int], Any]) -> dict[str, list[Any]]:
+    def arms(
+        self, names: Iterable[str], work: Callable[[str, int], Any], seeds: Sequence[int] | None = None
+    ) -> dict[str, list[Any]]:
         """Return the cells ``work(arm, seed)`` of every arm, one a seed, kept as ``arm|seed``, seed after seed."""
+        seeds = self.seeds if seeds is None else seeds
         found: dict[str, list[Any]] = {name: [] for name in names}
-        for seed in self.seeds:
+        for seed in seeds:
             for name, own in found.items():
-                own.append(self.cell(f"{name}|{seed}", partial(work, name, seed), len(found) * len(self.seeds)))
+                own.append(self.cell(f"{name}|{seed}", partial(work, name, seed), len(found) * len(seeds)))
         return found
 
 
