@@ -180,10 +180,10 @@ def _compress(model: nn.Module, calibration: ImageSplit, test: ImageSplit) -> di
 def run(running: Study) -> Outcome:
     """Both networks on the same road, one cell a seed and arm."""
     road = QUICK if running.quick else FULL
-    total = len(ARMS) * len(running.seeds)
+    seeds = running.seeds[:1] if running.quick else running.seeds
+    total = len(ARMS) * len(seeds)
     cells = {
-        arm: [running.cell(f"{arm}|{seed}", partial(travel, arm, seed, road), total) for seed in running.seeds]
-        for arm in ARMS
+        arm: [running.cell(f"{arm}|{seed}", partial(travel, arm, seed, road), total) for seed in seeds] for arm in ARMS
     }
     return judged(cells)
 
