@@ -101,7 +101,8 @@ def _photographs(bench: Bench) -> None:
     model = pretrained().to(bench.device).requires_grad_(False)
     passes, names = (3, PHOTOGRAPHS[:1]) if bench.quick else (PASSES, PHOTOGRAPHS)
     transform: Any = create_transform(**resolve_model_data_config(model), is_training=False)
-    images = torch.stack([transform(photographs()[name]) for name in names]).to(bench.device)
+    pictures = photographs()
+    images = torch.stack([transform(pictures[name]) for name in names]).to(bench.device)
     search: dict[str, Any] = {"steps": passes} if bench.quick else {}
 
     def bare() -> None:

@@ -84,19 +84,18 @@ class Study:
             self.progress(self._asked, total, key)
         return self.cells[key]["value"]
 
-    def arms(
-        self, names: Iterable[str], work: Callable[[str, int], Any], seeds: Sequence[int] | None = None
-    ) -> dict[str, list[Any]]:
+    def arms(self, names: Iterable[str], work: Callable[[str, int], Any]) -> dict[str, list[Any]]:
         """Return the cells ``work(arm, seed)`` of every arm, one a seed, kept as ``arm|seed``, seed after seed."""
-        seeds = self.seeds if seeds is None else seeds
         found: dict[str, list[Any]] = {name: [] for name in names}
-        for seed in seeds:
+        for seed in self.seeds:
             for name, own in found.items():
-                own.append(self.cell(f"{name}|{seed}", partial(work, name, seed), len(found) * len(seeds)))
+                own.append(self.cell(f"{name}|{seed}", partial(work, name, seed), len(found) * len(self.seeds)))
         return found
 
 
-def study(name: str, *, claim: str, source: str, rule: str, data: str, extras: Sequence[str] = ()) -> Any:
+def study(
+    name: str, *, claim: str, source: str, rule: str, data: str, extras: Sequence[str] = (), quick_seeds: int = 2
+) -> Any:
     """Register a study.
 
     Args:
@@ -106,14 +105,17 @@ def study(name: str, *, claim: str, source: str, rule: str, data: str, extras: S
         rule: when the verdict is reproduced, partly, not reproduced; written before the study runs.
         data: what real data it runs on.
         extras: convsmith extras it needs.
+        quick_seeds: how many seeds its quick form takes.
     """
-    return STUDIES.register(name, claim=claim, source=source, rule=rule, data=data, extras=tuple(extras))
+    traits = {"claim": claim, "source": source, "rule": rule, "data": data, "extras": tuple(extras)}
+    return STUDIES.register(name, **traits, quick_seeds=quick_seeds)
 
 
 def fingerprint(name: str, quick: bool, seeds: Sequence[int], device: str) -> str:
     """Return a short hash of everything that makes finished cells of a study valid."""
     entry = STUDIES.entry(name)
-    text = json.dumps([name, quick, list(seeds), device, sorted((k, str(v)) for k, v in entry.traits.items())])
+    told = sorted((k, str(v)) for k, v in entry.traits.items() if k != "quick_seeds")  # the seeds tell
+    text = json.dumps([name, quick, list(seeds), device, told])
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -137,7 +139,7 @@ def run_study(
     Cells go to ``results/cells/`` while it runs and are folded into the result, with raw numbers per seed, at its end.
     """
     entry = STUDIES.entry(name)
-    numbers = list(range(seeds if seeds is not None else (2 if quick else 5)))
+    numbers = list(range(seeds if seeds is not None else (entry.traits["quick_seeds"] if quick else 5)))
     path = result_path(results, name, quick, device)
     mark = fingerprint(name, quick, numbers, device)
     cells_file = results / "cells" / f"{path.stem}--{mark}.jsonl"

@@ -52,18 +52,16 @@ def results_page(results: Path) -> tuple[str, dict[str, str]]:
     """Return the Markdown page and its figures by file name (relative to ``docs/``)."""
     values = finished(results)
     summary = overview(values)
-    hours, large = (
-        sum(v["seconds"] for v in values if v["study"] in names) / 3600
-        for names in ({v["study"] for v in values}, BESIDE)
-    )
+    hours = {v["study"]: v["seconds"] / 3600 for v in values}
+    large = sum(own for name, own in hours.items() if name in BESIDE)
     parts = [
         "# Results",
         GENERATED,
         "Every study states its claim and the rule of its verdict before it runs. All arms of a comparison get the "
         "same recipe, data order and number of updates. Intervals are 95 % Student intervals over seeds unless a table "
         "says otherwise. A negative verdict is a result. Computing in all: "
-        f"{hours:.1f} hours on one core, {large:.1f} of them for the studies beyond digits: processor time in the "
-        "newest results, elapsed time on a shared machine in the others.",
+        f"{sum(hours.values()):.1f} hours on one core, {large:.1f} of them for the studies that stand beside a twin on "
+        "digits: processor time in the newest results, elapsed time on a shared machine in the others.",
         table(summary.columns, summary.rows),
     ]
     files: dict[str, str] = {}

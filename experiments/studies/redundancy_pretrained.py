@@ -64,13 +64,13 @@ LOSS = 1.0
     data="emoji in one drawing style (Noto), 53 sub-groups of Unicode's list, 1,567 pictures at 96 x 96, divided "
     "70 : 10 : 20 anew by every seed; EfficientNet-Lite0 (ImageNet), all of it trained",
     extras=("compress", "onnx", "demo"),
+    quick_seeds=1,
 )
 def pretrained(running: Study) -> Outcome:
     """Fine-tune one network a seed, take redundancy out in every way, repair in two."""
     steps, epochs = (QUICK_STEPS, QUICK_EPOCHS) if running.quick else (STEPS, EPOCHS)
-    seeds = running.seeds[:1] if running.quick else running.seeds
     ways = (TUNED,) if running.quick else tuple(WAYS)
-    cells = running.arms(QUICK if running.quick else ARMS, partial(one, steps=steps, epochs=epochs, ways=ways), seeds)
+    cells = running.arms(QUICK if running.quick else ARMS, partial(one, steps=steps, epochs=epochs, ways=ways))
     base = [cell[TUNED] for cell in cells[ORIGINAL]]
     lost = {arm: paired_difference(base, [cell[_final(arm)] for cell in own]) for arm, own in cells.items()}
     del lost[ORIGINAL]

@@ -83,3 +83,16 @@ def test_a_finished_study_is_not_run_again_unless_its_conditions_changed(tmp_pat
 def test_an_unknown_study_offers_the_close_ones(tmp_path, toy):
     with pytest.raises(InvalidArgument, match="toy/claim"):
         run_study("toy/clam", results=tmp_path)
+
+
+def test_a_long_study_takes_fewer_seeds_in_its_quick_form_and_says_so(tmp_path):
+    @study("toy/long", claim="c", source="s", rule="r", data="d", quick_seeds=1)
+    def run(running):
+        """A toy."""
+        return Outcome("reproduced", "", [])
+
+    try:
+        assert run_study("toy/long", quick=True, results=tmp_path)["seeds"] == [0]
+        assert run_study("toy/long", results=tmp_path)["seeds"] == [0, 1, 2, 3, 4]
+    finally:
+        STUDIES._entries.pop("toy/long")

@@ -152,7 +152,7 @@ class LowRankMethod(Method):
             return self.decomposition if self.decomposition in able else None
         if self.rank is not None:
             return "svd" if able else None
-        if timed and "svd" in able:  # putting outputs back in order costs what the fewer numbers save
+        if timed:  # putting outputs back in order costs what the fewer numbers save
             able = [decomposition for decomposition in able if decomposition != "interpolative"]
         if len(able) < 2:
             return able[0] if able else None
