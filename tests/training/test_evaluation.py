@@ -8,9 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from convsmith.data import from_arrays
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
-from convsmith.training import bootstrap_interval, classification_metrics, expected_calibration_error, predict
+from convsmith.training import (
+    bootstrap_interval,
+    classification_metrics,
+    expected_calibration_error,
+    predict,
+    predict_split,
+)
 from convsmith.training.evaluation import BINS
 
 
@@ -202,3 +209,27 @@ def test_predict_puts_modes_back_after_an_error():
         predict(model, [Batch(torch.randn(1, 3), torch.zeros(1), torch.zeros(1))])
     assert model.training
     assert predict(model, [])[0].shape == (0, 0)
+
+
+def test_a_confidence_of_one_lies_in_the_last_bin():
+    """Regression: torchmetrics gives it a sixteenth one, where gaps of opposite signs no longer cancel."""
+    logits, labels = torch.tensor([[3.0, 0.0]] * 2 + [[60.0, 0.0]] * 2), torch.tensor([0, 0, 0, 1])
+    assert float(logits.softmax(1).max()) == 1
+    assert math.isclose(expected_calibration_error(logits, labels), naive_ece(logits, labels), rel_tol=1e-5)
+    count, confidence, accuracy = classification_metrics(logits, labels, resamples=20).calibration[-1]
+    assert math.isclose(classification_metrics(logits, labels, resamples=20).ece, confidence - accuracy, rel_tol=1e-5)
+    assert count == 4
+
+
+def test_networks_of_other_dtypes_predict():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
+    images = torch.rand(5, 1, 2, 2)
+    logits, _, _ = predict(model, [Batch(images, torch.zeros(5), torch.arange(5))])
+    assert torch.equal(logits, model(images.double()).detach())
+
+
+def test_splits_without_images_and_batches_of_none():
+    model, split = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), from_arrays(np.zeros((3, 2, 2), np.float32))
+    assert [len(part) for part in predict_split(model, split.subset([]), 4)] == [0, 0, 0]
+    with pytest.raises(InvalidArgument, match="batch_size"):
+        predict_split(model, split, 0)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import wide
+from convsmith.arguments import integer, wide
 from convsmith.data.batch import Batch
 from convsmith.data.loader import Loader
 from convsmith.data.split import ImageSplit
@@ -63,7 +63,7 @@ def predict(
 
     Args:
         model: logits ``[B, K]`` from images; its training mode is put back afterwards.
-        batches: any iterable of batches.
+        batches: any iterable of batches; images take the dtype of the model's parameters.
         device: where to compute; by default where the model's parameters are.
         progress: called after each batch.
 
@@ -77,11 +77,12 @@ def predict(
     place = torch.device(device) if device is not None else (first.device if first is not None else torch.device("cpu"))
     if first is not None and (place.type, place.index or 0) != (first.device.type, first.device.index or 0):
         model = copied(model).to(place)
+    dtype = first.dtype if first is not None and first.is_floating_point() else None
     logits, labels, index = [], [], []
     total = len(batches) if isinstance(batches, Sized) else 0
     with evaluating(model), torch.no_grad():
         for done, batch in enumerate(batches, 1):
-            logits.append(wide(class_scores(model(batch.images.to(place, non_blocking=True)))))
+            logits.append(wide(class_scores(model(batch.images.to(place, dtype, non_blocking=True)))))
             labels.append(batch.labels)
             index.append(batch.index)
             if progress is not None:
@@ -111,6 +112,9 @@ def predict_split(
         >>> logits, labels, index = predict_split(model, split, 4)
     """
     rank, world = share
+    integer("batch_size", batch_size, least=1)
+    if not len(split):
+        return predict(model, (), device)
     turn = torch.arange(len(split)) // batch_size % world
     mine = split.subset((turn == rank).nonzero()[:, 0])
     batches = Loader(mine, batch_size, workers=workers) if len(mine) else ()
@@ -131,7 +135,8 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS)
     """
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    probabilities = wide(logits).softmax(1)
+    # torchmetrics gives a confidence of exactly 1 a bin of its own, beside the last
+    probabilities = wide(logits).softmax(1).clamp(max=1 - 2**-24)
     return float(multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=bins, norm="l1"))
 
 
