@@ -81,3 +81,24 @@ def test_a_linear_probe_is_logistic_regression_on_the_features():
     expected = torch.from_numpy(theirs.predict_proba(features))
     torch.testing.assert_close(logits.double().softmax(1), expected, atol=2e-3, rtol=0)
     assert float((logits.argmax(1) == labels).float().mean()) == theirs.score(features, split.labels.numpy())
+
+
+def test_a_linear_probe_of_a_head_without_bias_is_fitted_without_one():
+    """Regression: it was fitted with a bias on centred features, and then the bias was dropped."""
+    split, net = images(60), model().eval()
+    net.fc = torch.nn.Linear(net.fc.in_features, net.fc.out_features, bias=False)
+    found = linear_probe(net, Loader(split, 16), weight_decay=0.01)
+    with torch.no_grad():
+        x = split.fetch(range(60)).images
+        features = net.forward_head(net.forward_features(x), pre_logits=True).double().numpy()
+    features = features / np.maximum(np.sqrt((features**2).mean(0)), 1e-6)
+    theirs = LogisticRegression(C=1 / (0.01 * 60), tol=1e-8, max_iter=5000, fit_intercept=False)
+    expected = torch.from_numpy(theirs.fit(features, split.labels.numpy()).predict_proba(features))
+    torch.testing.assert_close(predict(found, Loader(split, 16))[0].double().softmax(1), expected, atol=2e-3, rtol=0)
+
+
+def test_a_linear_probe_refuses_labels_that_its_classifier_lacks():
+    net = model().eval()
+    net.reset_classifier(2)
+    with pytest.raises(InvalidArgument, match="labels of its classes"):
+        linear_probe(net, Loader(images(20), 10))

@@ -36,7 +36,8 @@ def linear_probe(
 ) -> nn.Module:
     """Return a copy of ``model`` with its linear classifier fitted to the labels of ``batches``.
 
-    Minimises cross-entropy plus ``weight_decay / 2 |W|^2`` by L-BFGS in float64, from zero, on standardised features.
+    Minimises cross-entropy plus ``weight_decay / 2 |W|^2`` by L-BFGS in float64, from zero, on standardised features
+    (without a bias they are scaled, not centred).
 
     Args:
         model: a network of timm whose classifier is one ``nn.Linear``.
@@ -57,13 +58,15 @@ def linear_probe(
         rule = "a linear probe needs a timm network with one linear classifier"
         raise InvalidArgument(rule, given=type(head).__name__)
     found, labels, _ = predict(Features(changed), batches, progress=progress)
-    if not len(labels) or bool((labels < 0).any()):
-        raise InvalidArgument("a linear probe needs labelled images", given=f"{len(labels)} images")
+    if not len(labels) or not 0 <= int(labels.min()) <= int(labels.max()) < head.out_features:
+        given = f"{len(labels)} images, a classifier of {head.out_features} classes"
+        raise InvalidArgument("a linear probe needs images with labels of its classes", given=given)
     features = found.flatten(1).double()
-    mean, std = features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
+    mean = features.mean(0) * (head.bias is not None)
+    std = (features - mean).square().mean(0).sqrt().clamp(min=1e-6)
     features = (features - mean) / std
     weight = torch.zeros(head.out_features, head.in_features, dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(head.out_features, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(head.out_features, dtype=torch.float64, requires_grad=head.bias is not None)
     solver = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
