@@ -104,3 +104,15 @@ def test_bad_arguments(arguments, message):
 def test_a_model_with_other_classes_is_refused_at_the_first_batch():
     with pytest.raises(InvalidArgument, match=r"one logit per class"):
         ClassificationTask(net(), 4)(batch(), 0)
+
+
+def test_a_teacher_and_validation_of_other_classes_are_refused():
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(4, 1))
+    with pytest.raises(InvalidArgument, match="a teacher gives one logit per class"):
+        ClassificationTask(net(), 3, teacher=teacher, distill=0.5)(batch(), 0)
+    for label in (-1, 3):
+        one = Batch(torch.randn(2, 1, 2, 2), torch.tensor([0, label]), torch.arange(2))
+        with pytest.raises(InvalidArgument, match="outside the classes"):
+            ClassificationTask(net(), 3).evaluate([one])
+        with pytest.raises(InvalidArgument, match="outside the classes"):
+            ClassificationTask(net(), 3)(one, 0)

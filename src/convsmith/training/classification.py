@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from convsmith.arguments import number, wide
 from convsmith.data.batch import Batch
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 from convsmith.inspection.modes import copied
 from convsmith.training.evaluation import expected_calibration_error, predict
 from convsmith.training.task import Losses, Task
@@ -97,11 +97,17 @@ class ClassificationTask(Task):
         if batch.targets is not None:  # mixed images; their targets are smoothed already
             cross = F.cross_entropy(logits, batch.targets)
         else:
-            cross = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+            with refusing(
+                "a label is outside the classes", IndexError, argument=f"classes 0 to {self.num_classes - 1}"
+            ):
+                cross = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
         if self.teacher is None:
             return Losses(cross)
         with torch.no_grad():
             taught = self.teacher(batch.images)
+        if taught.shape != logits.shape:
+            rule, given = "a teacher gives one logit per class, as the model does", list(taught.shape)
+            raise InvalidArgument(rule, argument="teacher", given=given)
         kd = distillation_loss(logits, taught, self.temperature)
         total = (1 - self.distill) * cross + self.distill * kd
         return Losses(total, {"cross_entropy": cross, "distillation": kd})
@@ -111,6 +117,9 @@ class ClassificationTask(Task):
         logits, labels, _ = predict(self.model, batches)
         if not len(labels):
             raise InvalidArgument("there is nothing to evaluate on", argument="validation", given="0 images")
+        if not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            rule, given = "a label is outside the classes", f"labels from {int(labels.min())} to {int(labels.max())}"
+            raise InvalidArgument(rule, argument=f"validation, classes 0 to {self.num_classes - 1}", given=given)
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         metrics = {"accuracy": int(top[:, 0].sum()) / len(labels)}
         if logits.shape[1] > 5:
