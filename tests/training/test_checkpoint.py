@@ -149,3 +149,13 @@ def test_weights_of_another_model_name_the_first_differences():
     assert "1.bias (2,) is not in the file" in text
     assert "x (1,) is not in the model" in text
     assert "0.weight is (4, 2) in the file and (3, 2) in the model" in text
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "weights.safetensors", "state.pt"])
+def test_a_damaged_file_is_one_clear_error(name, tmp_path):
+    place = checkpoint.save(tmp_path, at(1), keep_last=2)
+    for raw in (b"", b"\x00\x01nothing", (place / name).read_bytes()[:40]):
+        (place / name).write_bytes(raw)
+        with pytest.raises(InvalidArgument, match="damaged") as caught:
+            checkpoint.load(tmp_path)
+        assert str(place) in str(caught.value)

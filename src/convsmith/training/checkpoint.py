@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from convsmith.errors import InvalidArgument, RunFailed, differing_tensors
+from convsmith.errors import InvalidArgument, RunFailed, differing_tensors, refusing
+from convsmith.files import read_json
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8})$")
@@ -117,7 +119,7 @@ def load(run: Path, step: int | None = None) -> Checkpoint:
     """Read a checkpoint, the latest one unless ``step`` is given.
 
     Raises:
-        InvalidArgument: no checkpoint there, or one of another format.
+        InvalidArgument: no checkpoint there, a damaged one, or one of another format.
     """
     steps = saved_steps(run)
     if not steps or (step is not None and step not in steps):
@@ -126,18 +128,22 @@ def load(run: Path, step: int | None = None) -> Checkpoint:
         hint = "name the folder of an earlier run, or start one without --resume"
         raise InvalidArgument("there is no checkpoint to continue from", argument=argument, given=given, hint=hint)
     place = path_of(run, steps[-1] if step is None else step)
-    about = json.loads((place / "checkpoint.json").read_text())
+    fields = {"format": int, "position": dict, "config": dict, "facts": dict}
+    about = read_json(place / "checkpoint.json", "a checkpoint", fields)
     if about["format"] != FORMAT:
         rule = f"this version reads checkpoint format {FORMAT}"
         hint = "read it with the convsmith version named in environment.json"
         raise InvalidArgument(rule, argument=str(place), given=f"format {about['format']}", hint=hint)
-    return Checkpoint(
-        position=Position(**about["position"]),
-        config=about["config"],
-        weights=load_file(place / "weights.safetensors"),
-        state=torch.load(place / "state.pt", map_location="cpu", weights_only=True),
-        facts=about["facts"],
-    )
+    errors = (OSError, EOFError, RuntimeError, TypeError, SafetensorError, UnpicklingError)
+    hint = "remove this folder to continue from the checkpoint before it"
+    with refusing("the checkpoint is damaged", *errors, argument=str(place), hint=hint):
+        return Checkpoint(
+            position=Position(**about["position"]),
+            config=about["config"],
+            weights=load_file(place / "weights.safetensors"),
+            state=torch.load(place / "state.pt", map_location="cpu", weights_only=True),
+            facts=about["facts"],
+        )
 
 
 def refuse_broken(module: nn.Module, step: int) -> None:
