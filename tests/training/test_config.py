@@ -38,6 +38,9 @@ from convsmith.training import TrainConfig
         ({"seed": -1}, "at least 0"),
         ({"milestones": (0.5, 0.5)}, "must grow"),
         ({"milestones": (0.5, 1.0)}, "below 1"),
+        ({"milestones": 0.5}, "milestones must be tuple"),
+        ({"trackers": "wandb"}, "trackers must be tuple"),
+        ({"nesterov": "no"}, "nesterov must be bool"),
         ({"layer_decay": 1.5}, "at most 1"),
     ],
 )

@@ -50,6 +50,7 @@ def test_kinds_and_their_constants():
     assert isinstance(sgd, torch.optim.SGD)
     assert (sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.8, True)
     assert not create_optimizer(task(), TrainConfig(momentum=0.0)).defaults["nesterov"]
+    assert not create_optimizer(task(), TrainConfig(optimizer="sgdw", nesterov=False)).defaults["nesterov"]
     adam = create_optimizer(task(), TrainConfig(optimizer="adamw", beta1=0.8, beta2=0.95, eps=1e-6))
     assert isinstance(adam, torch.optim.AdamW)
     assert (adam.defaults["betas"], adam.defaults["eps"]) == ((0.8, 0.95), 1e-6)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
-from convsmith.arguments import integer, number, one_of
+from convsmith.arguments import integer, number, of_type, one_of
 from convsmith.errors import InvalidArgument
 from convsmith.registry import check_settings
 
@@ -117,8 +117,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         from timm.optim import list_optimizers
 
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        object.__setattr__(self, "trackers", tuple(self.trackers))
+        for name, kind in get_type_hints(type(self)).items():
+            if kind is bool or get_origin(kind) is tuple:
+                object.__setattr__(self, name, of_type(name, getattr(self, name), kind))
         if self.steps is not None and self.epochs is not None:
             rule = "give a number of steps or a number of epochs, not both"
             raise InvalidArgument(rule, argument="steps, epochs", given=(self.steps, self.epochs))

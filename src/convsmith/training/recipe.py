@@ -41,12 +41,14 @@ def create_optimizer(task: Task, config: TrainConfig) -> torch.optim.Optimizer:
             decay = group.get("weight_decay", 0.0 if exempt else config.weight_decay)
             same = {**group, "params": [], "weight_decay": decay, **({"lr_scale": scale} if scales else {})}
             split.setdefault((number, scale, bool(exempt)), same)["params"].append(p)
-    name = "momentum" if config.optimizer == "sgd" and not (config.nesterov and config.momentum) else config.optimizer
-    about = get_optimizer_info(name.split("_")[-1])
+    name = config.optimizer.split("_")[-1]
+    about = get_optimizer_info(name)
     more: dict[str, Any] = {"betas": (config.beta1, config.beta2)} if about.has_betas and about.num_betas == 2 else {}
+    if name.startswith("sgd"):
+        more["nesterov"] = config.nesterov and config.momentum > 0
     return create_optimizer_v2(
         list(split.values()),
-        opt=name,
+        opt=config.optimizer,
         lr=config.lr,
         weight_decay=config.weight_decay,
         momentum=config.momentum,
