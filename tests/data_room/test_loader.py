@@ -191,6 +191,8 @@ def test_mixed_images_are_a_function_of_the_key_and_the_same_on_two_processes(di
     assert_close(whole[0].targets.sum(1), torch.ones(16))
     with pytest.raises(InvalidArgument, match="in pairs"):
         Loader(split, 15, mixup=mixup)
+    with pytest.raises(InvalidArgument, match="too few for 2 processes"):  # one pair for two
+        Loader(digits.train.subset(range(18)), 8, world=2, mixup=mixup)
 
 
 def test_domains_hide_target_labels_and_go_on_with_the_shorter_one():

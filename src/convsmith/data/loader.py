@@ -69,7 +69,7 @@ class Loader:
         if self.drop_last and self.fill_last:
             raise InvalidArgument("one of them", argument="drop_last, fill_last", given="both")
         rest = (len(self.split) + self.filled) % self.global_batch_size
-        if 0 < rest < self.world and not self.drop_last:
+        if 0 < rest < self._fewest and not self.drop_last:
             rule = f"the last global batch has {rest} images, too few for {self.world} processes"
             given, hint = f"{len(self.split)} images", "fill_last=True, drop_last=True, or another batch size"
             raise InvalidArgument(rule, argument=f"batches of {self.batch_size} x {self.world}", given=given, hint=hint)
@@ -91,8 +91,13 @@ class Loader:
         """Images that an epoch shows a second time, to complete its last batch."""
         if not self.fill_last:
             return 0
-        least = self.world * (1 if self.mixup is None else 2)  # pairs go to one process
-        return -len(self.split) % (self.global_batch_size if len(self.split) >= self.global_batch_size else least)
+        full = len(self.split) >= self.global_batch_size
+        return -len(self.split) % (self.global_batch_size if full else self._fewest)
+
+    @property
+    def _fewest(self) -> int:
+        """Images of the smallest global batch of which every process has a share: pairs go to one process."""
+        return self.world * (1 if self.mixup is None else 2)
 
     def __len__(self) -> int:
         count = (len(self.split) + self.filled) / self.global_batch_size
