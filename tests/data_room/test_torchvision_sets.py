@@ -90,3 +90,31 @@ def test_pictures_of_two_sizes_are_found_when_small_and_named_when_large(tmp_pat
     data = load("torchvision:EuroSAT", root=tmp_path, size=6)
     assert sum(len(split.pixels(slice(None))) for split in data.splits.values()) == 21
     assert "1 of 21 files were looked at" in data.notes[0]
+
+
+@pytest.mark.parametrize("parts", [(), ("train",), ("train", "val")])
+def test_a_folder_of_timm_is_divided_where_it_is_not(parts, tmp_path, monkeypatch):
+    """Regression: without a folder for validation timm gives the whole, and test images were training images."""
+    from convsmith.data import checking
+
+    monkeypatch.setattr(checking, "CHECKED", 1)  # as in sets too large to look for copies
+    for part in parts or ("",):
+        folder(tmp_path / part, classes=("cat", "dog"), size=(9, 9))
+    data = load("timm:folder", root=tmp_path)
+    assert data.classes == ("cat", "dog")
+    assert sum(data.description.counts.values()) == 20 * max(1, len(parts))
+    assert min(data.description.counts.values()) > 0
+
+
+def test_timm_gives_no_image_in_place_of_a_broken_one(tmp_path):
+    """Regression: its data set shows the next image, under the label of the broken one."""
+    folder(tmp_path, classes=("cat", "dog"), size=(9, 9))
+    (tmp_path / "cat" / "00.png").write_text("no image")
+    with pytest.raises(InvalidArgument, match="1 of 20 image files cannot be read"):
+        load("timm:folder", root=tmp_path)
+
+
+def test_a_name_that_timm_would_take_for_a_folder_is_refused(tmp_path):
+    folder(tmp_path, classes=("cat", "dog"), size=(9, 9))
+    with pytest.raises(InvalidArgument, match="torch/cifar10"):
+        load("timm:cifar10", root=tmp_path)

@@ -35,6 +35,9 @@ TORCHVISION: dict[str, dict[int, Part]] = {
     "OxfordIIITPet": {TRAIN: {"split": "trainval"}, TEST: {"split": "test"}},
 }
 
+#: timm's names for class folders under the root
+_FOLDERS = ("folder", "image_folder")
+
 
 class Items(Pictures):
     """Images of map-style data sets that give (image, label), one after another."""
@@ -58,7 +61,9 @@ class Items(Pictures):
 
     def open(self, position: int) -> Image.Image:
         part, row = self.place(position)
-        return self.parts[part][row][0]
+        held = self.parts[part]
+        # timm puts the next image in the place of one that it cannot read, and shows what lies under transparency
+        return Image.open(held.reader[row][0]) if hasattr(held, "reader") else held[row][0]
 
 
 @SOURCES.register("torchvision", takes="NAME")
@@ -79,6 +84,9 @@ def timm_set(request: Request) -> Material:
     from timm.data import create_dataset
 
     name, home = request.argument, request.root or data_home()
+    if "/" not in name and name not in _FOLDERS:
+        rule, hint = "timm takes a name without a library before it for a folder", f"torch/{name}, hfds/{name}, folder"
+        raise InvalidArgument(rule, argument=request.spec, given=repr(name), hint=hint)
     create = cache_alone()(create_dataset) if name.startswith(("hfds/", "hfids/")) else create_dataset
     parts, hint = {}, f"root= (--data-root) names the folder, now {home}"
     for part, split in ((TRAIN, "train"), (TEST, "validation")):
@@ -86,6 +94,8 @@ def timm_set(request: Request) -> Material:
         if not hasattr(parts[part], "__getitem__"):
             rule = "a stream is not divided, shuffled as a whole or resumed"
             raise InvalidArgument(rule, argument=request.spec, hint="wds:SHARDS reads tar shards by an index")
+    if name in _FOLDERS and parts[TEST].reader.root == str(home):  # no folder for it: timm takes the whole
+        del parts[TEST]
     return material(request, parts, f"timm.data.create_dataset({name!r}), files in {home}")
 
 
