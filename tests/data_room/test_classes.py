@@ -3,6 +3,7 @@
 import pytest
 
 from convsmith.data import chosen_classes
+from convsmith.data.classes import matched_classes
 from convsmith.errors import InvalidArgument
 
 DIGITS = tuple("0123456789")
@@ -65,3 +66,15 @@ def test_random_draws_are_keyed():
 def test_bad_words(spec, rule):
     with pytest.raises(InvalidArgument, match=rule):
         chosen_classes(spec, PETS)
+
+
+def test_a_word_for_two_classes_means_none_of_them():
+    """Regression: a folder of cranes that fly counted as machines, the later class of that name."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo("imagenet-1k")
+    known = info.label_descriptions()
+    assert matched_classes(("tench", "n03126707"), known) == (0, 517)
+    with pytest.raises(InvalidArgument, match="crane"):
+        matched_classes(("tench", "crane"), known)
+    assert matched_classes(("b", "a", "a"), ("b", "a", "a")) == (0, 1, 2)
