@@ -89,3 +89,17 @@ def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch):
     data = load(f"wds:{tmp_path / 'train-0.tar'}", size=8)
     with pytest.raises(RunFailed, match="not an image"):
         [list(Loader(split, 4)) for split in data.splits.values()]
+
+
+def test_a_mask_beside_an_image_is_not_the_image(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for n in range(6):
+            for suffix, value in (("cls", None), ("jpg", 200), ("seg.png", 0)):
+                stream = io.BytesIO(str(n % 2).encode())
+                if value is not None:
+                    stream = io.BytesIO()
+                    Image.new("RGB", (8, 8), (value, value, n)).save(stream, "PNG")
+                about = tarfile.TarInfo(f"{n:03d}.{suffix}")
+                about.size = len(stream.getvalue())
+                tar.addfile(about, io.BytesIO(stream.getvalue()))
+    assert float(load(f"wds:{tmp_path}").train.pixels(slice(None))[:, 0].min()) > 0.7

@@ -105,7 +105,7 @@ def _samples(shard: str, request: Request) -> Iterator[tuple[int, int, str | Non
                 picture, label = None, None
                 for member in members:
                     suffix = _split(member)[1]
-                    if f".{suffix.rpartition('.')[2]}" in EXTENSIONS:
+                    if f".{suffix.rpartition('.')[2]}" in EXTENSIONS and (picture is None or "." not in suffix):
                         picture = (member.offset_data, member.size)
                     elif suffix in _LABELS:
                         held: Any = tar.extractfile(member)
