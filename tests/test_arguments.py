@@ -35,6 +35,7 @@ def test_what_fits_is_returned_itself():
         (arguments.number, float("nan"), "finite"),
         (arguments.number, "1", "str"),
         (arguments.number, 10**400, "finite"),
+        (lambda n, v: arguments.of_type(n, v, float), 10**400, "float"),
         (arguments.number, torch.zeros(2, 3, device="meta"), "meta"),
         (lambda n, v: arguments.number(n, v, above=0, below=1), 1, "above 0 and below 1"),
         (lambda n, v: arguments.number(n, v, least=0, most=1), 2, "at least 0 and at most 1"),

@@ -150,9 +150,10 @@ def fitted(value: Any, kind: Any, *, written: bool = False) -> tuple[bool, Any]:
         except ValueError:
             return False, value
     if kind in (int, float):
-        real = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
         most = sys.float_info.max if kind is float else sys.maxsize
-        return real and abs(value) <= most, kind(value) if real else value
+        real = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+        fits = real and abs(value) <= most
+        return fits, kind(value) if fits else value
     if origin is Callable:
         return callable(value), value
     return kind is Any or not isinstance(origin or kind, type) or isinstance(value, origin or kind), value

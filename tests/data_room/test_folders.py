@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from torchvision.transforms.functional import pil_to_tensor
 
 from convsmith.data import Loader, Preprocessing, load
+from convsmith.data.source import Request, numbered
 from convsmith.errors import InvalidArgument
 from tests.data_room.pictures_on_disk import folder, picture
 
@@ -263,3 +264,8 @@ def test_bad_lists(tmp_path, text, rule):
 def test_a_list_that_is_no_text(tmp_path):
     with pytest.raises(InvalidArgument, match="text file"):
         load(f"list:{picture(tmp_path / 'a.png')}")
+
+
+def test_labels_that_are_no_whole_numbers_are_words():
+    words = ["--3", "1", "9" * 30]
+    assert numbered(words, Request("list", ""))[0] == ("--3", "1", "9" * 30)

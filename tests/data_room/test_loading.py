@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from convsmith.data import DataDescription, available, load
+from convsmith.data import DataDescription, Preprocessing, available, load
 from convsmith.errors import InvalidArgument
 
 
@@ -134,6 +134,7 @@ def test_available():
         ("imagefolder:", {}, "imagefolder:PATH"),
         ("digits", {"size": 0}, "positive whole number"),
         ("digits", {"channels": 2}, "one of None, 1, 3"),
+        ("digits", {"preprocessing": Preprocessing((4, 8, 8), mean=(0.5,), std=(0.5,))}, "one of 1, 3"),
         ("digits", {"broken": "ignore"}, "broken has no such choice"),
         ("digits", {"augment": "digit"}, "did you mean 'digits'"),
         ("digits", {"crop": 9}, "window must fit"),

@@ -91,6 +91,7 @@ def load(
         count = channels or preprocessing.channels
         if count != preprocessing.channels:
             raise InvalidArgument(f"the network takes {preprocessing.channels}", argument="channels", given=count)
+        one_of("channels", count, (1, 3))
         wanted = wanted or (preprocessing.input_size[1], preprocessing.input_size[2])
         channels, preprocessing = count, replace(preprocessing, input_size=(count, *wanted))
     where = None if root is None else existing(root, "root", folder=True)
@@ -107,6 +108,7 @@ def from_files(
     Examples:
         >>> split, broken = from_files(["photo.png"], Preprocessing.from_model(model))
     """
+    one_of("channels", preprocessing.channels, (1, 3))
     pictures = Files(files)
     found = examine(pictures, Request("images", "", broken=broken, channels=preprocessing.channels))
     pictures.levels = found.levels

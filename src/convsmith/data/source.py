@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ def numbered(values: Sequence[Any], request: Request) -> tuple[tuple[str, ...], 
         InvalidArgument: a negative number; numbers so large that they cannot count classes.
     """
     words = [str(value) for value in values]
-    if not all(word.lstrip("-").isascii() and word.lstrip("-").isdigit() for word in words):
+    if not all(re.fullmatch("-?[0-9]{1,18}", word) for word in words):
         names, inverse = np.unique(np.array(words), return_inverse=True)
         return tuple(map(str, names)), torch.from_numpy(inverse.astype(np.int64))
     numbers = [int(word) for word in words]
