@@ -149,3 +149,19 @@ def test_learning_curves_are_named_in_words():
     section = curves({"": rows})
     assert section is not None
     assert section.figures[0].caption == "Validation calibration error (ECE), by update."
+
+
+def test_runs_of_one_name_and_lists_of_settings_are_told_apart(tmp_path):
+    """Regression: of a/run and b/run one took the place of the other, and lists counted as equal."""
+    runs = []
+    for place, share in (("a", 0.5), ("b", 0.25)):
+        (tmp_path / place).mkdir()
+        runs.append(make_run(tmp_path / place, "run", 0.1, [2.0, 1.0]))
+        config = f"# convsmith train --data hf:{place}\nmodel: x\nmilestones:\n- {share}\n"
+        (runs[-1] / "config.yaml").write_text(config)
+    text = build_report(runs, tmp_path / "both.html").read_text()
+    for run in runs:
+        assert f"{run}: training loss" in text
+    table = text.split("Settings that differ</h2>")[1].split("</table>")[0]
+    assert all(word in table for word in ("milestones", "0.5", "0.25"))
+    assert "convsmith train" not in table

@@ -75,13 +75,13 @@ def render(title: str, lead: Sequence[str], facts: Sequence[tuple[str, Any]], se
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"shown": shown, "folds": folds, "numeric": numeric}
     environment.filters["kind"] = lambda data: "jpeg" if data.startswith("/9j/") else "png"
-    page = environment.from_string((folder / "page.html").read_text())
+    page = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     return page.render(
         title=title,
         lead=list(lead),
         facts=[{"name": name, "value": shown(value)} for name, value in facts],
         chapters=[{"anchor": f"part-{number}", "section": section} for number, section in enumerate(sections, 1)],
-        style=(folder / "page.css").read_text(),
+        style=(folder / "page.css").read_text(encoding="utf-8"),
         footer=f"convsmith {convsmith.__version__}",
     )
 
@@ -90,6 +90,7 @@ def render(title: str, lead: Sequence[str], facts: Sequence[tuple[str, Any]], se
 class Run:
     """What a run folder holds for its report."""
 
+    name: str
     folder: Path
     result: dict[str, Any]
     environment: dict[str, Any]
@@ -97,11 +98,6 @@ class Run:
     history: list[dict[str, Any]]
     sections: list[Section]
     outcomes: Outcomes | None = None
-
-    @property
-    def name(self) -> str:
-        """The folder's own name."""
-        return self.folder.resolve().name
 
 
 def read_run(folder: Path) -> Run:
@@ -124,6 +120,7 @@ def read_run(folder: Path) -> Run:
     config = folder / "config.yaml"
     environment = folder / "environment.json"
     return Run(
+        folder.resolve().name,
         folder,
         result,
         read_json(environment, "the record of the environment") if environment.exists() else {},
@@ -187,6 +184,8 @@ def build_report(runs: Sequence[Path], out: Path | None = None, title: str | Non
     if not runs:
         raise InvalidArgument("a report needs at least one run folder", argument="report", given="none")
     found = [read_run(Path(run)) for run in runs]
+    if len({run.name for run in found}) < len(found):  # a/first and b/first
+        found = [replace(run, name=str(run.folder)) for run in found]
     if len(found) == 1:
         run = found[0]
         own_curves = curves({"": run.history})
@@ -211,12 +210,24 @@ def _side_by_side(runs: Sequence[Run]) -> list[Section]:
     joint = curves({run.name: run.history for run in runs})
     if joint:
         sections.append(joint)
-    settings = {run.name: dict(line.split(":", 1) for line in run.config.splitlines() if ":" in line) for run in runs}
+    settings = {run.name: _settings(run.config) for run in runs}
     keys = list(dict.fromkeys(key for values in settings.values() for key in values))
-    different = [key for key in keys if len({values.get(key, "").strip() for values in settings.values()}) > 1]
+    different = [key for key in keys if len({values.get(key) for values in settings.values()}) > 1]
     if different:
-        rows = [[key.strip(), *(settings[run.name].get(key, "").strip() or None for run in runs)] for key in different]
+        rows = [[key, *(settings[run.name].get(key) for run in runs)] for key in different]
         sections.append(Section("Settings that differ", [], [Table(["setting", *(run.name for run in runs)], rows)]))
     for run in runs:
         sections += [replace(s, title=f"{run.name}: {s.title}") for s in run.sections]
     return sections
+
+
+def _settings(config: str) -> dict[str, Any]:
+    """Return the settings of ``config.yaml``, lists as text; {} of a file that somebody damaged."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(config)
+    except yaml.YAMLError:
+        return {}
+    known = found.items() if isinstance(found, dict) else ()
+    return {str(key): ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in known}

@@ -35,14 +35,14 @@ def confusion_section(metrics: Metrics, classes: Sequence[str]) -> Section:
                 heatmap(
                     matrix, rows=list(classes), columns=list(classes), xlabel="predicted class", ylabel="true class"
                 ),
-                "Confusion matrix on the test images; a cell counts images.",
+                "Confusion matrix; a cell counts images.",
                 f"Confusion matrix of {len(classes)} classes, {int(np.trace(matrix))} of {int(matrix.sum())} correct.",
             )
         )
     return Section(
         "Classes",
         [],
-        [Table(["class", "test images", "accuracy, %", "95 % Wilson interval", "most often taken for"], rows)],
+        [Table(["class", "images", "accuracy, %", "95 % Wilson interval", "most often taken for"], rows)],
         figures,
     )
 
@@ -69,7 +69,7 @@ def wrong_examples_section(
     wrong = (predicted != labels).nonzero().flatten()
     order = wrong[confidence[wrong].argsort(descending=True)][:most]
     if not len(order):
-        return Section("Wrong examples", [f"All {len(labels)} test images were classified correctly."])
+        return Section("Wrong examples", [f"All {len(labels)} images were classified correctly."])
     pictures = []
     for position, image in zip(order.tolist(), pixels(order), strict=True):
         said, true = classes[int(predicted[position])], classes[int(labels[position])]
@@ -77,9 +77,9 @@ def wrong_examples_section(
             InlineImage(
                 png(image.numpy()),
                 f"{true}, taken for {said} at {100 * float(confidence[position]):.0f} %",
-                f"test image of class {true}, predicted {said}",
+                f"image of class {true}, predicted {said}",
                 pixelated=image.shape[-1] <= 64,
             )
         )
-    text = f"{len(wrong)} of {len(labels)} test images are wrong; shown are {len(pictures)}, the most confident first."
+    text = f"{len(wrong)} of {len(labels)} images are wrong; shown are {len(pictures)}, the most confident first."
     return Section("Wrong examples", [text], images=pictures)
