@@ -50,15 +50,19 @@ def commit(here: Path | None = None) -> str:
     """Return the commit of the tree around ``here`` (default: of the source; ``+changes`` when it differs), or
     ``unknown`` outside a checkout.
     """
-    here = here or Path(__file__).resolve().parent
+    source = Path(__file__).resolve()
+    # an installed copy lies in somebody else's checkout, where their commit is not ours
+    ours = ["git", "ls-files", "--error-unmatch", source.name] if here is None else ["git", "rev-parse"]
+    here = here or source.parent
     try:
+        known = subprocess.run(ours, cwd=here, capture_output=True)
         head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True)
         dirty = subprocess.run(
             ["git", "--no-optional-locks", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True
         )
     except OSError:
         return "unknown"
-    if head.returncode:
+    if known.returncode or head.returncode:
         return "unknown"
     return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
 
