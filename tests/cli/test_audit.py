@@ -1,6 +1,7 @@
 """An audit: every chapter answers or says why not, within its time, and goes on where it was stopped."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,8 @@ def test_a_second_domain_is_told_apart_and_missing_classes_are_seen(tmp_path):
     chapter = audit_portable.run(subject)
     assert chapter.facts["held"] == ["a", "b"]
     assert "does not have" in chapter.sentence
+    few = source.subset(source.labels < 2)  # of many classes a sample shows some
+    assert audit_portable.run(replace(subject, labelled=few, cache={})).facts["held"] == ["a", "b"]
 
 
 def test_folders_give_labels_only_where_every_picture_has_one(tmp_path):
@@ -199,3 +202,9 @@ def test_routes_that_do_not_depend_on_the_image_are_not_counted(tmp_path, monkey
     assert none.facts["routes"] == 0
     assert none.facts["closed"] == whole["closed"] + whole["routes"] > 0
     assert "whatever the image shows" in none.sentence
+
+
+def test_a_mistyped_network_is_told_the_close_ones(tmp_path, capsys):
+    words = ["audit", "cs_resnet21", "--data", folder_of(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    assert main.main(words) == 2
+    assert "'cs_resnet20'" in capsys.readouterr().err

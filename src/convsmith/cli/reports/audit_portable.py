@@ -52,7 +52,8 @@ def _with_labels(
 
     from convsmith.adaptation import class_weights, validators
 
-    labels = source.labels
+    present, labels = source.labels.unique(return_inverse=True)  # a sample need not show every class
+    source = source.with_labels(labels, tuple(source.classes[k] for k in present.tolist()))
     plain = _head(x, labels, y)
     weights = class_weights(plain)
     importance = weights[labels]

@@ -97,6 +97,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 def load(arguments: Arguments, device: str) -> LoadedModel:
     """Load MODEL with its weights."""
+    from convsmith.models.recipes import check_name
     from convsmith.models.storage import load_model
 
     assert arguments.model is not None
@@ -104,6 +105,8 @@ def load(arguments: Arguments, device: str) -> LoadedModel:
         if arguments.weights is not None:
             raise InvalidArgument("--random and --weights contradict each other", argument="--random --weights")
         return load_model(arguments.model, device=device)
+    if not classifier.is_saved(arguments.model):
+        check_name(arguments.model)
     try:
         return classifier.load(arguments.model, weights=arguments.weights, device=device)
     except InvalidArgument as error:
