@@ -148,6 +148,22 @@ def test_a_linear_probe_on_the_command_line(photos, network, capsys, tmp_path):
     assert {k for k in after if not torch.equal(after[k], before[k])} == {"fc.weight", "fc.bias"}
 
 
+def test_a_linear_probe_is_the_work_of_one_process(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "--data", "digits", "--linear-probe", "--out", "run", "--dry-run"]) == 2
+    assert "--linear-probe" in capsys.readouterr().err
+
+
+def test_outputs_that_are_not_finite_are_no_prediction(photos, network, capsys, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(network[0] / "model.safetensors")
+    save_file({**weights, "fc.bias": torch.full_like(weights["fc.bias"], torch.nan)}, tmp_path / "broken.safetensors")
+    words = ["predict", network[0], photos / "bee", "--weights", tmp_path / "broken.safetensors", "--json"]
+    assert main(list(map(str, words))) == 1
+    assert "output is not finite" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -49,13 +49,17 @@ def evaluate(
         logits, labels, _ = predict_split(
             model, split, batch_size, device, workers=workers, share=share, progress=callback
         )
+    refuse_broken(logits, f"evaluation on {len(labels)} {name} images")
+    metrics = classification_metrics(logits, labels, seed)
+    return Evaluation(split, name, metrics, logits.softmax(1), labels)
+
+
+def refuse_broken(logits: Tensor, argument: str) -> None:
+    """Raise `RunFailed` where logits [N, K] are nan or infinite: no probability follows from these."""
     if not bool(logits.isfinite().all()):
-        argument = f"evaluation on {len(labels)} {name} images"
         given = f"{int((~logits.isfinite()).any(1).sum())} images with nan or infinite outputs"
         hint = "lower the learning rate, warm up or clip gradients; checkpoints from before are kept"
         raise RunFailed("the network's output is not finite", argument=argument, given=given, hint=hint)
-    metrics = classification_metrics(logits, labels, seed)
-    return Evaluation(split, name, metrics, logits.softmax(1), labels)
 
 
 def rows(found: Evaluation) -> list[tuple[str, float, str]]:

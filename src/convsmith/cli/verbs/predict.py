@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from convsmith.cli.shell import classifier, run_folder, terminal
+from convsmith.cli.shell import classifier, evaluation, run_folder, terminal
 from convsmith.cli.shell.options import MOST_WORKERS, Computation, option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
@@ -65,6 +65,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
             share=rank_and_world(),
             progress=callback,
         )
+    evaluation.refuse_broken(logits, f"prediction on {len(split)} images")
     if not terminal.is_main_process():
         return {}
     rows = table(loaded, split, logits)

@@ -66,6 +66,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.linear_probe and (arguments.augment != "none" or mixed or arguments.freeze or arguments.teacher):
         hint = "leave --augment, --mixup, --cutmix, --freeze and --teacher out"
         raise InvalidArgument("a linear probe sees every image once, as it is", argument="--linear-probe", hint=hint)
+    if arguments.linear_probe and terminal.processes() > 1:
+        rule, hint = "a linear probe is the work of one process", "start it once, without torchrun or accelerate launch"
+        raise InvalidArgument(rule, argument="--linear-probe", given=f"{terminal.processes()} processes", hint=hint)
     shown = classifier.preprocessing_of(arguments)
     images = data_options.load(arguments, augment=arguments.augment, preprocessing=shown, **settings)
     if not images.classes:
@@ -128,7 +131,7 @@ def fitted_head(model: nn.Module, images: ImageData, arguments: Arguments) -> nn
 
 def plan(batches: int, parameters: int, arguments: Arguments) -> dict[str, Any]:
     """Say what a run would do."""
-    steps = loop_options.train_config(arguments).total_steps(batches)
+    steps = 0 if arguments.linear_probe else loop_options.train_config(arguments).total_steps(batches)
     folder = run_folder.check("train", arguments)
     terminal.say(f"updates {steps:,} of {arguments.batch_size * arguments.accumulate} images", f"run     {folder}")
     return {"run": str(folder), "steps": steps, "parameters": parameters}
