@@ -119,6 +119,7 @@ CASES = {
     "a side of a slip": (None, (*TRAIN, "--size", "1000000000"), ["16384 or less", "--size"]),
     "too many processes": (None, (*TRAIN, "--num-workers", "1000000000"), ["1024 or less", "--num-workers"]),
     "a number without end": (None, (*TRAIN, "--cutmix", "inf"), ["must be a number", "--cutmix", "'inf'", "infinity"]),
+    "a negative seed": (None, ("evaluate", "cs_lenet", "--data", "digits", "--seed", "-1"), ["--seed", "0 or more"]),
     "a seed beyond 64 bits": (None, (*TRAIN, "--seed", str(2**64)), ["must be a whole number", "--seed", "64 bits"]),
     "such a seed in a file": (settings(f"seed: {2**64}"), CONFIG, ["seed must be a whole number"]),
     "a name like no other": (None, (*TRAIN, "--optimizer", "nonsense"), ["--optimizer", "known: "]),

@@ -170,12 +170,15 @@ def test_export_refuses_what_differs(saved, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "e").exists()
 
 
-def test_an_export_that_fails_leaves_no_folder(saved, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("form", "writer"), [("onnx", torch.onnx), ("torch-export", torch.export)])
+def test_an_export_that_fails_leaves_no_folder(form, writer, saved, tmp_path, capsys, monkeypatch):
     def refused(*_, **__):
-        raise RuntimeError("an operator that ONNX lacks")
+        raise RuntimeError("an operator that it lacks")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch.onnx, "export", refused)
-    assert main(["export", str(saved), "--format", "onnx"]) == 1
-    assert "an operator that ONNX lacks" in capsys.readouterr().err
+    monkeypatch.setattr(writer, "export", refused)
+    assert main(["export", str(saved), "--format", form]) == 1
+    heard = capsys.readouterr().err
+    assert "an operator that it lacks" in heard
+    assert "bug" not in heard
     assert not list(tmp_path.rglob("runs/*"))

@@ -77,7 +77,7 @@ class Computation(Listing):
     config: str | None = option(None, "YAML file of settings; flags win over it", metavar="FILE", group="common")
     preset: str | None = option(None, "packaged settings; file and flags win over it", metavar="NAME", group="common")
     out: str | None = option(None, "run folder to write (default: a new one in runs/)", metavar="DIR", group="common")
-    seed: int = option(0, "seed of everything random", group="common")
+    seed: int = option(0, "seed of everything random", group="common", least=0, most=2**32 - 1)
     device: str = option("auto", "auto, cpu, cuda, cuda:N, mps", metavar="NAME", group="common")
     overwrite: bool = option(False, "replace the run folder --out if it is one", group="common")
 

@@ -123,7 +123,7 @@ def presets(verb: str | None = None) -> dict[str, str]:
     for item in resources.files("convsmith.cli").joinpath("presets").iterdir():
         if not item.name.endswith(".yaml"):
             continue
-        name, text = item.name.removesuffix(".yaml"), item.read_text()
+        name, text = item.name.removesuffix(".yaml"), item.read_text(encoding="utf-8")
         if verb is None or text.startswith(f"# convsmith {verb} "):
             found[name] = text
     return dict(sorted(found.items()))
@@ -142,7 +142,7 @@ def preset_text(verb: str | None, name: str) -> str:
 def text_of(path: Path) -> str:
     """Return the text of a settings file, or raise `InvalidArgument`."""
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         rule, hint = "the settings file cannot be read", "convsmith init writes one"

@@ -122,8 +122,13 @@ def write_program(model: nn.Module, images: Tensor, folder: Path) -> tuple[Path,
 
     file, held = folder / "model.pt2", io.BytesIO()
     batch = torch.export.Dim("batch", min=1)
-    # through memory: torch's own writer aborts the process on a full disk
-    torch.export.save(torch.export.export(model.eval(), (images,), dynamic_shapes=({0: batch},)), held)
+    try:
+        program = torch.export.export(model.eval(), (images,), dynamic_shapes=({0: batch},))
+    except Exception as error:
+        rule, hint = "torch.export cannot write this network", "leave out the layer it names, or use --format onnx"
+        given = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise RunFailed(rule, argument="torch-export", given=given, hint=hint) from error
+    torch.export.save(program, held)  # through memory: torch's own writer aborts the process on a full disk
     with replacing(file) as draft:
         draft.write_bytes(held.getbuffer())
     read = torch.export.load(file).module()
