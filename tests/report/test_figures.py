@@ -56,3 +56,11 @@ def test_png_round_trip(shape):
     back = np.asarray(image) / 255
     expected = pixels.reshape(4, 5) if shape[0] != 3 else pixels.transpose(1, 2, 0)
     assert np.abs(back - expected).max() <= 0.5 / 255 + 1e-9
+
+
+def test_names_with_dollars_are_no_formulas():
+    names = ["$x_$", "US$ and A$"]
+    made = figures.heatmap(np.eye(2), rows=names, columns=names, xlabel="x", ylabel="y")
+    assert made.count("US$ and A$") >= 2
+    assert "$x_$" in figures.lines({name: Series([1, 2], [1, 2]) for name in names}, xlabel="x", ylabel="y")
+    assert "$x_$" in figures.bars(dict.fromkeys(names, 1.0), xlabel="x")

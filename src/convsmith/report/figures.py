@@ -10,7 +10,7 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -109,21 +109,19 @@ def _sized(match: re.Match[str]) -> str:
     )
 
 
+def _plain(names: Iterable[str]) -> list[str]:
+    """Return names that are no formulas, whatever dollars stand in them."""
+    return [name.replace("$", r"\$") for name in names]
+
+
 def _legend(axes: Any, markerscale: float = 1.0) -> None:
     """Put the legend above the axes, where it hides nothing, in as many columns as fit; the figure grows with it."""
-    names = axes.get_legend_handles_labels()[1]
+    handles, names = axes.get_legend_handles_labels()
     columns = max(1, min(len(names), int(11 * axes.figure.get_figwidth() / (max(map(len, names)) + 8))))
     rows = -(-len(names) // columns)
     axes.figure.set_figheight(axes.figure.get_figheight() + 0.19 * rows)
-    axes.legend(
-        fontsize=10,
-        markerscale=markerscale,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=columns,
-        columnspacing=1.2,
-        handletextpad=0.5,
-    )
+    look = {"fontsize": 10, "markerscale": markerscale, "columnspacing": 1.2, "handletextpad": 0.5}
+    axes.legend(handles, _plain(names), loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, **look)
 
 
 def lines(
@@ -184,7 +182,7 @@ def bars(
     Where all values lie close together, far from zero, points take the bars' place and the axis starts near them.
     """
     with _axes(width, 0.9 + 0.36 * len(values), xlabel=xlabel) as axes:
-        names = list(values)
+        names = _plain(values)
         triples = [value if isinstance(value, tuple) else (value, value, value) for value in values.values()]
         close = min(low for _, low, _ in triples) > 0.75 * max(high for *_, high in triples)
         for place, (middle, low, high) in enumerate(triples):
@@ -273,11 +271,11 @@ def heatmap(
         axes.invert_yaxis()
         axes.set_xticks(
             np.arange(len(columns)) + 0.5,
-            columns,
+            _plain(columns),
             rotation=45 if max(map(len, columns), default=0) > 3 else 0,
             ha="center",
         )
-        axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+        axes.set_yticks(np.arange(len(rows)) + 0.5, _plain(rows))
         if numbers and values.size <= 400:
             whole = np.allclose(values, np.round(values))
             for i in range(len(rows)):
@@ -309,7 +307,7 @@ def strips(values: Mapping[str, Sequence[float]], *, xlabel: str, width: float =
                 vmin=0,
                 vmax=max(float(row.max()), 1e-12),
             )
-        axes.set_yticks(range(len(values)), list(values))
+        axes.set_yticks(range(len(values)), _plain(values))
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.set_xticks([0, 1], ["first", "last"])
         return _svg(axes)
