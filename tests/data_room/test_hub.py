@@ -172,3 +172,14 @@ def test_a_stream_is_refused_with_the_reason(tmp_path):
         load(f"hf:{place}?streaming=1")
     assert "wds:SHARDS" in str(error.value)
     assert load(f"hf:{place}?streaming=0").description.counts["train"] == 18
+
+
+def test_several_labels_an_image_and_columns_without_images_are_refused(tmp_path):
+    """Regression: every list of labels became a class of its own."""
+    several = datasets.Sequence(datasets.Value("int64"))
+    root = saved(tmp_path / "several", kind=several, labels=lambda _, n: [[0, 1]] * n)
+    with pytest.raises(InvalidArgument, match="one label"):
+        load(f"hf:{root}")
+    root = saved(tmp_path / "one", kind=datasets.Value("float32"), labels=lambda _, n: [0.5, 1.5] * (n // 2))
+    with pytest.raises(InvalidArgument, match="holds no images"):
+        load(f"hf:{root}?image=label")

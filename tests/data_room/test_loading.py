@@ -139,6 +139,9 @@ def test_available():
         ("digits", {"augment": "digit"}, "did you mean 'digits'"),
         ("digits", {"crop": 9}, "window must fit"),
         ("digits", {"root": "/nowhere/at/all"}, "does not exist"),
+        ("x" * 300, {}, "no folder can be called so"),
+        ("imagefolder:" + "x" * 300, {}, "cannot be looked up"),
+        ("~nobody-of-this-name/x", {}, "no folder can be called so"),
     ],
 )
 def test_bad_calls(spec, arguments, rule):

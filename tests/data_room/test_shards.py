@@ -24,6 +24,8 @@ def shard(path, start, count, *, label="cls", classes=3, broken=()):
                 files["cls"] = str(n % classes).encode()
             elif label == "json":
                 files["json"] = json.dumps({"label": "abc"[n % classes], "caption": "x"}).encode()
+            elif label == "number":
+                files["json"] = json.dumps(n).encode()
             for suffix, raw in files.items():
                 about = tarfile.TarInfo(f"set/{n:06d}.{suffix}")
                 about.size = len(raw)
@@ -66,6 +68,8 @@ def test_labels_in_words_and_none_at_all(tmp_path):
     assert load(f"wds:{tmp_path / 'a.tar'}").classes == ("a", "b", "c")
     shard(tmp_path / "b.tar", 0, 12, label=None)
     assert load(f"wds:{tmp_path / 'b.tar'}").classes == ()
+    shard(tmp_path / "c.tar", 0, 12, label="number")  # metadata that is no object names no class
+    assert load(f"wds:{tmp_path / 'c.tar'}").classes == ()
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from PIL import Image
 from convsmith.data.partition import TRAIN, official_parts
 from convsmith.data.source import SOURCES, Material, Request, numbered, quietly
 from convsmith.data.torchvision_sets import Items
-from convsmith.errors import InvalidArgument, close_matches, require
+from convsmith.errors import InvalidArgument, close_matches, refusing, require
 from convsmith.offline import cache_alone
 from convsmith.registry import check_settings
 
@@ -45,6 +45,8 @@ def hugging_face(request: Request) -> Material:
     image = _column(request, "image", options, of_kind[datasets.Image], list(features))
     named = [column for column in ("label", "labels") if column in features]
     label = _column(request, "label", options, of_kind[datasets.ClassLabel] or named, list(features))
+    if not isinstance(features[label], datasets.Value | datasets.ClassLabel):
+        raise InvalidArgument("every image has one label", argument=request.spec, given=f"{label}: {features[label]}")
     values = {part: list(held[label]) for part, held in parts.items()}
     for part in [part for part, column in values.items() if part != TRAIN and set(column) <= {-1, None}]:
         notes += (f"the {len(values.pop(part))} images of an official part without labels are not read",)
@@ -55,7 +57,8 @@ def hugging_face(request: Request) -> Material:
     names = getattr(features[label], "names", None)
     classes, labels = numbered(every, request) if names is None else (tuple(names), torch.tensor(every))
     official = torch.cat([torch.full((len(column),), part) for part, column in values.items()])
-    pictures = Rows(name, [parts[part] for part in values], image)
+    with refusing("the column holds no images", NotImplementedError, ValueError, TypeError, argument=request.spec):
+        pictures = Rows(name, [parts[part] for part in values], image)
     return Material(request.spec, classes, pictures, labels, f"Hugging Face data set {name}", official, notes)
 
 

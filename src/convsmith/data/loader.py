@@ -64,6 +64,7 @@ class Loader:
     def __post_init__(self) -> None:
         integer("batch_size", self.batch_size, least=1)
         integer("workers", self.workers, least=0)
+        integer("seed", self.seed)
         if self.world < 1 or not 0 <= self.rank < self.world:
             raise InvalidArgument("0 <= rank < world", argument="rank, world", given=(self.rank, self.world))
         if self.drop_last and self.fill_last:

@@ -19,7 +19,7 @@ from convsmith.data.pictures import Arrays, Files, Pictures, Prepared, shortened
 from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.data.source import SOURCES, BrokenFile, Material, Progress, Request, existing
 from convsmith.data.split import ImageData, ImageSplit, Size
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument, close_matches, refusing
 
 #: mean and std of grey images on disk: those of ImageNet's luma
 _GREY = ((0.449,), (0.226,))
@@ -125,6 +125,7 @@ def checked_size(size: int | Size | None) -> Size | None:
     return None if pair is None else (pair[0], pair[1])
 
 
+@refusing("no folder can be called so", OSError, RuntimeError, argument="data set")
 def parsed(spec: str) -> tuple[str, str]:
     """Return the name and what follows the colon; a folder is class folders or loose images by what is in it."""
     name, colon, argument = spec.partition(":")

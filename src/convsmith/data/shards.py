@@ -128,4 +128,5 @@ def _label(text: str, suffix: str) -> str | None:
     if suffix != "json":
         return text
     held = json.loads(text)
-    return next((str(held[name]) for name in ("label", "cls", "class") if name in held), None)
+    known = held if isinstance(held, dict) else {}
+    return next((str(known[name]) for name in ("label", "cls", "class") if name in known), None)

@@ -100,6 +100,7 @@ def data_home() -> Path:
     return Path(os.environ.get("CONVSMITH_DATA") or "~/.cache/convsmith/data").expanduser()
 
 
+@refusing("the path cannot be looked up", OSError, RuntimeError, argument="path")
 def existing(path: str | Path, what: str, *, folder: bool | None = None) -> Path:
     """Return ``path`` with ``~`` resolved, or raise `InvalidArgument` if it is not there or not of the right kind."""
     found = Path(path).expanduser()
