@@ -8,6 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.feature_maps import infer_channels
 from convsmith.inspection.features import extract_features
 from convsmith.inspection.outputs import class_scores, main_output, output_tensors
 
@@ -47,3 +48,7 @@ def test_tensors_of_nested_outputs_come_in_order():
     a, b, c = torch.rand(1), torch.rand(2), torch.rand(3)
     assert [len(t) for t in output_tensors({"x": [a, (b, None)], "y": {"z": c}})] == [1, 2, 3]
     assert main_output({"x": [a, b]}) is a
+
+
+def test_networks_without_parameters_have_channels():
+    assert infer_channels(nn.ReLU(), lambda model, x: model(x), (8, 8)) == (3, set())

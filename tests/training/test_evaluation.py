@@ -185,6 +185,11 @@ def test_bad_inputs(logits, labels, message):
 def test_bad_bootstrap_input():
     with pytest.raises(InvalidArgument, match="one value per image"):
         bootstrap_interval(torch.zeros(0))
+    for wrong in ({"seed": -1}, {"resamples": 0}):
+        with pytest.raises(InvalidArgument, match="at least"):
+            bootstrap_interval(torch.ones(3), **wrong)
+        with pytest.raises(InvalidArgument, match="at least"):
+            classification_metrics(*sample(), **wrong)
 
 
 def test_predict_runs_in_eval_mode_and_puts_modes_back():

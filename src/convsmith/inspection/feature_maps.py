@@ -149,7 +149,7 @@ def infer_channels(
         return lambda *_: used.add(name)
 
     hooks = [m.register_forward_hook(watch(n.split(".")[0])) for n, m in model.named_modules() if n]
-    weight = next(model.parameters())
+    weight = next(model.parameters(), torch.zeros(()))
     image = torch.zeros(1, *input_shape(model, size), dtype=weight.dtype, device=weight.device)
     errors, hint = (RuntimeError, ValueError, AssertionError, IndexError), "say the image size: input_size=(C, H, W)"
     asked, rule = f"model {type(model).__name__} on {tuple(image.shape)}", "the feature pass failed on a black image"

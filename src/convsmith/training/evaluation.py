@@ -157,6 +157,8 @@ def classification_metrics(logits: Tensor, labels: Tensor, seed: int = 0, *, res
     """
     logits, labels = wide(logits.detach()).cpu(), labels.detach().long().cpu()
     _check(logits, labels)
+    integer("seed", seed, least=0)
+    integer("resamples", resamples, least=1)
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     count, classes = logits.shape
@@ -212,6 +214,8 @@ def bootstrap_interval(values: Tensor, seed: int = 0, *, resamples: int = 1000) 
     """
     if values.ndim != 1 or not len(values):
         raise InvalidArgument("needs one value per image", argument="[N], N > 0", given=list(values.shape))
+    integer("seed", seed, least=0)
+    integer("resamples", resamples, least=1)
     table = values.detach().double().cpu().numpy()[:, None]
     return _interval(_resample(table, resamples, np.random.default_rng(seed))[:, 0])
 
