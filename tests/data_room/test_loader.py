@@ -189,6 +189,9 @@ def test_mixed_images_are_a_function_of_the_key_and_the_same_on_two_processes(di
     assert plain.targets is None
     assert not torch.equal(plain.images, whole[0].images)
     assert_close(whole[0].targets.sum(1), torch.ones(16))
+    for wrong, rule in ((split.without_labels(), "without label"), (split, "did you mean .mixup_alpha")):
+        with pytest.raises(InvalidArgument, match=rule):
+            Loader(wrong, 16, mixup=mixup if rule == "without label" else {"mixup_alph": 1.0}, drop_last=True)
     with pytest.raises(InvalidArgument, match="in pairs"):
         Loader(split, 15, mixup=mixup)
     with pytest.raises(InvalidArgument, match="too few for 2 processes"):  # one pair for two

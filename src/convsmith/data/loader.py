@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import signal
@@ -21,6 +22,7 @@ from convsmith.data.batch import Batch, DomainBatch
 from convsmith.data.keyed import hash64, shuffled
 from convsmith.data.split import ImageSplit
 from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed
+from convsmith.registry import check_settings
 
 #: (epoch, batch number, positions in the split)
 Share = tuple[int, int, Sequence[int]]
@@ -75,12 +77,22 @@ class Loader:
             given, hint = f"{len(self.split)} images", "fill_last=True, drop_last=True, or another batch size"
             raise InvalidArgument(rule, argument=f"batches of {self.batch_size} x {self.world}", given=given, hint=hint)
         odd = self.batch_size % 2 or (rest % 2 and not self.drop_last)
-        if self.mixup is not None and odd:
-            raise InvalidArgument("images are mixed in pairs", argument="mixup", given="a batch of an odd number")
+        if self.mixup is not None:
+            self._check_mixup(odd=bool(odd))
         if len(self) == 0:
             rule, hint = "there is no batch to give", "a smaller batch size, or a split that is not empty"
             argument = f"batches of {self.batch_size} x {self.world}, drop_last={self.drop_last}"
             raise InvalidArgument(rule, argument=argument, given=f"{len(self.split)} images", hint=hint)
+
+    def _check_mixup(self, *, odd: bool) -> None:
+        from timm.data import Mixup
+
+        known = set(inspect.signature(Mixup).parameters) - {"num_classes"}
+        check_settings("mixup", self.mixup or {}, known, argument="mixup")
+        if odd:
+            raise InvalidArgument("images are mixed in pairs", argument="mixup", given="a batch of an odd number")
+        if bool((self.split.labels < 0).any()):
+            raise InvalidArgument("images are mixed with their labels", argument="mixup", given="images without label")
 
     @property
     def global_batch_size(self) -> int:
