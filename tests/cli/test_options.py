@@ -90,7 +90,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(file):
         ("fractions: 0.5", "fractions must be a list, each a number"),
         ("crop: [1, 2, 3]", "crop must be a list of 2, each a whole number"),
         ("resume: true", "no setting of this name"),
-        ("lr: 1\nseed: 2\nlr: 3", "stands twice"),
+        ("lr: 1\nseed: 2\nlr: 3", "keep one"),
         ("verb: adapt", "for another verb"),
         ("- a\n- b", "'key: value' lines"),
         ("just words", "'key: value' lines"),

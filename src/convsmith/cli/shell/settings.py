@@ -51,13 +51,14 @@ def checked(verb: str, arguments: type[Any], text: str, *, where: str) -> dict[s
 
     try:
         loaded = yaml.safe_load(text)
-        _refuse_repeated(yaml.compose(text, yaml.SafeLoader), where)
+        node = yaml.compose(text, yaml.SafeLoader)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark is not None else ""
         rule, given = "a settings file must be YAML", str(getattr(error, "problem", None) or error).splitlines()[0]
         hint = "convsmith init writes one to start from"
         raise InvalidArgument(rule, argument=f"{where}{place}", given=given, hint=hint) from None
+    _refuse_repeated(node, where)
     loaded = {} if loaded is None else loaded
     if not isinstance(loaded, Mapping):
         given, hint = f"a {type(loaded).__name__} ({str(loaded)[:60]!r})", "convsmith init writes one to start from"

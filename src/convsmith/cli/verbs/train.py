@@ -101,7 +101,10 @@ def make_task(model: Any, images: ImageData, arguments: Arguments) -> Classifica
 
     teacher = None
     if arguments.teacher is not None:
-        loaded = classifier.load(arguments.teacher)
+        try:
+            loaded = classifier.load(arguments.teacher)
+        except InvalidArgument as error:  # it speaks of a model, which here is another flag
+            raise InvalidArgument(error.rule, argument="teacher", given=error.given, hint=error.hint) from error
         if loaded.classes is not None and loaded.classes != images.classes:
             given = f"{len(loaded.classes)} classes for {len(images.classes)}"
             raise InvalidArgument("a teacher has the classes of the data", argument="--teacher", given=given)
