@@ -148,6 +148,19 @@ def test_a_linear_probe_on_the_command_line(photos, network, capsys, tmp_path):
     assert {k for k in after if not torch.equal(after[k], before[k])} == {"fc.weight", "fc.bias"}
 
 
+@pytest.mark.parametrize(("mean", "told"), [((0.485, 0.456, 0.406), False), ((0.1, 0.1, 0.1), True)])
+def test_a_teacher_of_another_normalisation_is_said(mean, told, photos, network, capsys, tmp_path):
+    from convsmith.data import DataDescription
+    from convsmith.models.recipes import ModelRecipe
+
+    about = DataDescription("pets", CLASSES, 3, (64, 64), mean, (0.229, 0.224, 0.225))
+    recipe = ModelRecipe("resnet10t", {"num_classes": 7}, description=about.to_json())
+    save_model(tmp_path / "teacher", network[1], recipe)
+    words = ["train", "--data", photos, "--size", 32, "--channels", 3, "--teacher", tmp_path / "teacher", "--dry-run"]
+    assert main(list(map(str, words))) == 0
+    assert ("the teacher knows images of mean" in capsys.readouterr().err) == told
+
+
 def test_a_linear_probe_is_the_work_of_one_process(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["train", "--data", "digits", "--linear-probe", "--out", "run", "--dry-run"]) == 2

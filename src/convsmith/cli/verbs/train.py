@@ -108,6 +108,11 @@ def make_task(model: Any, images: ImageData, arguments: Arguments) -> Classifica
         if loaded.classes is not None and loaded.classes != images.classes:
             given = f"{len(loaded.classes)} classes for {len(images.classes)}"
             raise InvalidArgument("a teacher has the classes of the data", argument="--teacher", given=given)
+        own, ours = loaded.preprocessing, images.description
+        if any(abs(a - b) > 0.05 for a, b in zip(own.mean + own.std, ours.mean + ours.std, strict=False)):
+            terminal.complain(
+                "warning", f"the teacher knows images of mean {own.mean} and std {own.std}, and gets others"
+            )
         teacher = loaded.model
     still = training.freeze(model, arguments.freeze) if arguments.freeze else []
     if arguments.freeze_norm:
