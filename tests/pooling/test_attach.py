@@ -154,6 +154,16 @@ def test_the_classifier_can_be_reset_and_another_pooling_attached():
     assert other(torch.randn(2, 1, 8, 8)).shape == (2, 4)
 
 
+@pytest.mark.parametrize("last_stride", [None, 1])
+def test_another_pooling_keeps_the_last_stage_at_full_resolution_and_says_so(last_stride):
+    model = attach(attach(tiny(), dim=6, last_stride=1), "average", last_stride=last_stride).eval()
+    again = attach(tiny(), **model.pooling_recipe).eval()
+    again.load_state_dict(model.state_dict(), strict=True)
+    x = torch.randn(2, 1, 16, 16)
+    assert torch.equal(model(x), again(x))
+    assert model.feature_info[-1]["reduction"] == again.feature_info[-1]["reduction"] == 2
+
+
 def test_parameter_groups_cover_everything_once_with_the_heads_factor():
     model = attach(tiny(), dim=6)
     backbone, head = model.parameter_groups(0.01, head_lr_mult=5.0)

@@ -74,8 +74,10 @@ def attach(
     """
     entry = POOLINGS.entry(pooling)
     module("model", model)
+    stride = None  # that the backbone was built with already
     if isinstance(model, PooledClassifier):
         num_classes = model.num_classes if num_classes is None else num_classes
+        stride = model.pooling_recipe.get("last_stride")
         model = model.backbone
     classes = getattr(model, "num_classes", None) if num_classes is None else num_classes
     if classes is None:
@@ -93,7 +95,7 @@ def attach(
         "pooling": pooling,
         "dim": dim,
         "num_classes": classes,
-        "last_stride": last_stride,
+        "last_stride": stride if last_stride is None else last_stride,
         "hidden": list(hidden),
         "drop_rate": drop_rate,
         "head_lr_mult": head_lr_mult,
@@ -102,7 +104,7 @@ def attach(
     }
     read, training = feature_fn(model), model.training
     model = copied(model)
-    if last_stride is not None:
+    if last_stride not in (None, stride):
         set_last_stride(model, last_stride)
     seen: list[Tensor] = []
 
