@@ -109,6 +109,13 @@ def test_an_earlier_reference_equals_training_it_anew(sides):
     assert given.warnings == anew.warnings
 
 
+def test_source_only_is_trained_by_the_same_recipe(sides):
+    more = {"head_lr_mult": 10.0, **QUICK}
+    trained = adapt(network(), *sides, method="dann", hidden=(6,), **more).reference
+    alone = adapt(network(), *sides, method="source-only", **more)
+    assert torch.equal(trained.probabilities, alone.predictions.probabilities)
+
+
 def test_alarms_reach_result_and_warnings(sides):
     found = adapt(network(), *sides, method="dan", collapse=CollapseRule(fewest=99.0), **QUICK)
     assert found.alarms[0].kind == "collapse"

@@ -18,7 +18,14 @@ from convsmith.adaptation.evaluation.alarms import Alarm
 from convsmith.adaptation.evaluation.calibration import calibrated
 from convsmith.adaptation.evaluation.evaluator import EXCLUDED, Evaluator
 from convsmith.adaptation.inputs import Inputs, class_names, resolve, rows_at_once
-from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig, method_settings
+from convsmith.adaptation.methods.method import (
+    METHODS,
+    Domains,
+    DomainTask,
+    MethodConfig,
+    method_settings,
+    source_only_settings,
+)
 from convsmith.adaptation.network import built, check_model
 from convsmith.adaptation.options import EvaluationOptions, InputOptions, filled
 from convsmith.adaptation.result import AdaptationResult, Reference
@@ -119,7 +126,7 @@ def adapt(
     if isinstance(reference, Reference):
         known = reference
     elif reference == "train" and method != "source-only":
-        base = train("source-only", method_settings("source-only", {}), folder and folder / "reference", None)
+        base = train("source-only", source_only_settings(chosen), folder and folder / "reference", None)
         if base.interrupted:
             return base
         reference = base

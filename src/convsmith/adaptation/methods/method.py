@@ -175,6 +175,11 @@ def method_settings(method: str, overrides: Mapping[str, Any], whole: MethodConf
     return found
 
 
+def source_only_settings(settings: MethodConfig) -> MethodConfig:
+    """Return what source-only shares with a method of these ``settings``, so that its recipe is the same."""
+    return MethodConfig(**{f.name: getattr(settings, f.name) for f in fields(MethodConfig)})
+
+
 def _replaced(settings: Any, values: Mapping[str, Any]) -> Any:
     changes: dict[str, Any] = {}
     for field in fields(settings):
