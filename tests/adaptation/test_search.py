@@ -1,5 +1,7 @@
 """Successive halving: which runs are made, what decides, and a stopped search that goes on."""
 
+import signal
+
 import pytest
 
 from convsmith.adaptation import search as module
@@ -62,6 +64,37 @@ def test_the_best_by_the_validator_goes_on_and_a_stopped_search_continues(tmp_pa
     assert calls.count("san") == 12 - done
     assert search(network(), source, target, out=file, **arguments) == whole  # what was appended is whole too
     assert calls.count("san") == 12 - done
+
+
+def test_an_interruption_ends_the_search_and_is_no_finished_run(tmp_path, monkeypatch):
+    file, real = tmp_path / "search.jsonl", module.adapt
+    stop = lambda done, total, note: signal.raise_signal(signal.SIGINT)  # noqa: E731
+    monkeypatch.setattr(module, "adapt", lambda *a, **k: real(*a, **k, progress=stop if k["method"] == "dan" else None))
+    with pytest.raises(KeyboardInterrupt):
+        search(
+            network(), *world(), method="dan", values={"weight": [0.1, 1.0]}, steps=400, seeds=(0,), out=file, **COMMON
+        )
+    assert not file.exists()
+
+
+def test_runs_of_another_network_or_other_data_are_not_taken_for_these(tmp_path):
+    arguments = {"method": "dan", "values": {"weight": [0.1]}, "steps": 10, "seeds": (0,), **COMMON}
+    files = [tmp_path / "one", tmp_path / "one", tmp_path / "other"]
+    first, second, alone = (
+        search(name, *world(n=n), out=file, **arguments).best
+        for name, n, file in zip(("cs_lenet", "cs_lenet", "cs_lenet"), (60, 80, 80), files, strict=True)
+    )
+    assert first.scores != second.scores == alone.scores
+    named = search("cs_resnet20", *world(n=60), out=tmp_path / "one", **arguments).best
+    assert named.scores != first.scores
+
+
+def test_source_only_shares_the_recipe_and_not_the_variant(monkeypatch):
+    calls, real = [], module.adapt
+    monkeypatch.setattr(module, "adapt", lambda *a, **k: calls.append(real(*a, **k)) or calls[-1])
+    more = {"variant": "caffe", "head_lr_mult": 3.0, "hidden": (4,), **COMMON}
+    search(network(), *world(), method="san", values={"entropy": [0.1]}, steps=10, seeds=(0,), **more)
+    assert [(r.method, r.settings.head_lr_mult) for r in calls] == [("source-only", 3.0), ("san", 3.0)]
 
 
 def test_bad_input_is_one_clear_error():

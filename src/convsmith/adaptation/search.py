@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 from convsmith.adaptation.adapt import adapt
 from convsmith.adaptation.evaluation.evaluator import EXCLUDED
 from convsmith.adaptation.evaluation.validators import VALIDATORS
-from convsmith.adaptation.methods.method import METHODS, method_settings
+from convsmith.adaptation.methods.method import METHODS, method_settings, source_only_settings
 from convsmith.adaptation.result import AdaptationResult
+from convsmith.arguments import spelled
 from convsmith.errors import InvalidArgument, refusing
 from convsmith.files import whole_lines
 from convsmith.registry import setting_types
@@ -94,7 +95,8 @@ def search(
         seeds: a candidate's score is the mean over these.
         steps: of the last rung.
         keep: share of candidates that goes on to the next rung.
-        out: file of finished runs, one JSON line each; a search that was stopped reads it and goes on.
+        out: file of finished runs, one JSON line each; a search that was stopped reads it and goes on. Networks and
+            images that are given, not named, are told apart by their kind and size alone.
         progress: called with runs done, runs in all and a note.
         common: further arguments of `adapt`.
 
@@ -110,10 +112,14 @@ def search(
         method_settings(method, settings)
     plan = rungs(len(candidates), steps, keep)
     total = sum(n * len(seeds) for n, _ in plan)
-    # source-only takes what adapt itself takes, not the settings of the method
-    names = setting_types(method_settings(method, {}))
+    # source-only takes what adapt itself takes, not the settings of the method beyond those that all share
+    default = method_settings(method, {})
+    names = {*setting_types(default), *(f.name for f in fields(default))}
+    chosen = {name: value for name, value in common.items() if name in names}
     own = {name: value for name, value in common.items() if name not in names}
+    own["settings"] = source_only_settings(method_settings(method, chosen, common.get("settings")))
     conditions = {"method": method, "validator": validator, "common": {k: str(v) for k, v in common.items()}}
+    conditions |= {"inputs": [str(i) if isinstance(i, str | Path) else spelled(i) for i in (model, source, target)]}
     finished = {} if out is None else _finished(out)
     trials: list[Trial] = []
     done = 0
@@ -128,10 +134,9 @@ def search(
                 if key not in finished:
                     run = partial(adapt, model, source, target, steps=budget, seed=seed)
                     if method != "source-only" and seed not in references:
-                        references[seed] = run(method="source-only", **{**own, "reference": None})
+                        references[seed] = _whole(run(method="source-only", **{**own, "reference": None}))
                     rest = {**common, "reference": references.get(seed), **settings}
-                    result = run(method=method, validator=validator, **rest)
-                    measured = result.measurements
+                    measured = _whole(run(method=method, validator=validator, **rest)).measurements
                     finished[key] = (measured["selection"], measured.get("oracle_accuracy"))
                     if out is not None:
                         _append(out, key, *finished[key])
@@ -149,6 +154,13 @@ def search(
         rule = "no candidate passed the guard on any seed"
         raise InvalidArgument(rule, argument=method, given=f"{len(trials)} trials")
     return SearchResult(best, tuple(trials), validator)
+
+
+def _whole(result: AdaptationResult) -> AdaptationResult:
+    """Return a run that went to its end; a signal that ended one ends the search, and its score is no score."""
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result
 
 
 def _finished(path: Path) -> dict[str, tuple[float, float | None]]:
