@@ -1,5 +1,7 @@
 """The scikit-learn face: parameters, masks, labels that are not numbers, skada's sample_domain."""
 
+import signal
+
 import numpy as np
 import pytest
 from sklearn import config_context
@@ -53,6 +55,15 @@ def test_minus_one_marks_the_target():
     fitted = adapter(steps=5).fit(X, y)
     assert fitted.classes_.tolist() == [0, 10, 20, 30, 40]
     assert set(fitted.predict(X[:9])) <= {0, 10, 20, 30, 40}
+
+
+def test_an_interrupted_fit_is_no_fit():
+    X, y, domain, _ = arrays()
+    stopped = adapter(settings={"progress": lambda done, total, note: signal.raise_signal(signal.SIGINT)}, method="dan")
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(X, y, sample_domain=domain)
+    with pytest.raises(NotFittedError):
+        stopped.predict(X)
 
 
 def test_it_is_an_estimator():

@@ -103,6 +103,9 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
             reference=self.reference,
             **(self.settings or {}),
         )
+        if self.result_.interrupted:
+            del self.result_
+            raise KeyboardInterrupt
         weights = self.result_.class_weights
         self.class_weights_ = None if weights is None else weights.numpy()
         return self
