@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from convsmith.adaptation import EvaluationOptions, Predictions, WeightSettings, adapt
+from convsmith.adaptation import EvaluationOptions, Predictions, Reference, WeightSettings, adapt
 from convsmith.adaptation.evaluation.alarms import CollapseRule
 from convsmith.adaptation.evaluation.evaluator import EXCLUDED
 from convsmith.adaptation.inputs import resolve
@@ -107,6 +107,14 @@ def test_an_earlier_reference_equals_training_it_anew(sides):
     anew = adapt(network(), *sides, method="dan", **QUICK)
     assert_close(given.reference.measurements["source_accuracy"], anew.reference.measurements["source_accuracy"])
     assert given.warnings == anew.warnings
+
+
+def test_a_reference_of_another_kind_is_refused_before_training(sides):
+    other = adapt(network(), *sides, method="dan", reference=None, **{**QUICK, "steps": 2})
+    few = Reference(torch.full((60, 3), 1 / 3), {"source_accuracy": 1.0})
+    for reference, rule in ((other, "source-only result"), (few, "other classes")):
+        with pytest.raises(InvalidArgument, match=rule):
+            adapt(network(), *sides, method="dan", reference=reference, **QUICK)
 
 
 def test_source_only_is_trained_by_the_same_recipe(sides):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from convsmith import arguments
 from convsmith.adaptation.evaluation.alarms import Alarm
@@ -122,17 +122,12 @@ def adapt(
     folder = None if out is None else Path(out)
     config = _evaluating(config, batch_size, inputs, evaluation.num_evals)
     train = partial(_train, network, inputs, config, batch_size, evaluation, notes, progress, resume)
-    known: Reference | None = None
-    if isinstance(reference, Reference):
-        known = reference
-    elif reference == "train" and method != "source-only":
+    if reference == "train" and method != "source-only":
         base = train("source-only", source_only_settings(chosen), folder and folder / "reference", None)
         if base.interrupted:
             return base
         reference = base
-    if isinstance(reference, AdaptationResult):
-        known = Reference(_raw(reference, inputs), reference.measurements)
-    return train(method, chosen, folder, known)
+    return train(method, chosen, folder, _known(reference, inputs))
 
 
 def _configured(config: TrainConfig | None, single: dict[str, Any]) -> TrainConfig:
@@ -244,11 +239,19 @@ def _warnings(
     return (*warnings, *(f"{alarm.kind}: {alarm.message}" for alarm in alarms))
 
 
-def _raw(result: AdaptationResult, inputs: Inputs) -> Tensor:
-    if len(result.predictions.index) != len(inputs.target):
-        given = f"{len(result.predictions.index)} images"
-        raise InvalidArgument("the reference was made for another target", given=given)
-    return result.predictions.probabilities
+def _known(reference: Any, inputs: Inputs) -> Reference | None:
+    """Return what the guard and both alarms compare with; refuse what is of another method, target or classes."""
+    if isinstance(reference, AdaptationResult):
+        if reference.method != "source-only":
+            raise InvalidArgument("a reference is a source-only result", argument="reference", given=reference.method)
+        reference = Reference(reference.predictions.probabilities, reference.measurements)
+    if not isinstance(reference, Reference):
+        return None
+    wanted, shape = (len(inputs.target), len(inputs.classes)), tuple(reference.probabilities.shape)
+    if shape != wanted:
+        rule = "the reference was made for another target or other classes"
+        raise InvalidArgument(rule, argument=f"probabilities {wanted}", given=shape)
+    return reference
 
 
 def _whole(split: ImageSplit, rank: int, world: int) -> Loader:
