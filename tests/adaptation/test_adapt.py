@@ -70,6 +70,14 @@ def test_fewer_evaluations_change_no_weight(sides):
         assert torch.equal(a, b)
 
 
+def test_the_callers_random_numbers_are_left_alone(sides):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    adapt("cs_lenet", *sides, method="dann", hidden=(4,), **{**QUICK, "steps": 2})
+    assert torch.equal(torch.rand(2), expected)
+
+
 def test_the_input_model_is_left_alone(sides):
     model = network()
     before = {k: v.clone() for k, v in model.state_dict().items()}

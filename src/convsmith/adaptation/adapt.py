@@ -174,8 +174,9 @@ def _train(
     loader = DomainLoader(*paired).sharded(rank, world)
     steps = config.total_steps(len(loader))
     domains = Domains(inputs.batches(inputs.source), _whole(inputs.target, rank, world), len(inputs.classes), steps)
-    torch.manual_seed(config.seed)
-    task: DomainTask = METHODS[method](copied(model), domains, settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        task: DomainTask = METHODS[method](copied(model), domains, settings)
     names = {"entropy", "infomax"} | ({evaluation.validator} if evaluation.validator is not None else set())
     evaluator = Evaluator(
         target=inputs.batches(inputs.target),

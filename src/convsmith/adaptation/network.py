@@ -22,9 +22,10 @@ def built(model: nn.Module | str, inputs: Inputs, seed: int) -> tuple[nn.Module,
     if isinstance(model, str):
         import timm
 
-        torch.manual_seed(seed)
         channels = inputs.source.description.channels
-        with refusing("no model has this name", RuntimeError, argument=f"model {model!r}"):
+        refused = refusing("no model has this name", RuntimeError, argument=f"model {model!r}")
+        with refused, torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
             return timm.create_model(model, num_classes=classes, in_chans=channels), ()
     before = classifier_of(arguments.module("model", model)).out_features
     if before == classes:
