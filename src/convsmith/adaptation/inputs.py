@@ -14,7 +14,8 @@ from torch import Tensor
 from convsmith import arguments, data
 from convsmith.adaptation.options import InputOptions
 from convsmith.data import ImageData, ImageSplit, Loader
-from convsmith.errors import InvalidArgument
+from convsmith.data.loading import checked_size
+from convsmith.errors import InvalidArgument, close_matches, refusing
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def resolve(
     """
     o = options or InputOptions()
     left, right = _opened(source, "source"), _opened(target, "target")
+    for side, crop in zip((left, right), o.crop, strict=True):
+        _check_reading(side, o, crop)
     if o.preprocessing is not None:
         left, right = (_seen_through(side, o, crop, seed) for side, crop in zip((left, right), o.crop, strict=True))
         o = replace(o, size=None, channels=None, crop=(None, None))
@@ -74,9 +77,9 @@ def resolve(
         shared = pair.shared
     else:
         if isinstance(left, str):
-            left = data.load(left, size=o.size, channels=o.channels, seed=seed)
+            left = data.load(left, size=o.size, channels=o.channels, seed=seed, crop=o.crop[0])
         if isinstance(right, str):
-            right = data.load(right, size=o.size, channels=o.channels, seed=seed)
+            right = data.load(right, size=o.size, channels=o.channels, seed=seed, crop=o.crop[1])
         train, validation = (left.train, left.validation) if isinstance(left, ImageData) else (left, left.subset([]))
         whole = _merged(right) if isinstance(right, ImageData) else right
         whole, shared = _restricted(whole, train.classes, o.target_classes)
@@ -115,6 +118,19 @@ def _opened(value: Any, role: str) -> str | ImageData | ImageSplit:
     )
 
 
+def _check_reading(side: str | ImageData | ImageSplit, o: InputOptions, crop: int | None) -> None:
+    """Refuse size, channels and crop that images which are read already do not have."""
+    if isinstance(side, str):
+        return
+    about = side.description
+    given = (checked_size(o.size) or tuple(about.size), o.channels or about.channels)
+    if crop is not None or given != (tuple(about.size), about.channels):
+        rule = "size, channels and crop are for specs and folders; images that are read already keep theirs"
+        asked = f"size={o.size}, channels={o.channels}, crop={crop}"
+        found = f"{about.name}: {about.size}, {about.channels} channels"
+        raise InvalidArgument(rule, argument=asked, given=found, hint="resize arrays before, or leave these out")
+
+
 def _seen_through(side: str | ImageData | ImageSplit, o: InputOptions, crop: int | None, seed: int) -> Any:
     """Return what a network's own preprocessing makes of a spec; images already loaded stay as they are."""
     if not isinstance(side, str):
@@ -127,12 +143,14 @@ def _is_array(value: Any) -> bool:
 
 
 def _from_dataset(value: Any, role: str) -> ImageSplit:
-    items = [value[i] for i in range(len(value))]
-    if not items:
-        raise InvalidArgument(f"the {role} has no images", argument=role, given="an empty dataset")
-    pairs = [item if isinstance(item, (tuple, list)) else (item,) for item in items]
-    images = torch.stack([torch.as_tensor(pair[0]) for pair in pairs])
-    labels = torch.tensor([int(pair[1]) for pair in pairs]) if len(pairs[0]) > 1 else None
+    rule, hint = "a dataset gives tensors of one size, each with its class number", "transform=ToTensor() and Resize"
+    with refusing(rule, RuntimeError, TypeError, ValueError, argument=role, hint=hint):
+        items = [value[i] for i in range(len(value))]
+        if not items:
+            raise InvalidArgument(f"the {role} has no images", argument=role, given="an empty dataset")
+        pairs = [item if isinstance(item, (tuple, list)) else (item,) for item in items]
+        images = torch.stack([torch.as_tensor(pair[0]) for pair in pairs])
+        labels = torch.tensor([int(pair[1]) for pair in pairs]) if len(pairs[0]) > 1 else None
     return data.from_arrays(images, labels, name=role)
 
 
@@ -144,6 +162,7 @@ def _merged(images: ImageData) -> ImageSplit:
 def _restricted(whole: ImageSplit, classes: tuple[str, ...], target_classes: Any) -> tuple[ImageSplit, tuple[int, ...]]:
     from convsmith.data.classes import chosen_classes
 
+    whole = _renumbered(whole, classes)
     if target_classes is not None:
         chosen = chosen_classes(target_classes, classes)
         if bool((whole.labels < 0).any()):
@@ -155,6 +174,18 @@ def _restricted(whole: ImageSplit, classes: tuple[str, ...], target_classes: Any
         rule = f"target labels count the source's {len(classes)} classes"
         raise InvalidArgument(rule, given=f"a label {int(known.max())}")
     return whole, tuple(sorted(set(known.tolist())))
+
+
+def _renumbered(target: ImageSplit, classes: tuple[str, ...]) -> ImageSplit:
+    """Return the target with its labels counting the source's classes, by name where both sides have names."""
+    names = target.classes
+    if names == classes[: len(names)] or any(n == tuple(map(str, range(len(n)))) for n in (names, classes)):
+        return target
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        rule, hint = "the source must have every class of the target", close_matches(unknown[0], classes)
+        raise InvalidArgument(rule, argument=f"target classes {', '.join(names)}", given=unknown[0], hint=hint)
+    return target.with_labels(torch.tensor([*map(classes.index, names), -1])[target.labels], classes)
 
 
 def _divided(split: ImageSplit, share: float, seed: int) -> tuple[ImageSplit, ImageSplit]:
