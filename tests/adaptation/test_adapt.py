@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from torch import nn
 from torch.testing import assert_close
 
-from convsmith.adaptation import EvaluationOptions, InputOptions, Predictions, Reference, WeightSettings, adapt
+from convsmith.adaptation import EvaluationOptions, Predictions, Reference, WeightSettings, adapt
 from convsmith.adaptation.evaluation.alarms import CollapseRule
 from convsmith.adaptation.evaluation.evaluator import EXCLUDED
 from convsmith.adaptation.inputs import resolve
@@ -21,7 +20,7 @@ from convsmith.adaptation.methods.pada import PADASettings
 from convsmith.adaptation.network import built
 from convsmith.errors import ConvsmithError, InvalidArgument
 from convsmith.training import TrainConfig
-from tests.adaptation.worlds import SHARED, K, network, world
+from tests.adaptation.worlds import K, network, world
 
 QUICK = {"steps": 20, "lr": 0.05, "batch_size": 12, "device": "cpu"}
 
@@ -209,10 +208,6 @@ def images(n, channels=1, side=8, seed=0):
     return np.random.default_rng(seed).random((n, channels, side, side), dtype=np.float32)
 
 
-class Listed(list, torch.utils.data.Dataset):
-    """A dataset of these items."""
-
-
 LABELS = np.arange(40) % K
 GOOD = (images(40), LABELS)
 
@@ -266,12 +261,6 @@ GOOD = (images(40), LABELS)
         ((network(), GOOD, images(20)), {"channels": 2}, "argument: channels"),
         ((network(), GOOD, images(20)), {"crop": 3}, "argument: crop"),
         ((network(), GOOD, images(20)), {"num_evals": 0}, "argument: num_evals"),
-        ((network(), GOOD, images(20)), {"size": 16}, "read already keep theirs"),
-        ((network(), GOOD, images(20)), {"channels": 3}, "read already keep theirs"),
-        (("cs_lenet", "digits", images(20)), {"crop": (None, 4), "size": 8}, "read already keep theirs"),
-        ((network(), Listed([(Image.new("L", (8, 8)), 1)] * 9), images(20)), {}, "tensors of one size"),
-        ((network(), Listed([(torch.rand(1, 8, 8 + n), n) for n in (0, 1)]), images(20)), {}, "tensors of one size"),
-        ((network(), Listed([(torch.rand(1, 8, 8), torch.eye(5)[n]) for n in (0, 1)]), images(20)), {}, "class number"),
     ],
 )
 def test_bad_input_is_one_clear_error_before_training(arguments, changes, rule):
@@ -352,27 +341,3 @@ def test_a_source_class_without_images_is_said(sides):
         network(), (images_, labels + 1), sides[1], method="dann", hidden=(4,), reference=None, **{**QUICK, "steps": 2}
     )
     assert any("no image of" in warning for warning in found.warnings)
-
-
-def test_labels_of_a_target_in_memory_mean_its_classes_by_name(sides):
-    source, target = sides
-    renamed = target.with_labels(2 - target.labels, ("c2", "c1", "c0"))
-    assert torch.equal(resolve(source, renamed).target_labels, target.labels)
-    cut = resolve(source, renamed, InputOptions(target_classes="c0"))
-    assert torch.equal(cut.target.index, (target.labels == 0).nonzero()[:, 0])
-    with pytest.raises(InvalidArgument, match="every class of the target"):
-        resolve(source, target.with_labels(target.labels, ("c0", "c1", "wolf")))
-    counted = target.with_labels(target.labels, ("0", "1", "2"))
-    assert torch.equal(resolve(source, counted).target_labels, target.labels)
-
-
-def test_a_spec_beside_images_in_memory_is_cut_as_asked():
-    whole, cut = (
-        resolve("digits", images(20), InputOptions(size=8, crop=(crop, None))).source.pixels([0]) for crop in (None, 6)
-    )
-    assert not torch.equal(whole, cut)
-
-
-def test_shared_classes_are_known_only_where_labels_are(sides):
-    assert resolve(*sides).shared == SHARED
-    assert resolve(sides[0], sides[1].without_labels()).shared == ()
