@@ -42,6 +42,15 @@ def test_consistency_is_the_loop_over_neighbours_of_neighbours():
     assert bool((p.grad < 0).all())  # agreeing more is always better
 
 
+def test_half_precision_changes_no_neighbour():
+    g = torch.Generator().manual_seed(0)
+    near = F.normalize(torch.randn(1, 16, generator=g) + 0.02 * torch.randn(40, 16, generator=g), dim=1)
+    remembered, p = torch.randn(40, 4, generator=g).softmax(1), torch.randn(5, 4, generator=g).softmax(1)
+    expected = neighbour_consistency(near[:5], p, near, remembered)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(neighbour_consistency(near[:5], p, near, remembered), expected)
+
+
 def test_the_defaults_are_the_authors():
     s = ARPMSettings()
     assert (s.alpha, s.power, s.consistency, s.label_smoothing, s.rho) == (6.0, 0.3, 1.0, 0.1, 5.0)

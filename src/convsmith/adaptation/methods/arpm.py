@@ -134,7 +134,8 @@ def neighbour_consistency(
 
     Shapes: ``features`` [n, d] of length 1, ``probabilities`` [n, K]; the memory [m, d] and [m, K] holds them too.
     """
-    with torch.no_grad():
+    # in half precision near images are as near as an image is to itself
+    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
         m = len(memory_features)
         near = (features @ memory_features.T).topk(min(neighbours + 1, m)).indices[:, 1:]
         around = memory_features[near].flatten(0, 1) @ memory_features.T
