@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from convsmith import arguments
+from convsmith.arguments import wide
 
 
 class _Reverse(torch.autograd.Function):
@@ -41,7 +42,7 @@ def reverse_gradient(x: Tensor, scale: float | Tensor) -> Tensor:
     if isinstance(scale, Tensor):
         factor = arguments.tensor("scale", scale, what="floating-point numbers").detach()
     else:
-        factor = torch.tensor(arguments.number("scale", scale), device=x.device)
+        factor = torch.tensor(arguments.number("scale", scale), dtype=wide(x).dtype, device=x.device)
     reversed_: Tensor = _Reverse.apply(x, factor)
     return reversed_
 
