@@ -78,3 +78,7 @@ def test_joint_and_separate_normalisation():
         assert_close(features, (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt())
     assert_close(model[1].running_mean, 0.1 * two.flatten(1).mean(0))
     assert model[1].momentum == 0.1
+    model[1].momentum = None  # the plain mean of all batches so far
+    model[1].reset_running_stats()
+    extract_domain_features(model, batch, "separate")
+    assert_close(model[1].running_mean, two.flatten(1).mean(0))

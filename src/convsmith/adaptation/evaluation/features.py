@@ -57,11 +57,11 @@ def extract_domain_features(
 
 @contextmanager
 def _running_statistics_kept(model: nn.Module) -> Iterator[None]:
-    layers = [(m, m.momentum) for m in model.modules() if isinstance(m, BATCH_NORMS)]
+    layers = [(m, m.track_running_stats) for m in model.modules() if isinstance(m, BATCH_NORMS)]
     for layer, _ in layers:
-        layer.momentum = 0.0
+        layer.track_running_stats = False
     try:
         yield
     finally:
-        for layer, momentum in layers:
-            layer.momentum = momentum
+        for layer, tracked in layers:
+            layer.track_running_stats = tracked
