@@ -5,7 +5,11 @@ import json
 
 import pytest
 
+from convsmith.adaptation import adapt
+from convsmith.adaptation.inputs import resolve
 from convsmith.cli.main import main
+from convsmith.cli.reports.adaptation_report import _MEASURED, sections
+from tests.adaptation.worlds import network, world
 
 DIGITS = [
     "adapt",
@@ -38,6 +42,17 @@ def test_a_run_writes_model_predictions_and_report(tmp_path, capsys):
     assert "Oracle accuracy uses the target" in page
     # the adapted model is a model like any other
     assert main(["evaluate", "--checkpoint", str(out), "--data", "digits", "--size", "16"]) == 0
+
+
+def test_the_report_says_what_chose_the_step_and_what_the_alarms_are():
+    common = {"reference": None, "use_target_labels": True, "steps": 4, "lr": 0.05, "batch_size": 12, "device": "cpu"}
+    for validator, words in (("oracle", "the step was chosen by it"), ("infomax", "nothing was chosen by it")):
+        result = adapt(network(), *world(), variant="paper", hidden=(4,), validator=validator, **common)
+        made = sections(result, resolve(*world()))
+        assert words in made["50-adaptation"].text[-1]
+        caption = made["51-class-weights"].tables[0].caption
+        assert "Mean 1" not in caption  # the paper's sum to 1
+    assert "validator" in _MEASURED["negative_transfer_alarm"]
 
 
 def test_without_evaluate_no_target_label_is_measured(tmp_path, capsys):

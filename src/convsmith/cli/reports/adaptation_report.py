@@ -27,8 +27,8 @@ _MEASURED = {
     "infomax": "InfoMax, nats (lower is better)",
     "agreement": "share of target images called as by source-only",
     "moved": "share of predictions that moved to other classes",
-    "collapse_alarm": "alarm: few classes are left (1 yes, 0 no)",
-    "negative_transfer_alarm": "alarm: far from source-only without a reason (1 yes, 0 no)",
+    "collapse_alarm": "alarm: few classes are left, or most predictions are not source-only's (1 yes, 0 no)",
+    "negative_transfer_alarm": "alarm: the validator prefers source-only (1 yes, 0 no)",
 }
 
 
@@ -50,7 +50,8 @@ def _outcome(result: AdaptationResult, inputs: Inputs) -> Section:
         "fitted on held-out source images weighted by how target-like they are.",
     ]
     if "oracle_accuracy" in result.measurements:
-        text.append("Oracle accuracy uses the target's labels. It is shown only; nothing was chosen by it.")
+        use = "the step was" if result.validator == "oracle" else "it is shown only; nothing was"
+        text.append(f"Oracle accuracy uses the target's labels; {use} chosen by it.")
     shares = _shares(result)
     return Section(
         "Adaptation",
@@ -95,7 +96,7 @@ def _weights(result: AdaptationResult, inputs: Inputs) -> Section:
     return Section(
         "Class weights",
         text,
-        [Table(["class", "weight", *(["truth"] if known else [])], rows, "Mean 1 is no preference.")],
+        [Table(["class", "weight", *(["truth"] if known else [])], rows, "Equal weights are no preference.")],
         [figure] if figure is not None else [],
     )
 
@@ -108,8 +109,9 @@ def _weight_figure(result: AdaptationResult) -> Figure | None:
     if len(rows) < 2 or len(result.classes) > 12:
         return None
     steps = [row["step"] for row in rows]
-    series = {name: Series(steps, [row[f"weight_{k}"] for row in rows]) for k, name in enumerate(result.classes)}
-    svg = lines(series, xlabel="training step", ylabel="class weight", reference=(1.0, "no preference"))
+    weights = result.weight_history / result.weight_history.mean(1, keepdim=True)
+    series = {name: Series(steps, column) for name, column in zip(result.classes, weights.T.tolist(), strict=True)}
+    svg = lines(series, xlabel="training step", ylabel="class weight, mean 1", reference=(1.0, "no preference"))
     return Figure(svg=svg, caption="Class weights during training.", alt="One curve a class of its weight over steps.")
 
 
