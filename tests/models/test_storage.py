@@ -105,6 +105,8 @@ def test_weights_of_another_model_name_the_first_differing_tensors(tmp_path):
         ("weights.safetensors", {}, "no such file or folder"),
         (".", {}, "holds no saved model"),
         ("run", {"in_chans": 3}, "built differently"),
+        ("run", {"drop_rate": 0.5}, "no drop_rate in"),
+        ("bare", {"in_chans": 1}, "in_chans=3 in"),
         ("old.pt", {}, "needs its recipe beside it"),
         ("old.txt", {}, "from these files only"),
         ("torn", {}, "cannot be read"),
@@ -116,6 +118,8 @@ def test_bad_specs(tmp_path, monkeypatch, spec, arguments, message):
     monkeypatch.chdir(tmp_path)
     for name in ("run", "torn", "odd", "future"):
         saved(tmp_path / name)
+    save_model(tmp_path / "bare", build(ModelRecipe("cs_resnet20")), ModelRecipe("cs_resnet20"))
+    assert load_model("bare", in_chans=3).recipe.kwargs == {}
     (tmp_path / "torn" / "model.safetensors").write_bytes(b"\x00" * 20)
     (tmp_path / "odd" / "model.json").write_text("{]")
     about = json.loads((tmp_path / "future" / "model.json").read_text())
@@ -134,6 +138,13 @@ def test_another_number_of_classes_makes_a_new_head_and_says_so(tmp_path):
     assert (loaded.classes, loaded.description, loaded.recipe.kwargs["num_classes"]) == (None, None, 7)
     torch.testing.assert_close(loaded.model.conv1.weight, model.conv1.weight, rtol=0, atol=0)
     assert load_model(tmp_path).classes == ("a", "b", "c")
+
+
+def test_what_was_a_tuple_is_the_same_argument(tmp_path):
+    save_model(tmp_path, timm.create_model("cs_lenet", widths=(2, 4)))
+    assert load_model(tmp_path, widths=(2, 4)).model.conv2.out_channels == 4
+    with pytest.raises(InvalidArgument, match="built differently"):
+        load_model(tmp_path, widths=(2, 5))
 
 
 def test_a_recipe_holds_only_json():

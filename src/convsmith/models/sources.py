@@ -16,6 +16,7 @@ from torch import nn
 
 from convsmith.data.preprocessing import Preprocessing
 from convsmith.errors import InvalidArgument, refusing
+from convsmith.inspection.feature_maps import input_shape
 from convsmith.models import recipes, weights
 from convsmith.models.recipes import BUILDING, ModelRecipe
 from convsmith.offline import cache_alone
@@ -102,15 +103,18 @@ def _from_file(file: Path, asked: Mapping[str, Any]) -> Source:
         hint = "name the network it belongs to as the model, and give this file as weights (--weights FILE)"
         raise InvalidArgument(rule, argument=str(file), given=f"no {recipe_file.name} in {file.parent}", hint=hint)
     recipe = recipes.read_recipe(recipe_file)
-    _check_asked(recipe, asked, recipe_file)
     shapes = weights.stored_shapes(file) if file.suffix == ".safetensors" else {}
-    return Source(recipes.build_from_file(recipe, recipe_file, shapes), recipe, file)
+    network = recipes.build_from_file(recipe, recipe_file, shapes)
+    _check_asked(recipe, asked, recipe_file, network)
+    return Source(network, recipe, file)
 
 
-def _check_asked(recipe: ModelRecipe, asked: Mapping[str, Any], file: Path) -> None:
+def _check_asked(recipe: ModelRecipe, asked: Mapping[str, Any], file: Path, network: nn.Module) -> None:
+    had = {"in_chans": input_shape(network)[0], **recipe.kwargs}
     for key, value in asked.items():
-        if key in recipe.kwargs and recipe.kwargs[key] != value:
-            rule, given = "the saved model was built differently", f"{key}={recipe.kwargs[key]!r} in {file}"
+        if key not in had or had[key] != (list(value) if isinstance(value, tuple) else value):
+            rule = "the saved model was built differently"
+            given = f"{key}={had[key]!r} in {file}" if key in had else f"no {key} in {file}"
             hint = "use data that fits the model, or train another one"
             raise InvalidArgument(rule, argument=f"{key}={value!r}", given=given, hint=hint)
 
@@ -170,13 +174,12 @@ def _labels(network: nn.Module) -> tuple[str, ...] | None:
 def _from_factory(text: str, asked: Mapping[str, Any], file: Path | None) -> Source:
     """Call somebody's factory: a person has named it; a recipe beside the weights adds arguments and later steps."""
     recipe_file = None if file is None else file.with_suffix(".json")
-    if recipe_file is not None and recipe_file.is_file():
-        recipe = recipes.read_recipe(recipe_file, factory=text)
-        _check_asked(recipe, asked, recipe_file)
-    else:
-        recipe = ModelRecipe(text, asked)
-    network = recipes.with_steps(_called(text, recipe.kwargs), recipe)
-    return Source(network, recipe)
+    if recipe_file is None or not recipe_file.is_file():
+        return Source(_called(text, asked), ModelRecipe(text, asked))
+    recipe = recipes.read_recipe(recipe_file, factory=text)
+    network = _called(text, recipe.kwargs)
+    _check_asked(recipe, asked, recipe_file, network)
+    return Source(recipes.with_steps(network, recipe), recipe)
 
 
 def _called(text: str, asked: Mapping[str, Any]) -> nn.Module:
