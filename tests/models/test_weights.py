@@ -87,6 +87,14 @@ def test_a_file_without_a_head_needs_a_number_of_classes(tmp_path, trained):
     assert loaded.notes == ("the classifier is new, 4 classes: its weights are random",)
 
 
+def test_half_a_head_is_no_head(tmp_path, trained):
+    file = tmp_path / "weights.pth"
+    torch.save({k: v for k, v in trained.state_dict().items() if k != "fc.bias"}, file)
+    for classes in (None, 3, 7):
+        with pytest.raises(InvalidArgument, match=r"fc\.bias .* is not in the file"):
+            load_model("cs_resnet20", weights=file, **{**SMALL, "num_classes": classes})
+
+
 def test_names_that_differ_are_matched_in_order_and_said(tmp_path, trained):
     renamed = {f"layer_{n}.{k.rpartition('.')[2]}": v for n, (k, v) in enumerate(trained.state_dict().items())}
     file = tmp_path / "weights.pth"

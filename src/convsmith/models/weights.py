@@ -155,13 +155,11 @@ def _by_timms_rule(
 def _by_name(
     own: Mapping[str, tuple[int, ...]], weights: Mapping[str, Tensor], heads: tuple[str, ...]
 ) -> Fitted | None:
-    """Match equal names: all but counters of batches (files of old torch lack them) and the head must be there."""
+    """Match equal names: all must be there but counters of batches (files of old torch lack them) and a whole head."""
     head = {k for k in own if k.rpartition(".")[0] in heads}
     counters = {k for k in own if k.endswith(_COUNTER)}
-    if (
-        set(weights) - set(own) - {k for k in weights if k.endswith(_COUNTER)}
-        or set(own) - set(weights) - head - counters
-    ):
+    missing = set(own) - set(weights) - counters
+    if set(weights) - set(own) - {k for k in weights if k.endswith(_COUNTER)} or missing not in (set(), head):
         return None
     state = {k: v for k, v in weights.items() if k in own}
     return _checked(own, state, head)
