@@ -179,6 +179,9 @@ def test_bad_input_is_one_clear_error(name, call, words):
 def test_bad_settings():
     for call, words in (
         (lambda: ISQRTCOV(6, iterations=0), "at least 1"),
+        (lambda: ISQRTCOV(6, iterations=1001, method="polar-express"), "at most 1000"),
+        (lambda: BilinearPooling(6, root="newton-schulz", iterations=1001), "at most 1000"),
+        (lambda: G2DeNet(6, method="newton-schulz", iterations=1001), "at most 1000"),
         (lambda: ISQRTCOV(6, normalization="max"), "one of 'trace'"),
         (lambda: ISQRTCOV(6, side="positions", compensate=False), "side can be forced"),
         (lambda: MPNCOV(6, exponent=0.0), "exponent must be a finite number above 0"),

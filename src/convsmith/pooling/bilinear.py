@@ -10,6 +10,7 @@ from convsmith.pooling.covariance import covariance
 from convsmith.pooling.inputs import columns, float32_island, float64_island, power_of_two
 from convsmith.pooling.layers import POOLINGS, Pooling
 from convsmith.pooling.matrix_root import matrix_sqrt
+from convsmith.pooling.newton_schulz import checked_iterations
 
 #: features are scaled up by so much at most: the ridge of the signed root over its square is still a number
 LEAST = 2.0**-62
@@ -71,7 +72,7 @@ class BilinearPooling(Pooling):
     ) -> None:
         super().__init__(in_channels, dim)
         arguments.one_of("root", root, (None, "newton-schulz", "polar-express", "eigh"))
-        self.root, self.iterations = root, arguments.integer("iterations", iterations, least=1)
+        self.root, self.iterations = root, checked_iterations(iterations)
         self.out_features = self.dim * self.dim
 
     def pool(self, x: Tensor) -> Tensor:

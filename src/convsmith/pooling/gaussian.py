@@ -13,6 +13,7 @@ from convsmith.pooling.covariance import covariance, triu_size, triu_vector
 from convsmith.pooling.inputs import columns, float32_island, float64_island, square
 from convsmith.pooling.layers import POOLINGS, Pooling
 from convsmith.pooling.matrix_root import matrix_sqrt, refuse_indefinite
+from convsmith.pooling.newton_schulz import checked_iterations
 from convsmith.pooling.power import gram_log, power_covariance
 from convsmith.pooling.spectral import ShiftedRoot, spectral_map
 
@@ -72,7 +73,7 @@ class G2DeNet(Pooling):
     def __init__(self, in_channels: int, dim: int | None = None, *, method: str = "eigh", iterations: int = 5) -> None:
         super().__init__(in_channels, dim)
         arguments.one_of("method", method, ("eigh", "newton-schulz", "polar-express"))
-        self.method, self.iterations = method, arguments.integer("iterations", iterations, least=1)
+        self.method, self.iterations = method, checked_iterations(iterations)
         self.out_features = triu_size(self.dim + 1)
 
     @float64_island

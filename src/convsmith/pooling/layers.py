@@ -18,7 +18,7 @@ from convsmith.pooling.covariance import covariance, triu_size, triu_vector
 from convsmith.pooling.inputs import columns, float64_island
 from convsmith.pooling.isqrt import SIDES, covariance_root
 from convsmith.pooling.matrix_root import matrix_log, matrix_sqrt
-from convsmith.pooling.newton_schulz import newton_schulz_steps, warn_if_unsafe
+from convsmith.pooling.newton_schulz import checked_iterations, newton_schulz_steps, warn_if_unsafe
 from convsmith.pooling.power import power_covariance
 from convsmith.pooling.remez import polar_express_steps
 from convsmith.registry import Registry
@@ -128,7 +128,7 @@ class ISQRTCOV(Pooling):
         side: str = "auto",
     ) -> None:
         super().__init__(in_channels, dim)
-        self.iterations = arguments.integer("iterations", iterations, least=1)
+        self.iterations = checked_iterations(iterations)
         arguments.one_of("method", method, ("newton-schulz", "polar-express"))
         arguments.one_of("normalization", normalization, ("trace", "frobenius", None))
         arguments.one_of("side", side, SIDES)

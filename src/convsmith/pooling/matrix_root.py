@@ -23,7 +23,7 @@ from convsmith.errors import InvalidArgument
 from convsmith.pooling import product_form
 from convsmith.pooling.inputs import float32_island, float64_island, is_plain, square
 from convsmith.pooling.newton_schulz import (
-    MOST_ITERATIONS,
+    checked_iterations,
     coupled,
     newton_schulz_steps,
     normalizer,
@@ -74,7 +74,7 @@ def matrix_sqrt(
     arguments.one_of("method", method, tuple(BACKWARDS))
     backward = backward or BACKWARDS[method][0]
     arguments.one_of(f"backward of method {method!r}", backward, BACKWARDS[method])
-    arguments.integer("iterations", iterations, least=1, most=MOST_ITERATIONS)
+    checked_iterations(iterations)
     arguments.one_of("normalization", normalization, ("trace", "frobenius", None))
     arguments.one_of("compensate", compensate, (True, False))
     a = refuse_indefinite(square(a, "matrix_sqrt"), "matrix_sqrt", polynomial=method == "newton-schulz")

@@ -31,9 +31,14 @@ MOST_ITERATIONS = 1000
 SAFE_STEPS = {torch.float16: 8, torch.bfloat16: 7, torch.float32: 20, torch.float64: 40}
 
 
+def checked_iterations(iterations: int) -> int:
+    """Return a number of steps that ends, of any scheme, or raise `InvalidArgument`."""
+    return arguments.integer("iterations", iterations, least=1, most=MOST_ITERATIONS)
+
+
 def newton_schulz_steps(iterations: int) -> tuple[Step, ...]:
     """Return the factors of ``iterations`` Newton-Schulz steps: pairs first, a single one last if the number is odd."""
-    arguments.integer("iterations", iterations, least=1, most=MOST_ITERATIONS)
+    checked_iterations(iterations)
     return (DOUBLE,) * (iterations // 2) + (SINGLE,) * (iterations % 2)
 
 
@@ -44,7 +49,7 @@ def coupled(a: Tensor, iterations: int = 5) -> tuple[Tensor, Tensor | None]:
     differentiable operations: this is the ``backward="unrolled"`` form, and the reference that the fast form is
     tested against.
     """
-    arguments.integer("iterations", iterations, least=1, most=MOST_ITERATIONS)
+    checked_iterations(iterations)
     eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     z = 1.5 * eye - 0.5 * a
     y = a @ z

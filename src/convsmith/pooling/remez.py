@@ -21,6 +21,7 @@ import numpy as np
 
 from convsmith import arguments
 from convsmith.errors import InvalidArgument
+from convsmith.pooling.newton_schulz import checked_iterations
 from convsmith.pooling.product_form import Step
 
 #: 15/8, -10/8, 3/8: the quintic with a triple fixed point at one, where the interval is narrower than Remez resolves
@@ -92,7 +93,7 @@ def level_reach(smallest: float) -> float:
 
 @functools.lru_cache(maxsize=64)
 def _schedule(iterations: int, smallest: float, largest: float | None) -> tuple[tuple[Step, float], ...]:
-    arguments.integer("iterations", iterations, least=1)
+    checked_iterations(iterations)
     arguments.number("smallest", smallest, above=0, below=1)
     if largest is not None:
         arguments.number("largest", largest, least=1)
