@@ -40,6 +40,7 @@ def test_nearest_class_is_the_mean_with_the_smallest_angle():
     labels = torch.tensor([0, 0, 2, 2])
     target = torch.tensor([[5.0, 1.0], [1.0, 5.0]])
     assert nearest_classes(target, source, labels, 3).tolist() == [0, 2]
+    assert nearest_classes(-target, source, labels, 3).tolist() == [2, 0]  # class 1 has no image to be near to
 
 
 def test_embedding_keeps_clusters_apart_and_repeats():

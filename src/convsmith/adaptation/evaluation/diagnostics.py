@@ -61,8 +61,10 @@ def nearest_classes(features: Tensor, source: Tensor, labels: Tensor, classes: i
     features, source = pair(features, source, names=("features", "source"))
     class_numbers("labels", labels, length=len(source))
     means = torch.zeros(classes, source.shape[1], dtype=source.dtype).index_add_(0, labels, source)
-    means = torch.nn.functional.normalize(means / torch.bincount(labels, minlength=classes).clamp_min(1)[:, None])
-    return (torch.nn.functional.normalize(features.to(means)) @ means.T).argmax(1)
+    means = torch.nn.functional.normalize(means)
+    cosines = torch.nn.functional.normalize(features.to(means)) @ means.T
+    # a class without source images has no mean, and is nearest to nothing
+    return cosines.masked_fill(torch.bincount(labels, minlength=classes) == 0, -2).argmax(1)
 
 
 def embed(source: Tensor, target: Tensor, *, seed: int = 0, limit: int = 400) -> tuple[Tensor, Tensor, Tensor, Tensor]:
