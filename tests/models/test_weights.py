@@ -232,7 +232,8 @@ def test_predict_takes_paths_pictures_and_inputs(tmp_path, trained):
             assert probability == pytest.approx(float(row[first]), abs=1e-6)
     assert loaded.predict(paths[0]) == loaded.predict([images[0]])
     (tmp_path / "torn.png").write_bytes(b"no image")
-    for bad in ([], 3, [3], tmp_path / "absent.png", tmp_path / "torn.png", [torch.zeros(3, 8, 8, dtype=torch.uint8)]):
+    odd = [torch.zeros(3, 8, 8, dtype=torch.uint8)], [torch.zeros(1, 8, 8), torch.zeros(1, 9, 8)]
+    for bad in ([], 3, [3], tmp_path / "absent.png", tmp_path / "torn.png", *odd):
         with pytest.raises(InvalidArgument) as caught:
             loaded.predict(bad)
         assert caught.value.argument == "images"

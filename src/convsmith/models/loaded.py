@@ -68,8 +68,10 @@ class LoadedModel:
         transform, found = self.transform, []
         with torch.no_grad():
             for start in range(0, len(inputs), batch_size):
-                batch = torch.stack([_tensor(one, transform) for one in inputs[start : start + batch_size]])
-                found.append(wide(self.model(batch.to(like.device, like.dtype))).softmax(1).cpu())
+                batch = [_tensor(one, transform) for one in inputs[start : start + batch_size]]
+                with refusing("inputs have one shape", RuntimeError, argument="images"):
+                    x = torch.stack(batch)
+                found.append(wide(self.model(x.to(like.device, like.dtype))).softmax(1).cpu())
         return torch.cat(found)
 
     def predict(self, images: ImageLike | Iterable[ImageLike], *, batch_size: int = 32) -> list[Prediction]:
