@@ -5,6 +5,7 @@ from torch.testing import assert_close
 from convsmith.errors import InvalidArgument
 from convsmith.pooling import (
     ISQRTCOV,
+    L2EMG,
     MPNCOV,
     POOLINGS,
     BilinearPooling,
@@ -189,6 +190,7 @@ def test_bad_settings():
         (lambda: DeepO2P(6, ridge=-1.0), "ridge must be a finite number above 0"),
         (lambda: G2DeNet(6, method="lu"), "method has no such choice"),
         (lambda: BilinearPooling(6, root="lu"), "one of None"),
+        (lambda: L2EMG(9, mode="de")(1e8 * torch.randn(1, 9, 2, 2)), "ridge is lost"),
         (lambda: POOLINGS["isqrt"], "did you mean 'isqrt-cov'"),
     ):
         with pytest.raises(InvalidArgument, match=words):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith import arguments
+from convsmith.errors import InvalidArgument
 from convsmith.pooling.covariance import covariance, triu_size, triu_vector
 from convsmith.pooling.inputs import columns, float32_island, float64_island, square
 from convsmith.pooling.layers import POOLINGS, Pooling
@@ -147,7 +148,11 @@ class L2EMG(Pooling):
             return triu_vector(0.5 * gram_log(torch.cat([_with_ones(x) * x.shape[2] ** -0.5, lift], 2)))
         # L upper triangular: the lower Cholesky factor of the matrix with rows and columns in reverse order
         lifted = torch.add(covariance(x), eye[:-1], alpha=self.ridge)
-        factor = torch.linalg.cholesky(lifted.flip(-1, -2)).flip(-1, -2)
+        try:
+            factor = torch.linalg.cholesky(lifted.flip(-1, -2)).flip(-1, -2)
+        except torch.linalg.LinAlgError as error:
+            rule, given = "the ridge is lost in the rounding of the covariance", f"ridge={self.ridge}"
+            raise InvalidArgument(rule, argument="L2EMG", given=given, hint='a larger ridge, or mode="ie"') from error
         mean = x.mean(2, keepdim=True)
         bottom = torch.cat([torch.zeros_like(mean), torch.ones_like(mean[:, :1])], 1).mT
         return triu_vector(triangular_log(torch.cat([torch.cat([factor, mean], 2), bottom], 1)))
