@@ -9,6 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from convsmith.errors import InvalidArgument
+from convsmith.inspection.features import head_names
 from convsmith.pooling import ISQRTCOV, PooledClassifier, attach, available
 
 TIMM = [
@@ -149,6 +150,11 @@ def test_the_classifier_can_be_reset_and_another_pooling_attached():
     assert model(torch.randn(2, 1, 8, 8)).shape == (2, 9)
     model.reset_classifier(0)
     assert model(torch.randn(2, 1, 8, 8)).shape == (2, 21)
+    for form in ({}, {"drop_rate": 0.5}, {"hidden": (5, 4)}, {"hidden": (5,), "drop_rate": 0.5}):
+        bare = attach(tiny(), dim=6, num_classes=0, **form)
+        bare.reset_classifier(3)
+        (last,) = head_names(bare)
+        assert bare.get_submodule(last).out_features == 3
     other = attach(attach(tiny(), dim=6), "mpn-cov", dim=5)
     assert not isinstance(other.backbone, PooledClassifier)
     assert other(torch.randn(2, 1, 8, 8)).shape == (2, 4)

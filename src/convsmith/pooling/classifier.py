@@ -58,7 +58,8 @@ class PooledClassifier(nn.Module):
             named = tuple(f"backbone.{name}" for name in firsts)
             own["first_conv"] = named[0] if len(named) == 1 else named
         if own:
-            own["classifier"] = "classifier" if isinstance(self.classifier, nn.Linear) else f"classifier.{_last(self)}"
+            last = 3 * len(self.hidden) or int(self.drop_rate > 0)
+            own["classifier"] = f"classifier.{last}" if last else "classifier"
         self.pretrained_cfg = own
 
     def _classifier(self, num_classes: int) -> nn.Module:
@@ -184,7 +185,3 @@ def prefixed_groups(groups: Mapping[str, Any]) -> dict[str, Any]:
         name: [moved(p) for p in patterns] if isinstance(patterns, list) else moved(patterns)
         for name, patterns in groups.items()
     }
-
-
-def _last(model: PooledClassifier) -> int:
-    return len(model.classifier) - 1 if isinstance(model.classifier, nn.Sequential) else 0
