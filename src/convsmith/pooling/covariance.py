@@ -10,7 +10,7 @@ from torch import Tensor
 
 from convsmith import arguments
 from convsmith.errors import InvalidArgument
-from convsmith.pooling.inputs import columns, float32_island, power_of_two, refuse_overflow, square
+from convsmith.pooling.inputs import columns, float32_island, is_plain, power_of_two, refuse_overflow, square
 
 
 @float32_island
@@ -57,9 +57,13 @@ def is_signal(energy: Tensor, mean: Tensor, positions: int) -> Tensor:
 
 
 def _weighted(x: Tensor, weights: Tensor, center: bool) -> Tensor:
+    arguments.tensor("weights", weights, floating=False, what="numbers [B, M]")
     if weights.shape != (x.shape[0], x.shape[2]):
         given = f"weights {tuple(weights.shape)} for features {tuple(x.shape)}"
         raise InvalidArgument("weights are [B, M], one per position", argument="covariance", given=given)
+    if is_plain(weights) and not bool(((weights >= 0) & (weights < torch.inf)).all()):
+        given = f"{float(weights.min()):.3g}"
+        raise InvalidArgument("weights are finite numbers of 0 or more", argument="covariance", given=given)
     share = weights.to(x.dtype)
     total = share.sum(1, keepdim=True)
     share = (share / torch.where(total > 0, total, 1.0))[:, None, :]
