@@ -83,6 +83,19 @@ def test_a_run_resumed_in_the_middle_is_bit_identical(method, tmp_path):
         assert torch.equal(value, theirs[name]), name
 
 
+def test_a_run_is_not_resumed_with_other_settings(tmp_path):
+    source, target = world()
+    fit(task_of("dann", 3, source, target), loader(source, target), config(3), out=tmp_path)
+    with pytest.raises(InvalidArgument, match=r"adversarial=1\.0.* then, .*adversarial=2\.0.* now"):
+        fit(
+            task_of("dann", 3, source, target, adversarial=2.0),
+            loader(source, target),
+            config(3),
+            out=tmp_path,
+            resume=True,
+        )
+
+
 @pytest.mark.parametrize("method", available())
 def test_target_labels_change_nothing(method):
     source, target = world()

@@ -303,6 +303,7 @@ class Run:
             "processes": self.machine.world,
             "precision": self.machine.precision,
             "task": type(self.task).__name__,
+            "task settings": repr(self.task.settings),
         }
 
     def _restore(self, loaded: checkpoints.Checkpoint) -> None:

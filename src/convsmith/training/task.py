@@ -30,6 +30,8 @@ class Task(nn.Module, ABC):
     model: nn.Module
     #: the entry of `evaluate`'s result that early stopping and "best" use; higher is better
     monitor: str = "accuracy"
+    #: of the method, by their ``repr``: a run continues only with those it began with
+    settings: Any = None
 
     @abstractmethod
     def forward(self, batch: Any, step: int) -> Losses:

@@ -69,7 +69,7 @@ class DomainTask(Task):
     def __init__(self, model: nn.Module, domains: Domains, settings: MethodConfig) -> None:
         super().__init__()
         self.model, self.domains = model, domains
-        self.settings: Any = settings
+        self.settings = settings
         self.classes, self.features = domains.classes, classifier_of(model).in_features
         self.evaluator: Callable[[nn.Module, Iterable[Batch]], dict[str, float]] | None = None
 
