@@ -42,3 +42,5 @@ def test_perfect_and_empty_input():
     assert fit_temperature(torch.eye(3) * 5, torch.arange(3)) == pytest.approx(0.05, rel=0.01)
     with pytest.raises(InvalidArgument, match="labelled logits"):
         fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
+    with pytest.raises(InvalidArgument, match="count the logits' columns"):
+        fit_temperature(torch.zeros(2, 3), torch.tensor([-1, 3]))

@@ -114,6 +114,8 @@ def test_everything_it_knows_is_in_the_state_dict():
     ("call", "rule"),
     [
         (lambda: class_weights(torch.zeros(0, 3)), "at least one image"),
+        (lambda: class_weights(torch.zeros(2, 3)), "need probabilities"),
+        (lambda: class_weights(torch.full((2, 3), torch.nan)), "need probabilities"),
         (lambda: scale_weights(torch.ones(3), "sum"), "argument: scale"),
         (lambda: WeightSettings(estimate="epoch"), "argument: estimate"),
         (lambda: WeightSettings(every=0), "argument: every"),

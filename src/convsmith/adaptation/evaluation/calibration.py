@@ -27,6 +27,8 @@ def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = Non
     if len(matrix("logits", logits)) == 0:
         raise InvalidArgument("calibration needs labelled logits", argument="logits", given="0 images")
     operands.labels("labels", labels, length=len(logits))
+    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+        raise InvalidArgument("labels count the logits' columns", argument="labels", given=labels.unique().tolist()[:9])
     if weights is not None:
         vector("weights", weights, length=len(logits))
     z, w = logits.detach().double(), torch.ones(len(logits)) if weights is None else weights.detach()

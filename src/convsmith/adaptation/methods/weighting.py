@@ -40,7 +40,11 @@ def class_weights(target_probabilities: Tensor, *, scale: Scale = "mean-one") ->
     if len(matrix("target_probabilities", target_probabilities)) == 0:
         rule = "class weights need the probabilities of at least one image"
         raise InvalidArgument(rule, argument="target_probabilities", given=tuple(target_probabilities.shape))
-    return scale_weights(wide(target_probabilities.detach()).mean(0), scale)
+    mass = wide(target_probabilities.detach()).mean(0)
+    if not float(mass.sum()) > 0:
+        given = f"numbers of mean {float(mass.mean())}"
+        raise InvalidArgument("class weights need probabilities", argument="target_probabilities", given=given)
+    return scale_weights(mass, scale)
 
 
 def scale_weights(mass: Tensor, scale: Scale) -> Tensor:
