@@ -169,7 +169,7 @@ def test_resume_continues_reference_and_method(sides, tmp_path):
 
 
 def test_predictions_file(result, tmp_path):
-    path = result.predictions.save(tmp_path / "predictions.csv")
+    path = result.predictions.save(str(tmp_path / "predictions.csv"))
     rows = list(csv.DictReader(path.open()))
     assert len(rows) == len(result.predictions.index)
     assert {row["prediction"] for row in rows} <= {f"c{k}" for k in range(K)}

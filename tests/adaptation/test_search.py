@@ -81,7 +81,7 @@ def test_runs_of_another_network_or_other_data_are_not_taken_for_these(tmp_path)
     arguments = {"method": "dan", "values": {"weight": [0.1]}, "steps": 10, "seeds": (0,), **COMMON}
     files = [tmp_path / "one", tmp_path / "one", tmp_path / "other"]
     first, second, alone = (
-        search(name, *world(n=n), out=file, **arguments).best
+        search(name, *world(n=n), out=str(file), **arguments).best
         for name, n, file in zip(("cs_lenet", "cs_lenet", "cs_lenet"), (60, 80, 80), files, strict=True)
     )
     assert first.scores != second.scores == alone.scores

@@ -39,13 +39,13 @@ class Predictions:
         """The calibrated probability of the predicted class [n]."""
         return self.probabilities.max(1).values
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: Path | str) -> Path:
         """Write a CSV file with one row an image: index, name, predicted class, confidence, runner-up.
 
         Names that a spreadsheet would run as a formula get an apostrophe in front.
         """
         best = self.probabilities.topk(min(2, self.probabilities.shape[1]), dim=1)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         rows: list[Sequence[Any]] = [("index", "image", "prediction", "confidence", "second", "second_confidence")]
         for row, number in enumerate(self.index.tolist()):
             name = self.names[row] if self.names else ""

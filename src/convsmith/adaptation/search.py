@@ -79,7 +79,7 @@ def search(
     seeds: Sequence[int] = (0, 1, 2),
     steps: int = 1000,
     keep: float = 1 / 3,
-    out: Path | None = None,
+    out: Path | str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     **common: Any,
 ) -> SearchResult:
@@ -120,6 +120,7 @@ def search(
     own["settings"] = source_only_settings(method_settings(method, chosen, common.get("settings")))
     conditions = {"method": method, "validator": validator, "common": {k: str(v) for k, v in common.items()}}
     conditions |= {"inputs": [str(i) if isinstance(i, str | Path) else spelled(i) for i in (model, source, target)]}
+    out = None if out is None else Path(out)
     finished = {} if out is None else _finished(out)
     trials: list[Trial] = []
     done = 0
