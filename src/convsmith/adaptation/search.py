@@ -115,9 +115,9 @@ def search(
     # source-only takes what adapt itself takes, not the settings of the method beyond those that all share
     default = method_settings(method, {})
     names = {*setting_types(default), *(f.name for f in fields(default))}
-    chosen = {name: value for name, value in common.items() if name in names}
+    given = {name: value for name, value in common.items() if name in names}
     own = {name: value for name, value in common.items() if name not in names}
-    own["settings"] = source_only_settings(method_settings(method, chosen, common.get("settings")))
+    own["settings"] = source_only_settings(method_settings(method, given, common.get("settings")))
     conditions = {"method": method, "validator": validator, "common": {k: str(v) for k, v in common.items()}}
     conditions |= {"inputs": [str(i) if isinstance(i, str | Path) else spelled(i) for i in (model, source, target)]}
     out = None if out is None else Path(out)
