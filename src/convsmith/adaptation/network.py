@@ -9,7 +9,7 @@ from convsmith import arguments
 from convsmith.adaptation.inputs import Inputs
 from convsmith.errors import InvalidArgument, refusing
 from convsmith.inspection.features import classifier_of, extract_features, new_head
-from convsmith.inspection.modes import copied
+from convsmith.inspection.modes import copied, unwrap
 
 
 def built(model: nn.Module | str, inputs: Inputs, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
@@ -27,7 +27,8 @@ def built(model: nn.Module | str, inputs: Inputs, seed: int) -> tuple[nn.Module,
         with refused, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return timm.create_model(model, num_classes=classes, in_chans=channels), ()
-    before = classifier_of(arguments.module("model", model)).out_features
+    model = unwrap(arguments.module("model", model))  # a compiled module does not call hooks added later
+    before = classifier_of(model).out_features
     if before == classes:
         return model, ()
     own = copied(model)
