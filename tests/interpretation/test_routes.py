@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation import Routes, find_routes
+from convsmith.interpretation import RouteFlags, Routes, find_routes
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +108,11 @@ def test_flags_name_closed_layers_and_silent_nodes(digits):
     paper = find_routes(digits.model, digits.test_x[:3], mode="paper", steps=10)
     assert (paper.flags.dead_share > 0.3).all()
     assert "silent" in " ".join(paper.messages(0))
+
+
+def test_the_messages_of_an_image_look_at_that_image_alone(routes, monkeypatch):
+    rows = []
+    monkeypatch.setattr(RouteFlags, "open", property(lambda flags: rows.append(len(flags.closed)) or ~flags.closed))
+    for row in range(len(routes)):
+        routes.messages(row)
+    assert rows == [1] * len(routes)

@@ -125,7 +125,8 @@ class Routes:
             notes.append(
                 f"the search had not converged after {int(self.passes[row])} passes: a route with fewer nodes is likely"
             )
-        shut, passed = self.flags.closed_layers[row], self.flags.open[row]
+        flags = self.flags[[row]]  # not those of all images, image by image
+        shut, passed = flags.closed_layers[0], flags.open[0]
         if shut:
             names = ", ".join(shut) if len(shut) <= 3 else f"{len(shut)} of {len(self.layers)} layers, first {shut[0]}"
             notes.append(f"all gates closed in {names}: the prediction comes from biases behind it")

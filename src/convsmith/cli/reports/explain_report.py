@@ -53,7 +53,7 @@ def write(
         for row in range(shown):
             near = None if neighbours is None else tuple(part[row] for part in neighbours)
             heat = None if maps is None else maps[row]
-            made = chapter(found, routes, row, heat, contrast, probabilities[row], near)
+            made = chapter(found, some, row, heat, contrast, probabilities[row], near)
             made.save(folder, f"41-image-{row:03d}")
     removal(model, found.images, found.labels, routes, seed).save(folder, "42-removal")
     return {
