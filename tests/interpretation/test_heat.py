@@ -147,3 +147,33 @@ def test_bad_requests_are_refused(digits):
     with pytest.raises(InvalidArgument, match="pathway-gradient"):
         heat_map(flat, x, tokens)
     assert heat_map(flat, x, tokens, method="pathway-gradient").shape == (2, 8, 8)
+
+
+@pytest.mark.parametrize("method", ["class-activation", "route-activation", "pathway-gradient"])
+def test_inference_mode_of_the_caller_does_not_matter(digits, method):
+    x = digits.test_x[:3]
+    expected = heat_map(digits.model, x, find_routes(digits.model, x, steps=5), method=method)
+    with torch.inference_mode():
+        routes = find_routes(digits.model, x, steps=5)
+        assert torch.equal(heat_map(digits.model, x, routes, method=method), expected)
+    assert torch.equal(heat_map(digits.model, x, routes, method=method), expected)
+
+
+@pytest.mark.parametrize("sizes", [1, 2])
+def test_a_second_head_that_the_logits_do_not_read_is_left_out(digits, sizes):
+    class TwoHeads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.rest = digits.model[:4], digits.model[4:]
+            self.aside = nn.Conv2d(32, 3, 8)
+
+        def forward(self, x):
+            features = self.trunk(x)
+            return {"logits": self.rest(features), "aside": self.aside(features.clone())}
+
+    x, model = digits.test_x[:3], TwoHeads().eval()
+    maps = heat_map(model, x, find_routes(model, x, steps=5), sizes=sizes)
+    assert maps.shape == (3, 8, 8)
+    if sizes == 2:
+        one = heat_map(digits.model, x, find_routes(digits.model, x, steps=5), sizes=1)
+        torch.testing.assert_close(maps, one, atol=1e-5, rtol=1e-4)

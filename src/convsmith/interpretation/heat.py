@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from convsmith.arguments import integer, number, one_of
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.ablation import _flat, plan_for
-from convsmith.interpretation.find import prepare, rows_at_once
+from convsmith.interpretation.find import _column, prepare, rows_at_once
 from convsmith.interpretation.gates import GatedNetwork, spread
 from convsmith.interpretation.routes import Routes
 
@@ -54,7 +54,7 @@ def heat_map(
     model, images = prepare(model, images)
     plan = plan_for(model, images, routes.layers)
     gates = _flat(dict(routes.gates), plan, len(images)).to(images)
-    wanted = (routes.prediction if target is None else target).to(images.device).long()
+    wanted = _column(routes.prediction if target is None else target, len(images), None, "target").to(images.device)
     maps, size = [], rows_at_once(images, batch_size)
     for first in range(0, len(images), size):
         rows = slice(first, first + size)
@@ -63,11 +63,12 @@ def heat_map(
             torch.enable_grad(),
             GatedNetwork(model, plan, images[rows], cache=False) as network,
         ):
+            label = wanted[rows].clone()  # what inference mode made cannot be saved for a gradient
             if method == "pathway-gradient":
-                maps.append(_pathway_gradient(network, (gates[rows] > 0).to(images), wanted[rows]))
+                maps.append(_pathway_gradient(network, (gates[rows] > 0).to(images), label))
             else:
                 weights = gates[rows] if method == "route-activation" else torch.ones_like(gates[rows])
-                maps.append(_activation(network, weights, wanted[rows], sizes))
+                maps.append(_activation(network, weights, label, sizes))
     return blurred(torch.cat(maps), smooth)
 
 
@@ -90,11 +91,14 @@ def _activation(network: GatedNetwork, gates: Tensor, target: Tensor, sizes: int
             hint='method="pathway-gradient", or routes of other layers',
         )
     outputs = [network.outputs[place] for place in sites]
-    slopes = torch.autograd.grad(logit, outputs)
-    parts, heat, count = gates.split(network.plan.widths, dim=1), torch.ones(()), torch.zeros(())
+    slopes = torch.autograd.grad(logit, outputs, allow_unused=True)
+    parts = gates.split(network.plan.widths, dim=1)
+    heat, count = logit.new_ones(len(gates), *size), logit.new_zeros(len(gates), 1, 1)
     for place, output, slope in zip(sites, outputs, slopes, strict=True):
+        if slope is None:  # the logits do not read this layer (a second head)
+            continue
         site = network.plan.sites[place]
-        places = (output * slope * spread(parts[place], site)).detach().sum(site.axis).relu()
+        places = (output.detach() * slope * spread(parts[place], site)).sum(site.axis).relu()
         resized = F.interpolate(places[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
         largest = resized.amax((1, 2), keepdim=True)
         heat = heat * torch.where(largest > 0, resized / largest, 1.0)
