@@ -64,3 +64,19 @@ def test_bad_requests_are_refused(digits):
         nearest_routes(a, a, 3)
     with pytest.raises(InvalidArgument, match="cosine"):
         nearest_routes(a, a, 1, measure="l1")
+
+
+def test_versions_of_the_same_image_are_no_neighbours_of_each_other(digits):
+    x = digits.test_x[:4].repeat(2, 1, 1, 1)
+    routes = find_routes(digits.model, x, steps=5, index=torch.arange(4).repeat(2))
+    place, _ = nearest_routes(routes, routes, 1)
+    assert (place[:, 0] % 4 != torch.arange(8) % 4).all()
+
+
+def test_a_contrast_takes_routes_found_in_inference_mode(digits):
+    x = digits.test_x[:3]
+    expected = runner_up_contrast(digits.model, x, find_routes(digits.model, x, steps=5), 3)
+    with torch.inference_mode():
+        routes = find_routes(digits.model, x, steps=5)
+        assert torch.equal(runner_up_contrast(digits.model, x, routes, 3).effect, expected.effect)
+    assert torch.equal(runner_up_contrast(digits.model, x, routes, 3).effect, expected.effect)

@@ -40,7 +40,7 @@ def nearest_routes(
     else:
         raise InvalidArgument("routes are compared by cosine or jaccard", argument="measure", given=repr(measure))
     if query is reference:
-        alike.fill_diagonal_(-torch.inf)
+        alike = alike.masked_fill(query.index[:, None] == query.index[None], -torch.inf)
     if same_class:
         other = query.prediction[:, None] != reference.prediction.to(query.prediction.device)[None]
         alike = alike.masked_fill(other, -torch.inf)
@@ -85,8 +85,8 @@ def runner_up_contrast(
         with torch.inference_mode(False), torch.enable_grad(), GatedNetwork(model, plan, images[rows]) as network:
             gates = torch.ones_like(critical[rows]).requires_grad_(True)
             logits = network.logits(gates)
-            top = logits.gather(1, routes.prediction[rows, None].to(images.device))
-            second = logits.gather(1, routes.runner_up[rows, None].to(images.device))
+            top = logits.gather(1, routes.prediction[rows, None].to(images.device, copy=True))
+            second = logits.gather(1, routes.runner_up[rows, None].to(images.device, copy=True))
             (slope,) = torch.autograd.grad((top - second).sum(), gates)
         effects.append(slope * critical[rows])
         margins.append((top - second)[:, 0].detach())
