@@ -23,6 +23,10 @@ def test_every_score_has_the_shape_of_routes(digits, method):
     assert torch.equal(scores.prediction, routes.prediction)
     again = score_units(digits.model, x, method, batch_size=2)
     assert torch.equal(again.vector(), scores.vector())
+    assert scores.passes.tolist() == [10 * 3 if method == "integrated" else 1] * 5  # ten steps of each of three layers
+    with torch.inference_mode():
+        target = scores.prediction.clone()
+    assert torch.equal(score_units(digits.model, x, method, batch_size=2, target=target).vector(), scores.vector())
 
 
 def test_activation_is_the_mean_of_the_rectified_map(digits):

@@ -82,10 +82,11 @@ def score_units(
         rows = slice(first, min(first + size, count))
         with torch.inference_mode(False), torch.enable_grad(), GatedNetwork(model, plan, images[rows]) as network:
             full, silent = look(network)
-            chosen = full.argmax(1) if target is None else target[rows]
+            chosen = full.argmax(1) if target is None else target[rows].clone()
             scores = scorer(ScoreRequest(network, chosen, steps, generator)).to(full)
             nan = torch.full((len(full),), float("nan"), device=full.device, dtype=full.dtype)
-            taken = torch.full((len(full),), steps if method == "integrated" else 1, device=full.device)
+            passes = steps * len(plan.sites) if method == "integrated" else 1
+            taken = torch.full((len(full),), passes, device=full.device)
             solution = Solution(scores, nan, taken, torch.ones_like(taken, dtype=torch.bool))
             shown = (labels[rows], index[rows])
             parts.append(collect(network, full, silent, solution, settings, *shown, applied=(scores > 0).to(full)))
