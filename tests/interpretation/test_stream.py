@@ -93,3 +93,11 @@ def test_pairs_and_plain_tensors_are_batches_and_a_limit_cuts(digits, tmp_path):
         find_routes_from_loader(digits.model, ["x"], tmp_path / "c")
     with pytest.raises(InvalidArgument, match="rank"):
         find_routes_from_loader(digits.model, [], tmp_path / "d", rank=2, world=2)
+
+
+def test_a_batch_that_a_limit_cut_is_found_whole_later_and_other_batches_are_refused(digits, tmp_path):
+    find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=SETTINGS, limit=10)
+    find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=SETTINGS)
+    assert Routes.load(tmp_path).index.tolist() == list(range(1000, 1030))
+    with pytest.raises(InvalidArgument, match="other batches"):
+        find_routes_from_loader(digits.model, batches(digits, size=5), tmp_path, settings=SETTINGS)

@@ -85,7 +85,7 @@ def find_routes_from_loader(
         if plan is None:
             plan = plan_sites(*prepare(model, images), sites, layers)
             _check_settings(folder, {**describe(plan, settings), "layers": [site.name for site in plan.sites]})
-        if path.exists():
+        if path.exists() and _holds(path, index):
             continue
         inner, images = prepare(model, images)
         routes = solve(inner, images, plan, settings, len(images), labels=labels, index=index, first=before)
@@ -116,6 +116,15 @@ def _check_settings(folder: Path, asked: dict[str, Any]) -> None:
     if there != json.loads(json.dumps(asked)):
         rule, hint = "the folder holds routes found with other settings", "choose another folder"
         raise InvalidArgument(rule, argument=asked, given=there, hint=hint)
+
+
+def _holds(path: Path, asked: Tensor) -> bool:
+    """Tell whether the file is that of a whole batch; one that a `limit` cut is found again, another's is refused."""
+    index = Routes.load(path).index
+    if not torch.equal(index, asked[: len(index)].cpu()):
+        rule, hint = "the folder holds routes of other batches", "the same images and batch size, or another folder"
+        raise InvalidArgument(rule, argument="batches", given=str(path), hint=hint)
+    return len(index) == len(asked)
 
 
 def _unpack(item: Any, first: int) -> tuple[Tensor, Tensor, Tensor]:
