@@ -140,3 +140,12 @@ def test_bad_requests_are_refused():
         prediction_difference(nn.Linear(3, 2), features, [3])
     with pytest.raises(InvalidArgument, match="strength"):
         revise(features, [0], -1.0)
+
+
+def test_the_area_of_tied_values_is_one_half():
+    """Rectified units are zero on many images: their order says nothing."""
+    features = torch.zeros(40, 1)
+    features[0] = 1.0
+    topics = (torch.arange(40) >= 20).float()[:, None]
+    found = score_labels(features, topics, torch.zeros(1, dtype=torch.long))
+    assert found.score == pytest.approx((19 / 20 + 0) / 2)

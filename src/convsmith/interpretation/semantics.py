@@ -207,8 +207,10 @@ def score_labels(features: Tensor, topics: Tensor, labels: Tensor, *, nulls: int
     Examples:
         >>> score = score_labels(torch.rand(20, 6), torch.rand(20, 3), torch.zeros(6, dtype=torch.long))
     """
-    features, topics = pooled(features).double().cpu(), topics.double().cpu()
-    ranks = features.argsort(0).argsort(0).double() + 1
+    from scipy.stats import rankdata
+
+    features, topics = pooled(features).detach().double().cpu(), topics.double().cpu()
+    ranks = torch.from_numpy(rankdata(features.numpy(), axis=0))  # equal values share a rank: rectified ones often are
 
     def score(present: Tensor) -> Tensor:
         own = present[:, labels.cpu()]
