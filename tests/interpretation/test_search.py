@@ -53,3 +53,11 @@ def test_bad_requests_are_refused(digits):
         routes_at_sparsity(digits.model, digits.test_x[:2], 1.5)
     with pytest.raises(InvalidArgument, match="bisection"):
         routes_at_sparsity(digits.model, digits.test_x[:2], 0.5, low=1.0, high=0.1)
+
+
+def test_settings_that_are_none_or_that_are_searched_are_refused_by_name(digits):
+    x = digits.test_x[:2]
+    for wrong in ({"stpes": 5}, {"gamma": 0.1}):
+        with pytest.raises(InvalidArgument, match=next(iter(wrong))):
+            routes_at_sparsity(digits.model, x, 0.5, **wrong)
+    assert initialisation_overlap(digits.model, x, seeds=(1,), steps=2, seed=3, init="uniform").shape == (1, 2)

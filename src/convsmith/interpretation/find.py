@@ -15,12 +15,11 @@ from convsmith.inspection.modes import check_evaluation, unwrap
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.pathway import pathway_norms
 from convsmith.interpretation.routes import RouteFlags, Routes
-from convsmith.interpretation.settings import RouteSettings
+from convsmith.interpretation.settings import RouteSettings, settings_with
 from convsmith.interpretation.sites import SitePlan, SiteRule, plan_sites
 from convsmith.interpretation.solvers.converged import solve_converged
 from convsmith.interpretation.solvers.paper import solve_paper
 from convsmith.interpretation.solvers.problem import Solution
-from convsmith.registry import check_settings, setting_types
 
 Progress = Callable[[int, int, str], None]
 
@@ -68,12 +67,6 @@ def find_routes(
     model, images = prepare(model, images)
     plan = plan_sites(model, images, sites, layers)
     return solve(model, images, plan, settings, batch_size, progress, labels=labels, index=index)
-
-
-def settings_with(settings: RouteSettings | None, **changes: Any) -> RouteSettings:
-    """Return ``settings`` (default `RouteSettings()`) with some fields changed; an unknown name is an error."""
-    check_settings("the search for routes", changes, setting_types(RouteSettings))
-    return replace(settings or RouteSettings(), **changes)
 
 
 def solve(

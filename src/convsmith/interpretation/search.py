@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.find import find_routes, prepare, solve
 from convsmith.interpretation.routes import Routes
-from convsmith.interpretation.settings import RouteSettings
+from convsmith.interpretation.settings import settings_with
 from convsmith.interpretation.sites import SiteRule, plan_sites
 
 
@@ -41,7 +41,9 @@ def routes_at_sparsity(
         raise InvalidArgument("a share of nodes lies between 0 and 1", argument="target", given=target)
     if not 0 < low < high or rounds < 1:
         raise InvalidArgument("bisection needs 0 < low < high and a round", given=f"{low}, {high}, {rounds} rounds")
-    chosen = RouteSettings(**settings)
+    if "gamma" in settings:
+        raise InvalidArgument("gamma is what is searched", argument="gamma", given=settings["gamma"], hint="low, high")
+    chosen = settings_with(None, **settings)
     model, images = prepare(model, images)
     plan = plan_sites(model, images, sites, layers)
     bottom, top = torch.full((len(images),), low).log(), torch.full((len(images),), high).log()
@@ -81,10 +83,10 @@ def initialisation_overlap(
     Examples:
         >>> overlap = initialisation_overlap(model, images, steps=5)
     """
-    reference = find_routes(model, images, **settings).vector() > 0
+    reference = find_routes(model, images, **{**settings, "init": "ones"}).vector() > 0
     rows = []
     for seed in seeds:
-        other = find_routes(model, images, init="uniform", seed=seed, **settings).vector() > 0
+        other = find_routes(model, images, **{**settings, "init": "uniform", "seed": seed}).vector() > 0
         rows.append(jaccard(reference, other))
     return torch.stack(rows)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from convsmith import arguments
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.gates import PRECISIONS
+from convsmith.registry import check_settings, setting_types
 
 MODES = ("converged", "paper")
 #: passes where the caller names none: the published horizon; enough for nearly all rows of the other solver to converge
@@ -69,6 +70,12 @@ class RouteSettings:
         return self.steps or DEFAULT_STEPS[self.mode]
 
 
+def settings_with(settings: RouteSettings | None, **changes: Any) -> RouteSettings:
+    """Return ``settings`` (default `RouteSettings()`) with some fields changed; an unknown name is an error."""
+    check_settings("the search for routes", changes, setting_types(RouteSettings))
+    return replace(settings or RouteSettings(), **changes)
+
+
 def route_settings(find: Mapping[str, Any]) -> RouteSettings:
     """Return the settings of the search among arguments of `find_routes`."""
-    return RouteSettings(**{k: v for k, v in find.items() if k not in ("sites", "layers", "batch_size")})
+    return settings_with(None, **{k: v for k, v in find.items() if k not in ("sites", "layers", "batch_size")})
