@@ -68,7 +68,7 @@ def similarity(paths: ClassPaths, *, measure: str = "cosine", layer: str | None 
     values = paths.paths if layer is None else _layer(paths, layer)
     if measure == "jaccard":
         critical = values > 0
-        return jaccard(critical[:, None], critical[None])
+        return torch.stack([jaccard(row, critical) for row in critical])  # at once: K x K x total
     if measure != "cosine":
         raise InvalidArgument("classes are compared by cosine or jaccard", argument="measure", given=repr(measure))
     normal = torch.nn.functional.normalize(values, dim=1)
