@@ -61,3 +61,13 @@ def test_a_forward_that_cuts_the_gradient_is_refused(digits):
 
     with pytest.raises(InvalidArgument, match="autograd"):
         find_routes(Cut(copy.deepcopy(digits.model)).eval(), digits.test_x[:2])
+
+
+def test_a_network_that_asserts_the_size_of_its_images_is_refused(digits):
+    class Sized(nn.Module):
+        def forward(self, x):
+            assert x.shape[-1] == 16, "images must be 16 pixels wide"
+            return digits.model(x)
+
+    with pytest.raises(InvalidArgument, match="16 pixels"):
+        find_routes(Sized().eval(), digits.test_x[:2])

@@ -81,6 +81,20 @@ def test_channels_last_activations_of_convnext_are_seen():
     assert plan.sites[0].axis in (1, 3)
 
 
+@pytest.mark.parametrize("sites", ["block", "activation", "conv"])
+def test_signals_have_their_channels_first(sites):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv1d(6, 6, 3, padding=1), nn.BatchNorm1d(6), nn.ReLU())
+
+        def forward(self, x):
+            return x + self.inner(x)
+
+    model = nn.Sequential(nn.Conv1d(2, 6, 3), Block(), Block(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 3))
+    assert {(s.width, s.axis) for s in plan_sites(model.eval(), torch.randn(2, 2, 20), sites).sites} == {(6, 1)}
+
+
 def test_gates_at_one_change_nothing_and_others_do_what_they_say(digits):
     x = digits.test_x[:5]
     plan = plan_sites(digits.model, x, "conv")

@@ -76,7 +76,7 @@ def plan_sites(
     """
     try:
         seen = trace_layers(model, _two_rows(images))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
         raise InvalidArgument(
             "the network must run on the images",
             argument="images",
@@ -195,13 +195,13 @@ def _channels_last(call: Call) -> bool:
         return False
     if isinstance(call.module, nn.Linear):
         return True
-    if is_activation(call.module) and call.source is not None and call.source.shape == shape:
-        return _channels_last(call.source)
-    if len(shape) == 3:
-        return True
     inner = list(call.module.modules())
     linear = any(isinstance(m, nn.Linear) for m in inner)
     convolution = any(isinstance(m, _CONVOLUTIONS) for m in inner)
+    if not linear and not convolution and call.source is not None and call.source.shape == shape:
+        return _channels_last(call.source)
+    if len(shape) == 3:
+        return linear or not any(isinstance(m, nn.Conv1d) for m in inner)
     return linear and not convolution and shape[1] == shape[2] != shape[3]
 
 
