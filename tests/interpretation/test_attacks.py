@@ -5,6 +5,7 @@ import torch
 
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import attack
+from tests.interpretation.untouched import assert_untouched, snapshot
 
 EPS = 24 / 255
 
@@ -88,6 +89,8 @@ def test_stronger_attacks_come_through_art(digits):
         ({"method": "fsgm"}, "fgsm"),
         ({"epsilon": -0.1}, "epsilon"),
         ({"steps": 0}, "step"),
+        ({"method": "ifgsm", "step": -0.1}, "step"),
+        ({"std": (0.0,)}, "std"),
         ({"mean": (0.5, 0.5)}, "mean"),
         ({"mean": (0.9,), "std": (2.0,)}, "pixels"),
         ({"momentum": 1.0}, "setting"),
@@ -103,3 +106,46 @@ def test_stronger_attacks_come_through_art(digits):
 def test_bad_settings_are_refused(digits, settings, word):
     with pytest.raises(InvalidArgument, match=word):
         attack(digits.model, digits.test_x[:2], digits.test_y[:2], **settings)
+
+
+@pytest.mark.parametrize("method", ["fgsm", "pgd", "adaptive"])
+def test_inference_mode_of_the_caller_does_not_matter(digits, method):
+    x, y = digits.test_x[:4], digits.test_y[:4]
+    expected = attack(digits.model, x, y, method, EPS, steps=2)
+    with torch.inference_mode():
+        labels = y.clone()
+        assert torch.equal(attack(digits.model, x.clone(), labels, method, EPS, steps=2), expected)
+    assert torch.equal(attack(digits.model, x, labels, method, EPS, steps=2), expected)
+
+
+@pytest.mark.parametrize("method", ["fgsm", "adaptive"])
+def test_a_network_that_returns_more_than_its_logits_is_attacked(digits, method):
+    class Named(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = digits.model
+
+        def forward(self, x):
+            return {"features": x.flatten(1), "logits": self.inner(x)}
+
+    x, y = digits.test_x[:4], digits.test_y[:4]
+    more = {"score": lambda images: images.sum((1, 2, 3)), "queries": 2} if method == "adaptive" else {}
+    moved = attack(Named().eval(), x, y, method, EPS, steps=2, **more)
+    assert torch.equal(moved, attack(digits.model, x, y, method, EPS, steps=2, **more))
+
+
+def test_art_clears_no_gradient_of_the_network(digits):
+    pytest.importorskip("art")
+    for parameter in digits.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = snapshot(digits.model)
+    attack(digits.model, digits.test_x[:2], digits.test_y[:2], "ProjectedGradientDescentPyTorch", max_iter=2)
+    assert_untouched(digits.model, before)
+    with pytest.raises(InvalidArgument, match="max_iter"):
+        attack(digits.model, digits.test_x[:2], digits.test_y[:2], "DeepFool", steps=5)
+
+
+@pytest.mark.parametrize("labels", [[-1, 0], [-100, 0], [0, 10]])
+def test_labels_that_are_no_classes_are_refused(digits, labels):
+    with pytest.raises(InvalidArgument, match="labels"):
+        attack(digits.model, digits.test_x[:2], torch.tensor(labels))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from convsmith.errors import InvalidArgument, close_matches
+from convsmith.inspection.outputs import class_scores
 from convsmith.interpretation.attacks import ATTACKS, AttackSetting, eight_bit
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.sites import SitePlan, SiteRule, plan_sites
@@ -118,7 +119,7 @@ def _search(
     def look(points: Tensor) -> tuple[Tensor, Tensor]:
         images = setting.normalise(points)
         with torch.no_grad():
-            fools = _lead(setting.model(images), labels, setting.targeted) < 0
+            fools = _lead(class_scores(setting.model(images)), labels, setting.targeted) < 0
         return fools, score(images).to(points)
 
     generator = setting.generator

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from convsmith.arguments import integer, number, one_of, tensor
 from convsmith.errors import InvalidArgument, require
+from convsmith.inspection.modes import copied
+from convsmith.inspection.outputs import class_scores
 from convsmith.interpretation.find import prepare, rows_at_once
 from convsmith.registry import Registry, check_settings
 
@@ -37,6 +39,7 @@ class AttackSetting:
     targeted: bool
 
 
+@torch.inference_mode(False)
 def attack(
     model: nn.Module,
     images: Tensor,
@@ -64,7 +67,8 @@ def attack(
             itself (Kurakin et al. 2017); ``"pgd"`` iterated from a random point of the ball (Madry et al. 2018);
             ``"adaptive"`` fools the network while its inside stays like a clean image's, and can ask a detector, see
             `adaptive`; else the name of an evasion attack of adversarial-robustness-toolbox, such as ``"DeepFool"``.
-        epsilon: largest change of a pixel, for pixels in [0, 1] (8/255 by default).
+        epsilon: largest change of a pixel, for pixels in [0, 1] (8/255 by default); some attacks of ART know no such
+            bound (``"DeepFool"``) and go beyond it.
         targeted: lower the loss of ``labels`` instead of raising it.
         mean: of the normalisation, by channel; None: images are plain pixels in [0, 1].
         std: of the normalisation, by channel.
@@ -87,10 +91,17 @@ def attack(
         one_of("method", method, ATTACKS.names())
     if steps is not None:
         integer("steps", steps, least=1)
+    if step is not None:
+        number("step", step, above=0)
     model, images = prepare(model, images)
     if tensor("labels", labels, floating=False, what="one label per image").shape != (len(images),):
         raise InvalidArgument("one label per image", argument=f"[{len(images)}]", given=tuple(labels.shape))
-    labels = labels.to(images.device).long()
+    labels = labels.to(images.device).long().clone()  # what inference mode made cannot be saved for a gradient
+    with torch.no_grad():
+        classes = class_scores(model(images[:1])).shape[1]
+    if not bool(((labels >= 0) & (labels < classes)).all()):
+        given = f"{int(labels.min())} to {int(labels.max())} for {classes} classes"
+        raise InvalidArgument("a label is the number of a class of the network", argument="labels", given=given)
     shift, scale = _normalisation(images, mean, std)
     pixels = images * scale + shift
     if float(pixels.min()) < -0.01 or float(pixels.max()) > 1.01:
@@ -101,7 +112,10 @@ def attack(
         )
     pixels = pixels.clamp(0, 1)
     if method not in ATTACKS:
-        moved = _through_art(model, pixels, labels, method, epsilon, targeted, shift, scale, settings)
+        if step is not None or steps is not None:
+            rule, hint = "an attack of ART names its steps itself", "such as eps_step= and max_iter="
+            raise InvalidArgument(rule, argument="step, steps", given=f"{step}, {steps}", hint=hint)
+        moved = _through_art(model, classes, pixels, labels, method, epsilon, targeted, shift, scale, settings)
         return (eight_bit(moved, pixels, None) if round_to_8bit else moved).sub(shift).div(scale)
     entry = ATTACKS.entry(method)
     own = [k for k, p in inspect.signature(entry.value).parameters.items() if p.kind is p.KEYWORD_ONLY]
@@ -112,7 +126,7 @@ def attack(
     def gradient(points: Tensor, wanted: Tensor) -> Tensor:
         with torch.enable_grad():
             points = points.detach().requires_grad_(True)
-            loss = nn.functional.cross_entropy(model((points - shift) / scale), wanted, reduction="sum")
+            loss = nn.functional.cross_entropy(class_scores(model((points - shift) / scale)), wanted, reduction="sum")
             (slope,) = torch.autograd.grad(sign * loss, points)
         return slope
 
@@ -186,11 +200,14 @@ def _normalisation(images: Tensor, mean: Sequence[float] | None, std: Sequence[f
         if value.shape[1] not in (1, images.shape[1]):
             rule = "one number per channel"
             raise InvalidArgument(rule, argument=f"{name} of {images.shape[1]}", given=value.shape[1])
+    if not bool((scale > 0).all()):
+        raise InvalidArgument("every std is above 0", argument="std", given=scale.flatten().tolist())
     return shift, scale
 
 
 def _through_art(
     model: nn.Module,
+    classes: int,
     pixels: Tensor,
     labels: Tensor,
     method: str,
@@ -204,16 +221,14 @@ def _through_art(
     estimators = require("art.estimators.classification", "attacks")
     known = [name for name in dir(evasion) if isinstance(getattr(evasion, name), type)]
     one_of("attack", method, ATTACKS.names() + known)
-    with torch.no_grad():
-        classes = model((pixels[:1] - shift) / scale).shape[1]
 
     class Normalised(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = model
+            self.inner = copied(model)  # ART clears the gradients of what it is given
 
         def forward(self, points: Tensor) -> Tensor:
-            return self.inner((points - shift) / scale)
+            return class_scores(self.inner((points - shift) / scale))
 
     wrapped = Normalised().eval()
     estimator = estimators.PyTorchClassifier(
