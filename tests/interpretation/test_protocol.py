@@ -1,10 +1,12 @@
 """The detection table: nothing leaks between train and test, harmless changes are negatives, the null is one half."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation.protocol import Images, attacked, detection_table, harmless, rounded
+from convsmith.interpretation.protocol import Images, attacked, balanced, detection_table, harmless, rounded
 
 
 def pictures(digits, split, rows):
@@ -63,3 +65,27 @@ def test_targets_are_never_the_own_class(digits):
     a = attacked(digits.model, test, "targeted ifgsm", 0.1, seed=0)
     b = attacked(digits.model, test, "targeted ifgsm", 0.1, seed=1)
     assert not torch.equal(a, b)
+
+
+def test_the_images_of_a_table_need_not_have_the_networks_type(digits, tmp_path):
+    train, test = pictures(digits, "train", slice(0, 40)), pictures(digits, "test", slice(0, 12))
+    unknown = replace(train, labels=torch.full_like(train.labels, -1))
+    settings = {"epsilon": 40 / 255, "per_class": (1,), "features": ("logits",), "unseen": ("fgsm",), "trees": 5}
+    rows = detection_table(digits.model.double(), unknown, test, folder=tmp_path, **settings)
+    assert [row.attack for row in rows] == ["ifgsm", "fgsm", "noise", "blur", "jpeg", "none"]
+    attacks = attacked(digits.model, test, "fgsm", 0.1, seed=0)
+    assert attacks.dtype == test.images.dtype
+
+
+def test_a_target_is_another_class_where_all_images_are_of_the_first(digits):
+    test = pictures(digits, "test", slice(0, 60))
+    test = test.rows(test.labels == 0)
+    moved = attacked(digits.model, test, "targeted ifgsm", 0.5, seed=0)
+    assert (digits.model(moved).argmax(1) != 0).any()
+
+
+def test_fewer_rows_of_a_class_are_among_more_also_where_another_class_has_few():
+    labels = torch.tensor([0] * 3 + [1] * 20)
+    for seed in range(5):
+        one, five = (balanced(labels, count, seed, fewer=True) for count in (1, 5))
+        assert set(one.tolist()) <= set(five.tolist())

@@ -16,11 +16,12 @@ from convsmith.arguments import one_of
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.files import replacing
+from convsmith.inspection.outputs import class_scores
 from convsmith.interpretation.attacks import _normalisation, attack, default_steps
 from convsmith.interpretation.baselines import NAMES as BASELINES
 from convsmith.interpretation.baselines import extractor
 from convsmith.interpretation.detector import DetectionReport, RouteDetector, detection_report
-from convsmith.interpretation.find import Progress
+from convsmith.interpretation.find import Progress, prepare
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.settings import route_settings
 
@@ -187,8 +188,8 @@ def attacked(
     method, targeted = ATTACKS_SHOWN[name]
     labels = pictures.labels
     if targeted:
-        classes = int(labels.max()) + 1
-        shift = torch.randint(1, max(classes, 2), labels.shape, generator=torch.Generator().manual_seed(seed))
+        classes = max(int(labels.max()) + 1, 2)
+        shift = torch.randint(1, classes, labels.shape, generator=torch.Generator().manual_seed(seed))
         labels = (labels + shift.to(labels)) % classes
     size, parts = at_once or len(labels), []
     for first in range(0, len(labels), size):
@@ -200,7 +201,7 @@ def attacked(
             part = attack(
                 model, pictures.images[rows], labels[rows], method, epsilon, targeted=targeted,
                 mean=pictures.mean, std=pictures.std, seed=seed + first,
-            )  # fmt: skip
+            ).to(pictures.images)  # fmt: skip
         if file is not None and not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             with replacing(file) as draft:
@@ -294,12 +295,14 @@ def balanced(labels: Tensor, count: int, seed: int, *, fewer: bool = False) -> T
     places = []
     for label in labels.unique().tolist():
         own = (labels == label).nonzero()[:, 0].cpu()
+        order = torch.randperm(len(own), generator=generator)[:count]  # always drawn: the next class stays the same
         if len(own) < count and not fewer:
             raise InvalidArgument("too few images of a class", argument=f"{count} of class {label}", given=len(own))
-        places.append(own[torch.randperm(len(own), generator=generator)[:count]] if len(own) > count else own)
+        places.append(own[order] if len(own) > count else own)
     return torch.cat(places).to(labels.device)
 
 
 def _predictions(model: nn.Module, images: Tensor) -> Tensor:
+    parts = (prepare(model, part) for part in images.split(128))
     with torch.no_grad():
-        return torch.cat([model(part).argmax(1) for part in images.split(128)])
+        return torch.cat([class_scores(network(part)).argmax(1).cpu() for network, part in parts])

@@ -111,7 +111,9 @@ def pass_seconds(model: nn.Module, images: Tensor) -> float:
     import torch
 
     from convsmith.inspection.outputs import class_scores
+    from convsmith.interpretation.find import prepare
 
+    model, images = prepare(model, images)
     x = images.detach().clone().requires_grad_()
     took: list[float] = []
     while len(took) < 2 or (len(took) < 6 and sum(took) < 2):
