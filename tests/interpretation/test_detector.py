@@ -106,6 +106,10 @@ def test_routes_found_with_other_settings_are_refused(digits, pairs):
         RouteDetector("adabost").fit(clean, bad)
     with pytest.raises(InvalidArgument, match="two images"):
         RouteDetector(trees=5).fit(clean[:1], bad[:1])
+    for wrong in (-0.1, 1.0):
+        with pytest.raises(InvalidArgument, match="rate"):
+            detector.set_threshold(clean, wrong)
+    assert detector.false_positive_rate == 0.05
 
 
 @pytest.mark.parametrize("name", ["max-probability", "logits", "activations"])

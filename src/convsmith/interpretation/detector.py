@@ -109,8 +109,9 @@ class RouteDetector:
 
     def set_threshold(self, clean: Routes, false_positive_rate: float) -> RouteDetector:
         """Set the threshold on clean routes that were not used in `fit`; return self."""
+        arguments.number("false_positive_rate", false_positive_rate, above=0, below=1)
+        self.threshold_ = _threshold(_scores("clean", self.score(clean)), false_positive_rate)
         self.false_positive_rate = false_positive_rate
-        self.threshold_ = _threshold(self.score(clean).numpy(), false_positive_rate)
         return self
 
     def save(self, path: str | Path) -> Path:
