@@ -26,6 +26,7 @@ _BOUNDS = {
     "least": (operator.ge, "{} or more"),
     "most": (operator.le, "{} or less"),
     "above": (operator.gt, "above {}"),
+    "below": (operator.lt, "below {}"),
 }
 
 
@@ -46,7 +47,7 @@ def option(
         metavar: the word that stands for the value in ``-h``.
         group: the box of ``-h`` in which the flag is shown.
         positional: a bare word instead of a flag.
-        bounds: of a number: ``least=``, ``most=``, ``above=``.
+        bounds: of a number: ``least=``, ``most=``, ``above=``, ``below=``.
     """
     about = {"help": help, "metavar": metavar, "group": group, "positional": positional, "bounds": bounds}
     return dataclasses.field(default=default, metadata=about, kw_only=True)

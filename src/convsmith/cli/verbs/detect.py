@@ -61,7 +61,7 @@ class Arguments(data_options.DataOptions, Work):
     )
     per_class: int = option(10, "clean images of each class", metavar="N", least=1, group="fit")
     test_images: int = option(100, "images of the table", metavar="N", least=1, group="fit")
-    rate: float = option(0.05, "false-positive rate of the threshold", group="fit")
+    rate: float = option(0.05, "false-positive rate of the threshold", above=0, below=1, group="fit")
     sites: Literal["auto", "conv", "block", "activation"] = option("auto", "where gates sit", group="fit")
     mode: Literal["paper", "converged"] = option("paper", "solver", group="fit")
     gamma: float = option(0.05, "weight of the gates", group="fit")
@@ -97,8 +97,8 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
     for name, split in (("fit on", data.train), ("test on", data.test)):
         if len(split) < 2:
             raise InvalidArgument(f"too few images to {name}", argument=f"--data {arguments.data}", given=len(split))
-    train = _images(_few(arguments, model, data.train), data, None)
-    test = _images(data.test, data, arguments.test_images)
+    train = _images(_few(arguments, model, data.train), data)
+    test = _images(data.test.drawn(arguments.test_images, arguments.seed), data)
     find: dict[str, Any] = {"mode": arguments.mode, "gamma": arguments.gamma, "sites": arguments.sites}
     epsilon = arguments.epsilon / 255
     unseen = tuple(name for name in protocol.ATTACKS_SHOWN if name != arguments.attack)
@@ -222,8 +222,8 @@ def _features(detector: RouteDetector, model: nn.Module, images: Tensor, callbac
     return interpretation.find_routes(
         model,
         images,
-        layers=list(detector.widths_),
-        sites=settings["sites"],
+        layers=None if detector.layers else list(detector.widths_),  # routes of all layers, looked at in some
+        sites="auto" if settings["sites"] == "named" else settings["sites"],
         progress=callback,
         **{name: value for name, value in settings.items() if name in known},
     )
@@ -241,10 +241,8 @@ def _model_and_data(arguments: Arguments) -> tuple[nn.Module, DataDescription, I
     return loaded.model.eval(), about, data
 
 
-def _images(split: ImageSplit, data: ImageData, limit: int | None) -> Images:
+def _images(split: ImageSplit, data: ImageData) -> Images:
     from convsmith.interpretation import Images
 
-    count = len(split) if limit is None else min(limit, len(split))
-    batch = split.fetch(range(count))
-    about = data.description
+    batch, about = split.fetch(slice(None)), data.description
     return Images(batch.images, batch.labels, batch.index, about.mean, about.std)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -143,7 +144,9 @@ def images_of(arguments: Any, about: DataDescription, shown: int) -> Explained:
     larger = -(-SHOWN // max(sides)) if max(sides) > SMALL else 1
     big = replace(about.preprocessing, input_size=(about.channels, larger * sides[0], larger * sides[1]))
     pixels = replace(split, description=split.description.seen_through(big)).pixels(slice(shown))
-    names = tuple(files[number].name for number in split.index.tolist())
+    chosen = [files[number] for number in split.index.tolist()]
+    known = Counter(file.name for file in chosen)
+    names = tuple(file.name if known[file.name] == 1 else str(file) for file in chosen)
     return Explained(split.fetch(slice(None)).images, pixels, names, split.labels, tuple(about.classes))
 
 
@@ -177,11 +180,11 @@ def _neighbours(
 
 
 def _print(found: Explained, routes: Routes) -> None:
-    rows = []
+    rows, shares = [], routes.sparsity()
     for row in range(min(len(routes), 20)):
         label = int(routes.prediction[row])
         name = found.classes[label] if found.classes else str(label)
-        share = float(routes.sparsity()[row])
+        share = float(shares[row])
         notes = "; ".join(routes.messages(row))
         rows.append([found.names[row], name, float(routes.confidence[row]), 100 * share, notes])
     terminal.table(["image", "prediction", "confidence", "critical nodes, %", "notes"], rows)

@@ -1,0 +1,103 @@
+"""Which images the verbs look at and what they are called, and detectors that no verb has fitted."""
+
+import csv
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from convsmith.cli.main import main
+from convsmith.cli.shell.progress import pass_seconds
+from convsmith.data import load
+from convsmith.interpretation import RouteDetector, find_routes
+from convsmith.models import save_model
+from convsmith.models.storage import ModelRecipe, build
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    about = load("digits").description
+    recipe = ModelRecipe("cs_resnet20", {"num_classes": 10, "in_chans": 1, "width": 4}, description=about.to_json())
+    network = build(recipe).eval()
+    save_model(tmp_path / "model", network, recipe)
+    return SimpleNamespace(folder=tmp_path / "model", network=network)
+
+
+def digit_folders(folder, split, count):
+    """Images of the digits 0 to 4, one folder a class: sorted by class, as folders are read."""
+    for label in range(5):
+        (folder / split / str(label)).mkdir(parents=True)
+    data = load("digits").splits[split]
+    for number in range(count):
+        label = int(data.labels[number])
+        if label < 5:
+            pixels = (data.pixels([number])[0, 0] * 255).byte().numpy()
+            Image.fromarray(pixels).save(folder / split / str(label) / f"{number}.png")
+
+
+def test_the_images_of_a_table_are_drawn_from_all_classes(saved, tmp_path, monkeypatch):
+    from convsmith import interpretation
+
+    seen = []
+
+    def table(_model, train, test, **_settings):
+        seen.append(test.labels)
+        raise KeyboardInterrupt
+
+    digit_folders(tmp_path / "own", "train", 60)
+    digit_folders(tmp_path / "own", "test", 120)
+    monkeypatch.setattr(interpretation, "detection_table", table)
+    fit = ["detect", "fit", str(saved.folder), "--data", str(tmp_path / "own"), "--per-class", "1"]
+    assert main([*fit, "--test-images", "12", "--out", str(tmp_path / "run")]) == 130
+    assert len(seen[0]) == 12
+    assert len(seen[0].unique()) >= 4
+
+
+@pytest.mark.parametrize("rate", ["0", "1", "1.5"])
+def test_a_rate_that_is_none_is_refused_before_work(saved, tmp_path, capsys, monkeypatch, rate):
+    monkeypatch.chdir(tmp_path)
+    assert main(["detect", "fit", str(saved.folder), "--data", "digits", "--rate", rate]) == 2
+    assert "--rate" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def scored(saved, words, capsys):
+    assert main(["detect", "score", str(saved.folder), *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("chosen", ["routes of some layers", "some layers of the routes"])
+def test_a_detector_of_some_layers_is_scored_as_it_was_fitted(saved, tmp_path, capsys, chosen):
+    images = load("digits").test.fetch(range(12)).images
+    layers = find_routes(saved.network, images[:1], mode="paper", steps=1).layers[-2:]
+    find = {"layers": layers} if chosen == "routes of some layers" else {}
+    clean = find_routes(saved.network, images, mode="paper", **find)
+    bad = find_routes(saved.network, images.flip(3), mode="paper", **find)
+    detector = RouteDetector(layers=None if find else layers, trees=5).fit(clean, bad, network=saved.network)
+    file = detector.save(tmp_path / "d.safetensors")
+    found = scored(saved, ["--data", "digits", "--limit", "12", "--detector", str(file)], capsys)
+    drawn = load("digits").test.drawn(12, 0).fetch(slice(None)).images
+    expected = detector.score(find_routes(saved.network, drawn, mode="paper", **find))
+    torch.testing.assert_close(torch.tensor(list(found["scores"].values())).double(), expected, atol=1e-5, rtol=0)
+
+
+def test_images_of_one_name_in_two_folders_keep_apart(saved, tmp_path, capsys):
+    for name, value in (("a", 10), ("b", 200)):
+        (tmp_path / name).mkdir()
+        Image.new("L", (8, 8), value).save(tmp_path / name / "x.png")
+    Image.new("L", (8, 8), 90).save(tmp_path / "a" / "y.png")
+    images = load("digits").test.fetch(range(6)).images
+    routes = [find_routes(saved.network, x, mode="paper", steps=2) for x in (images, images.flip(3))]
+    file = RouteDetector(trees=3).fit(*routes).save(tmp_path / "d.safetensors")
+    words = [str(tmp_path / "a"), str(tmp_path / "b"), "--detector", str(file), "--out", str(tmp_path / "s.csv")]
+    names = {str(tmp_path / "a" / "x.png"), str(tmp_path / "b" / "x.png"), "y.png"}
+    assert set(scored(saved, words, capsys)["scores"]) == names
+    with (tmp_path / "s.csv").open(newline="") as table:
+        assert {row["image"] for row in csv.DictReader(table)} == names
+
+
+def test_a_pass_is_timed_on_the_networks_own_kind_of_numbers(saved):
+    assert pass_seconds(saved.network.double(), torch.zeros(2, 1, 8, 8)) > 0
