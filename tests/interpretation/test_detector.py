@@ -102,6 +102,11 @@ def test_routes_found_with_other_settings_are_refused(digits, pairs):
         RouteDetector().score(clean)
     with pytest.raises(InvalidArgument, match="rate"):
         RouteDetector(false_positive_rate=0.0).fit(clean, bad)
+    for wrong in ({"trees": 0}, {"seed": -1}):
+        with pytest.raises(InvalidArgument, match=next(iter(wrong))):
+            RouteDetector(**wrong).fit(clean[:20], bad[:20])
+    with pytest.raises(InvalidArgument, match="do not tell"):
+        RouteDetector("adaboost", trees=5).fit(clean[:20], clean[:20])
     with pytest.raises(InvalidArgument, match="adaboost"):
         RouteDetector("adabost").fit(clean, bad)
     with pytest.raises(InvalidArgument, match="two images"):

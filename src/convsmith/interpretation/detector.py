@@ -66,6 +66,8 @@ class RouteDetector:
         if self.classifier not in CLASSIFIERS:
             make_classifier(self.classifier, self.seed)
         arguments.number("false_positive_rate", self.false_positive_rate, above=0, below=1)
+        arguments.integer("trees", self.trees, least=1)
+        arguments.integer("seed", self.seed, least=0, most=2**32 - 1)
         if len(clean) == 0 or len(adversarial) == 0:
             rule, given = "a detector needs clean and adversarial routes", f"{len(clean)}, {len(adversarial)}"
             raise InvalidArgument(rule, given=given)

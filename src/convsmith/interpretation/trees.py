@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument, close_matches, refusing
 from convsmith.files import replacing
 
 CLASSIFIERS = ("random-forest", "adaboost", "gradient-boosting")
@@ -77,7 +77,11 @@ class TreeEnsemble:
 
 def fit_trees(kind: str, x: NDArray[Any], y: NDArray[Any], seed: int, trees: int = 100) -> TreeEnsemble:
     """Fit scikit-learn's classifier ``kind`` on features [N, F] and labels [N] in {0, 1} and return its arrays."""
-    return export_trees(kind, make_classifier(kind, seed, trees).fit(np.asarray(x, dtype=np.float32), y))
+    classifier, features = make_classifier(kind, seed, trees), np.asarray(x, dtype=np.float32)
+    hint = "a larger epsilon, other features, or a random forest"
+    with refusing("the features do not tell the two sides apart", ValueError, argument=kind, hint=hint):
+        classifier.fit(features, y)
+    return export_trees(kind, classifier)
 
 
 def make_classifier(kind: str, seed: int, trees: int = 100) -> Any:
