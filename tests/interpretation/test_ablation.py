@@ -89,6 +89,11 @@ def test_bad_requests_are_refused(digits):
     ):
         with pytest.raises(InvalidArgument, match=word):
             removal_curve(digits.model, x, y, routes, **{"fractions": [0.1], **settings})
+    with pytest.raises(InvalidArgument, match="labels"):
+        ablate(digits.model, x, torch.tensor([-1, 0, 1, 2]), routes, [0.1])
+    for wrong in ([1.0] * 32, torch.ones(4, 32, 1)):
+        with pytest.raises(InvalidArgument, match="gates"):
+            apply_routes(digits.model, x, {"2": wrong})
     with pytest.raises(InvalidArgument, match="one route per image"):
         ablate(digits.model, x[:2], y[:2], routes, [0.1])
     with pytest.raises(InvalidArgument, match="channels"):

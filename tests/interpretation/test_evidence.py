@@ -62,6 +62,8 @@ def test_bad_requests_are_refused(digits):
         nearest_routes(a, b, 1)
     with pytest.raises(InvalidArgument, match="reference"):
         nearest_routes(a, a, 3)
+    with pytest.raises(InvalidArgument, match="one route per image"):
+        runner_up_contrast(digits.model, digits.test_x[:3], a[0])
     with pytest.raises(InvalidArgument, match="cosine"):
         nearest_routes(a, a, 1, measure="l1")
 

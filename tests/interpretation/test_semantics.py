@@ -138,6 +138,9 @@ def test_bad_requests_are_refused():
         prediction_difference(nn.Linear(3, 2), features, top=0.0)
     with pytest.raises(InvalidArgument, match="unit"):
         prediction_difference(nn.Linear(3, 2), features, [3])
+    for words in ({"labels": torch.zeros(2, dtype=torch.long)}, {"nulls": 0}):
+        with pytest.raises(InvalidArgument, match=next(iter(words))):
+            score_labels(features, torch.eye(4), **{"labels": torch.zeros(3, dtype=torch.long), **words})
     with pytest.raises(InvalidArgument, match="strength"):
         revise(features, [0], -1.0)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import one_of
+from convsmith.arguments import one_of, tensor
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.find import Progress, _column, prepare, rows_at_once
 from convsmith.interpretation.gates import GatedNetwork
@@ -109,6 +109,9 @@ def removal_curve(
         raise InvalidArgument("one route per image", argument=f"{len(images)} images", given=f"{len(routes)} routes")
     model, images = prepare(model, images)
     labels = _column(labels, len(images), None, "labels").to(images.device)
+    if bool((labels < 0).any()):
+        hint = "routes.prediction in their place measures what stays the same"
+        raise InvalidArgument("accuracy needs the label of every image", argument="labels", given=-1, hint=hint)
     plan = plan_for(model, images, routes.layers)
     score = _flat(dict(routes.gates), plan, len(images)).to(images.device).double()
     if by == "class":
@@ -146,7 +149,7 @@ def _rank(score: Tensor, order: str, seed: int) -> Tensor:
 def _flat(gates: Mapping[str, Tensor], plan: SitePlan, rows: int) -> Tensor:
     parts = []
     for site in plan.sites:
-        g = gates[site.name]
+        g = tensor(f"gates of {site.name}", gates[site.name], rank=(1, 2), floating=False, what="gates [B, channels]")
         g = g[None] if g.dim() == 1 else g
         if g.shape[1] != site.width or g.shape[0] not in (1, rows):
             rule = "gates of a layer are [B, channels]"

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convsmith.arguments import one_of
+from convsmith.arguments import integer, one_of
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.search import jaccard
@@ -84,6 +84,7 @@ def dendrogram(paths: ClassPaths, *, layer: str | None = None, linkage: str = "a
     from scipy.cluster.hierarchy import linkage as link
     from scipy.spatial.distance import squareform
 
+    one_of("linkage", linkage, ("average", "complete", "single", "weighted"))  # the others need Euclidean distances
     if len(paths.labels) < 2:
         raise InvalidArgument("a dendrogram needs two classes", given=len(paths.labels))
     distance = (1 - similarity(paths, layer=layer)).double().clamp(min=0).cpu().numpy()
@@ -122,6 +123,7 @@ def sub_clusters(routes: Routes, clusters: int = 2, *, nulls: int = 20, seed: in
     from sklearn.cluster import AgglomerativeClustering
     from sklearn.metrics import silhouette_score
 
+    integer("nulls", nulls, least=1)
     x = routes.vector().detach().cpu().double().numpy()
     x = x[:, x.std(0) > 0]
     if not 2 <= clusters < len(x) or not x.shape[1]:

@@ -73,6 +73,8 @@ def runner_up_contrast(
     Examples:
         >>> contrast = runner_up_contrast(model, images, find_routes(model, images, steps=5), 3)
     """
+    if len(routes) != len(images):
+        raise InvalidArgument("one route per image", argument=f"{len(images)} images", given=f"{len(routes)} routes")
     model, images = prepare(model, images)
     plan = plan_for(model, images, routes.layers)
     critical = _flat({n: (g > 0).float() for n, g in routes.gates.items()}, plan, len(images)).to(images)

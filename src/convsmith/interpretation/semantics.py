@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import integer
 from convsmith.errors import InvalidArgument
 
 #: scikit-learn counts these among the words without meaning; in a caption they often are its meaning
@@ -209,7 +210,11 @@ def score_labels(features: Tensor, topics: Tensor, labels: Tensor, *, nulls: int
     """
     from scipy.stats import rankdata
 
+    integer("nulls", nulls, least=1)
     features, topics = pooled(features).detach().double().cpu(), topics.double().cpu()
+    if labels.shape != (features.shape[1],):
+        given = tuple(labels.shape)
+        raise InvalidArgument("one label per unit", argument=f"labels [{features.shape[1]}]", given=given)
     ranks = torch.from_numpy(rankdata(features.numpy(), axis=0))  # equal values share a rank: rectified ones often are
 
     def score(present: Tensor) -> Tensor:
