@@ -101,3 +101,20 @@ def test_images_of_one_name_in_two_folders_keep_apart(saved, tmp_path, capsys):
 
 def test_a_pass_is_timed_on_the_networks_own_kind_of_numbers(saved):
     assert pass_seconds(saved.network.double(), torch.zeros(2, 1, 8, 8)) > 0
+
+
+def test_channels_that_the_network_does_not_take_are_refused_for_files_too(saved, tmp_path, capsys):
+    Image.new("L", (8, 8), 90).save(tmp_path / "x.png")
+    words = ["explain", str(saved.folder), str(tmp_path / "x.png"), "--channels", "3", "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "--channels" in capsys.readouterr().err
+
+
+def test_one_image_to_fit_on_is_refused_before_work(saved, tmp_path, capsys):
+    (tmp_path / "own").mkdir()
+    for number in range(12):
+        Image.new("L", (8, 8), 90 + number).save(tmp_path / "own" / f"{number}.png")
+    words = ["detect", "fit", str(saved.folder), "--data", f"images:{tmp_path / 'own'}", "--per-class", "1"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 2
+    assert "--per-class" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -92,6 +92,7 @@ def test_one_pass_beside_a_blank_is_the_formula(biased):
 def test_both_images_of_a_step_count(digits):
     routes = find_routes(digits.model, digits.test_x[:3], open_layers=True, steps=7)
     assert routes.passes.tolist() == [14] * 3
+    assert routes.steps.tolist() == [7] * 3
 
 
 def test_a_prediction_of_biases_is_open_only_where_the_image_adds_to_it(digits):

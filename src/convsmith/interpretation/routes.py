@@ -115,8 +115,8 @@ class Routes:
 
     @property
     def steps(self) -> Tensor:
-        """Return [B]: the steps the search took, each one pass forward and backward."""
-        return self.passes
+        """Return [B]: the steps the search took, each one pass forward and backward, two beside a blank."""
+        return self.passes // (2 if self.settings.get("open_layers") else 1)
 
     def messages(self, row: int) -> list[str]:
         """Return sentences on what is suspicious about image ``row``; empty if nothing is."""

@@ -103,6 +103,9 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
     epsilon = arguments.epsilon / 255
     unseen = tuple(name for name in protocol.ATTACKS_SHOWN if name != arguments.attack)
     chosen = train.labelled(model)
+    if len(chosen.labels) < 2:
+        hint = "a larger --per-class"
+        raise InvalidArgument("a detector is fitted on two images or more", argument="--per-class", given=1, hint=hint)
     steps = route_settings(find).most_steps
     find["batch_size"] = detect_report.images_at_once(model, chosen.images, steps)
     folder = run_folder.open_run("detect", arguments)

@@ -50,7 +50,9 @@ class Arguments(data_options.DataOptions):
     allow_closed: bool = option(
         False, "as published, without a blank beside each image: biases may then make the prediction by themselves"
     )
-    steps: int | None = option(None, "passes over the network at most (default: 150, in paper mode 30)", metavar="N")
+    steps: int | None = option(
+        None, "steps at most, beside a blank of two passes (default: 150, in paper mode 30)", metavar="N"
+    )
     save: str | None = option(
         None, "also write all routes to this safetensors file; an interrupted run goes on", metavar="FILE"
     )
@@ -136,6 +138,8 @@ def images_of(arguments: Any, about: DataDescription, shown: int) -> Explained:
     from convsmith.data import from_files, image_files
 
     files = list(dict.fromkeys(image_files(arguments.image_files)))[: arguments.limit]
+    if arguments.channels not in (None, about.channels):
+        raise InvalidArgument(f"the network takes {about.channels}", argument="--channels", given=arguments.channels)
     sides = about.size if arguments.size is None else (arguments.size, arguments.size)
     seen = replace(about.preprocessing, input_size=(about.channels, *sides))
     split, broken = from_files(files, seen, broken=arguments.broken)
