@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import Routes, apply_routes, find_routes, routes_at_sparsity
@@ -149,3 +150,26 @@ def test_gamma_travels_through_files_and_frames(biased, tmp_path):
 def test_the_published_schedule_has_no_such_option(digits):
     with pytest.raises(InvalidArgument, match="open"):
         find_routes(digits.model, digits.test_x[:2], mode="paper", open_layers=True)
+
+
+def test_a_channel_that_only_the_blank_needs_stays_open():
+    """It is silent on the image; without it the blank says what the image says less clearly."""
+    layers = nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    model = nn.Sequential(*layers, nn.Linear(2, 2)).eval()
+    edges, flat = torch.tensor([[1.0], [-1.0]]), torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    with torch.no_grad():
+        for layer, weight, bias in ((0, edges, [-0.5, 0.5]), (2, flat, [0.0, 0.25]), (6, torch.eye(2), [0.0, 0.0])):
+            model[layer].weight.copy_(weight.view_as(model[layer].weight))
+            model[layer].bias.copy_(torch.tensor(bias))
+        model[6].weight.copy_(torch.tensor([[4.0, 0.0], [0.0, 8.0]]))
+    x = (torch.arange(16) % 2).float().view(1, 1, 4, 4)  # the last channel is positive at 0.5 only
+    routes = find_routes(model, x, open_layers=True)
+    own, constant = (apply_routes(model, images, routes) for images in (x, blanks(x)))
+    blank = apply_routes(model, blanks(x), {})
+    full = apply_routes(model, x, {}).softmax(1)
+    target, reduced = beside_blank(full, blank)
+    image = own - constant + reduced
+    assert image.argmax(1).tolist() == [0]
+    itself, added = (-(p * z.log_softmax(1)).sum(1) for p, z in ((full, own), (target, image)))
+    expected = OWN * itself + (1 - OWN) * added + 0.05 * routes.vector().sum(1)
+    torch.testing.assert_close(routes.objective, expected, atol=1e-5, rtol=1e-5)

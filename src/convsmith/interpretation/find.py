@@ -179,8 +179,8 @@ def _solve_batch(
                 blank=logits[rows:] if settings.open_layers else None,
             )
             network.restore()
-            network.select(torch.arange(rows, device=full.device))
             solution = close_silent(network, solution, weight)
+            network.select(torch.arange(rows, device=full.device))
             if settings.open_layers:
                 solution = replace(solution, passes=2 * solution.passes)
         return collect(network, full, silent, solution, describe(plan, settings), labels, index, gammas)
@@ -201,8 +201,9 @@ def _start(settings: RouteSettings, rows: int, total: int, first: int) -> Tensor
 
 def close_silent(network: GatedNetwork, solution: Solution, weight: Tensor) -> Solution:
     """Close gates on channels that pass nothing on: the output stays exactly, the objective falls by their weight."""
-    _, silent = look(network, solution.gates)
-    closed = torch.where(silent, 0.0, solution.gates)
+    copies = len(network.images) // len(solution.gates)  # a channel may be silent on the image and not on its blank
+    _, silent = look(network, solution.gates.repeat(copies, 1))
+    closed = torch.where(silent.unflatten(0, (copies, -1)).all(0), 0.0, solution.gates)
     return replace(solution, gates=closed, objective=solution.objective - weight * (solution.gates - closed).sum(1))
 
 
