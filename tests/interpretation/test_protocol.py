@@ -44,6 +44,15 @@ def test_shared_images_are_refused(digits):
         detection_table(digits.model, some, some, epsilon=0.1)
     with pytest.raises(InvalidArgument, match="attack"):
         detection_table(digits.model, some, pictures(digits, "test", slice(0, 9)), epsilon=0.1, seen="deepfool")
+    for wrong, word in (
+        ({"features": ["logit"]}, "logits"),
+        ({"classifiers": ["forest"]}, "forest"),
+        ({"find": {"stpes": 2}}, "steps"),
+    ):
+        with pytest.raises(InvalidArgument, match=word):
+            detection_table(
+                digits.model, some, pictures(digits, "test", slice(0, 9)), epsilon=0.1, per_class=(1,), **wrong
+            )
     with pytest.raises(InvalidArgument, match="too few"):
         detection_table(digits.model, some, pictures(digits, "test", slice(0, 9)), epsilon=0.1, per_class=(90,))
 

@@ -24,6 +24,7 @@ from convsmith.interpretation.detector import DetectionReport, RouteDetector, de
 from convsmith.interpretation.find import Progress, prepare
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.settings import route_settings
+from convsmith.interpretation.trees import CLASSIFIERS
 
 #: attacks of the table: name -> (method, targeted)
 ATTACKS_SHOWN: Mapping[str, tuple[str, bool]] = {
@@ -115,6 +116,10 @@ def detection_table(
         raise InvalidArgument("test images must not be train images", given="shared image numbers")
     for name in (seen, *unseen):
         one_of("attack", name, [*ATTACKS_SHOWN])
+    for name in features:
+        one_of("features", name, FEATURES)
+    for name in classifiers:
+        one_of("classifiers", name, CLASSIFIERS)
     settings = dict(find or {"mode": "paper"})
     fewer = bool((train.labels < 0).any())
     train, test = train.labelled(model), test.labelled(model)
