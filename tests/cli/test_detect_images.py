@@ -118,3 +118,21 @@ def test_one_image_to_fit_on_is_refused_before_work(saved, tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path / "run")]) == 2
     assert "--per-class" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("reference", [5, 3, 1])
+def test_a_training_image_is_not_its_own_neighbour(saved, reference):
+    from convsmith.cli.verbs.explain import _neighbours
+
+    data = load("digits").map(train=load("digits").train.drawn(5, 0))
+    find = {"mode": "paper", "steps": 2}
+    routes = find_routes(saved.network, data.train.fetch(slice(None)).images, **find)
+    words = {"split": "train", "image_files": (), "neighbours": 2, "reference": reference, "show": 4, "seed": 0}
+    found = _neighbours(SimpleNamespace(**words), saved.network, data, routes, find)
+    if reference == 1:
+        assert found is None
+        return
+    pixels = found[0]
+    assert pixels.shape[:2] == (4, 2)
+    for row in range(4):
+        assert all(not torch.equal(near, data.train.pixels([row])[0]) for near in pixels[row])

@@ -176,11 +176,17 @@ def _neighbours(
     batch = chosen.fetch(slice(None))
     with progress("routes of training images") as callback:
         pool = find_routes(model, batch.images, labels=batch.labels, progress=callback, **settings)
-    count = min(arguments.neighbours, len(pool))
-    place, value = nearest_routes(routes[: arguments.show], pool, count)
-    place = place.cpu()
+    trained = arguments.split == "train" and not arguments.image_files  # then an image is its own nearest neighbour
+    count = min(arguments.neighbours, len(pool) - trained)
+    if not count:
+        return None
+    place, value = (found.cpu() for found in nearest_routes(routes[: arguments.show], pool, count + trained))
+    if trained:
+        own = chosen.index[place] == data.train.index[: len(place), None]
+        others = own.byte().argsort(dim=1, stable=True)[:, :count]
+        place, value = place.gather(1, others), value.gather(1, others)
     pixels = chosen.pixels(place.flatten()).unflatten(0, tuple(place.shape))
-    return pixels, batch.labels[place], value.cpu()
+    return pixels, batch.labels[place], value
 
 
 def _print(found: Explained, routes: Routes) -> None:
