@@ -6,9 +6,16 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import convsmith  # noqa: F401  (registers our models)
-from convsmith.compression import InterleavedGroupConv2d, InvertedInterleavedBlock, LinearChain, fold_for_inference
+from convsmith.compression import (
+    InterleavedGroupConv2d,
+    InvertedInterleavedBlock,
+    LinearChain,
+    MergeAndRunBlock,
+    fold_for_inference,
+)
 from convsmith.compression.folded import FoldedInvertedBlock
 from convsmith.errors import InvalidArgument
 
@@ -85,6 +92,33 @@ def test_an_activation_that_cannot_be_folded_stays():
     block = used(InvertedInterleavedBlock(8, 8, 1, 2, act_layer=nn.SiLU)).double()
     x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
     torch.testing.assert_close(fold_for_inference(nn.Sequential(block))(x), block(x), rtol=1e-12, atol=1e-12)
+
+
+def hooked(module):
+    module.register_forward_hook(lambda _module, _args, out: 2 * out)
+    return module
+
+
+@pytest.mark.parametrize("place", ["convolution", "norm"])
+@pytest.mark.parametrize(
+    "dress",
+    [
+        hooked,
+        lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+        lambda layer: nn.utils.parametrize.register_parametrization(layer, "weight", nn.Softplus()) and layer,
+    ],
+)
+def test_what_a_hook_or_a_parametrisation_changes_is_not_folded(place, dress):
+    model = used(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())).double()
+    dress(model[place == "norm"])
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    torch.testing.assert_close(fold_for_inference(model)(x), model(x))
+
+
+def test_an_activation_in_the_norm_of_a_merge_and_run_block_stays():
+    block = used(MergeAndRunBlock(4, norm_layer=timm.layers.BatchNormAct2d)).double()
+    x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    torch.testing.assert_close(fold_for_inference(nn.Sequential(block))(x), block(x))
 
 
 def test_a_chain_shared_by_two_norms_is_folded_twice():
@@ -167,5 +201,11 @@ def test_what_cannot_be_traced_says_so():
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(InvalidArgument, match=r"torch.fx can trace[\s\S]*Branches"):
-        fold_for_inference(Branches())
+    class Asserts(nn.Module):
+        def forward(self, x):
+            assert isinstance(x, torch.Tensor)
+            return x
+
+    for network in (Branches(), Asserts()):
+        with pytest.raises(InvalidArgument, match=rf"torch.fx can trace[\s\S]*{type(network).__name__}"):
+            fold_for_inference(network)

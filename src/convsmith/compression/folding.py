@@ -39,11 +39,11 @@ def fold_for_inference(model: nn.Module) -> nn.Module:
     tracer = _Tracer()
     try:
         graph = tracer.trace(own)
-    except (fx.proxy.TraceError, TypeError, RuntimeError, AttributeError) as error:
+    except Exception as error:
         raise InvalidArgument(
             "only a network whose forward pass torch.fx can trace can be folded",
             argument=f"fold_for_inference({type(model).__name__})",
-            given=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            given=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
             hint="avoid control flow that depends on a tensor, or fold its convolutional parts",
         ) from error
     net = fx.GraphModule(own, graph)
@@ -52,6 +52,8 @@ def fold_for_inference(model: nn.Module) -> nn.Module:
         if node.op != "call_module" or node.target not in modules:
             continue
         module = modules[str(node.target)]
+        if not _is_plain(module):
+            continue
         if isinstance(module, InvertedInterleavedBlock):
             _replace(net, node, folded_inverted_block(module))
         elif isinstance(module, MergeAndRunBlock):
@@ -74,15 +76,20 @@ class _Tracer(fx.Tracer):
         return ours or isinstance(m, nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
 
 
+def _is_plain(module: nn.Module) -> bool:
+    """Return whether no hook and no parametrisation changes what the stored weights give."""
+    return not any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "parametrizations") for m in module.modules())
+
+
 def _folded_sequence(layers: nn.Sequential) -> nn.Sequential:
     out: list[nn.Module] = []
     rest = list(layers)
     while rest:
         layer = rest.pop(0)
-        if isinstance(layer, nn.Conv2d) and rest and isinstance(rest[0], nn.BatchNorm2d):
-            norm = rest.pop(0)
-            assert isinstance(norm, nn.BatchNorm2d)
+        norm = rest[0] if rest else None
+        if isinstance(layer, nn.Conv2d) and type(norm) is nn.BatchNorm2d and norm.running_mean is not None:
             layer = pointwise_for_runtime(fuse_conv_bn_eval(layer, norm))
+            rest.pop(0)
         out.append(layer)
     return nn.Sequential(*out)
 
@@ -99,7 +106,7 @@ def _fold_norm_behind(net: fx.GraphModule, graph: fx.Graph, modules: dict[str, n
     layer = modules[str(node.target)]
     after = _only_user(node, modules)
     norm = after[1] if after is not None and isinstance(after[1], nn.BatchNorm2d) else None
-    if norm is not None and norm.running_mean is None:
+    if norm is not None and (norm.running_mean is None or not _is_plain(norm)):
         norm = None
     if isinstance(layer, LinearChain):
         made: nn.Module = folded_chain(layer, norm)
