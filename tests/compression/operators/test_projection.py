@@ -1,5 +1,6 @@
 """Projection against brute-force decompositions, exact recovery, and inputs that change what is nearest."""
 
+import copy
 import math
 
 import pytest
@@ -167,6 +168,14 @@ def test_rectangular_layers_come_back(aware):
     assert found.energy == pytest.approx(1, abs=1e-9)
     torch.testing.assert_close(chain(x), layer(x), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(chain.to_dense()(x), layer(x), rtol=1e-6, atol=1e-6)
+
+
+def test_the_layout_of_a_kernel_changes_nothing():
+    conv, inputs = nn.Conv2d(8, 8, 3, padding=1, bias=False).double(), torch.randn(2, 8, 6, 6, dtype=torch.float64)
+    last = copy.deepcopy(conv).to(memory_format=torch.channels_last)
+    for images in (None, inputs):
+        chains = [from_dense(layer, (4, 2), inputs=images)[0] for layer in (conv, last)]
+        torch.testing.assert_close(chains[0].composite(), chains[1].composite())
 
 
 def project_back(kernel, partitions):

@@ -313,7 +313,7 @@ def _whitened(
     values = values.clamp_min(values[:, -1:] * 1e-12).clamp_min(1e-300)
     root = vectors * values.sqrt()[:, None] @ vectors.mT
     back = vectors * values.rsqrt()[:, None] @ vectors.mT
-    white = torch.einsum("opm,pmq->opq", kernel.view(out, partitions, members * taps), root)
+    white = torch.einsum("opm,pmq->opq", kernel.reshape(out, partitions, members * taps), root)
     factors = _peeled(white.reshape(1, out, in_channels, taps), in_sizes, out_sizes)
     first = factors[0].view(partitions, out_sizes[0], members * taps)
     factors[0] = torch.einsum("pom,pmq->poq", first, back).reshape(factors[0].shape)
