@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from convsmith.compression.planning.measure import compiled_networks
 from convsmith.compression.runtimes import RUNTIMES, check_runtime, differences, onnx_function, runnable, write_onnx
 from convsmith.errors import InvalidArgument, RunFailed
 
@@ -23,7 +24,7 @@ def test_the_file_computes_what_the_network_computes(network, tmp_path):
     for runtime in ("torch", "onnxruntime"):
         with torch.no_grad():
             got = runnable(network, images[:1], runtime)(images[:1])
-        torch.testing.assert_close(got, compute(images[:1]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(got, compute(images[:1].requires_grad_()), atol=1e-5, rtol=1e-5)
 
 
 def test_what_cannot_be_written_says_why(tmp_path):
@@ -31,8 +32,27 @@ def test_what_cannot_be_written_says_why(tmp_path):
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(RunFailed, match="cannot write this network"):
-        write_onnx(Decides(), torch.randn(2, 3, 8, 8), tmp_path / "n.onnx")
+    class SaysNothing(nn.Module):
+        def forward(self, x):
+            raise AssertionError
+
+    for network in (Decides(), SaysNothing()):
+        with pytest.raises(RunFailed, match="cannot write this network"):
+            write_onnx(network, torch.randn(2, 3, 8, 8), tmp_path / "n.onnx")
+
+
+def test_what_cannot_be_compiled_says_so_where_the_error_says_nothing(network, monkeypatch):
+    def speechless(*_args, **_how):
+        def fails(_images):
+            raise AssertionError
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", speechless)
+    images = torch.randn(2, 3, 8, 8)
+    with pytest.raises(RunFailed, match="cannot take this network"):
+        runnable(network, images, "compile")
+    assert compiled_networks({"it": network}, images)["it"] == "did not compile: AssertionError: "
 
 
 def test_unknown_runtimes_offer_the_near_ones():

@@ -66,7 +66,7 @@ def write_onnx(model: nn.Module, images: Tensor, file: Path) -> Path:
             raise RunFailed(
                 "torch.onnx cannot write this network",
                 argument="onnx",
-                given=f"{type(cause).__name__}: {str(cause).splitlines()[0][:300]}",
+                given=f"{type(cause).__name__}: {str(cause).partition(chr(10))[0][:300]}",
                 hint="leave out the layer it names, or use --format torch-export",
             ) from error
     program.optimize()
@@ -117,7 +117,7 @@ def onnx_function(file: Path, threads: int | None = None) -> Callable[[Tensor], 
     name = session.get_inputs()[0].name
 
     def compute(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {name: x.numpy()})[0])
+        return torch.from_numpy(session.run(None, {name: x.detach().cpu().numpy()})[0])
 
     return compute
 
@@ -146,7 +146,7 @@ def runnable(model: nn.Module, images: Tensor, runtime: str, *, threads: int | N
             raise RunFailed(
                 "torch.compile cannot take this network",
                 argument="compile",
-                given=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+                given=f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}",
             ) from error
         return frozen
     with tempfile.TemporaryDirectory() as folder:

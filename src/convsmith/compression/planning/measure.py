@@ -183,7 +183,7 @@ def compiled_networks(models: Mapping[str, nn.Module], images: Tensor) -> dict[s
                 fast(images)
                 found[name] = fast
             except Exception as error:  # noqa: BLE001  (whatever the compiler raises is the answer to report)
-                found[name] = f"did not compile: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
+                found[name] = f"did not compile: {type(error).__name__}: {str(error).partition(chr(10))[0][:120]}"
     return found
 
 
