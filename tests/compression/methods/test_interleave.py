@@ -180,3 +180,19 @@ def test_a_partly_dense_layer_holds_its_dense_rows_exactly(network, Plain):
     for bad in (-1, 16, 1.5):
         with pytest.raises(InvalidArgument, match="stay dense"):
             compress(network, "interleave", example=IMAGES, plan=plan.with_choice("conv3", {**setting, "dense": bad}))
+
+
+def test_a_layer_on_windows_is_counted_on_all_of_them():
+    class Windows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x):
+            parts = x.unflatten(2, (2, -1)).movedim(2, 1).flatten(0, 1)
+            return self.conv(parts).unflatten(0, (len(x), 2)).mean((1, 3, 4))
+
+    images = torch.randn(2, 8, 8, 8)
+    plan = plan_compression(Windows(), "interleave", example=images, keep_macs=0.6)
+    made = compress(Windows(), "interleave", example=images, plan=plan)
+    assert plan.macs[1] == cost(made, (8, 8, 8)).macs

@@ -139,7 +139,7 @@ class Interleave(Method):
                     continue
                 setting = {"partitions": [members, primary], "out_partitions": list(leaving)}
                 weights = primary * members * leaving[0] * conv.weight[0, 0].numel() + leaving[0] * primary * leaving[1]
-                positions = layer.output_shape[2] * layer.output_shape[3] * layer.calls
+                positions = layer.macs // conv.weight.numel()
                 if weights * positions >= layer.macs:
                     continue
                 loss = 1 - project(conv.weight, (members, primary), leaving).energy
@@ -195,7 +195,7 @@ def _finer(layer: Layer, options: Sequence[Option]) -> list[Option]:
     """
     conv = layer.module
     out, into, taps = conv.out_channels, conv.in_channels, conv.weight[0, 0].numel()
-    positions = layer.output_shape[2] * layer.output_shape[3] * layer.calls
+    positions = layer.macs // conv.weight.numel()
     bias = 0 if conv.bias is None else out
     # kernels are slow at ragged widths, and fine steps are needed in small layers only
     step = max(8, out // 64) if out >= 64 else 1
