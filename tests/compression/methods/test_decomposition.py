@@ -171,6 +171,13 @@ class Windows(nn.Module):
         return self.head(self.inner(x).reshape(-1, 16, 24).mean(1))
 
 
+def test_a_transposed_layer_takes_an_output_size():
+    layer = nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1).double()
+    x = torch.randn(2, 6, 5, 4, dtype=torch.float64)
+    for made in (factor(layer, "svd", 6), torch.jit.script(factor(layer, "svd", 6))):
+        torch.testing.assert_close(made(x, output_size=[10, 7]), layer(x, output_size=[10, 7]))
+
+
 def test_layers_on_windows_meet_the_budget():
     torch.manual_seed(0)
     model, images = Windows().eval(), torch.randn(4, 3, 4, 4)

@@ -72,6 +72,14 @@ class LowRank(StandIn, nn.Sequential):
             layers[-1].bias.copy_(bias)
 
 
+class LowRankTransposed(LowRank):
+    """A pointwise convolution and a transposed one, called as ``nn.ConvTranspose2d`` is."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return [B, C', H', W']."""
+        return self[1](self[0](x), output_size)  # type: ignore[no-any-return]
+
+
 class Interpolative(LowRank):
     """Two convolutions [B, C, H, W] of which the smaller map's r numbers a position need no multiplication.
 
@@ -159,7 +167,7 @@ def _skeleton(module: Weighted, decomposition: str, rank: int) -> LowRank:
     g, p = module.groups, module.padding
     if isinstance(module, nn.ConvTranspose2d):
         first = fresh_like(module, nn.Conv2d, out_channels=g * rank, bias=False, **plain)
-        return LowRank(first, fresh_like(module, in_channels=g * rank))
+        return LowRankTransposed(first, fresh_like(module, in_channels=g * rank))
     if decomposition == "svd":
         first = fresh_like(module, out_channels=g * rank, bias=False)
         return LowRank(first, fresh_like(module, in_channels=g * rank, padding_mode="zeros", **plain))
