@@ -1,5 +1,6 @@
 """Sizes are counted, bytes are the file's, times are against the original in the same run."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from convsmith.compression import compress, packed_state
+from convsmith.compression import compress, load_packed_state, packed_state
 from convsmith.compression.planning import latency
 from convsmith.compression.planning.measure import (
     Latency,
@@ -51,6 +52,15 @@ def test_zeros_and_bits_shrink_the_file(network):
     int8 = size(compress(network, "int8", example=IMAGES), (1, 8, 8))
     assert int8.params == sum(p.numel() for n, p in network.named_parameters() if "bn" not in n) + 32
     assert int8.recipe > 1000
+
+
+def test_what_is_stored_is_counted(network):
+    made = compress(network, "ternary", example=IMAGES, ends=True)
+    loaded = load_packed_state(copy.deepcopy(made), packed_state(made))
+    counted = size(made, (1, 8, 8))
+    assert counted == size(loaded, (1, 8, 8))
+    assert counted.nonzero == sum(int(torch.count_nonzero(p)) for p in loaded.parameters()) < counted.params
+    assert counted.nonzero_macs < counted.macs
 
 
 def test_latencies_are_ratios_to_the_first(network, monkeypatch):

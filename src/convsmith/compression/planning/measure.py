@@ -22,7 +22,7 @@ from convsmith.compression.convert import compression_history
 from convsmith.compression.cost import cost
 from convsmith.compression.methods.int8 import Int8Model
 from convsmith.compression.methods.method import output_error
-from convsmith.compression.methods.packing import packed_state
+from convsmith.compression.methods.packing import load_packed_state, packed_state
 from convsmith.compression.planning.latency import time_side_by_side
 from convsmith.compression.runtimes import runnable
 from convsmith.errors import InvalidArgument, RunFailed
@@ -64,17 +64,19 @@ def size(model: nn.Module, input_size: Sequence[int]) -> Size:
         >>> params = size(model, (3, 16, 16)).params
     """
     counted = cost(model, input_size)
-    holders = _stored(model)
+    state = packed_state(model)
+    stored = load_packed_state(copied(model), state)
+    holders = _stored(stored)
     params = sum(t.numel() for t in holders)
     nonzero = sum(int(torch.count_nonzero(t)) for t in holders)
     saved = 0
     for name, layer in counted.by_layer.items():
-        weight = getattr(model.get_submodule(name), "weight", None)
+        weight = getattr(stored.get_submodule(name), "weight", None)
         if layer.macs and isinstance(weight, Tensor) and weight.numel():
             saved += round(layer.macs * (1 - int(torch.count_nonzero(weight)) / weight.numel()))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        save_file(packed_state(model), path)
+        save_file(state, path)
         written = path.stat().st_size
     return Size(
         params, nonzero, counted.macs, counted.macs - saved, written, len(json.dumps(compression_history(model)))
