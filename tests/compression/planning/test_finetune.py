@@ -85,6 +85,24 @@ def test_zeros_stay_zeros(original, method, settings, zeros, gradual):
             assert torch.equal(weight == 0, made.get_submodule(name).weight == 0)
 
 
+def test_one_step_of_gradual_growth_ends_sparse(original):
+    made = compress(original, "sparse", example=DATA[0].images, sparsity=0.8)
+    fixed = finetune(made, original, DATA, num_classes=5, config=TrainConfig(steps=1, device="cpu"), gradual=True)
+    assert float((fixed.conv2.weight == 0).float().mean()) == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_wrapped_network_keeps_its_zeros(original):
+    made = compress(original, "sparse", example=DATA[0].images, sparsity=0.8)
+    fixed = finetune(nn.DataParallel(made), original, DATA, num_classes=5, config=CONFIG)
+    assert torch.equal(fixed.conv2.weight == 0, made.conv2.weight == 0)
+
+
+def test_sparse_layers_that_became_chains_are_trained_whole(original):
+    made = compress(original, "sparse,low-rank", example=DATA[0].images, sparsity=0.5, rank=3)
+    fixed = finetune(made, original, DATA, num_classes=5, config=CONFIG)
+    assert all(bool(p.isfinite().all()) for p in fixed.parameters())
+
+
 def test_gradual_growth_follows_the_cubic_law(original):
     made = compress(original, "sparse", example=DATA[0].images, sparsity=0.8)
     task = FinetuneTask(
@@ -114,6 +132,27 @@ def test_batchnorm_statistics_are_the_plain_mean(original):
     assert isinstance(reestimate_batchnorm(nn.Linear(2, 2), []), nn.Linear)
     with pytest.raises(InvalidArgument, match="at least one batch"):
         reestimate_batchnorm(broken, [])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_norm_that_only_trains_keeps_its_statistics(first):
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            norms = [nn.BatchNorm2d(1), nn.BatchNorm2d(1)]
+            self.norms = nn.ModuleList(norms)
+            self.side, self.main = norms if first else norms[::-1]
+
+        def forward(self, x):
+            return self.main(self.side(x) if self.training else x)
+
+    model = Head().eval()
+    model.side.running_mean.fill_(5)
+    fixed = reestimate_batchnorm(model, DATA)
+    assert fixed.side.running_mean.item() == 5
+    means = torch.stack([b.images.mean() for b in DATA])
+    torch.testing.assert_close(fixed.main.running_mean, means.mean().view(1))
+    assert fixed.side.momentum == fixed.main.momentum == model.main.momentum
 
 
 @pytest.mark.slow

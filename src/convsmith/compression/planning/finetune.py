@@ -6,6 +6,7 @@ layers stay zeros, low-bit layers train their latent weights, a network in int8 
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ from convsmith.compression.methods.sparse import mask
 from convsmith.compression.planning.agreement import is_scores
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument, RunFailed
-from convsmith.inspection.modes import BATCH_NORMS, copied, evaluating
+from convsmith.inspection.layers import KINDS
+from convsmith.inspection.modes import BATCH_NORMS, copied, evaluating, unwrap
 from convsmith.inspection.outputs import joined_output
 from convsmith.training import ClassificationTask, Losses, TrainConfig, distillation_loss, fit, norms
 
@@ -44,7 +46,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch], *, limit: i
     norms = [m for m in result.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
     if not norms:
         return result
-    momenta = [m.momentum for m in norms]
+    before = [(norm, norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
     device = next(result.parameters()).device
     with evaluating(result), torch.no_grad():
         for norm in norms:
@@ -54,10 +56,13 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch], *, limit: i
         for batch in itertools.islice(batches, limit):
             if len(batch) > 1:
                 result(batch.images.to(device))
-    if int(norms[0].num_batches_tracked or 0) == 0:
+    ran = [bool(norm.num_batches_tracked) for norm in norms]
+    if not any(ran):
         raise InvalidArgument("batch normalisation needs at least one batch of two images", given="none")
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for (norm, momentum, state), new in zip(before, ran, strict=True):
         norm.momentum = momentum
+        if not new:  # a head that only trains
+            norm.load_state_dict(state)
     return result
 
 
@@ -105,7 +110,7 @@ class FinetuneTask(ClassificationTask):
     def before_step(self, step: int) -> None:
         """Put the zeros back before the step reads the weights."""
         if self.gradual is not None and (step % EVERY == 0 or step >= self.gradual) and step <= self.gradual:
-            share = min(step / max(self.gradual, 1), 1.0)
+            share = step / self.gradual if self.gradual else 1.0
             for number, (name, setting) in enumerate(self.sparse.items()):
                 target = mask(self._weight(name), _grown(setting, share))
                 setattr(self, f"kept_{number}", target)
@@ -186,6 +191,7 @@ def finetune(
         >>> smaller = compress(model, "low-rank", example=images, keep_macs=0.5)
         >>> trained = finetune(smaller, model, loader, num_classes=10, epochs=1)
     """
+    model = unwrap(model)
     if isinstance(model, Int8Model):
         raise InvalidArgument(
             "an int8 graph cannot be trained",
@@ -209,7 +215,7 @@ def finetune(
         distill=distill,
         temperature=temperature,
         sparse=sparse,
-        gradual=round(GROWTH * steps) if gradual else None,
+        gradual=min(round(GROWTH * steps), steps - 1) if gradual else None,
         still=norms(work) if freeze_norm else (),
     )
     result = fit(task, loader, config, validation=validation, out=out, resume=resume, progress=progress)
@@ -225,9 +231,7 @@ def _sparse_layers(model: nn.Module, history: list[dict[str, Any]]) -> dict[str,
     found: dict[str, Mapping[str, Any]] = {}
     for recipe in history:
         if METHODS[recipe["method"]].keeps_zeros:
-            found.update(
-                {n: s for n, s in recipe["layers"].items() if isinstance(getattr(there.get(n), "weight", None), Tensor)}
-            )
+            found.update({name: s for name, s in recipe["layers"].items() if isinstance(there.get(name), tuple(KINDS))})
     return found
 
 
