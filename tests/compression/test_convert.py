@@ -195,6 +195,24 @@ def test_without_an_example_noise_gives_the_shapes(network):
         compress(network, "int8")
 
 
+@pytest.mark.parametrize("method", ["low-rank", "prune-filters", "sparse", "ternary"])
+def test_every_module_keeps_its_mode(method, network, images):
+    network.train().bn1.eval()
+    made = compress(network, method, example=images)
+    again = restore_structure(network, compression_history(made))
+    for model in (made, again):
+        assert (model.training, model.bn1.training, model.bn2.training) == (True, False, True)
+
+
+def test_wrappers_hide_no_history(network, images):
+    made = compress(network, "low-rank", example=images)
+    history = compression_history(made)
+    assert history
+    assert compression_history(nn.DataParallel(made)) == history
+    again = load_packed_state(restore_structure(nn.DataParallel(network), history), packed_state(made))
+    assert torch.equal(again(images), made(images))
+
+
 BAD = [
     (lambda m: compress("resnet18", "sparse"), "torch.nn.Module"),
     (lambda m: compress(m, "low-rnk"), "low-rank"),
@@ -231,6 +249,14 @@ BAD = [
     (lambda m: compress(m, "prune-filters", importance={"conv9": torch.ones(3)}), "conv1|layer this network lacks"),
     (lambda m: compress(m, "prune-filters", importance={"conv1": torch.ones(3)}), "one finite score"),
 ]
+
+
+@pytest.mark.parametrize("method", ["low-rank", "interleave", "prune-filters", "int8"])
+def test_weights_that_are_no_numbers_are_named(method, network, images):
+    with torch.no_grad():
+        network.conv2.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(InvalidArgument, match=r"conv2\.weight"):
+        compress(network, method, example=images)
 
 
 @pytest.mark.parametrize(("call", "says"), BAD)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from convsmith.compression.planning.reconstruct import BATCH, FEWEST
 from convsmith.compression.planning.reconstruct import reconstruct as solve
 from convsmith.compression.planning.subject import Progress, Subject
 from convsmith.compression.runtimes import check_runtime
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument, close_matches, refusing
 from convsmith.inspection.layers import LayerInventory
 from convsmith.inspection.modes import copied, evaluating, unwrap
 from convsmith.inspection.outputs import main_output
@@ -29,6 +30,7 @@ from convsmith.registry import setting_types
 
 #: one of so many example images is left out of a reconstruction and checks it
 HELD_OUT = 8
+_UNREADABLE = "a plan holds settings as its method writes them"
 #: square sizes tried when no example is given and the model names no input size
 _SIZES = (32, 64, 224, 28, 96, 128, 8)
 
@@ -115,12 +117,17 @@ def compress(
                 made = _plan(subject, chosen, budget if i == obeying else None, runtime)
             _check(made, seen)
             before = copied(result) if wanted else result
-            applied = chosen.apply(subject, made)
+            with (
+                refusing(_UNREADABLE, KeyError, TypeError, ZeroDivisionError, argument="plan")
+                if plan
+                else nullcontext()
+            ):
+                applied = chosen.apply(subject, made)
             result = applied.model
             entry: dict[str, Any] = {
                 "method": name,
                 "settings": _json(chosen),
-                "layers": applied.layers,
+                "layers": copy.deepcopy(applied.layers),  # a plan may be edited again
                 "skipped": {**made.skipped, **applied.skipped},
                 "notes": list(applied.notes),
             }
@@ -138,7 +145,7 @@ def compress(
                     )
             history.append(entry)
     setattr(result, HISTORY, history)
-    return result.train(model.training)
+    return result
 
 
 def plan_compression(
@@ -183,12 +190,12 @@ def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn
         >>> smaller = compress(model, "low-rank", example=images, keep_macs=0.5)
         >>> same_structure = restore_structure(model, compression_history(smaller))
     """
-    result = copied(model)
+    result = copied(unwrap(model))
     with torch.random.fork_rng(devices=[]):
         for recipe in history:
             result = METHODS[recipe["method"]].restore_structure(result, recipe["layers"])
     setattr(result, HISTORY, copy.deepcopy(list(history)))
-    return result.train(model.training)
+    return result
 
 
 def compression_history(model: nn.Module) -> list[dict[str, Any]]:
@@ -198,7 +205,7 @@ def compression_history(model: nn.Module) -> list[dict[str, Any]]:
         >>> compression_history(model)
         []
     """
-    return copy.deepcopy(getattr(model, HISTORY, []))
+    return copy.deepcopy(getattr(unwrap(model), HISTORY, []))
 
 
 def look(
@@ -208,6 +215,9 @@ def look(
     parameter = next((p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
     if parameter is None:
         raise InvalidArgument("there is nothing to compress in a network without weights", given=type(model).__name__)
+    for key, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise InvalidArgument("weights are finite", argument="model", given=f"NaN or infinity in {key}")
     if example is not None:
         tensor("example", example, rank=4, what="images [B, C, H, W]")
         if len(example) == 0 or not bool(example.isfinite().all()):

@@ -12,9 +12,11 @@ from convsmith.compression import (
     finish,
     load_packed_state,
     packed_state,
+    plan_compression,
     restore_structure,
 )
 from convsmith.compression.methods.graphs import graph_from_json, tensor_of
+from convsmith.compression.planning.plan import WHOLE
 from convsmith.errors import InvalidArgument
 
 IMAGES = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -93,6 +95,16 @@ def test_train_mode_does_not_change_an_int8_graph(quantised):
         before = quantised.eval()(IMAGES)
         assert torch.equal(quantised.train()(IMAGES), before)
     quantised.eval()
+
+
+def test_a_plan_of_another_mode_is_refused_and_so_is_half_a_network(network):
+    whole = plan_compression(network, "int8", example=IMAGES)
+    layers = plan_compression(network, "int8", example=IMAGES, mode="weight-only")
+    for mode, plan in (("weight-only", whole), ("static", layers), ("static", whole.with_choice(WHOLE, {}))):
+        with pytest.raises(InvalidArgument, match="another mode, or edited"):
+            compress(network, "int8", example=IMAGES, plan=plan, mode=mode)
+    made = compress(network, "int8", example=IMAGES, plan=layers.with_choice("conv2", {}), mode="weight-only")
+    assert type(made.conv2) is nn.Conv2d
 
 
 class Shared(nn.Module):

@@ -65,6 +65,38 @@ def test_plans_that_do_not_fit_are_refused(planned):
         )
 
 
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [
+        ("low-rank", {"rank": 2}),
+        ("low-rank", {"decomposition": "svd", "rank": "two"}),
+        ("prune-filters", {"kept": 3}),
+        ("interleave", {"partitions": 4, "out_partitions": [4, 4]}),
+        ("sparse", {"sparsity": 1.5}),
+        ("sparse", {"sparsity": -0.5}),
+        ("structured-sparse", {"n": 2, "m": 5}),
+        ("structured-sparse", {"n": 5, "m": 4}),
+        ("structured-sparse", {"block": [0, 4], "sparsity": 0.5}),
+        ("binary", {"bits": 1}),
+    ],
+)
+def test_settings_that_no_method_writes_are_refused(method, setting, Plain):
+    images, model = torch.randn(8, 1, 8, 8), Plain().eval()
+    plan = plan_compression(model, method, example=images)
+    layer = next(choice.layer for choice in plan.choices if choice.layer.startswith("conv"))
+    with pytest.raises(InvalidArgument):
+        compress(model, method, example=images, plan=plan.with_choice(layer, setting))
+
+
+def test_a_plan_edited_again_leaves_what_it_made(planned):
+    model, images, plan = planned
+    made = compress(model, "low-rank", example=images, plan=plan)
+    before = compression_history(made)
+    for setting in plan.settings().values():
+        setting["rank"] = 1
+    assert compression_history(made) == before
+
+
 def test_a_budget_between_two_reachable_ones_names_both(Plain, tmp_path):
     """Channels that go by eights leave gaps: the plan says what can be reached on either side."""
     images, model, missed = torch.randn(8, 1, 8, 8), Plain().eval(), 0

@@ -134,21 +134,25 @@ class Int8(LowBitMethod):
 
     def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Quantise the whole network (static, qat) or its weights."""
+        asked = plan.settings()
+        if WHOLE in asked if self.mode == "weight-only" else asked != {WHOLE: {"mode": self.mode}}:
+            rule = "the plan was made for another mode, or edited: int8 in this mode takes all or nothing"
+            raise InvalidArgument(rule, argument=f"mode={self.mode!r}", given=asked)
         if self.mode == "weight-only":
             return super().apply(subject, plan)
         model, seen = subject.model, subject.seen
         training = self.mode == "qat"
         prepared = _calibrated(prepare(model, seen.example, training=training, skip=self.skip), seen.example)
         if training:
-            return Applied(prepared, {}, _UNFINISHED)
+            return Applied(prepared.train(model.training), {}, _UNFINISHED)
         done, layers = converted(prepared, images=seen.example)
-        return Applied(done, layers, (_SPEED,))
+        return Applied(done.train(model.training), layers, (_SPEED,))
 
     @classmethod
     def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
         """Rebuild the graph, or put empty int8 layers in place; torchao is not needed for either."""
         if WHOLE in layers:
-            return Int8Model(graph_from_json(layers[WHOLE]))
+            return Int8Model(graph_from_json(layers[WHOLE])).train(model.training)
         if not layers:
             raise InvalidArgument(
                 "a network in int8 training cannot be stored", given="mode 'qat'", hint="finish it first"

@@ -40,11 +40,14 @@ def mask(weight: Tensor, setting: dict[str, Any]) -> Tensor:
     """
     size = weight.detach().abs()
     if "m" in setting:
+        n, m = setting["n"], setting["m"]
+        if not 0 <= n <= m or size.shape[1] % m:
+            rule = f"n of m weights stay, and m divides the {size.shape[1]} input channels per group"
+            raise InvalidArgument(rule, argument="n:m", given=f"{n}:{m}")
         grouped = _by_input(size)
-        rows, m = grouped.reshape(-1, setting["m"]), setting["m"]
+        rows = grouped.reshape(-1, m)
         keep = torch.zeros_like(rows, dtype=torch.bool)
-        keep.scatter_(1, rows.argsort(dim=1, descending=True, stable=True)[:, : setting["n"]], True)
-        assert rows.shape[1] == m
+        keep.scatter_(1, rows.argsort(dim=1, descending=True, stable=True)[:, :n], True)
         return _from_input(keep.reshape(grouped.shape), weight)
     if "block" in setting:
         high, wide = setting["block"]
@@ -58,6 +61,7 @@ def mask(weight: Tensor, setting: dict[str, Any]) -> Tensor:
 
 
 def _largest(size: Tensor, sparsity: float) -> Tensor:
+    number("sparsity", sparsity, least=0, most=1)
     flat = size.reshape(-1)
     count = flat.numel() - round(sparsity * flat.numel())
     keep = torch.zeros_like(flat, dtype=torch.bool)
