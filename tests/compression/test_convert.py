@@ -213,6 +213,12 @@ def test_wrappers_hide_no_history(network, images):
     assert torch.equal(again(images), made(images))
 
 
+def test_a_history_of_another_network_is_refused(network, images):
+    for history in ([{"method": "low-rank"}], compression_history(compress(network, "prune-filters", keep=0.5))):
+        with pytest.raises(InvalidArgument, match="of this network"):
+            restore_structure(nn.Sequential(nn.Conv2d(1, 4, 3)), history)
+
+
 BAD = [
     (lambda m: compress("resnet18", "sparse"), "torch.nn.Module"),
     (lambda m: compress(m, "low-rnk"), "low-rank"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from convsmith.registry import setting_types
 
 #: one of so many example images is left out of a reconstruction and checks it
 HELD_OUT = 8
-_UNREADABLE = "a plan holds settings as its method writes them"
+_UNREADABLE = "settings are those that the method writes for layers of this network"
 #: square sizes tried when no example is given and the model names no input size
 _SIZES = (32, 64, 224, 28, 96, 128, 8)
 
@@ -117,11 +116,8 @@ def compress(
                 made = _plan(subject, chosen, budget if i == obeying else None, runtime)
             _check(made, seen)
             before = copied(result) if wanted else result
-            with (
-                refusing(_UNREADABLE, KeyError, TypeError, ZeroDivisionError, argument="plan")
-                if plan
-                else nullcontext()
-            ):
+            broken = (KeyError, TypeError, ZeroDivisionError) if plan else ()
+            with refusing(_UNREADABLE, *broken, argument="plan"):
                 applied = chosen.apply(subject, made)
             result = applied.model
             entry: dict[str, Any] = {
@@ -191,7 +187,7 @@ def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn
         >>> same_structure = restore_structure(model, compression_history(smaller))
     """
     result = copied(unwrap(model))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), refusing(_UNREADABLE, AttributeError, KeyError, TypeError):
         for recipe in history:
             result = METHODS[recipe["method"]].restore_structure(result, recipe["layers"])
     setattr(result, HISTORY, copy.deepcopy(list(history)))

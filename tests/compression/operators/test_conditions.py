@@ -72,6 +72,9 @@ def test_a_loose_chain_of_416_channels():
         ([[[0, 1], [3]]], "missing"),
         ([[0, 0], [0, 0, 1]], "same channels"),
         ((2, 0), "at least one member"),
+        ([[]], "group number of every channel"),
+        ([[0.5, 1]], "group number of every channel"),
+        ([[["a"], [0]]], "group number of every channel"),
     ],
 )
 def test_bad_partitions(partitions, words):
@@ -133,6 +136,7 @@ def test_the_table_of_balanced_costs(channels, costs):
 
 
 @pytest.mark.parametrize("arguments", [(0, 2), (4, 0), (-1, 1)])
-def test_bad_balance(arguments):
+@pytest.mark.parametrize("function", [balanced_partition, balanced_cost])
+def test_bad_balance(function, arguments):
     with pytest.raises(InvalidArgument, match="at least 1"):
-        balanced_partition(*arguments)
+        function(*arguments)

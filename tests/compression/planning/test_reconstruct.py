@@ -10,6 +10,7 @@ from torch import nn
 from convsmith.compression import compress, compression_history, plan_compression
 from convsmith.compression.methods.chain_layers import projected
 from convsmith.compression.methods.decomposition import factor
+from convsmith.compression.planning import agreement as planning_agreement
 from convsmith.compression.planning.agreement import agreement, predicted_agreement
 from convsmith.compression.planning.reconstruct import reconstruct
 from convsmith.compression.planning.replacement import replace
@@ -184,6 +185,12 @@ def test_prediction_and_measure():
     assert float((noisy.argmax(1) == scores.argmax(1)).float().mean()) == pytest.approx(expected, abs=0.08)
     assert agreement(nn.Identity(), nn.Identity(), scores) == 1
     assert agreement(nn.Flatten(), nn.Identity(), torch.randn(4, 2, 2, 2)) is None
+
+
+def test_very_many_scores_are_judged_by_some_of_them(monkeypatch):
+    scores = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(planning_agreement, "_NUMBERS", 1000)
+    assert predicted_agreement(scores, 0.1) == predicted_agreement(scores[::4], 0.1)
 
 
 def test_what_has_no_weights_to_solve_says_so(model):

@@ -2,7 +2,8 @@
 
 Patterns, all by magnitude:
 ``free``   any weight; a share of each layer's weights becomes zero (Han et al. 2015);
-``n:m``    of every m consecutive input channels, per output and tap, n keep their weight (Mishra et al. 2021 for 2:4);
+``n:m``    of every m consecutive input channels, per output and tap, n keep their weight (Mishra et al. 2021 for 2:4;
+           in a transposed convolution of its output channels, per input and tap);
 ``block``  tiles of out x in channels, all taps at once, ranked by their norm.
 
 A zero saves storage (`convsmith.compression.packed_state`). It saves time only on kernels that skip it, and torch's

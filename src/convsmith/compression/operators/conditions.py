@@ -16,7 +16,7 @@ from torch import Tensor
 
 from convsmith.arguments import integer, spelled, tensor
 from convsmith.compression.operators.chain_spec import ChainSpec, check_partitions, mixed_radix, path_counts
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 
 #: beyond these, listing divisors takes minutes; no network is near them
 MOST_CHANNELS, MOST_LAYERS = 2**20, 64
@@ -86,7 +86,11 @@ def counts_of(partitions: Any) -> Tensor:
     layers = list(spec)
     if all(isinstance(layer, int) for layer in layers):
         return path_counts(mixed_radix(layers))
-    labels = [_labels(layer, number) for number, layer in enumerate(layers, 1)]
+    rule = "a layer is a list of groups of channels, or of the group number of every channel"
+    with refusing(rule, TypeError, ValueError, argument="partitions"):
+        labels = [_labels(layer, number) for number, layer in enumerate(layers, 1)]
+    if not len(labels[0]):
+        raise InvalidArgument(rule, argument="partitions", given=spelled(spec))
     if len({len(label) for label in labels}) != 1:
         raise InvalidArgument(
             "all layers partition the same channels", given=f"layers over {[len(label) for label in labels]} channels"
@@ -183,6 +187,8 @@ def balanced_cost(channels: int, layers: int, area: int = 1) -> float:
         >>> balanced_cost(256, 2)
         8192.0
     """
+    for name, value in (("channels", channels), ("layers", layers)):
+        integer(name, value, least=1)
     return layers * channels * math.pow(area * channels, 1.0 / layers)
 
 
