@@ -70,6 +70,7 @@ class LayerInventory:
     """What one pass on an example showed.
 
     ``layers``: all weighted layers in the order they first ran. ``calls``: all module calls in order of completion.
+    ``sums``: the calls that made the two maps of one shape that were added, for every such sum.
     ``functional``: names of the modules that call an activation as a function. ``output``: what the example gave, any
     structure. ``real``: the example holds images of the user's; else it is noise of the right shape, good for shapes
     only.
@@ -77,6 +78,7 @@ class LayerInventory:
 
     layers: tuple[Layer, ...]
     calls: tuple[Call, ...] = field(repr=False)
+    sums: tuple[tuple[Call, Call], ...] = field(repr=False)
     functional: tuple[str, ...]
     example: Tensor = field(repr=False)
     output: Any = field(repr=False)

@@ -74,7 +74,8 @@ def trace_layers(model: nn.Module, example: Tensor, *, real: bool = True) -> Lay
             by_module.setdefault(call.module, []).append(call)
     owners.sort(key=lambda owner: by_module[owner.module][0].order if owner.module in by_module else math.inf)
     layers = tuple(_describe(x, by_module.get(x.module, []), watch, len(example)) for x in owners)
-    return LayerInventory(layers, tuple(watch.done), tuple(dict.fromkeys(watch.functional)), example, output, real)
+    seen = tuple(watch.done), tuple(watch.sums), tuple(dict.fromkeys(watch.functional))
+    return LayerInventory(layers, *seen, example, output, real)
 
 
 @dataclass
@@ -120,6 +121,7 @@ class _Watch(TorchFunctionMode):
         #: id of a living tensor -> a weak reference to it (ids are used again) and the call that made it
         self.makers: dict[int, tuple[weakref.ref[Tensor], Call]] = {}
         self.functional: list[str] = []
+        self.sums: list[tuple[Call, Call]] = []
         self.read: set[str] = set()
         #: modules with a hook of somebody else's or a forward put in place of their own
         self.carrying: set[nn.Module] = set()
@@ -176,6 +178,9 @@ class _Watch(TorchFunctionMode):
             a, b = args[0], args[1]
             if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() >= 3 and a.shape == b.shape:
                 self.stack[-1].adds = True
+                makers = self.maker(a), self.maker(b)
+                if None not in makers:
+                    self.sums.append(makers)
         elif func in _ACTIVATIONS and self.stack and args:
             self.follow(args[0], "ReLU" if "relu" in getattr(func, "__name__", "") else "Activation")
             if not is_activation(self.stack[-1].module):

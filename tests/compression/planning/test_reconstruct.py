@@ -14,6 +14,7 @@ from convsmith.compression.planning import agreement as planning_agreement
 from convsmith.compression.planning.agreement import agreement, predicted_agreement
 from convsmith.compression.planning.reconstruct import reconstruct
 from convsmith.compression.planning.replacement import replace
+from convsmith.compression.planning.shortcuts import shortcuts
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.trace import trace_layers
 
@@ -211,3 +212,58 @@ def test_few_samples_are_no_reason_to_fail(decomposition):
     with torch.no_grad():
         assert made(fit).shape == model(fit).shape
     assert compression_history(made)[0]["reconstructed"] == 56
+
+
+class Residual(nn.Module):
+    """What the branch adds is scaled by a normalisation; without an activation it can make good what the stem lost."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.narrow = nn.Conv2d(8, 8, 1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.wide = nn.Conv2d(8, 8, 1, bias=False)
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(x + self.norm(self.wide(self.narrow(x))))
+
+
+@pytest.fixture
+def residual():
+    torch.manual_seed(0)
+    made = Residual()
+    with torch.no_grad():
+        made.norm.weight.uniform_(0.5, 2)
+        made.norm.running_var.uniform_(0.5, 2)
+    return made.eval()
+
+
+def test_a_layer_added_to_a_map_makes_good_what_that_map_lost(residual):
+    """The stem is wrong and frozen, and so is the head: the branch alone can bring the answers back."""
+    wrong = copy.deepcopy(residual)
+    with torch.no_grad():
+        wrong.stem.weight += 0.3 * torch.randn(8, 3, 1, 1)
+        wrong.stem.bias += 0.3
+    for part in (wrong.stem, wrong.head):
+        part.requires_grad_(False)
+    fit, new = images(64, 1), images(16, 2)
+    inventory = trace_layers(residual, fit)
+    with torch.no_grad():
+        wanted, off = residual(new), wrong(new)
+    reconstruct(residual, wrong, inventory, fit)
+    with torch.no_grad():
+        assert float((wrong(new) - wanted).norm()) < 0.02 * float((off - wanted).norm())
+
+
+def test_the_way_to_a_sum_is_tried_out(residual):
+    inventory = trace_layers(residual, images(4, 0))
+    found = shortcuts(residual, inventory, [layer.name for layer in inventory.layers], images(2, 1))
+    assert {name: shortcut.other for name, shortcut in found.items()} == {"wide": "stem"}
+    norm = residual.norm
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).detach()
+    torch.testing.assert_close(found["wide"].scale, scale, rtol=1e-4, atol=1e-5)
+    residual.norm = nn.Sequential(norm, nn.ReLU())
+    inventory = trace_layers(residual, images(4, 0))
+    assert shortcuts(residual, inventory, [layer.name for layer in inventory.layers], images(2, 1)) == {}

@@ -27,6 +27,7 @@ from convsmith.compression.planning.moments import (
     samples,
 )
 from convsmith.compression.planning.replacement import StandIn
+from convsmith.compression.planning.shortcuts import Shortcut, shortcuts
 from convsmith.inspection.layers import LayerInventory, Weighted
 from convsmith.inspection.modes import BATCH_NORMS, copied, evaluating, watching
 from convsmith.inspection.outputs import joined_output
@@ -79,8 +80,10 @@ def reconstruct(
     images, rows, there = images[:IMAGES], rows or {}, dict(compressed.named_modules())
     able = [x.name for x in inventory.layers if x.problem is None and x.kind in ("conv", "linear") and x.calls == 1]
     names = [name for name in able if name in there]
-    targets = _targets(original, names, images)
     found = _norms(original, inventory, images[:2]) if len(images) > 1 else {}
+    beside = {k: v for k, v in shortcuts(original, inventory, names, images[:2]).items() if v.other in there}
+    targets, others = _targets(original, names, images, beside)
+    now: dict[str, Tensor] = {}
     norms: dict[str, Any] = {name: there[norm] for name, norm in found.items()}
     errors: dict[str, float] = {}
     changed = False
@@ -99,8 +102,10 @@ def reconstruct(
             wanted, norm = targets[name], norms.get(name)
             if norm is not None and not all(p.requires_grad for p in norm.parameters()):
                 norm = None
-            if name in rows:
-                wanted = wanted[:, rows[name]]
+            kept = rows.get(name, slice(None))
+            wanted = wanted[:, kept]
+            if name in now and now[name].shape == wanted.shape:
+                wanted = wanted + beside[name].lost(others[name][:, kept], now[name], kept)
             positions = chosen_positions(before, tuple(output.shape), -(-samples(before) // len(output)), seed)
             layer = before if isinstance(module, Refittable) else module
             inputs = sampled_inputs(layer, args[0], positions, output.shape[-1])
@@ -121,7 +126,18 @@ def reconstruct(
 
         return solve
 
-    with watching(compressed, {name: hook(seed, name) for seed, name in enumerate(names)}):
+    def look(joined: Iterable[str]) -> Callable[..., None]:
+        """Return the hook of a module whose output these layers are added to."""
+
+        def keep(_module: nn.Module, _args: Any, output: Tensor) -> None:
+            for name in joined:
+                now[name] = _sampled(original.get_submodule(name), output, len(output), names.index(name))
+
+        return keep
+
+    solving = {name: hook(seed, name) for seed, name in enumerate(names)}
+    # behind the solving: it may be a layer that is solved itself
+    with watching(compressed, solving), watching(compressed, {k: look(v) for k, v in _joined(beside).items()}):
         compressed(images)
     return errors
 
@@ -198,25 +214,44 @@ def _gain(module: Any, wanted: Tensor, given: Tensor) -> None:
         last.bias.copy_(last.bias * gain + mean_y - gain * mean_x)
 
 
-def _targets(original: nn.Module, names: Iterable[str], images: Tensor) -> dict[str, Tensor]:
-    """Return samples of every layer's outputs in the original, [images x positions, C'] by name."""
+def _targets(
+    original: nn.Module, names: list[str], images: Tensor, beside: Mapping[str, Shortcut]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return samples of every layer's outputs in the original, and of what they are added to, [n, C'] by name."""
     found: dict[str, list[Tensor]] = {}
+    others: dict[str, list[Tensor]] = {}
     size = 0
 
-    def hook(seed: int, name: str) -> Callable[..., None]:
-        def keep(module: nn.Module, _args: Any, output: Tensor) -> None:
-            # a layer may run on windows of images: as many rows an image in both passes
-            rows = len(output) // size * len(images)
-            positions = chosen_positions(module, tuple(output.shape), -(-samples(module) // rows), seed)
-            found.setdefault(name, []).append(sampled_outputs(module, output, positions).clone())
+    def hook(known: dict[str, list[Tensor]], read: Iterable[str]) -> Callable[..., None]:
+        def keep(_module: nn.Module, _args: Any, output: Tensor) -> None:
+            for name in read:
+                # a layer may run on windows of images: as many rows an image in both passes
+                rows = len(output) // size * len(images)
+                part = _sampled(original.get_submodule(name), output, rows, names.index(name))
+                known.setdefault(name, []).append(part.clone())
 
         return keep
 
-    with watching(original, {name: hook(seed, name) for seed, name in enumerate(names)}):
+    theirs = {module: hook(others, read) for module, read in _joined(beside).items()}
+    with watching(original, {name: hook(found, [name]) for name in names}), watching(original, theirs):
         for batch in images.split(BATCH):
             size = len(batch)
             original(batch)
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    return tuple({name: torch.cat(parts) for name, parts in known.items()} for known in (found, others))  # type: ignore[return-value]
+
+
+def _joined(beside: Mapping[str, Shortcut]) -> dict[str, list[str]]:
+    """Return, by module, the layers that are added to its output."""
+    found: dict[str, list[str]] = {}
+    for name, shortcut in beside.items():
+        found.setdefault(shortcut.other, []).append(name)
+    return found
+
+
+def _sampled(layer: Weighted, output: Tensor, rows: int, seed: int) -> Tensor:
+    """Return the samples of an output of the shape of ``layer``'s, at the positions where the layer is looked at."""
+    positions = chosen_positions(layer, tuple(output.shape), -(-samples(layer) // rows), seed)
+    return sampled_outputs(layer, output, positions)
 
 
 def _same(module: nn.Module, before: nn.Module) -> bool:
