@@ -178,9 +178,9 @@ class _Watch(TorchFunctionMode):
             a, b = args[0], args[1]
             if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() >= 3 and a.shape == b.shape:
                 self.stack[-1].adds = True
-                makers = self.maker(a), self.maker(b)
-                if None not in makers:
-                    self.sums.append(makers)
+                one, other = self.maker(a), self.maker(b)
+                if one is not None and other is not None:
+                    self.sums.append((one, other))
         elif func in _ACTIVATIONS and self.stack and args:
             self.follow(args[0], "ReLU" if "relu" in getattr(func, "__name__", "") else "Activation")
             if not is_activation(self.stack[-1].module):

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.methods.method import output_error
+from convsmith.compression.planning.clipping import Bounds, asked, clipped
 from convsmith.compression.planning.moments import (
+    ENOUGH,
     Moments,
     by_group,
     chosen_positions,
@@ -40,6 +42,8 @@ FEWEST = 64
 WIDEST = 2304
 #: relative squared error of the answers that is rounding
 HARMLESS = 1e-6
+#: times a layer is solved whose outputs an activation cuts off
+ROUNDS = 4
 #: images of one batch through the original
 BATCH = 32
 
@@ -84,6 +88,7 @@ def reconstruct(
     beside = {k: v for k, v in shortcuts(original, inventory, names, images[:2]).items() if v.other in there}
     targets, others = _targets(original, names, images, beside)
     now: dict[str, Tensor] = {}
+    cut = clipped(original, names, found, images[:1])
     norms: dict[str, Any] = {name: there[norm] for name, norm in found.items()}
     errors: dict[str, float] = {}
     changed = False
@@ -106,23 +111,18 @@ def reconstruct(
             wanted = wanted[:, kept]
             if name in now and now[name].shape == wanted.shape:
                 wanted = wanted + beside[name].lost(others[name][:, kept], now[name], kept)
-            positions = chosen_positions(before, tuple(output.shape), -(-samples(before) // len(output)), seed)
-            layer = before if isinstance(module, Refittable) else module
-            inputs = sampled_inputs(layer, args[0], positions, output.shape[-1])
-            given = sampled_outputs(before, output, positions)
-            _solve(module, before, inputs, wanted, given, centred=norm is not None)
-            result: Tensor = module.forward(args[0])
-            got = sampled_outputs(before, result, positions)
-            lost = (wanted - got).mean(0)
+            bounds = (cut[name][0][kept], cut[name][1][kept]) if name in cut else None
+            goal, given = _solve(module, before, args[0], output, wanted, seed, bounds, centred=norm is not None)
+            lost = (goal - given).mean(0)
             if norm is not None:
                 norm.running_mean.sub_(lost)
-                got = got + lost
+                given = given + lost
             elif before.bias is not None and isinstance(module, Refittable):
                 module.shift(lost)
-                got, result = got + lost, module.forward(args[0])
+                given = given + lost
             spread = float((wanted - wanted.mean(0)).square().sum())
-            errors[name] = float((got - wanted).square().sum()) / max(spread, 1e-30)
-            return result
+            errors[name] = float((given - goal).square().sum()) / max(spread, 1e-30)
+            return module.forward(args[0])
 
         return solve
 
@@ -142,28 +142,49 @@ def reconstruct(
     return errors
 
 
-def _solve(module: Any, before: Weighted, inputs: Tensor, wanted: Tensor, given: Tensor, *, centred: bool) -> None:
-    """Give ``module`` new weights; ``given`` are its present outputs where ``wanted`` should be.
+def _solve(
+    module: Any,
+    before: Weighted,
+    x: Tensor,
+    output: Tensor,
+    wanted: Tensor,
+    seed: int,
+    bounds: Bounds | None,
+    *,
+    centred: bool,
+) -> tuple[Tensor, Tensor]:
+    """Give ``module`` new weights, and return what was asked of its outputs in the end, and what they are, [n, C'].
 
-    ``centred``: the mean that its outputs lack is made good behind it.
+    ``output`` of ``x`` is what it gives with its present weights, ``wanted`` [n, C'] what its samples should be but for
+    what ``bounds`` cut off. ``centred``: the mean that its outputs lack is made good behind it.
     """
-    refits = isinstance(module, Refittable)
-    base = by_group(before if refits else module)
+    refits, biased = isinstance(module, Refittable), before.bias is not None
+    layer = before if refits else module
+    base = by_group(layer)
     groups, outputs, width = base.shape
-    biased = before.bias is not None
-    targets = wanted.reshape(-1, groups, outputs)
-    moments = None if width > WIDEST else Moments.of(inputs, targets, centred=biased or centred)
-    if moments is None or not moments.enough:
-        _gain(module, wanted, given)
-        return
-    best = moments.best(base, chosen_ridge(inputs, targets, base, centred=moments.centred))
-    bias = moments.bias(best) if biased else None
-    if refits:
-        module.refit(best, moments, bias)
-        return
-    module.weight.copy_(best.reshape(module.weight.shape))
-    if bias is not None:
-        module.bias.copy_(bias)
+    positions = chosen_positions(before, tuple(output.shape), -(-samples(before) // len(output)), seed)
+    if width > WIDEST or len(wanted) < ENOUGH * width:
+        _gain(module, wanted, sampled_outputs(before, output, positions))
+        return wanted, sampled_outputs(before, module.forward(x), positions)
+    inputs = sampled_inputs(layer, x, positions, output.shape[-1])
+    goal, ridge = wanted, None
+    for _ in range(1 if bounds is None else ROUNDS):
+        targets = goal.reshape(-1, groups, outputs)
+        moments = Moments.of(inputs, targets, centred=biased or centred)
+        ridge = ridge or chosen_ridge(inputs, targets, base, centred=moments.centred)
+        best = moments.best(base, ridge)
+        bias = moments.bias(best) if biased else None
+        if refits:
+            module.refit(best, moments, bias)
+        else:
+            module.weight.copy_(best.reshape(module.weight.shape))
+            if bias is not None:
+                module.bias.copy_(bias)
+        given = sampled_outputs(before, module.forward(x), positions)
+        if bounds is not None:
+            lost = (goal - given).mean(0) if centred or (biased and refits) else 0.0
+            goal = asked(wanted, given + lost, bounds)
+    return goal, given
 
 
 def _norms(original: nn.Module, inventory: LayerInventory, images: Tensor) -> dict[str, str]:
