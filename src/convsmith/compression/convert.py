@@ -113,7 +113,7 @@ def compress(
             subject = Subject(result, seen, progress, resolved=wanted)
             made = plan
             if made is None:
-                made = _plan(subject, chosen, budget if i == obeying else None, runtime)
+                made = _plan(name, chosen, subject, budget if i == obeying else None, runtime)
             _check(made, seen)
             before = copied(result) if wanted else result
             broken = (KeyError, TypeError, ZeroDivisionError) if plan else ()
@@ -174,7 +174,7 @@ def plan_compression(
         work = copied(model)
         seen = look(work, example, calibrates=chosen.calibrates, name=name)
         resolved = _reconstructs(chosen, seen, reconstruct)
-        return _plan(Subject(work, seen, progress, resolved=resolved), chosen, budget, runtime)
+        return _plan(name, chosen, Subject(work, seen, progress, resolved=resolved), budget, runtime)
 
 
 def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn.Module:
@@ -285,17 +285,17 @@ def _methods(model: nn.Module, method: str, settings: dict[str, Any]) -> list[tu
     ]
 
 
-def _plan(subject: Subject, method: Method, budget: Budget | None, runtime: str) -> Plan:
+def _plan(name: str, method: Method, subject: Subject, budget: Budget | None, runtime: str) -> Plan:
     layers = [layer.name for layer in subject.seen.layers]
-    for name in method.skip:
-        if name not in layers:
-            hint = close_matches(name, layers)
-            raise InvalidArgument("the network has no such layer", argument="skip", given=repr(name), hint=hint)
+    for layer in method.skip:
+        if layer not in layers:
+            hint = close_matches(layer, layers)
+            raise InvalidArgument("the network has no such layer", argument="skip", given=repr(layer), hint=hint)
     if budget is not None and budget.kind == "latency":
         made = plan_for_latency(subject, method, budget, runtime=runtime)
     else:
         made = method.plan(subject, budget)
-    seen = subject.seen
+    made, seen = dataclasses.replace(made, method=name), subject.seen  # a method may be another's under a new name
     scores, known = main_output(seen.output), [c.sensitivity for c in made.choices if c.sensitivity is not None]
     if not (seen.real and known and is_scores(scores)):
         return made
