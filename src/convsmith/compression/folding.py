@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
 from convsmith.compression.folded import folded_chain, folded_inverted_block, pointwise_for_runtime
 from convsmith.compression.operators.blocks import InvertedInterleavedBlock, MergeAndRunBlock
 from convsmith.compression.operators.interleaved import ChannelOrder, LinearChain
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.modes import copied
+from convsmith.inspection.modes import copied, is_hooked
 
 
 def fold_for_inference(model: nn.Module) -> nn.Module:
@@ -78,7 +79,7 @@ class _Tracer(fx.Tracer):
 
 def _is_plain(module: nn.Module) -> bool:
     """Return whether no hook and no parametrisation changes what the stored weights give."""
-    return not any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "parametrizations") for m in module.modules())
+    return not any(is_hooked(m) or is_parametrized(m) for m in module.modules())
 
 
 def _folded_sequence(layers: nn.Sequential) -> nn.Sequential:

@@ -74,6 +74,20 @@ def watching(model: nn.Module, hooks: Mapping[str, Callable[..., Any]], *, befor
             handle.remove()
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Return whether the module carries a forward hook."""
+    pair = module.register_forward_pre_hook(_nothing), module.register_forward_hook(_nothing)
+    try:
+        return any(len(handle.hooks_dict_ref()) > 1 for handle in pair)
+    finally:
+        for handle in pair:
+            handle.remove()
+
+
+def _nothing(*_: Any) -> None:
+    """Change nothing."""
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the plain module inside DataParallel, DistributedDataParallel, AveragedModel and `torch.compile` wrappers.
 

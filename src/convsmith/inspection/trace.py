@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from convsmith.inspection.layers import KINDS, Call, Layer, LayerInventory, Weighted, is_activation
-from convsmith.inspection.modes import eager, evaluating
+from convsmith.inspection.modes import eager, evaluating, is_hooked
 
 _ADDITIONS = {
     torch.add,
@@ -143,10 +143,10 @@ class _Watch(TorchFunctionMode):
         handles: list[RemovableHandle] = []
         try:
             for name, module in model.named_modules():
-                pair = module.register_forward_pre_hook(self._enter(name)), module.register_forward_hook(self._leave)
-                handles += pair
-                if any(len(handle.hooks_dict_ref()) > 1 for handle in pair) or "forward" in vars(module):
+                if is_hooked(module) or "forward" in vars(module):
                     self.carrying.add(module)
+                handles.append(module.register_forward_pre_hook(self._enter(name)))
+                handles.append(module.register_forward_hook(self._leave))
             yield
         finally:
             for handle in handles:
