@@ -22,7 +22,6 @@ from experiments.studies.statistics import interval, paired_difference
 
 ARMS = ("regular", "IGCV1", "IGCV2", "IGCV3", "Merge-and-Run", "Xception", "MobileNetV1")
 INTERLEAVED = ("IGCV1", "IGCV2", "IGCV3")
-CONTROL, PERCEPTRON, LINEAR = "two convolutions", "perceptron", "linear"
 #: widths an arm can take; IGCV1 has two members a partition unless the arm's name says how many
 STEPS = {"IGCV1": 2, "M=4": 4, "M=8": 8, "IGCV2": 4, "IGCV3": 4, "MobileNetV1": 8}
 
@@ -151,22 +150,7 @@ def _network(arm: str, width: int, in_chans: int) -> nn.Module:
         return igcv3_net(rows, stem_channels=width, stem_stride=1, last_channels=0, **small)
     if arm == "Merge-and-Run":
         return dmrnet(8, base=width, **small)
-    if arm == CONTROL:
-        return two_convolutions(width, in_chans)
-    if arm == LINEAR:
-        return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * 784, 10))
-    if arm == PERCEPTRON:
-        return nn.Sequential(nn.Flatten(), nn.Linear(in_chans * 784, width), nn.ReLU(), nn.Linear(width, 10))
     if arm == "Xception":
         return xception_igc_net(8, width, **small)
     plan = ((width, 2, 1), (2 * width, 2, 2), (4 * width, 2, 2))
     return mobilenet_v1_net(plan=plan, stem_stride=1, **small)
-
-
-def two_convolutions(width: int, in_chans: int) -> nn.Module:
-    """Build a network of Fashion-MNIST's list of results for 28x28: two 3x3 convolutions, pooled, one linear layer."""
-    layers: list[nn.Module] = []
-    for before, after in ((in_chans, width), (width, 2 * width)):
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(2 * width * 7 * 7, 10))

@@ -7,39 +7,27 @@ which takes five times as long as a regular network, is not trained at equal MAC
 members 1 and 2, the regular network and MobileNet only. The recipe is that of the digit studies with four times the
 batch and twice the rate (its square root), a warm-up and a cosine; nothing was tried out. Widths come in steps: M = 8
 has 19 % fewer parameters than 25,000, IGCV3 15 % fewer MACs than 400,000. Two ablations ask what the claim would need:
-four times the updates, and four times the positions. A control of another kind, a network whose accuracy others
-published, says whether data and recipe are sound: ten passes at full resolution. Added after the run, before its own:
-the same passes for the perceptron of 100 hidden units of the data set's own paper (Xiao et al. 2017, table 3: 87.1 %).
-Added after that: the same perceptron by the paper's own recipe, so that what it gives today stands beside both, and the
-linear classifier of that table (84.2 %), ten passes by this study's recipe.
+four times the updates, and four times the positions. Added after the run, before their own: networks whose accuracy
+others published, by the recipes of those who published them (`redundancy_published`), to say whether data and training
+are sound.
 """
 
 from __future__ import annotations
 
-import warnings
-from functools import partial
-from typing import Any
-
-import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-
 from convsmith.report import Table
 from experiments.studies.contract import Outcome, Study, Verdict, study
-from experiments.studies.lean_training import Recipe, images
-from experiments.studies.redundancy_family import ARMS, CONTROL, INTERLEAVED, LINEAR, PERCEPTRON, Budget, compared
+from experiments.studies.lean_training import Recipe
+from experiments.studies.redundancy_family import ARMS, INTERLEAVED, Budget, compared
+from experiments.studies.redundancy_published import controls
 from experiments.studies.statistics import Interval, interval, paired_difference
 
 RECIPE = Recipe("fashion-mnist", 28, batch=256, lr=0.2, warmup=40, channels_last=True, whole=True)
 FOLD = 4
-IMAGES, UPDATES, QUICK_UPDATES = 60_000, 468, 60
+UPDATES, QUICK_UPDATES = 468, 60
 SMALL = "25,000 parameters"
 MEMBERS = ("Xception", "IGCV1", "M=4", "M=8", "regular")
 MACS, LARGE, HUGE = "400,000 MACs", "100,000 parameters", "400,000 parameters"
 FEW = ("regular", "IGCV1", "Xception", "MobileNetV1")
-PUBLISHED = "79,510 parameters, the published control"
 BUDGETS = {
     SMALL: Budget("params", 25_000, (*ARMS, "M=4", "M=8")),
     LARGE: Budget("params", 100_000, FEW),
@@ -47,11 +35,7 @@ BUDGETS = {
     HUGE: Budget("params", 400_000, FEW, 1),
     f"{SMALL}, four times the updates": Budget("params", 25_000, ("regular", "IGCV1", "IGCV3"), longer=4),
     f"{SMALL}, four times the positions": Budget("params", 25_000, ("regular", "IGCV1", "IGCV3"), fold=2),
-    "90,000 parameters, the control": Budget("params", 90_000, (CONTROL,), 1, longer=5, fold=1),
-    PUBLISHED: Budget("params", 79_510, (PERCEPTRON,), longer=5, fold=1),
-    "7,850 parameters, the published control": Budget("params", 7_850, (LINEAR,), longer=5, fold=1),
 }
-THEIRS = "the paper's, in scikit-learn"
 RULED = (SMALL, LARGE, MACS, HUGE)
 QUICK = {SMALL: Budget("params", 25_000, ("regular", "IGCV1", "IGCV3", "Xception"))}
 Accuracy = dict[tuple[str, str], list[float]]
@@ -76,15 +60,7 @@ def fashion(running: Study) -> Outcome:
     cells, tables, figures = compared(running, budgets, QUICK_UPDATES if running.quick else UPDATES, RECIPE, FOLD)
     accuracy = {key: [cell["accuracy"] for cell in values] for key, values in cells.items()}
     if not running.quick:
-        runs = [running.cell(f"{THEIRS}|{seed}", partial(published, seed)) for seed in running.seeds]
-        passes, reached = (interval([run[key] for run in runs]) for key in ("passes", "accuracy"))
-        ours = interval(accuracy[PUBLISHED, PERCEPTRON])
-        own = BUDGETS[PUBLISHED].longer * UPDATES * RECIPE.batch / IMAGES
-        rows = [
-            [f"{own:.1f}", f"{RECIPE.batch}", "this study's", str(ours)],
-            [str(passes), "200", THEIRS, str(reached)],
-        ]
-        tables.append(Table(["passes", "batch", "recipe", "test accuracy, %"], rows, "The perceptron by two recipes."))
+        tables.append(controls(running, RECIPE))
     verdict, checks = decide(accuracy)
     members = [(arm, interval(accuracy[SMALL, arm])) for arm in MEMBERS if (SMALL, arm) in accuracy]
     best = max(members, key=lambda row: row[1].mean)[0]
@@ -98,22 +74,6 @@ def fashion(running: Study) -> Outcome:
         "that say nothing. Two passes are few; the papers train for hundreds."
     )
     return Outcome(verdict, summary, [*tables, checks], figures, [note])
-
-
-def published(seed: int) -> dict[str, Any]:
-    """Train the paper's perceptron as its benchmark does: standardised pixels, scikit-learn's defaults of 2017."""
-    data = images(RECIPE)
-    sides = []
-    for split in (data.train.joined(data.validation), data.test):
-        whole = split.fetch(torch.arange(len(split)))
-        sides.append((whole.images.flatten(1).numpy(), whole.labels.numpy()))
-    (x, y), (others, wanted) = sides
-    # two epochs without gain ended a training then, ten do today
-    perceptron = MLPClassifier((100,), n_iter_no_change=2, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = make_pipeline(StandardScaler(), perceptron).fit(x, y)
-    return {"accuracy": 100 * float(model.score(others, wanted)), "passes": perceptron.n_iter_}
 
 
 def decide(accuracy: Accuracy) -> tuple[Verdict, Table]:

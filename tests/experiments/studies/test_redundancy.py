@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from convsmith.compression import cost
-from experiments.studies import redundancy_family, redundancy_fashion, redundancy_members
+from experiments.studies import redundancy_family, redundancy_fashion, redundancy_members, redundancy_published
 from experiments.studies.contract import Study
 from experiments.studies.lean_training import INPUT, nearest, train
 from experiments.studies.redundancy_arithmetic import arithmetic
@@ -68,6 +68,17 @@ def test_folded_arms_meet_their_budget(name):
     for arm in budget.arms:
         counted = cost(redundancy_family.build(arm, budget, recipe, fold), recipe.shape)
         assert getattr(counted, budget.kind) == pytest.approx(budget.amount, rel=0.2), arm
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("linear", 7_850), ("perceptron 100", 79_510), ("perceptron 256-128-64", 242_762), ("two convolutions", 83_466)],
+)
+def test_a_published_control_is_the_network_that_was_published(name, params):
+    """The last one's parameters are those that its author printed."""
+    model = redundancy_published.CONTROLS[name].build()
+    assert sum(p.numel() for p in model.parameters()) == params
+    assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
