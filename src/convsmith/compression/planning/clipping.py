@@ -58,8 +58,8 @@ def asked(wanted: Tensor, given: Tensor, bounds: Bounds) -> Tensor:
 def _scale(layer: Weighted, norm: Any) -> Bounds:
     """Return (factor, term) [C] from a layer's outputs to what is cut off."""
     if norm is None:
-        size = layer.weight.shape[0]
-        return torch.ones(size), torch.zeros(size)
+        weight = layer.weight.detach().flatten(1)[:, 0]
+        return torch.ones_like(weight), torch.zeros_like(weight)
     factor = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
     return factor.detach(), ((0 if norm.bias is None else norm.bias) - norm.running_mean * factor).detach()
 
