@@ -78,7 +78,7 @@ def is_hooked(module: nn.Module) -> bool:
     """Return whether the module carries a forward hook."""
     pair = module.register_forward_pre_hook(_nothing), module.register_forward_hook(_nothing)
     try:
-        return any(len(handle.hooks_dict_ref()) > 1 for handle in pair)
+        return any(len(handle.hooks_dict_ref() or ()) > 1 for handle in pair)
     finally:
         for handle in pair:
             handle.remove()
