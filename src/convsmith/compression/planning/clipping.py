@@ -39,10 +39,11 @@ def clipped(original: nn.Module, names: Iterable[str], norms: Mapping[str, str],
     found: dict[str, Bounds] = {}
     for name in names:
         layer, norm = original.get_submodule(name), original.get_submodule(norms[name]) if name in norms else None
-        loud = _answers(original, name, images, _scale(layer, norm), None)
+        scale = _scale(layer, norm)
+        loud = _answers(original, name, images, scale, None)
         for least, most in RANGES:
-            bounds = _bounds(layer, norm, least, most)
-            if output_error(loud, _answers(original, name, images, _scale(layer, norm), bounds)) < HARMLESS:
+            bounds = _bounds(scale, least, most)
+            if output_error(loud, _answers(original, name, images, scale, bounds)) < HARMLESS:
                 found[name] = bounds
                 break
     return found
@@ -55,7 +56,7 @@ def asked(wanted: Tensor, given: Tensor, bounds: Bounds) -> Tensor:
     return torch.where(wanted <= low, below, torch.where(wanted >= high, above, wanted))
 
 
-def _scale(layer: Weighted, norm: Any) -> Bounds:
+def _scale(layer: Weighted, norm: Any) -> tuple[Tensor, Tensor]:
     """Return (factor, term) [C] from a layer's outputs to what is cut off."""
     if norm is None:
         weight = layer.weight.detach().flatten(1)[:, 0]
@@ -64,13 +65,15 @@ def _scale(layer: Weighted, norm: Any) -> Bounds:
     return factor.detach(), ((0 if norm.bias is None else norm.bias) - norm.running_mean * factor).detach()
 
 
-def _bounds(layer: Weighted, norm: Any, least: float, most: float) -> Bounds:
-    factor, term = _scale(layer, norm)
+def _bounds(scale: tuple[Tensor, Tensor], least: float, most: float) -> Bounds:
+    factor, term = scale
     ends = [torch.where(factor == 0, sign * math.inf, (end - term) / factor) for sign, end in ((-1, least), (1, most))]
     return torch.minimum(*ends), torch.maximum(*ends)
 
 
-def _answers(original: nn.Module, name: str, images: Tensor, scale: Bounds, bounds: Bounds | None) -> Tensor:
+def _answers(
+    original: nn.Module, name: str, images: Tensor, scale: tuple[Tensor, Tensor], bounds: Bounds | None
+) -> Tensor:
     """Return the network's answers with noise for a layer's outputs, cut off at ``bounds``."""
 
     def loud(module: nn.Module, _args: Any, output: Tensor) -> Tensor:

@@ -112,17 +112,19 @@ def reconstruct(
             if name in now and now[name].shape == wanted.shape:
                 wanted = wanted + beside[name].lost(others[name][:, kept], now[name], kept)
             bounds = (cut[name][0][kept], cut[name][1][kept]) if name in cut else None
-            goal, given = _solve(module, before, args[0], output, wanted, seed, bounds, centred=norm is not None)
+            goal, given, result = _solve(
+                module, before, args[0], output, wanted, seed, bounds, centred=norm is not None
+            )
             lost = (goal - given).mean(0)
             if norm is not None:
                 norm.running_mean.sub_(lost)
                 given = given + lost
             elif before.bias is not None and isinstance(module, Refittable):
                 module.shift(lost)
-                given = given + lost
+                given, result = given + lost, module.forward(args[0])
             spread = float((wanted - wanted.mean(0)).square().sum())
             errors[name] = float((given - goal).square().sum()) / max(spread, 1e-30)
-            return module.forward(args[0])
+            return result
 
         return solve
 
@@ -152,8 +154,8 @@ def _solve(
     bounds: Bounds | None,
     *,
     centred: bool,
-) -> tuple[Tensor, Tensor]:
-    """Give ``module`` new weights, and return what was asked of its outputs in the end, and what they are, [n, C'].
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give ``module`` new weights; return what was asked of its outputs in the end, what they are, [n, C'], and all.
 
     ``output`` of ``x`` is what it gives with its present weights, ``wanted`` [n, C'] what its samples should be but for
     what ``bounds`` cut off. ``centred``: the mean that its outputs lack is made good behind it.
@@ -165,7 +167,8 @@ def _solve(
     positions = chosen_positions(before, tuple(output.shape), -(-samples(before) // len(output)), seed)
     if width > WIDEST or len(wanted) < ENOUGH * width:
         _gain(module, wanted, sampled_outputs(before, output, positions))
-        return wanted, sampled_outputs(before, module.forward(x), positions)
+        result: Tensor = module.forward(x)
+        return wanted, sampled_outputs(before, result, positions), result
     inputs = sampled_inputs(layer, x, positions, output.shape[-1])
     goal, ridge = wanted, None
     for _ in range(1 if bounds is None else ROUNDS):
@@ -180,11 +183,12 @@ def _solve(
             module.weight.copy_(best.reshape(module.weight.shape))
             if bias is not None:
                 module.bias.copy_(bias)
-        given = sampled_outputs(before, module.forward(x), positions)
+        result = module.forward(x)
+        given = sampled_outputs(before, result, positions)
         if bounds is not None:
             lost = (goal - given).mean(0) if centred or (biased and refits) else 0.0
             goal = asked(wanted, given + lost, bounds)
-    return goal, given
+    return goal, given, result
 
 
 def _norms(original: nn.Module, inventory: LayerInventory, images: Tensor) -> dict[str, str]:
