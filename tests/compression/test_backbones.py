@@ -114,12 +114,16 @@ def test_int8_where_one_activation_serves_a_whole_block(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "settings"), EVERY, ids=str)
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_method_on(name, method, settings, tmp_path):
-    make, skipped = NETWORKS[name]
-    if method in skipped:
-        pytest.skip("minutes on one core")
+@pytest.mark.parametrize(
+    ("make", "method", "settings"),
+    [
+        pytest.param(make, method, settings, id=f"{name}-{method}-{settings}")
+        for name, (make, slower) in NETWORKS.items()  # slower: minutes on one core
+        for method, settings in EVERY
+        if method not in slower
+    ],
+)
+def test_every_method_on(make, method, settings, tmp_path):
     check(make, method, settings, tmp_path)
 
 
