@@ -101,3 +101,11 @@ def test_a_batch_that_a_limit_cut_is_found_whole_later_and_other_batches_are_ref
     assert Routes.load(tmp_path).index.tolist() == list(range(1000, 1030))
     with pytest.raises(InvalidArgument, match="other batches"):
         find_routes_from_loader(digits.model, batches(digits, size=5), tmp_path, settings=SETTINGS)
+
+
+def test_a_finished_file_is_known_by_its_image_numbers_without_reading_its_gates(digits, tmp_path, monkeypatch):
+    find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=SETTINGS)
+    monkeypatch.setattr(Routes, "load", None)
+    find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=SETTINGS)
+    with pytest.raises(InvalidArgument, match="other batches"):
+        find_routes_from_loader(digits.model, batches(digits, size=5), tmp_path, settings=SETTINGS)

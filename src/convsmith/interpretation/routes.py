@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ _FORMAT = "convsmith-routes-3"
 _STORAGE = ("float32", "float16", "uint8")
 #: share of the image's gradient below which a layer passes nothing on: some 100 roundings of float32, as in a gradient
 LEAST_SHARE = 100 * torch.finfo(torch.float32).eps
-_ROWWISE = ("prediction", "confidence", "runner_up", "kept", "divergence", "objective", "passes", "converged", "gamma")
+_COLUMNS = ("prediction", "confidence", "runner_up", "kept", "divergence", "objective", "passes", "converged", "gamma")
+_ROWWISE = (*_COLUMNS, "index", "labels")
 _CHECKS = ("closed", "image_share", "dead_share")
 
 
@@ -43,10 +45,6 @@ class RouteFlags:
     def open(self) -> Tensor:
         """Return [B, L] bool: through this layer the image still changes the prediction by more than rounding."""
         return ~self.closed & (self.image_share > LEAST_SHARE)
-
-    def __getitem__(self, rows: Any) -> RouteFlags:
-        """Return the flags of ``rows``."""
-        return replace(self, **{name: getattr(self, name)[rows] for name in _CHECKS})
 
     @property
     def closed_layers(self) -> list[list[str]]:
@@ -120,13 +118,12 @@ class Routes:
 
     def messages(self, row: int) -> list[str]:
         """Return sentences on what is suspicious about image ``row``; empty if nothing is."""
-        notes = []
-        if self.settings.get("mode") == "converged" and not bool(self.converged[row]):
+        notes, one = [], self[row]
+        if one.settings.get("mode") == "converged" and not bool(one.converged):
             notes.append(
-                f"the search had not converged after {int(self.passes[row])} passes: a route with fewer nodes is likely"
+                f"the search had not converged after {int(one.passes)} passes: a route with fewer nodes is likely"
             )
-        flags = self.flags[[row]]  # not those of all images, image by image
-        shut, passed = flags.closed_layers[0], flags.open[0]
+        shut, passed = one.flags.closed_layers[0], one.flags.open[0]
         if shut:
             names = ", ".join(shut) if len(shut) <= 3 else f"{len(shut)} of {len(self.layers)} layers, first {shut[0]}"
             notes.append(f"all gates closed in {names}: the prediction comes from biases behind it")
@@ -135,7 +132,7 @@ class Routes:
                 f"the gates left in {int((~passed).sum())} of {len(self.layers)} layers pass nothing of the image on: "
                 "the prediction comes from biases"
             )
-        share = float(self.flags.dead_share[row])
+        share = float(one.flags.dead_share)
         if share > 0.1:
             notes.append(f"{share:.0%} of the critical nodes are silent in the full network")
         return notes
@@ -149,53 +146,47 @@ class Routes:
         if isinstance(rows, list | tuple):
             rows = torch.as_tensor(rows, device=self.prediction.device)
             rows = rows if rows.dtype == torch.bool else rows.long()
-        return replace(
-            self,
-            gates={name: g[rows] for name, g in self.gates.items()},
-            flags=self.flags[rows],
-            index=self.index[rows],
-            labels=self.labels[rows],
-            **{name: getattr(self, name)[rows] for name in _ROWWISE},
-        )
+        return self._with({name: tensor[rows] for name, tensor in self._tensors().items()})
 
     def __iter__(self) -> Iterator[Routes]:
         return (self[row] for row in range(len(self)))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return everything there is image by image, under its name in files."""
+        found = {name: getattr(self, name) for name in _ROWWISE}
+        found |= {name: getattr(self.flags, name) for name in _CHECKS}
+        return found | {f"gates.{number}": g for number, g in enumerate(self.gates.values())}
+
+    def _with(self, tensors: Mapping[str, Any]) -> Routes:
+        """Return routes of other images, of the same layers and settings."""
+        return replace(
+            self,
+            gates={name: tensors[f"gates.{number}"] for number, name in enumerate(self.gates)},
+            flags=replace(self.flags, **{name: tensors[name] for name in _CHECKS}),
+            **{name: tensors[name] for name in _ROWWISE},
+        )
 
     @staticmethod
     def concatenate(parts: Sequence[Routes]) -> Routes:
         """Join routes of the same layers and settings, in order."""
         if not parts:
             raise InvalidArgument("there is nothing to concatenate", given="0 routes")
-        first = parts[0]
-        for part in parts[1:]:
-            same = {n: g.shape[1] for n, g in part.gates.items()} == {n: g.shape[1] for n, g in first.gates.items()}
+        first, *others = parts
+        widths = [(name, g.shape[1]) for name, g in first.gates.items()]
+        for part in others:
+            same = [(name, g.shape[1]) for name, g in part.gates.items()] == widths
             if not same or dict(part.settings) != dict(first.settings):
                 raise InvalidArgument(
                     "routes found on other layers or with other settings cannot be joined or compared",
                     argument=f"{list(first.gates)} with {dict(first.settings)}",
                     given=f"{list(part.gates)} with {dict(part.settings)}",
                 )
-        rowwise: dict[str, Any] = {name: torch.cat([getattr(p, name) for p in parts]) for name in _ROWWISE}
-        checks: dict[str, Any] = {name: torch.cat([getattr(p.flags, name) for p in parts]) for name in _CHECKS}
-        return replace(
-            first,
-            gates={name: torch.cat([p.gates[name] for p in parts]) for name in first.gates},
-            flags=replace(first.flags, **checks),
-            index=torch.cat([p.index for p in parts]),
-            labels=torch.cat([p.labels for p in parts]),
-            **rowwise,
-        )
+        tensors = [part._tensors() for part in parts]
+        return first._with({name: torch.cat([each[name] for each in tensors]) for name in tensors[0]})
 
     def to(self, device: torch.device | str) -> Routes:
         """Return the routes on ``device``."""
-        return replace(
-            self,
-            gates={name: g.to(device) for name, g in self.gates.items()},
-            flags=replace(self.flags, **{name: getattr(self.flags, name).to(device) for name in _CHECKS}),
-            index=self.index.to(device),
-            labels=self.labels.to(device),
-            **{name: getattr(self, name).to(device) for name in _ROWWISE},
-        )
+        return self._with({name: tensor.to(device) for name, tensor in self._tensors().items()})
 
     def save(self, path: str | Path, *, storage: str = "float32") -> Path:
         """Write one safetensors file; ``storage`` of the gates is ``"float32"`` (exact), ``"float16"`` or ``"uint8"``.
@@ -207,12 +198,7 @@ class Routes:
         from safetensors.torch import save_file
 
         one_of("storage", storage, _STORAGE)
-        tensors: dict[str, Tensor] = {name: getattr(self, name) for name in _ROWWISE}
-        tensors.update(
-            index=self.index,
-            labels=self.labels,
-            **{name: getattr(self.flags, name) for name in _CHECKS},
-        )
+        tensors = self._tensors()
         for number, g in enumerate(self.gates.values()):
             key = f"gates.{number}"
             if storage == "uint8":
@@ -223,8 +209,6 @@ class Routes:
             elif storage == "float16":
                 tiny = torch.finfo(torch.float16).smallest_normal
                 tensors[key] = torch.where(g > 0, g.clamp(tiny, 65504), torch.zeros_like(g)).half()
-            else:
-                tensors[key] = g
         metadata = {
             "format": _FORMAT,
             "layers": json.dumps(list(self.gates)),
@@ -242,32 +226,17 @@ class Routes:
 
         A folder of files from `find_routes_from_loader` is read as one, in order.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(path)
         if path.is_dir():
-            files = sorted(path.glob("routes-*.safetensors"))
-            if not files:
-                rule, hint = "the folder holds no routes", "expected routes-*.safetensors"
-                raise InvalidArgument(rule, given=str(path), hint=hint)
-            whole = Routes.concatenate([Routes.load(file) for file in files])
+            whole = Routes.concatenate([Routes.load(file) for file in route_files(path)])
             whole = whole[torch.argsort(whole.index, stable=True)]
             return whole if rows is None else whole[rows]
-        if not path.is_file():
-            raise InvalidArgument("there is no such routes file", given=str(path))
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    rule, hint = "the file does not hold routes", "expected a file of Routes.save"
-                    raise InvalidArgument(rule, given=str(path), hint=hint)
-                cut = rows or slice(None)
-                t = {
-                    key: (file.get_tensor(key) if key.startswith("scale.") else file.get_slice(key)[cut])
-                    for key in file.keys()  # noqa: SIM118  # safe_open is no mapping
-                }
-        except SafetensorError as error:
-            raise InvalidArgument("the file is no complete safetensors file", given=str(path)) from error
+        with _opened(path) as file:
+            metadata, cut = file.metadata(), rows or slice(None)
+            t = {
+                key: (file.get_tensor(key) if key.startswith("scale.") else file.get_slice(key)[cut])
+                for key in file.keys()  # noqa: SIM118  # safe_open is no mapping
+            }
         layers, settings = tuple(json.loads(metadata["layers"])), json.loads(metadata["settings"])
         gates = {}
         for number, name in enumerate(layers):
@@ -277,8 +246,6 @@ class Routes:
         return Routes(
             gates=gates,
             flags=RouteFlags(layers=layers, **{name: t[name] for name in _CHECKS}),
-            index=t["index"],
-            labels=t["labels"],
             settings=settings,
             **{name: t[name] for name in _ROWWISE},
         )
@@ -287,7 +254,7 @@ class Routes:
         """Return a pandas DataFrame: one row per image, self-checks first, then one column per node (``layer[k]``)."""
         pandas = require("pandas", "frames")
         columns: dict[str, Any] = {"index": self.index.tolist(), "label": self.labels.tolist()}
-        columns.update({name: getattr(self, name).tolist() for name in _ROWWISE})
+        columns.update({name: getattr(self, name).tolist() for name in _COLUMNS})
         columns["sparsity"] = self.sparsity().tolist()
         columns["dead_share"] = self.flags.dead_share.tolist()
         columns["image_share"] = self.flags.image_share.amin(1).tolist()
@@ -297,3 +264,33 @@ class Routes:
             columns=[f"{name}[{k}]" for name, g in self.gates.items() for k in range(g.shape[1])],
         )
         return pandas.concat([pandas.DataFrame(columns), nodes], axis=1)
+
+
+def route_files(folder: str | Path) -> list[Path]:
+    """Return the files of `find_routes_from_loader` in the order of the batches."""
+    files = sorted(Path(folder).glob("routes-*.safetensors"))
+    if not files:
+        raise InvalidArgument("the folder holds no routes", given=str(folder), hint="expected routes-*.safetensors")
+    return files
+
+
+def saved_index(path: Path) -> Tensor:
+    """Return the image numbers [B] of a file of `Routes.save` without reading its gates."""
+    with _opened(path) as file:
+        return file.get_tensor("index")  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise InvalidArgument("there is no such routes file", given=str(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("format") != _FORMAT:
+                rule, hint = "the file does not hold routes", "expected a file of Routes.save"
+                raise InvalidArgument(rule, given=str(path), hint=hint)
+            yield file
+    except SafetensorError as error:
+        raise InvalidArgument("the file is no complete safetensors file", given=str(path)) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.files import read_json, write_json
 from convsmith.interpretation.find import Progress, describe, prepare, solve
-from convsmith.interpretation.routes import Routes
+from convsmith.interpretation.routes import Routes, route_files, saved_index
 from convsmith.interpretation.settings import RouteSettings
 from convsmith.interpretation.sites import SiteRule, plan_sites
+from convsmith.training.machine import rank_and_world
 
 
 def find_routes_from_loader(
@@ -61,8 +61,8 @@ def find_routes_from_loader(
         >>> folder = find_routes_from_loader(model, loader, "routes", settings=RouteSettings(steps=5))
     """
     settings = settings or RouteSettings()
-    rank = int(os.environ.get("RANK", "0")) if rank is None else rank
-    world = int(os.environ.get("WORLD_SIZE", "1")) if world is None else world
+    here = rank_and_world()
+    rank, world = here[0] if rank is None else rank, here[1] if world is None else world
     if not 0 <= rank < world:
         raise InvalidArgument("a rank lies between 0 and the number of processes", argument=f"rank {rank} of {world}")
     folder = Path(folder)
@@ -102,10 +102,7 @@ def iterate_routes(folder: str | Path) -> Iterator[Routes]:
         >>> folder = find_routes_from_loader(model, loader, "routes", settings=RouteSettings(steps=5))
         >>> images = sum(len(routes) for routes in iterate_routes(folder))
     """
-    files = sorted(Path(folder).glob("routes-*.safetensors"))
-    if not files:
-        raise InvalidArgument("the folder holds no routes", given=str(folder), hint="expected routes-*.safetensors")
-    return (Routes.load(file) for file in files)
+    return map(Routes.load, route_files(folder))
 
 
 def _check_settings(folder: Path, asked: dict[str, Any]) -> None:
@@ -120,7 +117,7 @@ def _check_settings(folder: Path, asked: dict[str, Any]) -> None:
 
 def _holds(path: Path, asked: Tensor) -> bool:
     """Tell whether the file is that of a whole batch; one that a `limit` cut is found again, another's is refused."""
-    index = Routes.load(path).index
+    index = saved_index(path)
     if not torch.equal(index, asked[: len(index)].cpu()):
         rule, hint = "the folder holds routes of other batches", "the same images and batch size, or another folder"
         raise InvalidArgument(rule, argument="batches", given=str(path), hint=hint)
