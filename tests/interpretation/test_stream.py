@@ -56,8 +56,6 @@ def test_a_stopped_run_goes_on_and_does_not_repeat(digits, tmp_path):
     assert len(Routes.load(tmp_path)) == 30
     with pytest.raises(InvalidArgument, match="other settings"):
         find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=RouteSettings(steps=16))
-    with pytest.raises(InvalidArgument, match="already"):
-        find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=SETTINGS, resume=False)
 
 
 def test_processes_share_the_batches(digits, tmp_path):
@@ -81,26 +79,18 @@ def test_torchruns_environment_is_read(digits, tmp_path, monkeypatch):
     ]
 
 
-def test_pairs_and_plain_tensors_are_batches_and_a_limit_cuts(digits, tmp_path):
+def test_pairs_and_plain_tensors_are_batches(digits, tmp_path):
     pairs = [(digits.test_x[:4], digits.test_y[:4]), (digits.test_x[4:8], digits.test_y[4:8])]
-    find_routes_from_loader(digits.model, pairs, tmp_path / "a", settings=SETTINGS, limit=6)
+    find_routes_from_loader(digits.model, pairs, tmp_path / "a", settings=SETTINGS)
     found = Routes.load(tmp_path / "a")
-    assert len(found) == 6
-    assert torch.equal(found.labels, digits.test_y[:6])
+    assert len(found) == 8
+    assert torch.equal(found.labels, digits.test_y[:8])
     find_routes_from_loader(digits.model, [digits.test_x[:3]], tmp_path / "b", settings=SETTINGS)
     assert (Routes.load(tmp_path / "b").labels == -1).all()
     with pytest.raises(InvalidArgument, match="batch"):
         find_routes_from_loader(digits.model, ["x"], tmp_path / "c")
     with pytest.raises(InvalidArgument, match="rank"):
         find_routes_from_loader(digits.model, [], tmp_path / "d", rank=2, world=2)
-
-
-def test_a_batch_that_a_limit_cut_is_found_whole_later_and_other_batches_are_refused(digits, tmp_path):
-    find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=SETTINGS, limit=10)
-    find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=SETTINGS)
-    assert Routes.load(tmp_path).index.tolist() == list(range(1000, 1030))
-    with pytest.raises(InvalidArgument, match="other batches"):
-        find_routes_from_loader(digits.model, batches(digits, size=5), tmp_path, settings=SETTINGS)
 
 
 def test_a_finished_file_is_known_by_its_image_numbers_without_reading_its_gates(digits, tmp_path, monkeypatch):

@@ -127,7 +127,7 @@ def extract_features(model: nn.Module, images: Tensor | Iterable[Any]) -> Featur
     features, logits, labels = [], [], []
     with evaluating(model), torch.no_grad():
         for item in [images] if isinstance(images, Tensor) else images:
-            x, y = _unpack(item)
+            x, y = unpack_batch(item)
             f, z = features_and_logits(model, x if parameter is None else x.to(parameter.device))
             features.append(wide(f).cpu())
             logits.append(wide(z).cpu())
@@ -137,7 +137,8 @@ def extract_features(model: nn.Module, images: Tensor | Iterable[Any]) -> Featur
     return Features(torch.cat(features), torch.cat(logits), torch.cat(labels))
 
 
-def _unpack(item: Any) -> tuple[Tensor, Tensor]:
+def unpack_batch(item: Any) -> tuple[Tensor, Tensor]:
+    """Return images and labels [n] (-1 where there are none) of a tensor, a pair, or what has both by name."""
     images = getattr(item, "images", item[0] if isinstance(item, tuple | list) and item else item)
     labels = getattr(item, "labels", item[1] if isinstance(item, tuple | list) and len(item) > 1 else None)
     if not isinstance(images, Tensor):

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.files import read_json, write_json
+from convsmith.inspection.features import unpack_batch
 from convsmith.interpretation.find import Progress, describe, prepare, solve
 from convsmith.interpretation.routes import Routes, route_files, saved_index
 from convsmith.interpretation.settings import RouteSettings
@@ -29,15 +30,14 @@ def find_routes_from_loader(
     sites: str | SiteRule = "auto",
     layers: list[str] | None = None,
     storage: str = "uint8",
-    limit: int | None = None,
-    resume: bool = True,
     rank: int | None = None,
     world: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Find the routes of every batch and write each to ``folder/routes-NNNNNN.safetensors``; return the folder.
 
-    Memory holds one batch. `Routes.load(folder)` reads all files as one, `iterate_routes(folder)` one by one.
+    Memory holds one batch. `Routes.load(folder)` reads all files as one, `iterate_routes(folder)` one by one. Batches
+    whose file is there are not searched again.
 
     Args:
         model: classifier in evaluation mode.
@@ -48,14 +48,12 @@ def find_routes_from_loader(
         sites: see `plan_sites`.
         layers: see `plan_sites`.
         storage: see `Routes.save`; ``"uint8"`` is a byte per gate.
-        limit: stop after so many images (of all processes together).
-        resume: skip batches whose file exists; the settings must be those of the files.
         rank: this process takes batches ``rank, rank + world, ...``; default torchrun's ``RANK``.
         world: number of processes; default torchrun's ``WORLD_SIZE``.
         progress: called with images done, 0 (unknown), a note.
 
     Raises:
-        InvalidArgument: files found with other settings, or files there without ``resume``.
+        InvalidArgument: the folder holds routes of other batches, or found with other settings.
 
     Examples:
         >>> folder = find_routes_from_loader(model, loader, "routes", settings=RouteSettings(steps=5))
@@ -67,25 +65,25 @@ def find_routes_from_loader(
         raise InvalidArgument("a rank lies between 0 and the number of processes", argument=f"rank {rank} of {world}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if not resume and any(folder.glob("routes-*.safetensors")):
-        rule, hint = "the folder holds routes already", "resume=True, or another folder"
-        raise InvalidArgument(rule, given=str(folder), hint=hint)
     plan = None
     first = 0
     for number, item in enumerate(batches):
-        if limit is not None and first >= limit:
-            break
-        images, labels, index = _unpack(item, first)
-        if limit is not None:
-            images, labels, index = images[: limit - first], labels[: limit - first], index[: limit - first]
+        images, labels = unpack_batch(item)
         before, first = first, first + len(images)
+        index = item.index if isinstance(item, Batch) else torch.arange(before, first)
         path = folder / f"routes-{number:06d}.safetensors"
         if number % world != rank:
             continue
         if plan is None:
             plan = plan_sites(*prepare(model, images), sites, layers)
             _check_settings(folder, {**describe(plan, settings), "layers": [site.name for site in plan.sites]})
-        if path.exists() and _holds(path, index):
+        if path.exists():
+            if not torch.equal(saved_index(path), index.cpu()):
+                rule, hint = (
+                    "the folder holds routes of other batches",
+                    "the same images and batch size, or another folder",
+                )
+                raise InvalidArgument(rule, argument="batches", given=str(path), hint=hint)
             continue
         inner, images = prepare(model, images)
         routes = solve(inner, images, plan, settings, len(images), labels=labels, index=index, first=before)
@@ -113,22 +111,3 @@ def _check_settings(folder: Path, asked: dict[str, Any]) -> None:
     if there != json.loads(json.dumps(asked)):
         rule, hint = "the folder holds routes found with other settings", "choose another folder"
         raise InvalidArgument(rule, argument=asked, given=there, hint=hint)
-
-
-def _holds(path: Path, asked: Tensor) -> bool:
-    """Tell whether the file is that of a whole batch; one that a `limit` cut is found again, another's is refused."""
-    index = saved_index(path)
-    if not torch.equal(index, asked[: len(index)].cpu()):
-        rule, hint = "the folder holds routes of other batches", "the same images and batch size, or another folder"
-        raise InvalidArgument(rule, argument="batches", given=str(path), hint=hint)
-    return len(index) == len(asked)
-
-
-def _unpack(item: Any, first: int) -> tuple[Tensor, Tensor, Tensor]:
-    if isinstance(item, Batch):
-        return item.images, item.labels, item.index
-    images, labels = (item[0], item[1]) if isinstance(item, list | tuple) else (item, None)
-    if not isinstance(images, Tensor):
-        raise InvalidArgument("a batch is a Batch, (images, labels) or images", given=type(item).__name__)
-    labels = torch.full((len(images),), -1) if labels is None else torch.as_tensor(labels)
-    return images, labels, torch.arange(first, first + len(images))
