@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convsmith.arguments import one_of, tensor
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation.find import Progress, _column, prepare, rows_at_once
+from convsmith.interpretation.find import Progress, _column, prepare, row_slices
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.sites import SitePlan, plan_sites
@@ -49,11 +49,9 @@ def apply_routes(
         >>> logits = apply_routes(model, images, find_routes(model, images, steps=5))
     """
     model, images = prepare(model, images)
-    named = dict(gates.gates) if isinstance(gates, Routes) else dict(gates)
-    if not named:
-        return _run(model, images, None, None, batch_size)
-    plan = plan_for(model, images, tuple(named))
-    return _run(model, images, plan, _flat(named, plan, len(images)), batch_size)
+    named = gates.gates if isinstance(gates, Routes) else gates
+    plan, values = plan_gates(model, images, named) if named else (SitePlan((), "none", ()), None)
+    return _run(model, images, plan, values, batch_size)
 
 
 def ablate(
@@ -112,8 +110,8 @@ def removal_curve(
     if bool((labels < 0).any()):
         hint = "routes.prediction in their place measures what stays the same"
         raise InvalidArgument("accuracy needs the label of every image", argument="labels", given=-1, hint=hint)
-    plan = plan_for(model, images, routes.layers)
-    score = _flat(dict(routes.gates), plan, len(images)).to(images.device).double()
+    plan, gates = plan_gates(model, images, routes.gates)
+    score = gates.to(images.device).double()
     if by == "class":
         for label in labels.unique():
             score[labels == label] = score[labels == label].mean(0, keepdim=True)
@@ -130,11 +128,6 @@ def removal_curve(
     return _curve(torch.stack(correct).cpu(), labels.cpu(), tuple(fractions), order, keep)
 
 
-def plan_for(model: nn.Module, images: Tensor, layers: Sequence[str]) -> SitePlan:
-    """Return the plan of exactly these layers, whatever rule found them."""
-    return plan_sites(model, images, "auto", tuple(layers))
-
-
 def _rank(score: Tensor, order: str, seed: int) -> Tensor:
     """Node numbers [B, total], first to go first; ties in random order."""
     generator = torch.Generator().manual_seed(seed)
@@ -146,8 +139,9 @@ def _rank(score: Tensor, order: str, seed: int) -> Tensor:
     return shuffle.gather(1, place)
 
 
-def _flat(gates: Mapping[str, Tensor], plan: SitePlan, rows: int) -> Tensor:
-    parts = []
+def plan_gates(model: nn.Module, images: Tensor, gates: Mapping[str, Tensor]) -> tuple[SitePlan, Tensor]:
+    """Return the plan of exactly these layers, whatever rule found them, and their gates [B, total]."""
+    plan, rows, parts = plan_sites(model, images, layers=tuple(gates)), len(images), []
     for site in plan.sites:
         g = tensor(f"gates of {site.name}", gates[site.name], rank=(1, 2), floating=False, what="gates [B, channels]")
         g = g[None] if g.dim() == 1 else g
@@ -155,18 +149,13 @@ def _flat(gates: Mapping[str, Tensor], plan: SitePlan, rows: int) -> Tensor:
             rule = "gates of a layer are [B, channels]"
             raise InvalidArgument(rule, argument=f"{site.name}: [{rows}, {site.width}]", given=tuple(g.shape))
         parts.append(g.expand(rows, -1))
-    return torch.cat(parts, dim=1)
+    return plan, torch.cat(parts, dim=1)
 
 
-def _run(
-    model: nn.Module, images: Tensor, plan: SitePlan | None, gates: Tensor | None, batch_size: int | None
-) -> Tensor:
-    size = rows_at_once(images, batch_size)
-    plan = plan or SitePlan((), "none", ())
+def _run(model: nn.Module, images: Tensor, plan: SitePlan, gates: Tensor | None, batch_size: int | None) -> Tensor:
     parts = []
-    for first in range(0, len(images), size):
-        rows = slice(first, first + size)
-        with torch.no_grad(), GatedNetwork(model, plan, images[rows], cache=False) as network:
+    for rows in row_slices(images, batch_size):
+        with GatedNetwork(model, plan, images[rows], cache=False) as network, torch.no_grad():
             parts.append(network.logits(None if gates is None else gates[rows].to(images)))
     return torch.cat(parts)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.inspection.outputs import class_scores
 from convsmith.interpretation.attacks import ATTACKS, AttackSetting, eight_bit
+from convsmith.interpretation.comparators import mean_activations
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.sites import SitePlan, SiteRule, plan_sites
 
@@ -155,11 +156,7 @@ def _distance(found: Tensor, wanted: Tensor, plan: SitePlan) -> Tensor:
 
 def _activations(network: GatedNetwork) -> tuple[Tensor, Tensor]:
     logits = network.logits(watch=True)
-    means = []
-    for number, site in enumerate(network.plan.sites):
-        maps = network.outputs[number].movedim(site.axis, 1)
-        means.append((maps.relu() if site.rectified else maps.abs()).reshape(*maps.shape[:2], -1).mean(2))
-    return logits, torch.cat(means, dim=1)
+    return logits, mean_activations(network)
 
 
 def _contributions(network: GatedNetwork) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from convsmith.arguments import integer, number, one_of, tensor
 from convsmith.errors import InvalidArgument, require
 from convsmith.inspection.modes import copied
 from convsmith.inspection.outputs import class_scores
-from convsmith.interpretation.find import prepare, rows_at_once
+from convsmith.interpretation.find import prepare, row_slices
 from convsmith.registry import Registry, check_settings
 
 #: moves pixels: (setting, start pixels [B, C, H, W], labels [B], settings of its own as keywords) -> pixels
@@ -140,9 +140,8 @@ def attack(
         lambda points: (points - shift) / scale,
         targeted,
     )
-    size, parts = rows_at_once(images, batch_size), []
-    for first in range(0, len(images), size):
-        rows = slice(first, first + size)
+    parts = []
+    for rows in row_slices(images, batch_size):
         here = {k: v[rows] if isinstance(v, Tensor) and v.shape == pixels.shape else v for k, v in settings.items()}
         parts.append(entry.value(setting, pixels[rows], labels[rows], **here))
     moved = torch.cat(parts)

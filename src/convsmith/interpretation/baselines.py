@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from convsmith.arguments import one_of
 from convsmith.data.batch import Batch
+from convsmith.interpretation.ablation import apply_routes
 from convsmith.interpretation.comparators import score_units
 from convsmith.interpretation.find import find_routes, rows_at_once
 from convsmith.interpretation.routes import Routes
@@ -50,8 +51,6 @@ def baseline_features(
     if name == "max-probability":
         values = (1 - activations.confidence)[:, None]
     else:
-        from convsmith.interpretation.ablation import apply_routes
-
         logits = apply_routes(model, images, {}, batch_size=batch_size)
         values = logits - logits.amin(1, keepdim=True)
     shut = torch.zeros(len(values), 1, dtype=torch.bool, device=values.device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.arguments import integer, wide
-from convsmith.interpretation.find import Progress, _column, collect, look, prepare, rows_at_once
+from convsmith.interpretation.find import Progress, _column, collect, look, prepare, row_slices
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.sites import SiteRule, plan_sites
@@ -71,16 +71,15 @@ def score_units(
     integer("steps", steps, least=1)
     model, images = prepare(model, images)
     plan = plan_sites(model, images, sites, layers)
-    count, size = len(images), rows_at_once(images, batch_size)
+    count = len(images)
     labels, index = _column(labels, count, -1, "labels"), _column(index, count, None, "index")
     if target is not None:
         target = _column(target, count, None, "target").to(images.device)
     settings = {"mode": method, "steps": steps, "seed": seed, "sites": plan.kind}
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for first in range(0, count, size):
-        rows = slice(first, min(first + size, count))
-        with torch.inference_mode(False), torch.enable_grad(), GatedNetwork(model, plan, images[rows]) as network:
+    for rows in row_slices(images, batch_size):
+        with GatedNetwork(model, plan, images[rows]) as network:
             full, silent = look(network)
             chosen = full.argmax(1) if target is None else target[rows].clone()
             scores = scorer(ScoreRequest(network, chosen, steps, generator)).to(full)
@@ -100,10 +99,12 @@ def _activation(request: ScoreRequest) -> Tensor:
     """Mean absolute activation over positions."""
     with torch.no_grad():
         request.network.logits(watch=True)
-        parts = []
-        for number, site in enumerate(request.network.plan.sites):
-            maps = request.network.outputs[number].movedim(site.axis, 1)
-            parts.append((maps.relu() if site.rectified else maps.abs()).reshape(*maps.shape[:2], -1).mean(2))
+        return mean_activations(request.network)
+
+
+def mean_activations(network: GatedNetwork) -> Tensor:
+    """Return the mean absolute activation [B, total] of every channel watched (at a ReLU that of its positive part)."""
+    parts = [(maps.relu() if site.rectified else maps.abs()).mean(2) for site, maps in network.watched()]
     return torch.cat(parts, dim=1)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from convsmith.arguments import wide
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation.ablation import _flat, plan_for
-from convsmith.interpretation.find import prepare, rows_at_once
+from convsmith.interpretation.ablation import plan_gates
+from convsmith.interpretation.find import prepare, row_slices
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
 
@@ -76,15 +76,13 @@ def runner_up_contrast(
     if len(routes) != len(images):
         raise InvalidArgument("one route per image", argument=f"{len(images)} images", given=f"{len(routes)} routes")
     model, images = prepare(model, images)
-    plan = plan_for(model, images, routes.layers)
-    critical = _flat({n: (g > 0).float() for n, g in routes.gates.items()}, plan, len(images)).to(images)
-    size = rows_at_once(images, batch_size)
+    plan, gates = plan_gates(model, images, routes.gates)
+    critical = (gates > 0).to(images)
     names = [(site.name, channel) for site in plan.sites for channel in range(site.width)]
     count = min(count, plan.total)
     effects, margins = [], []
-    for first in range(0, len(images), size):
-        rows = slice(first, first + size)
-        with torch.inference_mode(False), torch.enable_grad(), GatedNetwork(model, plan, images[rows]) as network:
+    for rows in row_slices(images, batch_size):
+        with GatedNetwork(model, plan, images[rows]) as network:
             gates = torch.ones_like(critical[rows]).requires_grad_(True)
             logits = network.logits(gates)
             top = logits.gather(1, routes.prediction[rows, None].to(images.device, copy=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -87,15 +87,13 @@ def solve(
     ``first``: place of the first image among all of them, where this is a part (for the streams of uniform starts).
     """
     count = len(images)
-    size = rows_at_once(images, batch_size)
     labels = _column(labels, count, -1, "labels")
     index = _column(index, count, None, "index")
+    gammas = torch.full((count,), float(settings.gamma), dtype=torch.float64) if gammas is None else gammas.cpu()
     parts = []
-    for start in range(0, count, size):
-        rows = slice(start, min(start + size, count))
-        asked = torch.full((rows.stop - start,), float(settings.gamma), dtype=torch.float64)
-        gamma = asked if gammas is None else gammas[rows].cpu()
-        begin = _start(settings, len(gamma), plan.total, first + start)
+    for rows in row_slices(images, batch_size):
+        gamma = gammas[rows]
+        begin = _start(settings, len(gamma), plan.total, first + rows.start)
         parts.append(_solve_batch(model, images[rows], plan, settings, gamma, begin, labels[rows], index[rows]))
         if progress is not None:
             progress(rows.stop, count, "routes")
@@ -107,6 +105,12 @@ def rows_at_once(images: Tensor, batch_size: int | None) -> int:
     if batch_size is not None:
         integer("batch_size", batch_size, least=1)
     return batch_size or (128 if images.is_cuda else 32)
+
+
+def row_slices(images: Tensor, batch_size: int | None) -> Iterator[slice]:
+    """Give the rows of one batch after the other."""
+    size = rows_at_once(images, batch_size)
+    return (slice(first, min(first + size, len(images))) for first in range(0, len(images), size))
 
 
 def prepare(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
@@ -155,11 +159,8 @@ def _solve_batch(
 ) -> Routes:
     upper, rows = _upper(plan, settings), len(images)
     shown = torch.cat([images, blanks(images)]) if settings.open_layers else images
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        GatedNetwork(model, plan, shown, precision=settings.precision, channels_last=settings.channels_last) as network,
-    ):
+    precision, channels_last = settings.precision, settings.channels_last
+    with GatedNetwork(model, plan, shown, precision=precision, channels_last=channels_last) as network:
         logits, nothing = look(network)
         full, silent = logits[:rows], nothing[:rows]
         probabilities = full.softmax(1)
@@ -213,14 +214,7 @@ def look(network: GatedNetwork, gates: Tensor | None = None) -> tuple[Tensor, Te
         logits = network.logits(gates, watch=True)
         if not bool(logits.isfinite().all()):
             raise RunFailed("the network's output for these images is not finite", given="NaN or infinite logits")
-        silent = []
-        for number, site in enumerate(network.plan.sites):
-            maps = (
-                network.outputs[number].movedim(site.axis, 1).flatten(2)
-                if site.rank > 2
-                else network.outputs[number][..., None]
-            )
-            silent.append(maps.amax(2) <= 0 if site.rectified else maps.abs().amax(2) == 0)
+        silent = [maps.amax(2) <= 0 if site.rectified else maps.abs().amax(2) == 0 for site, maps in network.watched()]
         network.outputs.clear()
     return logits, torch.cat(silent, dim=1)
 

@@ -15,21 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import one_of, wide
-from convsmith.inspection.modes import check_evaluation, eager, unwrap
+from convsmith.arguments import wide
+from convsmith.inspection.modes import check_evaluation, eager, is_hooked, unwrap
 from convsmith.inspection.outputs import class_scores
 from convsmith.interpretation.sites import Site, SitePlan
-
-PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
 
 
 class GatedNetwork:
     """A context in which ``logits(gates)`` runs ``model`` with gates on; nothing of the model is changed after it.
 
-    Inside the context weights do not ask for gradients (saves about a third of the work and the saved inputs), hooks
-    multiply, and modules that are complete before the first gate return their stored output (the images are fixed, so
-    their outputs are). On exit, exceptions included, hooks are removed, ``requires_grad`` flags and ``forward``
-    methods are as before; buffers, ``.grad`` and random state are never touched.
+    Inside the context gradients are on, but not those of the weights (saves about a third of the work and the saved
+    inputs), hooks multiply, and modules that are complete before the first gate return their stored output (the images
+    are fixed, so their outputs are). On exit, exceptions included, hooks are removed, ``requires_grad`` flags and
+    ``forward`` methods are as before; buffers, ``.grad`` and random state are never touched.
 
     Args:
         model: a network in evaluation mode; wrappers (DataParallel, DDP, compiled) are looked through.
@@ -51,13 +49,12 @@ class GatedNetwork:
         precision: str = "fp32",
         channels_last: bool = False,
     ) -> None:
-        one_of("precision", precision, PRECISIONS)
         self.model = unwrap(model)
         check_evaluation(self.model)
         self.plan, self.cache, self.precision = plan, cache, precision
         if channels_last and images.dim() == 4:
             images = images.contiguous(memory_format=torch.channels_last)
-        self.images = images.clone() if images.is_inference() else images.detach()
+        self.images = images
         self.outputs: dict[int, Tensor] = {}
         self.watch = False
         self._factors: tuple[Tensor, ...] | None = None
@@ -74,11 +71,16 @@ class GatedNetwork:
 
     def __enter__(self) -> GatedNetwork:
         try:
-            self._stack.enter_context(eager())
+            for mode in (torch.inference_mode(False), torch.enable_grad(), eager()):
+                self._stack.enter_context(mode)
+            self.images = self.images.clone() if self.images.is_inference() else self.images.detach()
+            modules = dict(self.model.named_modules(remove_duplicate=False))
+            # somebody else's hook must see every call
+            own = [m for m in self.plan.prefix if not is_hooked(modules[m]) and "forward" not in vars(modules[m])]
             self._freeze()
-            self._hook()
+            self._hook(modules)
             if self.cache:
-                self._store_prefix()
+                self._store_prefix({name: modules[name] for name in own})
             self._everything = (self.images, self._prefix)
         except BaseException:
             self._stack.close()
@@ -108,6 +110,12 @@ class GatedNetwork:
         finally:
             self._factors = None
         return wide(class_scores(output, classes=2))
+
+    def watched(self) -> Iterator[tuple[Site, Tensor]]:
+        """Give every site with its output [B, C, N] in the pass that was watched last."""
+        for number, site in enumerate(self.plan.sites):
+            maps = self.outputs[number].movedim(site.axis, 1)
+            yield site, maps.reshape(*maps.shape[:2], -1)
 
     def select(self, rows: Tensor) -> None:
         """Go on with these rows only (a finished image costs nothing any more)."""
@@ -144,8 +152,7 @@ class GatedNetwork:
         for parameter in frozen:
             parameter.requires_grad_(False)
 
-    def _hook(self) -> None:
-        modules = dict(self.model.named_modules(remove_duplicate=False))
+    def _hook(self, modules: dict[str, nn.Module]) -> None:
         by_module: dict[str, dict[int, int]] = {}
         for number, site in enumerate(self.plan.sites):
             by_module.setdefault(site.module, {})[site.call] = number
@@ -169,11 +176,7 @@ class GatedNetwork:
 
         return hook
 
-    def _store_prefix(self) -> None:
-        modules = dict(self.model.named_modules(remove_duplicate=False))
-        gated = {site.module for site in self.plan.sites}
-        handles = []
-
+    def _store_prefix(self, modules: dict[str, nn.Module]) -> None:
         def record(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, _args: Any, output: Any) -> None:
                 if isinstance(output, Tensor):
@@ -181,16 +184,8 @@ class GatedNetwork:
 
             return hook
 
+        handles = [module.register_forward_hook(record(name)) for name, module in modules.items()]
         try:
-            for name in self.plan.prefix:
-                module = modules[name]
-                own = module.register_forward_hook(record(name))
-                handles.append(own)
-                before = module.register_forward_pre_hook(lambda *_: None)
-                hooked = len(own.hooks_dict_ref()) > 1 + (name in gated) or len(before.hooks_dict_ref()) > 1
-                before.remove()
-                if hooked or "forward" in module.__dict__:  # somebody else's hook must see every call
-                    own.remove()
             with torch.no_grad():
                 self.logits()
         finally:

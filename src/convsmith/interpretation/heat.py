@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from convsmith.arguments import integer, number, one_of
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation.ablation import _flat, plan_for
-from convsmith.interpretation.find import _column, prepare, rows_at_once
+from convsmith.interpretation.ablation import plan_gates
+from convsmith.interpretation.find import _column, prepare, row_slices
 from convsmith.interpretation.gates import GatedNetwork, spread
 from convsmith.interpretation.routes import Routes
 
@@ -52,17 +52,12 @@ def heat_map(
     integer("sizes", sizes, least=1)
     number("smooth", smooth, least=0, most=1)
     model, images = prepare(model, images)
-    plan = plan_for(model, images, routes.layers)
-    gates = _flat(dict(routes.gates), plan, len(images)).to(images)
+    plan, gates = plan_gates(model, images, routes.gates)
+    gates = gates.to(images)
     wanted = _column(routes.prediction if target is None else target, len(images), None, "target").to(images.device)
-    maps, size = [], rows_at_once(images, batch_size)
-    for first in range(0, len(images), size):
-        rows = slice(first, first + size)
-        with (
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            GatedNetwork(model, plan, images[rows], cache=False) as network,
-        ):
+    maps = []
+    for rows in row_slices(images, batch_size):
+        with GatedNetwork(model, plan, images[rows], cache=False) as network:
             label = wanted[rows].clone()  # what inference mode made cannot be saved for a gradient
             if method == "pathway-gradient":
                 maps.append(_pathway_gradient(network, (gates[rows] > 0).to(images), label))

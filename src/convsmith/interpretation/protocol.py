@@ -16,12 +16,12 @@ from convsmith.arguments import one_of
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.files import replacing
-from convsmith.inspection.outputs import class_scores
+from convsmith.interpretation.ablation import apply_routes
 from convsmith.interpretation.attacks import _normalisation, attack, default_steps
 from convsmith.interpretation.baselines import NAMES as BASELINES
 from convsmith.interpretation.baselines import extractor
 from convsmith.interpretation.detector import DetectionReport, RouteDetector, detection_report
-from convsmith.interpretation.find import Progress, prepare
+from convsmith.interpretation.find import Progress
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.settings import route_settings
 from convsmith.interpretation.trees import CLASSIFIERS
@@ -308,6 +308,4 @@ def balanced(labels: Tensor, count: int, seed: int, *, fewer: bool = False) -> T
 
 
 def _predictions(model: nn.Module, images: Tensor) -> Tensor:
-    parts = (prepare(model, part) for part in images.split(128))
-    with torch.no_grad():
-        return torch.cat([class_scores(network(part)).argmax(1).cpu() for network, part in parts])
+    return apply_routes(model, images, {}, batch_size=128).argmax(1).cpu()

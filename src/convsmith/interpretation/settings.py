@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from convsmith import arguments
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation.gates import PRECISIONS
 from convsmith.registry import check_settings, setting_types
 
-MODES = ("converged", "paper")
 #: passes where the caller names none: the published horizon; enough for nearly all rows of the other solver to converge
 DEFAULT_STEPS = {"paper": 30, "converged": 150}
 MOST_STEPS = 100_000
@@ -36,22 +34,19 @@ class RouteSettings:
     """
 
     gamma: float = 0.05
-    gamma_per: str = "sum"
+    gamma_per: Literal["sum", "mean"] = "sum"
     steps: int | None = None
-    mode: str = "converged"
+    mode: Literal["converged", "paper"] = "converged"
     upper: float | None = None
-    init: str = "ones"
+    init: Literal["ones", "uniform"] = "ones"
     seed: int = 0
     tolerance: float = 0.01
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "tf32"] = "fp32"
     channels_last: bool = False
     open_layers: bool = False
 
     def __post_init__(self) -> None:
-        arguments.one_of("mode", self.mode, MODES)
-        arguments.one_of("gamma_per", self.gamma_per, ("sum", "mean"))
-        arguments.one_of("init", self.init, ("ones", "uniform"))
-        arguments.one_of("precision", self.precision, PRECISIONS)
+        arguments.choices(self)
         arguments.number("gamma", self.gamma, least=0)
         arguments.integer("seed", self.seed)
         if self.steps is not None:
@@ -60,9 +55,8 @@ class RouteSettings:
             arguments.number("upper", self.upper, least=1)
         arguments.number("tolerance", self.tolerance, above=0, below=1)
         if self.open_layers and self.mode != "converged":
-            raise InvalidArgument(
-                "only the converging mode opens layers", argument="open_layers", given=f"mode={self.mode!r}"
-            )
+            rule = "only the converging mode opens layers"
+            raise InvalidArgument(rule, argument="open_layers", given=f"mode={self.mode!r}")
 
     @property
     def most_steps(self) -> int:
