@@ -117,6 +117,25 @@ def test_routes_found_with_other_settings_are_refused(digits, pairs):
     assert detector.false_positive_rate == 0.05
 
 
+@pytest.mark.parametrize("features", ["routes", "logits", "activations"])
+def test_images_of_another_size_are_refused(digits, tmp_path, features):
+    def look(images):
+        if features == "routes":
+            return find_routes(digits.model, images, mode="paper", steps=3)
+        return baseline_features(digits.model, images, features)
+
+    x = digits.test_x[:12]
+    detector = RouteDetector(trees=3).fit(look(x), look(x.flip(3)))
+    detector = RouteDetector.load(detector.save(tmp_path / "d.safetensors"))
+    detector.check_network(digits.model, x)
+    detector.score(look(x))
+    larger = torch.nn.functional.interpolate(x, size=12)
+    with pytest.raises(InvalidArgument, match="another size"):
+        detector.check_network(digits.model, larger)
+    with pytest.raises(InvalidArgument, match="another size"):
+        detector.score(look(larger))
+
+
 @pytest.mark.parametrize("name", ["max-probability", "logits", "activations"])
 def test_cheap_baselines_fit_the_same_detector(digits, name):
     x, y = digits.test_x[:60], digits.test_y[:60]

@@ -55,7 +55,8 @@ def baseline_features(
         values = logits - logits.amin(1, keepdim=True)
     shut = torch.zeros(len(values), 1, dtype=torch.bool, device=values.device)
     flags = replace(activations.flags, closed=shut, image_share=(~shut).to(values), layers=(name,))
-    return replace(activations, gates={name: values}, flags=flags, settings={"mode": name})
+    settings = {"mode": name, "image_size": activations.settings["image_size"]}
+    return replace(activations, gates={name: values}, flags=flags, settings=settings)
 
 
 def extractor(

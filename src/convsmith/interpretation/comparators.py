@@ -75,7 +75,7 @@ def score_units(
     labels, index = _column(labels, count, -1, "labels"), _column(index, count, None, "index")
     if target is not None:
         target = _column(target, count, None, "target").to(images.device)
-    settings = {"mode": method, "steps": steps, "seed": seed, "sites": plan.kind}
+    settings = {"mode": method, "steps": steps, "seed": seed, "sites": plan.kind, "image_size": [*images.shape[1:]]}
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for rows in row_slices(images, batch_size):

@@ -18,7 +18,10 @@ from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import unwrap
 from convsmith.interpretation.find import find_routes
 from convsmith.interpretation.routes import Routes
-from convsmith.interpretation.trees import CLASSIFIERS, fit_trees, load_trees, make_classifier, save_trees
+from convsmith.interpretation.trees import fit_trees, load_trees, save_trees
+
+#: what a detector is made with and what fitting finds, as its file names them
+_GIVEN, _FOUND = ("layers", "seed", "false_positive_rate", "trees"), ("threshold", "widths", "settings", "network")
 
 
 class RouteDetector:
@@ -63,21 +66,17 @@ class RouteDetector:
         Sets ``ensemble_``, ``threshold_``, ``widths_``, ``settings_``, ``network_`` and ``out_of_fold_`` (scores [N] of
         all training rows, clean first, each from trees that saw no version of its image).
         """
-        if self.classifier not in CLASSIFIERS:
-            make_classifier(self.classifier, self.seed)
         arguments.number("false_positive_rate", self.false_positive_rate, above=0, below=1)
         arguments.integer("trees", self.trees, least=1)
         arguments.integer("seed", self.seed, least=0, most=2**32 - 1)
         if len(clean) == 0 or len(adversarial) == 0:
             rule, given = "a detector needs clean and adversarial routes", f"{len(clean)}, {len(adversarial)}"
             raise InvalidArgument(rule, given=given)
-        _same_kind(clean, adversarial)
+        Routes.concatenate([clean[:1], adversarial[:1]])  # the same layers and settings, or an error
         x = np.concatenate([self._features(clean), self._features(adversarial)])
         y = np.concatenate([np.zeros(len(clean), dtype=int), np.ones(len(adversarial), dtype=int)])
         group = _groups(clean, adversarial, groups)
-        self.widths_ = {
-            name: g.shape[1] for name, g in clean.gates.items() if self.layers is None or name in self.layers
-        }
+        self.widths_ = self._widths(clean)
         self.settings_ = dict(clean.settings)
         self.out_of_fold_ = self._cross_fit(x, y, group)
         self.threshold_ = _threshold(self.out_of_fold_[y == 0], self.false_positive_rate)
@@ -85,9 +84,14 @@ class RouteDetector:
         self.network_ = None if network is None else fingerprint(network)
         return self
 
-    def check_network(self, network: nn.Module) -> None:
-        """Refuse a network with other weights than the one it was fitted on, where that was named."""
+    def check_network(self, network: nn.Module, images: Tensor | None = None) -> None:
+        """Refuse a network with other weights than the one it was fitted on, where that was named.
+
+        ``images`` [B, C, H, W] that are to be scored, if given: those of another size than fitted on are refused, too.
+        """
         self._check_fitted()
+        if images is not None:
+            self._check_size([*images.shape[1:]])
         if self.network_ is not None and fingerprint(network) != self.network_:
             rule = "the detector was fitted on a network with other weights"
             hint = "fit a detector of its own for this network"
@@ -96,10 +100,10 @@ class RouteDetector:
     def score(self, routes: Routes) -> Tensor:
         """Return [B] float64 in [0, 1]: higher means more adversarial."""
         self._check_fitted()
-        widths = {name: routes.gates[name].shape[1] for name in self.widths_ if name in routes.gates}
-        if widths != self.widths_ or (self.layers is None and set(routes.gates) != set(self.widths_)):
-            given = {name: g.shape[1] for name, g in routes.gates.items()}
-            raise InvalidArgument("the detector was fitted on other layers", argument=self.widths_, given=given)
+        widths = self._widths(routes)
+        if widths != self.widths_:
+            raise InvalidArgument("the detector was fitted on other layers", argument=self.widths_, given=widths)
+        self._check_size(routes.settings.get("image_size"))
         if dict(routes.settings) != self.settings_:
             rule, hint = "the detector was fitted on routes found with other settings", "find them with the same ones"
             raise InvalidArgument(rule, argument=self.settings_, given=dict(routes.settings), hint=hint)
@@ -119,16 +123,8 @@ class RouteDetector:
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file (arrays of the trees, JSON header); scores after `load` are equal bit for bit."""
         self._check_fitted()
-        header = {
-            "layers": None if self.layers is None else list(self.layers),
-            "seed": self.seed,
-            "false_positive_rate": self.false_positive_rate,
-            "trees": self.trees,
-            "threshold": self.threshold_,
-            "widths": self.widths_,
-            "settings": self.settings_,
-            "network": self.network_,
-        }
+        header = {name: getattr(self, name) for name in _GIVEN}
+        header |= {name: getattr(self, f"{name}_") for name in _FOUND}
         save_trees(Path(path), self.ensemble_, header)
         return Path(path)
 
@@ -136,20 +132,17 @@ class RouteDetector:
     def load(cls, path: str | Path) -> RouteDetector:
         """Read what `save` wrote; nothing in the file is executed."""
         ensemble, header = load_trees(Path(path))
-        detector = cls(
-            ensemble.kind,
-            header["layers"],
-            header["seed"],
-            false_positive_rate=header["false_positive_rate"],
-            trees=header["trees"],
-        )
-        detector.ensemble_, detector.threshold_ = ensemble, header["threshold"]
-        detector.widths_, detector.settings_ = header["widths"], header["settings"]
-        detector.network_ = header["network"]
+        detector = cls(ensemble.kind, **{name: header[name] for name in _GIVEN})
+        detector.ensemble_ = ensemble
+        for name in _FOUND:
+            setattr(detector, f"{name}_", header[name])
         return detector
 
     def _features(self, routes: Routes) -> NDArray[np.float32]:
         return routes.vector(self.layers).detach().cpu().numpy().astype(np.float32)
+
+    def _widths(self, routes: Routes) -> dict[str, int]:
+        return {name: g.shape[1] for name, g in routes.gates.items() if self.layers is None or name in self.layers}
 
     def _cross_fit(self, x: NDArray[Any], y: NDArray[Any], group: NDArray[Any]) -> NDArray[np.float64]:
         scores = np.full(len(y), np.nan)
@@ -164,6 +157,12 @@ class RouteDetector:
     def _check_fitted(self) -> None:
         if not hasattr(self, "ensemble_"):
             raise InvalidArgument("the detector is not fitted", hint="call fit(clean, adversarial) or load(path) first")
+
+    def _check_size(self, size: list[int] | None) -> None:
+        fitted = self.settings_.get("image_size")
+        if size != fitted:
+            rule, hint = "the detector was fitted on images of another size", "give it images of that size"
+            raise InvalidArgument(rule, argument=f"images of {fitted}", given=size, hint=hint)
 
 
 def fingerprint(network: nn.Module, *more: Tensor) -> str:
@@ -196,11 +195,11 @@ class ArtDetector:
         """
         y = np.asarray(y)
         y = y.argmax(1) if y.ndim == 2 else y
-        x = np.asarray(x, dtype=np.float32)
+        images = torch.from_numpy(np.asarray(x, dtype=np.float32))
         names = np.arange(len(y)) if groups is None else np.asarray(groups).reshape(-1)
         if len(names) != len(y):
             raise InvalidArgument("one image number per row", argument="groups", given=len(names))
-        clean, adversarial = (self._routes(x[y == side]) for side in (0, 1))
+        clean, adversarial = (find_routes(self.model, images[y == side], **self.find) for side in (0, 1))
         paired = groups is None and len(clean) == len(adversarial)
         sides = None if paired else (names[y == 0].tolist(), names[y == 1].tolist())
         self.detector.fit(clean, adversarial, sides, network=self.model)
@@ -208,13 +207,11 @@ class ArtDetector:
 
     def detect(self, x: NDArray[Any], **_settings: Any) -> tuple[dict[str, Any], NDArray[np.bool_]]:
         """Return a report (scores and threshold) and which images are adversarial, bool [N]."""
-        self.detector.check_network(self.model)
-        scores = self.detector.score(self._routes(np.asarray(x, dtype=np.float32))).numpy()
+        images = torch.from_numpy(np.asarray(x, dtype=np.float32))
+        self.detector.check_network(self.model, images)
+        scores = self.detector.score(find_routes(self.model, images, **self.find)).numpy()
         report = {"scores": scores, "threshold": self.detector.threshold_}
         return report, scores > self.detector.threshold_
-
-    def _routes(self, x: NDArray[Any]) -> Routes:
-        return find_routes(self.model, torch.from_numpy(x), **self.find)
 
 
 @dataclass(frozen=True)
@@ -335,7 +332,3 @@ def _groups(
         rule, rows = "one image number per row on each side", f"groups of {len(clean)} and {len(adversarial)}"
         raise InvalidArgument(rule, argument=rows, given=f"{len(first)} and {len(second)}")
     return np.concatenate([first, second]).astype(np.int64)
-
-
-def _same_kind(clean: Routes, adversarial: Routes) -> None:
-    Routes.concatenate([clean[:1], adversarial[:1]])

@@ -130,9 +130,10 @@ def prepare(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     return model, images
 
 
-def describe(plan: SitePlan, settings: RouteSettings) -> dict[str, Any]:
-    """Return the settings as JSON values with the defaults filled in."""
-    return {**asdict(settings), "steps": settings.most_steps, "upper": _upper(plan, settings), "sites": plan.kind}
+def describe(plan: SitePlan, settings: RouteSettings, images: Tensor) -> dict[str, Any]:
+    """Return the settings as JSON values with the defaults filled in, and the size (C, H, W) of the images."""
+    filled = {"steps": settings.most_steps, "upper": _upper(plan, settings), "sites": plan.kind}
+    return {**asdict(settings), **filled, "image_size": [*images.shape[1:]]}
 
 
 def _upper(plan: SitePlan, settings: RouteSettings) -> float:
@@ -184,7 +185,7 @@ def _solve_batch(
             network.select(torch.arange(rows, device=full.device))
             if settings.open_layers:
                 solution = replace(solution, passes=2 * solution.passes)
-        return collect(network, full, silent, solution, describe(plan, settings), labels, index, gammas)
+        return collect(network, full, silent, solution, describe(plan, settings, images), labels, index, gammas)
 
 
 def blanks(images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convsmith.arguments import one_of
-from convsmith.errors import InvalidArgument, close_matches, require
+from convsmith.errors import InvalidArgument, close_matches, refusing, require
 from convsmith.files import replacing
 
 _FORMAT = "convsmith-routes-3"
@@ -286,11 +286,9 @@ def _opened(path: Path) -> Iterator[Any]:
 
     if not path.is_file():
         raise InvalidArgument("there is no such routes file", given=str(path))
-    try:
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("format") != _FORMAT:
-                rule, hint = "the file does not hold routes", "expected a file of Routes.save"
-                raise InvalidArgument(rule, given=str(path), hint=hint)
-            yield file
-    except SafetensorError as error:
-        raise InvalidArgument("the file is no complete safetensors file", given=str(path)) from error
+    rule = "the file is no complete safetensors file"
+    with refusing(rule, SafetensorError, argument=path), safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("format") != _FORMAT:
+            rule, hint = "the file does not hold routes", "expected a file of Routes.save"
+            raise InvalidArgument(rule, given=str(path), hint=hint)
+        yield file

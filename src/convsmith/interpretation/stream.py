@@ -76,7 +76,7 @@ def find_routes_from_loader(
             continue
         if plan is None:
             plan = plan_sites(*prepare(model, images), sites, layers)
-            _check_settings(folder, {**describe(plan, settings), "layers": [site.name for site in plan.sites]})
+            _check_settings(folder, {**describe(plan, settings, images), "layers": [site.name for site in plan.sites]})
         if path.exists():
             if not torch.equal(saved_index(path), index.cpu()):
                 rule, hint = (

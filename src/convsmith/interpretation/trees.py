@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convsmith.errors import InvalidArgument, close_matches, refusing
+from convsmith.arguments import one_of
+from convsmith.errors import InvalidArgument, refusing
 from convsmith.files import replacing
 
 CLASSIFIERS = ("random-forest", "adaboost", "gradient-boosting")
@@ -70,10 +72,6 @@ class TreeEnsemble:
             node[rows] = np.where(goes_left, self.left[here], self.right[here])
         return node
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays by name."""
-        return {name: getattr(self, name) for name in _ARRAYS}
-
 
 def fit_trees(kind: str, x: NDArray[Any], y: NDArray[Any], seed: int, trees: int = 100) -> TreeEnsemble:
     """Fit scikit-learn's classifier ``kind`` on features [N, F] and labels [N] in {0, 1} and return its arrays."""
@@ -86,17 +84,14 @@ def fit_trees(kind: str, x: NDArray[Any], y: NDArray[Any], seed: int, trees: int
 
 def make_classifier(kind: str, seed: int, trees: int = 100) -> Any:
     """Return the unfitted scikit-learn classifier."""
+    one_of("classifier", kind, CLASSIFIERS)
     from sklearn.ensemble import AdaBoostClassifier, GradientBoostingClassifier, RandomForestClassifier
 
     if kind == "random-forest":
         return RandomForestClassifier(trees, random_state=seed, n_jobs=1)
     if kind == "adaboost":
         return AdaBoostClassifier(n_estimators=trees, random_state=seed)
-    if kind == "gradient-boosting":
-        return GradientBoostingClassifier(n_estimators=trees, random_state=seed, subsample=0.8, max_features="sqrt")
-    raise InvalidArgument(
-        "no classifier has this name", argument="classifier", given=repr(kind), hint=close_matches(kind, CLASSIFIERS)
-    )
+    return GradientBoostingClassifier(n_estimators=trees, random_state=seed, subsample=0.8, max_features="sqrt")
 
 
 def export_trees(kind: str, fitted: Any) -> TreeEnsemble:
@@ -111,39 +106,36 @@ def export_trees(kind: str, fitted: Any) -> TreeEnsemble:
         weights = getattr(fitted, "estimator_weights_", None)
         weight = np.ones(len(estimators)) if weights is None else np.asarray(weights[: len(estimators)], dtype=float)
         base = 0.0
-    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in ("left", "right", "feature", "threshold", "value")}
-    roots, first = [], 0
-    for estimator in estimators:
-        tree = estimator.tree_
-        roots.append(first)
-        for name, child in (("left", tree.children_left), ("right", tree.children_right)):
-            columns[name].append(np.where(child >= 0, child + first, -1))
-        columns["feature"].append(tree.feature)
-        columns["threshold"].append(tree.threshold)
-        columns["value"].append(_node_values(kind, tree, list(getattr(estimator, "classes_", [0, 1]))))
-        first += tree.node_count
-    table = {name: np.concatenate(parts) for name, parts in columns.items()}
+    trees = [estimator.tree_ for estimator in estimators]
+    roots = np.cumsum([0, *(tree.node_count for tree in trees)], dtype=np.int64)[:-1]
+
+    def joined(parts: Iterable[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+        return np.concatenate([*parts]).astype(dtype)
+
+    def children(name: str) -> NDArray[np.int64]:
+        own = [getattr(tree, name) for tree in trees]
+        return joined((np.where(c >= 0, c + root, -1) for c, root in zip(own, roots, strict=True)), np.int64)
+
     return TreeEnsemble(
         kind,
-        table["left"].astype(np.int64),
-        table["right"].astype(np.int64),
-        table["feature"].astype(np.int64),
-        table["threshold"].astype(np.float64),
-        table["value"].astype(np.float64),
-        np.asarray(roots, dtype=np.int64),
+        children("children_left"),
+        children("children_right"),
+        joined((tree.feature for tree in trees), np.int64),
+        joined((tree.threshold for tree in trees), np.float64),
+        joined((_node_values(kind, estimator) for estimator in estimators), np.float64),
+        roots,
         weight,
         base,
     )
 
 
-def _node_values(kind: str, tree: Any, classes: list[Any]) -> NDArray[Any]:
-    raw = tree.value[:, 0, :]
+def _node_values(kind: str, estimator: Any) -> NDArray[Any]:
+    raw = estimator.tree_.value[:, 0, :]
     if kind == "gradient-boosting":
         return raw[:, 0]
-    if len(classes) == 1:  # a bootstrap sample of one class
-        return np.full(len(raw), float(classes[0]))
-    share = raw[:, 1] / raw.sum(1)
-    return (raw.argmax(1)).astype(float) if kind == "adaboost" else share
+    if len(estimator.classes_) == 1:  # a bootstrap sample of one class
+        return np.full(len(raw), float(estimator.classes_[0]))
+    return raw.argmax(1) if kind == "adaboost" else raw[:, 1] / raw.sum(1)
 
 
 def save_trees(path: Path, ensemble: TreeEnsemble, metadata: dict[str, Any]) -> None:
@@ -153,7 +145,7 @@ def save_trees(path: Path, ensemble: TreeEnsemble, metadata: dict[str, Any]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     header = {**metadata, "kind": ensemble.kind, "base": ensemble.base}
     with replacing(path) as draft:
-        save_file(ensemble.arrays(), draft, {"convsmith": json.dumps(header)})
+        save_file({name: getattr(ensemble, name) for name in _ARRAYS}, draft, {"convsmith": json.dumps(header)})
 
 
 def load_trees(path: Path) -> tuple[TreeEnsemble, dict[str, Any]]:
@@ -162,12 +154,10 @@ def load_trees(path: Path) -> tuple[TreeEnsemble, dict[str, Any]]:
 
     if not path.is_file():
         raise InvalidArgument("there is no such detector file", given=str(path))
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get("convsmith", "null"))
-            if header is None or "kind" not in header:
-                raise InvalidArgument("the file holds no detector", given=str(path), hint="expected RouteDetector.save")
-            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-    except SafetensorError as error:
-        raise InvalidArgument("the file is no complete safetensors file", given=str(path)) from error
+    rule = "the file is no complete safetensors file"
+    with refusing(rule, SafetensorError, argument=path), safe_open(path, framework="numpy") as file:
+        header = json.loads((file.metadata() or {}).get("convsmith", "null"))
+        if header is None or "kind" not in header:
+            raise InvalidArgument("the file holds no detector", given=str(path), hint="expected RouteDetector.save")
+        arrays = {name: file.get_tensor(name) for name in _ARRAYS}
     return TreeEnsemble(kind=header["kind"], base=header["base"], **arrays), header

@@ -190,7 +190,7 @@ def _score(arguments: Arguments) -> dict[str, Any]:
     unknown = torch.full((len(images),), -1)
     # as in fitting: the values a stored image can have
     images = rounded(interpretation.Images(images, unknown, unknown, about.mean, about.std))
-    detector.check_network(model)
+    detector.check_network(model, images)
     with progress(FEATURES.get(detector.settings_["mode"], "routes")) as callback:
         routes = _features(detector, model, images, callback)
     scores = detector.score(routes)
