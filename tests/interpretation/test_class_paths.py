@@ -106,8 +106,6 @@ def test_bad_requests_are_refused(routes):
         sub_clusters(routes[:3], clusters=3)
     with pytest.raises(InvalidArgument, match="nulls"):
         sub_clusters(routes, nulls=0)
-    with pytest.raises(InvalidArgument, match="linkage"):
-        dendrogram(class_paths(routes), linkage="ward")
     with pytest.raises(InvalidArgument, match="two classes"):
         layer_statistics(routes, torch.zeros(160, dtype=torch.long))
     with pytest.raises(InvalidArgument, match="label"):

@@ -13,9 +13,7 @@ from torch import Tensor
 from convsmith.arguments import integer, one_of
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.interpretation.routes import Routes
-from convsmith.interpretation.search import jaccard
-
-REDUCTIONS = ("mean", "frequency", "union", "intersection")
+from convsmith.interpretation.search import alike
 
 
 @dataclass(frozen=True)
@@ -40,20 +38,13 @@ def class_paths(routes: Routes, labels: Tensor | None = None, *, reduction: str 
     Examples:
         >>> paths = class_paths(find_routes(model, images, steps=5), labels)
     """
-    one_of("reduction", reduction, REDUCTIONS)
+    one_of("reduction", reduction, ("mean", "frequency", "union", "intersection"))
     labels = _labels(routes, labels)
     values, names = routes.vector(), labels.unique().tolist()
-    rows = []
-    for label in names:
-        own = values[labels == label]
-        rows.append(
-            {
-                "mean": lambda v: v.mean(0),
-                "frequency": lambda v: (v > 0).to(v.dtype).mean(0),
-                "union": lambda v: (v > 0).any(0).to(v.dtype),
-                "intersection": lambda v: (v > 0).all(0).to(v.dtype),
-            }[reduction](own)
-        )
+    if reduction != "mean":
+        values = (values > 0).to(values.dtype)
+    reduce = {"union": torch.amax, "intersection": torch.amin}.get(reduction, torch.mean)
+    rows = [reduce(values[labels == label], dim=0) for label in names]
     widths = tuple(g.shape[1] for g in routes.gates.values())
     counts = tuple(int((labels == label).sum()) for label in names)
     return ClassPaths(torch.stack(rows), tuple(names), counts, routes.layers, widths, reduction)
@@ -66,30 +57,23 @@ def similarity(paths: ClassPaths, *, measure: str = "cosine", layer: str | None 
         >>> alike = similarity(class_paths(find_routes(model, images, steps=5), labels))
     """
     values = paths.paths if layer is None else _layer(paths, layer)
-    if measure == "jaccard":
-        critical = values > 0
-        return torch.stack([jaccard(row, critical) for row in critical])  # at once: K x K x total
-    if measure != "cosine":
-        raise InvalidArgument("classes are compared by cosine or jaccard", argument="measure", given=repr(measure))
-    normal = torch.nn.functional.normalize(values, dim=1)
-    return (normal @ normal.T).clamp(-1, 1).fill_diagonal_(1.0)
+    return alike(values, values, measure).clamp(-1, 1).fill_diagonal_(1.0)
 
 
-def dendrogram(paths: ClassPaths, *, layer: str | None = None, linkage: str = "average") -> NDArray[np.float64]:
-    """Return SciPy's linkage matrix [K - 1, 4] of the classes by cosine distance, as its dendrogram takes it.
+def dendrogram(paths: ClassPaths, *, layer: str | None = None) -> NDArray[np.float64]:
+    """Return SciPy's average-linkage matrix [K - 1, 4] of the classes by cosine distance, as its dendrogram takes it.
 
     Examples:
         >>> tree = dendrogram(class_paths(find_routes(model, images, steps=5), labels))
     """
-    from scipy.cluster.hierarchy import linkage as link
+    from scipy.cluster.hierarchy import linkage
     from scipy.spatial.distance import squareform
 
-    one_of("linkage", linkage, ("average", "complete", "single", "weighted"))  # the others need Euclidean distances
     if len(paths.labels) < 2:
         raise InvalidArgument("a dendrogram needs two classes", given=len(paths.labels))
     distance = (1 - similarity(paths, layer=layer)).double().clamp(min=0).cpu().numpy()
     np.fill_diagonal(distance, 0.0)
-    return np.asarray(link(squareform(distance, checks=False), method=linkage))
+    return np.asarray(linkage(squareform(distance, checks=False), method="average"))
 
 
 @dataclass(frozen=True)

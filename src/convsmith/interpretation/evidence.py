@@ -13,38 +13,29 @@ from convsmith.interpretation.ablation import plan_gates
 from convsmith.interpretation.find import prepare, row_slices
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
+from convsmith.interpretation.search import alike
 
 
 def nearest_routes(
-    query: Routes, reference: Routes, count: int = 5, *, measure: str = "cosine", same_class: bool = False
+    query: Routes, reference: Routes, count: int = 5, *, measure: str = "cosine"
 ) -> tuple[Tensor, Tensor]:
     """Return the places [B, count] of the reference images with the nearest routes, and their similarity [B, count].
 
-    ``measure``: ``"cosine"`` of gates or ``"jaccard"`` of critical nodes. ``same_class``: only images predicted alike.
-    Rows of the same image number as the query are left out when query and reference are the same object.
+    ``measure``: ``"cosine"`` of gates or ``"jaccard"`` of critical nodes. Rows of the same image number as the query
+    are left out when query and reference are the same object.
 
     Examples:
         >>> routes = find_routes(model, images, steps=5)
-        >>> place, alike = nearest_routes(routes, routes, 2)
+        >>> place, value = nearest_routes(routes, routes, 2)
     """
     Routes.concatenate([query[:1], reference[:1]])  # same layers and settings, or an error
     if not 1 <= count <= len(reference) - (query is reference):
         raise InvalidArgument("there are not so many reference images", argument=count, given=len(reference))
     a, b = (wide(routes.vector()).to(query.prediction.device) for routes in (query, reference))
-    if measure == "cosine":
-        alike = nn.functional.normalize(a, dim=1) @ nn.functional.normalize(b, dim=1).T
-    elif measure == "jaccard":
-        x, y = (a > 0).float(), (b > 0).float()
-        both = x @ y.T
-        alike = both / (x.sum(1)[:, None] + y.sum(1)[None] - both).clamp(min=1)
-    else:
-        raise InvalidArgument("routes are compared by cosine or jaccard", argument="measure", given=repr(measure))
+    found = alike(a, b, measure)
     if query is reference:
-        alike = alike.masked_fill(query.index[:, None] == query.index[None], -torch.inf)
-    if same_class:
-        other = query.prediction[:, None] != reference.prediction.to(query.prediction.device)[None]
-        alike = alike.masked_fill(other, -torch.inf)
-    value, place = alike.topk(count, dim=1)
+        found = found.masked_fill(query.index[:, None] == query.index, -torch.inf)
+    value, place = found.topk(count, dim=1)
     return place, value
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import one_of
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.find import find_routes, prepare, solve
 from convsmith.interpretation.routes import Routes
@@ -98,5 +99,21 @@ def jaccard(a: Tensor, b: Tensor) -> Tensor:
         >>> jaccard(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
         tensor(0.5000)
     """
-    union = (a | b).sum(-1)
-    return torch.where(union > 0, (a & b).sum(-1) / union.clamp(min=1), torch.ones_like(union, dtype=torch.float32))
+    return _share((a & b).sum(-1), (a | b).sum(-1))
+
+
+def alike(a: Tensor, b: Tensor, measure: str) -> Tensor:
+    """Return how alike every row of ``a`` [A, C] is to every row of ``b`` [B, C], [A, B].
+
+    ``measure``: ``"cosine"`` of the gates, or ``"jaccard"`` of the positive ones.
+    """
+    one_of("measure", measure, ("cosine", "jaccard"))
+    if measure == "cosine":
+        return nn.functional.normalize(a, dim=1) @ nn.functional.normalize(b, dim=1).T
+    x, y = (a > 0).float(), (b > 0).float()
+    both = x @ y.T
+    return _share(both, x.sum(1)[:, None] + y.sum(1) - both)
+
+
+def _share(both: Tensor, union: Tensor) -> Tensor:
+    return torch.where(union > 0, both / union.clamp(min=1), 1.0)
