@@ -12,12 +12,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.arguments import integer, number, one_of
+from convsmith.errors import InvalidArgument
 from convsmith.inspection.outputs import class_scores
 from convsmith.interpretation.attacks import ATTACKS, AttackSetting, eight_bit
 from convsmith.interpretation.comparators import mean_activations
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.sites import SitePlan, SiteRule, plan_sites
+from convsmith.interpretation.solvers.problem import lead
 
 MATCHES = ("activations", "contributions")
 #: share of the pixels that one proposal of the search changes: at first, at last
@@ -64,16 +66,12 @@ def _adaptive(
     pixels to other values of the ball, on the 8-bit grid; one that still fools the network and does not raise the score
     is taken (score-based random search, as in the square attack of Andriushchenko et al. 2020).
     """
-    for holds, rule, asked, given in (
-        (match in MATCHES, "what is matched is one of " + ", ".join(MATCHES), "match", repr(match)),
-        (weight >= 0, "the weight is not negative", "weight", weight),
-        (margin >= 0, "the margin is not negative", "margin", margin),
-        (queries >= 0, "the number of queries is not negative", "queries", queries),
-        (guide is None or guide.shape == pixels.shape, "one guide per image", "guide", getattr(guide, "shape", guide)),
-    ):
-        if not holds:
-            hint = close_matches(match, MATCHES) if asked == "match" else None
-            raise InvalidArgument(rule, argument=asked, given=given, hint=hint)
+    one_of("match", match, MATCHES)
+    number("weight", weight, least=0)
+    number("margin", margin, least=0)
+    integer("queries", queries, least=0)
+    if guide is not None and guide.shape != pixels.shape:
+        raise InvalidArgument("one guide per image", argument="guide", given=tuple(guide.shape))
     model = setting.model
     plan = plan_sites(model, setting.normalise(pixels), sites)
 
@@ -93,12 +91,12 @@ def _adaptive(
         with torch.enable_grad():
             point = point.detach().requires_grad_(True)
             logits, found = inside(setting.normalise(point))
-            lead = _lead(logits, labels, setting.targeted)
-            loss = (lead + margin).relu() + weight * _distance(found, wanted, plan)
+            ahead = _lead(logits, labels, setting.targeted)
+            loss = (ahead + margin).relu() + weight * _distance(found, wanted, plan)
             (slope,) = torch.autograd.grad(loss.sum(), point)
         with torch.no_grad():
             # points that fool come first, the one of the lowest loss before the others
-            rank = torch.where(lead < 0, loss / (1 + loss), 1 + lead.clamp(min=0))
+            rank = torch.where(ahead < 0, loss / (1 + loss), 1 + ahead.clamp(min=0))
             best = torch.where(_each(rank < lowest, point), point, best)
             lowest = torch.minimum(rank, lowest)
             size = setting.step * (1 - step / (setting.steps + 1))  # falling, so that the distance can settle
@@ -144,9 +142,8 @@ def _each(rows: Tensor, like: Tensor) -> Tensor:
 
 def _lead(logits: Tensor, labels: Tensor, targeted: bool) -> Tensor:
     """By how much the class to lose leads [B] (targeted: the best other class over the target); negative is fooled."""
-    own = logits.gather(1, labels[:, None])[:, 0]
-    other = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    return other - own if targeted else own - other
+    ahead = lead(logits, labels[:, None])
+    return -ahead if targeted else ahead
 
 
 def _distance(found: Tensor, wanted: Tensor, plan: SitePlan) -> Tensor:
@@ -160,7 +157,7 @@ def _activations(network: GatedNetwork) -> tuple[Tensor, Tensor]:
 
 
 def _contributions(network: GatedNetwork) -> tuple[Tensor, Tensor]:
-    gates = network.images.new_ones(len(network.images), network.total).requires_grad_(True)
+    gates = network.images.new_ones(len(network.images), network.plan.total).requires_grad_(True)
     logits = network.logits(gates)
     (slope,) = torch.autograd.grad(logits.amax(1).sum(), gates, create_graph=True)
     return logits, slope

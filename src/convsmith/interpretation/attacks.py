@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import integer, number, one_of, tensor
+from convsmith.arguments import integer, number, of_type, one_of, tensor
 from convsmith.errors import InvalidArgument, require
 from convsmith.inspection.modes import copied
 from convsmith.inspection.outputs import class_scores
 from convsmith.interpretation.find import prepare, row_slices
-from convsmith.registry import Registry, check_settings
+from convsmith.registry import Registry, check_settings, setting_types
 
 #: moves pixels: (setting, start pixels [B, C, H, W], labels [B], settings of its own as keywords) -> pixels
 Move = Callable[..., Tensor]
@@ -24,19 +23,28 @@ ATTACKS: Registry[Move] = Registry("attack", "convsmith.interpretation")
 
 @dataclass(frozen=True)
 class AttackSetting:
-    """What an attack knows: ``gradient(pixels, labels)`` is that of the loss it raises (targeted: lowers).
+    """What an attack knows: ``model`` takes images, that is ``normalise(pixels)``; pixels are in [0, 1]."""
 
-    ``model`` takes ``normalise(pixels)``.
-    """
-
-    gradient: Callable[[Tensor, Tensor], Tensor]
+    model: nn.Module
+    shift: Tensor
+    scale: Tensor
     epsilon: float
     step: float
     steps: int
-    generator: torch.Generator
-    model: nn.Module
-    normalise: Callable[[Tensor], Tensor]
     targeted: bool
+    generator: torch.Generator
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        return (pixels - self.shift) / self.scale
+
+    def gradient(self, pixels: Tensor, labels: Tensor) -> Tensor:
+        """Return the gradient by the pixels of the loss that is raised, that of ``labels`` (targeted: lowered)."""
+        with torch.enable_grad():
+            points = pixels.detach().requires_grad_(True)
+            logits = class_scores(self.model(self.normalise(points)))
+            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+            (slope,) = torch.autograd.grad(-loss if self.targeted else loss, points)
+        return slope
 
 
 @torch.inference_mode(False)
@@ -87,8 +95,7 @@ def attack(
         >>> changed = attack(model, images.clamp(-1, 1), labels, "pgd", epsilon=8 / 255, mean=[0.5] * 3, std=[0.5] * 3)
     """
     number("epsilon", epsilon, least=0)
-    if not isinstance(method, str):
-        one_of("method", method, ATTACKS.names())
+    of_type("method", method, str)
     if steps is not None:
         integer("steps", steps, least=1)
     if step is not None:
@@ -111,43 +118,23 @@ def attack(
             hint="pass the mean and std the images were normalised with",
         )
     pixels = pixels.clamp(0, 1)
-    if method not in ATTACKS:
-        if step is not None or steps is not None:
-            rule, hint = "an attack of ART names its steps itself", "such as eps_step= and max_iter="
-            raise InvalidArgument(rule, argument="step, steps", given=f"{step}, {steps}", hint=hint)
-        moved = _through_art(model, classes, pixels, labels, method, epsilon, targeted, shift, scale, settings)
-        return (eight_bit(moved, pixels, None) if round_to_8bit else moved).sub(shift).div(scale)
-    entry = ATTACKS.entry(method)
-    own = [k for k, p in inspect.signature(entry.value).parameters.items() if p.kind is p.KEYWORD_ONLY]
-    check_settings(f"the attack {method}", settings, (*own, "step", "steps", "seed", "epsilon"))
-    steps = default_steps(method) if steps is None else steps
-    sign = -1.0 if targeted else 1.0
-
-    def gradient(points: Tensor, wanted: Tensor) -> Tensor:
-        with torch.enable_grad():
-            points = points.detach().requires_grad_(True)
-            loss = nn.functional.cross_entropy(class_scores(model((points - shift) / scale)), wanted, reduction="sum")
-            (slope,) = torch.autograd.grad(sign * loss, points)
-        return slope
-
-    setting = AttackSetting(
-        gradient,
-        epsilon,
-        2.5 * epsilon / steps if step is None else step,
-        steps,
-        torch.Generator().manual_seed(seed),
-        model,
-        lambda points: (points - shift) / scale,
-        targeted,
-    )
-    parts = []
-    for rows in row_slices(images, batch_size):
-        here = {k: v[rows] if isinstance(v, Tensor) and v.shape == pixels.shape else v for k, v in settings.items()}
-        parts.append(entry.value(setting, pixels[rows], labels[rows], **here))
-    moved = torch.cat(parts)
-    if round_to_8bit:
-        moved = eight_bit(moved, pixels, epsilon)
-    return (moved - shift) / scale
+    ours = method in ATTACKS
+    if not ours and (step is not None or steps is not None):
+        rule, hint = "an attack of ART names its steps itself", "such as eps_step= and max_iter="
+        raise InvalidArgument(rule, argument="step, steps", given=f"{step}, {steps}", hint=hint)
+    steps = steps or (default_steps(method) if ours else 1)
+    step, generator = step or 2.5 * epsilon / steps, torch.Generator().manual_seed(seed)
+    setting = AttackSetting(model, shift, scale, epsilon, step, steps, targeted, generator)
+    if ours:
+        move, parts = ATTACKS[method], []
+        check_settings(f"the attack {method}", settings, (*setting_types(move), "step", "steps", "seed", "epsilon"))
+        for rows in row_slices(images, batch_size):
+            own = {k: v[rows] if isinstance(v, Tensor) and v.shape == pixels.shape else v for k, v in settings.items()}
+            parts.append(move(setting, pixels[rows], labels[rows], **own))
+        moved = torch.cat(parts)
+    else:
+        moved = _through_art(setting, classes, pixels, labels, method, settings)
+    return setting.normalise(eight_bit(moved, pixels, epsilon if ours else None) if round_to_8bit else moved)
 
 
 def default_steps(method: str) -> int:
@@ -205,16 +192,7 @@ def _normalisation(images: Tensor, mean: Sequence[float] | None, std: Sequence[f
 
 
 def _through_art(
-    model: nn.Module,
-    classes: int,
-    pixels: Tensor,
-    labels: Tensor,
-    method: str,
-    epsilon: float,
-    targeted: bool,
-    shift: Tensor,
-    scale: Tensor,
-    settings: dict[str, Any],
+    setting: AttackSetting, classes: int, pixels: Tensor, labels: Tensor, method: str, settings: dict[str, Any]
 ) -> Tensor:
     evasion = require("art.attacks.evasion", "attacks")
     estimators = require("art.estimators.classification", "attacks")
@@ -224,14 +202,13 @@ def _through_art(
     class Normalised(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = copied(model)  # ART clears the gradients of what it is given
+            self.inner = copied(setting.model)  # ART clears the gradients of what it is given
 
         def forward(self, points: Tensor) -> Tensor:
-            return class_scores(self.inner((points - shift) / scale))
+            return class_scores(self.inner(setting.normalise(points)))
 
-    wrapped = Normalised().eval()
     estimator = estimators.PyTorchClassifier(
-        wrapped,
+        Normalised().eval(),
         loss=nn.CrossEntropyLoss(),
         input_shape=tuple(pixels.shape[1:]),
         nb_classes=classes,
@@ -241,10 +218,10 @@ def _through_art(
     kind = getattr(evasion, method)
     accepted = set(getattr(kind, "attack_params", ()))
     if "eps" in accepted and "eps" not in settings:
-        settings = {**settings, "eps": epsilon}
+        settings = {**settings, "eps": setting.epsilon}
     if "targeted" in accepted:
-        settings = {"targeted": targeted, **settings}
-    elif targeted:
+        settings = {"targeted": setting.targeted, **settings}
+    elif setting.targeted:
         raise InvalidArgument("this attack cannot be targeted", argument="targeted=True", given=method)
     if "verbose" in accepted:
         settings = {"verbose": False, **settings}
