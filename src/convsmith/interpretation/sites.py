@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 
 from convsmith.arguments import one_of, spelled
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument, close_matches, refusing
 from convsmith.inspection.layers import Call, LayerInventory, is_activation
 from convsmith.inspection.trace import trace_layers
 
@@ -74,14 +75,11 @@ def plan_sites(
     Raises:
         InvalidArgument: no site, an unknown layer, an output that is no tensor of rows with a channel axis.
     """
-    try:
-        seen = trace_layers(model, _two_rows(images))
-    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
-        raise InvalidArgument(
-            "the network must run on the images",
-            argument="images",
-            given=f"{spelled(images)}, and the network raised {type(error).__name__}: {str(error)[:200]}",
-        ) from error
+    # two images, so that a first dimension of 2 means "batch"
+    two = images[:2] if len(images) > 1 else torch.cat([images, images])
+    errors = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
+    with refusing("the network must run on the images", *errors, argument=f"images: {spelled(images)}"):
+        seen = trace_layers(model, two)
     kind = sites if isinstance(sites, str) else "rule"
     if isinstance(sites, str):
         one_of("sites", sites, KINDS)
@@ -94,11 +92,6 @@ def plan_sites(
         hint = "choose another of " + ", ".join(KINDS) + ", or give a rule (name, module) -> bool"
         raise InvalidArgument(rule, argument=f"sites={sites!r}", given=type(model).__name__, hint=hint)
     return SitePlan(tuple(_site(call, seen) for call in chosen), kind, _prefix(chosen, seen))
-
-
-def _two_rows(images: Tensor) -> Tensor:
-    """Return two images, so that a first dimension of 2 means "batch"."""
-    return images[:2] if len(images) > 1 else images[:1].repeat(2, *([1] * (images.dim() - 1)))
 
 
 def _named(sites: str, seen: LayerInventory, layers: Sequence[str] | None) -> tuple[list[Call], str]:
@@ -146,16 +139,18 @@ def _filter(chosen: list[Call], seen: LayerInventory, layers: Sequence[str] | No
         return chosen
     if not layers:
         raise InvalidArgument("layers names no layer", argument="layers", given=repr(layers))
-    names = {_name(call, seen) for call in chosen} | {call.name for call in chosen}
+    names = {call: (_name(call, seen), call.name) for call in chosen}
+    found: set[Call] = set()
     for layer in layers:
-        if not any(fnmatchcase(name, layer) for name in names):
-            rule, hint = "no gated layer has this name", close_matches(layer, names)
+        fitting = {call for call in chosen if any(fnmatchcase(name, layer) for name in names[call])}
+        if not fitting:
+            rule, hint = (
+                "no gated layer has this name",
+                close_matches(layer, {n for own in names.values() for n in own}),
+            )
             raise InvalidArgument(rule, argument="layers", given=repr(layer), hint=hint)
-    return [
-        call
-        for call in chosen
-        if any(fnmatchcase(_name(call, seen), layer) or fnmatchcase(call.name, layer) for layer in layers)
-    ]
+        found |= fitting
+    return [call for call in chosen if call in found]
 
 
 def _name(call: Call, seen: LayerInventory) -> str:
@@ -176,16 +171,10 @@ def _site(call: Call, seen: LayerInventory) -> Site:
             hint="choose the module around it whose output is [B, ...]",
         )
     rank = len(call.shape)
-    last = _channels_last(call)
-    axis = rank - 1 if last else 1
-    rectified = _rectifies(call.module) or (
-        bool(call.followers) and all(follower in _RECTIFIERS for follower in call.followers)
-    )
+    axis = rank - 1 if _channels_last(call) else 1
+    read = bool(call.followers) and all(follower in _RECTIFIERS for follower in call.followers)
+    rectified = read or isinstance(call.module, nn.ReLU | nn.ReLU6)
     return Site(name, call.name, call.index, call.shape[axis], axis, rank, rectified)
-
-
-def _rectifies(module: nn.Module) -> bool:
-    return isinstance(module, nn.ReLU | nn.ReLU6)
 
 
 def _channels_last(call: Call) -> bool:
@@ -209,14 +198,6 @@ def _prefix(chosen: list[Call], seen: LayerInventory) -> tuple[str, ...]:
     """Names of the outermost modules that are complete, once and for all, when the first gate is applied."""
     first = min(call.order for call in chosen)
     ready = {call for call in seen.calls if call.order <= first and seen.count(call.module) == 1}
-    names = []
-    for call in seen.calls:
-        batched = (
-            call in ready
-            and call.shape is not None
-            and call.input_shape is not None
-            and call.shape[0] == seen.rows == call.input_shape[0]
-        )
-        if batched and not any(parent in ready for parent in call.parents):
-            names.append(call.name)
-    return tuple(names)
+    outer = [call for call in seen.calls if call in ready and ready.isdisjoint(call.parents)]
+    batch = (seen.rows,)
+    return tuple(c.name for c in outer if c.shape and c.input_shape and c.shape[:1] == c.input_shape[:1] == batch)
