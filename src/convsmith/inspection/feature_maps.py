@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument, refusing
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import watching
 
 
 def _stages(*names: str) -> Callable[[Any, Tensor], Tensor]:
@@ -148,17 +148,13 @@ def infer_channels(
     def watch(name: str) -> Callable[..., None]:
         return lambda *_: used.add(name)
 
-    hooks = [m.register_forward_hook(watch(n.split(".")[0])) for n, m in model.named_modules() if n]
+    hooks = {name: watch(name.split(".")[0]) for name, _ in model.named_modules() if name}
     weight = next(model.parameters(), torch.zeros(()))
     image = torch.zeros(1, *input_shape(model, size), dtype=weight.dtype, device=weight.device)
     errors, hint = (RuntimeError, ValueError, AssertionError, IndexError), "say the image size: input_size=(C, H, W)"
     asked, rule = f"model {type(model).__name__} on {tuple(image.shape)}", "the feature pass failed on a black image"
-    try:
-        with refusing(rule, *errors, argument=asked, hint=hint), evaluating(model), torch.no_grad():
-            x = read(model, image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with refusing(rule, *errors, argument=asked, hint=hint), watching(model, hooks):
+        x = read(model, image)
     if not isinstance(x, Tensor) or x.dim() not in (3, 4):
         given = f"{type(model).__name__}: " + (str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__)
         raise InvalidArgument("features are a map [B, C, H, W] or tokens [B, N, C]", argument="model", given=given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -61,31 +61,22 @@ def copied(model: nn.Module, shared: Iterable[Tensor] = ()) -> Any:
 @contextmanager
 def watching(model: nn.Module, hooks: Mapping[str, Callable[..., Any]], *, before: bool = False) -> Iterator[None]:
     """Evaluate without gradients, ``hooks`` on the modules named (``before`` they run), and take them off again."""
-    modules = {name: model.get_submodule(name) for name in hooks}
-    handles = [
-        modules[name].register_forward_pre_hook(hook) if before else modules[name].register_forward_hook(hook)
-        for name, hook in hooks.items()
-    ]
-    try:
+    with ExitStack() as stack:
+        for name, hook in hooks.items():
+            module = model.get_submodule(name)
+            register = module.register_forward_pre_hook if before else module.register_forward_hook
+            stack.enter_context(register(hook))
         with evaluating(model), torch.no_grad():
             yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def is_hooked(module: nn.Module) -> bool:
     """Return whether the module carries a forward hook."""
-    pair = module.register_forward_pre_hook(_nothing), module.register_forward_hook(_nothing)
-    try:
-        return any(len(handle.hooks_dict_ref() or ()) > 1 for handle in pair)
-    finally:
-        for handle in pair:
-            handle.remove()
-
-
-def _nothing(*_: Any) -> None:
-    """Change nothing."""
+    with (
+        module.register_forward_pre_hook(lambda *_: None) as before,
+        module.register_forward_hook(lambda *_: None) as after,
+    ):
+        return any(len(handle.hooks_dict_ref() or ()) > 1 for handle in (before, after))
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -139,18 +130,14 @@ def check_evaluation(model: nn.Module) -> None:
     Examples:
         >>> check_evaluation(model.eval())  # silent: its output for one image depends on that image alone
     """
-    chosen: tuple[str, nn.Module] | None = None
-    for name, module in model.named_modules():
-        batch_dependent = isinstance(module, (*BATCH_NORMS, *_DROPOUTS)) or hasattr(module, "drop_prob")
-        if module.training and (chosen is None or batch_dependent):
-            chosen = (name or "the model itself", module)
-            if batch_dependent:
-                break
-    if chosen is not None:
+    training = [(name, module) for name, module in model.named_modules() if module.training]
+    if training:
+        telling = [(n, m) for n, m in training if isinstance(m, (*BATCH_NORMS, *_DROPOUTS)) or hasattr(m, "drop_prob")]
+        name, module = (telling or training)[0]
         raise InvalidArgument(
             "routes are defined for a network in evaluation mode (in training mode the rows of a batch influence "
             "each other, or chance does)",
-            given=f"{chosen[0]} ({type(chosen[1]).__name__}) is in training mode",
+            given=f"{name or 'the model itself'} ({type(module).__name__}) is in training mode",
             hint="call model.eval() first",
         )
     for name, module in model.named_modules():

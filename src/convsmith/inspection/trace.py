@@ -11,13 +11,12 @@ import contextlib
 import math
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from convsmith.inspection.layers import KINDS, Call, Layer, LayerInventory, Weighted, is_activation
 from convsmith.inspection.modes import eager, evaluating, is_hooked
@@ -83,25 +82,19 @@ class _Owner:
     name: str
     module: nn.Module
     weight: Tensor
-    tied: list[str] = field(default_factory=list)
 
 
 def _owners(model: nn.Module) -> list[_Owner]:
-    """Return every module that holds a weight matrix or kernel, with the names of those that hold the same one."""
+    """Return every module that holds a weight matrix or kernel."""
     owners: list[_Owner] = []
     for name, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        weight = own.get("weight")
-        if not isinstance(module, tuple(KINDS)) and not (weight is not None and weight.dim() >= 2):
+        weight = dict(module.named_parameters(recurse=False)).get("weight")
+        if isinstance(module, tuple(KINDS)):
+            weight = next(iter(module.parameters()), None) if weight is None else weight
+        elif weight is not None and weight.dim() < 2:
             continue
-        if weight is None:
-            weight = next(iter(module.parameters()), None)
-        if weight is None:
-            continue
-        same = [other for other in owners if other.weight is weight]
-        for other in same:
-            other.tied.append(name)
-        owners.append(_Owner(name, module, weight, [other.name for other in same]))
+        if weight is not None:
+            owners.append(_Owner(name, module, weight))
     return owners
 
 
@@ -140,17 +133,13 @@ class _Watch(TorchFunctionMode):
     @contextlib.contextmanager
     def following(self, model: nn.Module) -> Iterator[None]:
         """Record the calls of every module of ``model``."""
-        handles: list[RemovableHandle] = []
-        try:
+        with contextlib.ExitStack() as stack:
             for name, module in model.named_modules():
                 if is_hooked(module) or "forward" in vars(module):
                     self.carrying.add(module)
-                handles.append(module.register_forward_pre_hook(self._enter(name)))
-                handles.append(module.register_forward_hook(self._leave))
+                stack.enter_context(module.register_forward_pre_hook(self._enter(name)))
+                stack.enter_context(module.register_forward_hook(self._leave))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _enter(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -224,8 +213,9 @@ def _problem(owner: _Owner, kind: str, calls: int, watch: _Watch) -> str | None:
     module = owner.module
     if not owner.name:
         return "it is the whole network, and only a layer inside one can be replaced"
-    if owner.tied:
-        return f"its weight is shared with {', '.join(owner.tied)}"
+    tied = [other.name for other in watch.owners[id(owner.weight)] if other is not owner]
+    if tied:
+        return f"its weight is shared with {', '.join(tied)}"
     if owner.name in watch.read:
         return "its weight is also used by a function outside the layer's own call"
     if kind == "other":

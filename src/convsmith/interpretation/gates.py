@@ -64,11 +64,6 @@ class GatedNetwork:
         self._overwritten: set[str] = set()
         self._stack = contextlib.ExitStack()
 
-    @property
-    def total(self) -> int:
-        """Number of gates of one image."""
-        return self.plan.total
-
     def __enter__(self) -> GatedNetwork:
         try:
             for mode in (torch.inference_mode(False), torch.enable_grad(), eager()):
@@ -157,8 +152,7 @@ class GatedNetwork:
         for number, site in enumerate(self.plan.sites):
             by_module.setdefault(site.module, {})[site.call] = number
         for name, calls in by_module.items():
-            handle = modules[name].register_forward_hook(self._gate(name, calls))
-            self._stack.callback(handle.remove)
+            self._stack.enter_context(modules[name].register_forward_hook(self._gate(name, calls)))
 
     def _gate(self, name: str, calls: dict[int, int]) -> Callable[..., Any]:
         def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor | None:
@@ -184,13 +178,10 @@ class GatedNetwork:
 
             return hook
 
-        handles = [module.register_forward_hook(record(name)) for name, module in modules.items()]
-        try:
-            with torch.no_grad():
-                self.logits()
-        finally:
-            for handle in handles:
-                handle.remove()
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for name, module in modules.items():
+                stack.enter_context(module.register_forward_hook(record(name)))
+            self.logits()
         for name in self._prefix:
             self._patch(modules[name], name)
         self._find_overwritten()
