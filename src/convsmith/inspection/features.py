@@ -48,19 +48,12 @@ def classifier_of(model: nn.Module) -> nn.Linear:
 def head_names(model: nn.Module) -> tuple[str, ...]:
     """Return the dotted names of a network's classifier layers: the last linear (or convolution) under each."""
     configured = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
-    named = [configured] if isinstance(configured, str) else list(configured or ())
-    modules = dict(model.named_modules())
-    found = []
-    for name in named:
-        under = [n for n, m in modules.items() if _classifies(m) and (n == name or n.startswith(f"{name}."))]
-        found += under[-1:]
-    if not named:
-        found = [n for n, m in modules.items() if _classifies(m)][-1:]
-    return tuple(found)
-
-
-def _classifies(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.Conv2d)
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not configured:
+        return tuple(layers[-1:])
+    heads = [configured] if isinstance(configured, str) else configured
+    under = [[name for name in layers if name == head or name.startswith(f"{head}.")] for head in heads]
+    return tuple(name for own in under for name in own[-1:])
 
 
 def new_head(model: nn.Module, num_classes: int) -> str:
@@ -94,11 +87,8 @@ def features_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tenso
         >>> features, logits = features_and_logits(model, images)
     """
     seen: list[Tensor] = []
-    handle = classifier_of(model).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    try:
+    with classifier_of(model).register_forward_pre_hook(lambda _, args: seen.append(args[0])):
         logits = class_scores(model(images))
-    finally:
-        handle.remove()
     if len(seen) != 1 or seen[0].dim() != 2:
         given = f"{type(model).__name__}: {[tuple(s.shape) for s in seen]}, logits {tuple(logits.shape)}"
         raise InvalidArgument("the classifier must run once an image batch, on features [B, d]", given=given)

@@ -64,7 +64,7 @@ def macs_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
     if name in RULES:
         return RULES[name](args, kwargs, out)
     if "scaled_dot_product" in name:
-        return _attention(args, kwargs, out)
+        return _attention(-2)(args, kwargs, out)
     if func.overloadpacket in flop_registry:
         return int(flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)) // 2
     return 0 if is_free(func) else None
@@ -92,16 +92,14 @@ def has_rule(func: Any) -> bool:
     return name in RULES or "scaled_dot_product" in name or func.overloadpacket in flop_registry
 
 
-def _attention(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
-    """Count queries [.., H, L, E], keys [.., h, S, E], values [.., h, S, V]: H L S (E + V), whatever the mask hides."""
-    query, key, value = args[:3]
-    return int(query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
+def _attention(keys: int) -> Rule:
+    """Count H L S (E + V), whatever a mask hides: queries [.., H, L, E], S keys along axis ``keys``, values [.., V]."""
 
+    def rule(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
+        query, key, value = args[:3]
+        return int(query.shape[:-1].numel() * key.shape[keys] * (query.shape[-1] + value.shape[-1]))
 
-def _flash(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
-    """Count as `_attention` with queries [B, L, H, E]."""
-    query, key, value = args[:3]
-    return int(query.shape[:-1].numel() * key.shape[1] * (query.shape[-1] + value.shape[-1]))
+    return rule
 
 
 def _product_with(position: int) -> Rule:
@@ -134,12 +132,6 @@ def _trilinear(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
     return math.prod(torch.broadcast_shapes(*shapes))
 
 
-def _mkldnn_rnn(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
-    """Return steps times both weight matrices: input [T, B, I], weights [G H, I] and [G H, H]."""
-    steps = args[0].shape[0] * args[0].shape[1]
-    return int(steps * (args[1].numel() + args[2].numel()))
-
-
 def _cudnn_rnn(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
     """Return steps times all weight matrices; input [T, B, I] or, packed, [sum of lengths, I]."""
     x, weights = args[0], args[1]
@@ -152,10 +144,13 @@ def _embedding_bag(args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> 
     return int(args[1].numel() * args[0].shape[1]) if isinstance(weighted, Tensor) else 0
 
 
-def _cholesky(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
-    """Return n^3 / 6, rounded down, for every matrix."""
-    n = args[0].shape[-1]
-    return int(args[0].shape[:-2].numel() * (n**3 // 6))
+def _cubes(parts: int) -> Rule:
+    """Return n^3 / ``parts``, rounded down, for every matrix [.., n, n]."""
+
+    def rule(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
+        return int(args[0].shape[:-2].numel() * (args[0].shape[-1] ** 3 // parts))
+
+    return rule
 
 
 def _triangular_solve(args: tuple[Any, ...], _kwargs: Any, out: Any) -> int:
@@ -165,15 +160,9 @@ def _triangular_solve(args: tuple[Any, ...], _kwargs: Any, out: Any) -> int:
     return int(first.numel() * n // 2)
 
 
-def _lu(args: tuple[Any, ...], _kwargs: Any, _out: Any) -> int:
-    """Return n^3 / 3, rounded down, for every matrix."""
-    n = args[0].shape[-1]
-    return int(args[0].shape[:-2].numel() * (n**3 // 3))
-
-
 def _solve(args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
     """Return n^3 / 3 for the factors and n^2 for every right-hand side."""
-    return _lu(args, kwargs, out) + int(out[0].numel() * args[0].shape[-1])
+    return _cubes(3)(args, kwargs, out) + int(out[0].numel() * args[0].shape[-1])
 
 
 def _qr(args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> int:
@@ -184,45 +173,34 @@ def _qr(args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> int:
     return int(args[0].shape[:-2].numel() * (length * k**2 - k**3 // 3) * (1 if mode == "r" else 2))
 
 
+_PRODUCTS = """
+aten::linear mkldnn::_linear_pointwise aten::_int_mm aten::_grouped_mm aten::_scaled_grouped_mm
+aten::_weight_int8pack_mm aten::_weight_int4pack_mm aten::_weight_int4pack_mm_for_cpu aten::_cdist_forward
+aten::_euclidean_dist aten::_pdist_forward
+"""
 RULES: dict[str, Rule] = {
-    "aten::_flash_attention_forward": _flash,
-    "aten::_efficient_attention_forward": _flash,
-    "aten::linear": _product_with(0),
-    "mkldnn::_linear_pointwise": _product_with(0),
-    "aten::mv": _elements(0),
-    "aten::addmv": _elements(1),
-    "aten::addmv_": _elements(1),
-    "aten::dot": _elements(0),
-    "aten::vdot": _elements(0),
+    **dict.fromkeys(_PRODUCTS.split(), _product_with(0)),
+    # queries [B, L, H, E], keys [B, S, h, E]
+    **dict.fromkeys(("aten::_flash_attention_forward", "aten::_efficient_attention_forward"), _attention(1)),
+    **dict.fromkeys(("aten::mv", "aten::dot", "aten::vdot"), _elements(0)),
+    **dict.fromkeys(("aten::addmv", "aten::addmv_"), _elements(1)),
     "aten::addr": lambda _args, _kwargs, out: int(out.numel()),
     "aten::addbmm": lambda args, _kwargs, _out: int(args[1].numel() * args[2].shape[-1]),
-    "aten::_int_mm": _product_with(0),
-    "aten::_grouped_mm": _product_with(0),
-    "aten::_scaled_grouped_mm": _product_with(0),
-    "aten::_weight_int8pack_mm": _product_with(0),
-    "aten::_weight_int4pack_mm": _product_with(0),
-    "aten::_weight_int4pack_mm_for_cpu": _product_with(0),
     "aten::_trilinear": _trilinear,
-    "aten::mkldnn_rnn_layer": _mkldnn_rnn,
-    "aten::_cudnn_rnn": _cudnn_rnn,
-    "aten::miopen_rnn": _cudnn_rnn,
+    # steps [T, B, I] times both weight matrices
+    "aten::mkldnn_rnn_layer": lambda args, _, __: int(args[0].shape[:2].numel() * (args[1].numel() + args[2].numel())),
+    **dict.fromkeys(("aten::_cudnn_rnn", "aten::miopen_rnn"), _cudnn_rnn),
     # the kernel [K, C, O] at every output place
     "aten::conv_tbc": lambda args, _kwargs, out: int(out.numel() * args[1].shape[0] * args[1].shape[1]),
     # as the convolution with the same kernel [O, C/groups, kh, kw]; sampling is interpolation
     "torchvision::deform_conv2d": lambda args, _kwargs, out: int(out.numel() * args[1][0].numel()),
-    "aten::_embedding_bag": _embedding_bag,
-    "aten::_embedding_bag_forward_only": _embedding_bag,
-    "aten::_cdist_forward": _product_with(0),
-    "aten::_euclidean_dist": _product_with(0),
-    "aten::_pdist_forward": _product_with(0),
-    "aten::linalg_cholesky_ex": _cholesky,
+    **dict.fromkeys(("aten::_embedding_bag", "aten::_embedding_bag_forward_only"), _embedding_bag),
+    "aten::linalg_cholesky_ex": _cubes(6),
     "aten::cholesky_solve": _product_with(1),  # two triangular solves: n^2 for every right-hand side
     "aten::linalg_solve_triangular": _triangular_solve,
     "aten::triangular_solve": lambda args, kwargs, out: _triangular_solve(args[1:], kwargs, out),
-    "aten::linalg_lu_factor_ex": _lu,
-    "aten::_linalg_det": _lu,
-    "aten::_linalg_slogdet": _lu,
+    **dict.fromkeys(("aten::linalg_lu_factor_ex", "aten::_linalg_det", "aten::_linalg_slogdet"), _cubes(3)),
     "aten::_linalg_solve_ex": _solve,
-    "aten::linalg_inv_ex": lambda args, _kwargs, _out: int(args[0].numel() * args[0].shape[-1]),  # n^3 a matrix
+    "aten::linalg_inv_ex": _cubes(1),
     "aten::linalg_qr": _qr,
 }

@@ -38,8 +38,7 @@ def output_tensors(output: Any) -> tuple[Tensor, ...]:
 def main_output(output: Any) -> Tensor:
     """Return the tensor an output is about: itself, its ``logits`` or ``out``, else the first of its tensors.
 
-    Raises:
-        InvalidArgument: there is no tensor in it.
+    Raises `InvalidArgument` where there is none.
 
     Examples:
         >>> main_output({"logits": torch.zeros(2, 3), "features": torch.ones(2, 4)}).shape
@@ -61,12 +60,7 @@ def main_output(output: Any) -> Tensor:
 def class_scores(output: Any, *, classes: int = 1) -> Tensor:
     """Return the logits [B, K] of a classifier's output: a tensor, or the ``logits`` or first tensor of a structure.
 
-    Args:
-        output: what ``model(images)`` returned.
-        classes: the least K.
-
-    Raises:
-        InvalidArgument: the scores are no matrix with at least so many columns.
+    Raises `InvalidArgument` where they are no matrix with at least ``classes`` columns.
 
     Examples:
         >>> class_scores({"logits": torch.zeros(2, 10)}).shape
@@ -83,10 +77,7 @@ def joined_output(output: Any) -> Tensor:
     """Return an output as one tensor to compare with another: itself, or its floating tensors as [B, N].
 
     Tensors of a structure are flattened image by image; those whose first dimension is not the first one's are left
-    out (anchors, scalars).
-
-    Raises:
-        InvalidArgument: there is no tensor in it.
+    out (anchors, scalars). Raises `InvalidArgument` where there is no tensor.
 
     Examples:
         >>> joined_output((torch.zeros(2, 3), torch.ones(2, 4))).shape
