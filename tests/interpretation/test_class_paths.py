@@ -100,7 +100,7 @@ def test_bad_requests_are_refused(routes):
         class_paths(routes, reduction="freqency")
     with pytest.raises(InvalidArgument, match="cosine"):
         similarity(class_paths(routes), measure="l2")
-    with pytest.raises(InvalidArgument, match="no such layer"):
+    with pytest.raises(InvalidArgument, match="layer has no such"):
         similarity(class_paths(routes), layer="9")
     with pytest.raises(InvalidArgument, match="clusters"):
         sub_clusters(routes[:3], clusters=3)

@@ -14,8 +14,8 @@ from convsmith.interpretation import (
     baseline_features,
     detection_report,
     find_routes,
-    folds_by_group,
 )
+from convsmith.interpretation.detector import folds_by_group
 
 EPS = 40 / 255
 

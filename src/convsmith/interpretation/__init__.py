@@ -1,7 +1,6 @@
 """Which channels carried a prediction, what happens without them, and whether an input is adversarial."""
 
 from convsmith.interpretation.ablation import Curve, ablate, apply_routes, removal_curve
-from convsmith.interpretation.adaptive import MATCHES
 from convsmith.interpretation.attacks import ATTACKS, attack
 from convsmith.interpretation.baselines import baseline_features
 from convsmith.interpretation.class_paths import (
@@ -21,7 +20,6 @@ from convsmith.interpretation.detector import (
     RouteDetector,
     auroc,
     detection_report,
-    folds_by_group,
 )
 from convsmith.interpretation.evidence import Contrast, nearest_routes, runner_up_contrast
 from convsmith.interpretation.find import find_routes
@@ -44,7 +42,6 @@ from convsmith.interpretation.stream import find_routes_from_loader, iterate_rou
 
 __all__ = [
     "ATTACKS",
-    "MATCHES",
     "SCORES",
     "ArtDetector",
     "ClassPaths",
@@ -73,7 +70,6 @@ __all__ = [
     "detection_table",
     "find_routes",
     "find_routes_from_loader",
-    "folds_by_group",
     "heat_map",
     "initialisation_overlap",
     "iterate_routes",

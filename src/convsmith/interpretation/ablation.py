@@ -125,7 +125,13 @@ def removal_curve(
         correct.append(logits.argmax(1) == labels)
         if progress is not None:
             progress(done + 1, len(fractions), order)
-    return _curve(torch.stack(correct).cpu(), labels.cpu(), tuple(fractions), order, keep)
+    right, labels = torch.stack(correct).cpu(), labels.cpu()
+    low, high = zip(*(wilson(float(row.sum()), len(labels)) for row in right), strict=True)
+    by_class = torch.full((len(fractions), int(labels.max()) + 1), torch.nan)
+    for label in labels.unique().tolist():
+        by_class[:, label] = right[:, labels == label].float().mean(1)
+    accuracy = tuple(right.double().mean(1).tolist())
+    return Curve(tuple(fractions), accuracy, low, high, by_class, right, order, keep)
 
 
 def _rank(score: Tensor, order: str, seed: int) -> Tensor:
@@ -158,22 +164,3 @@ def _run(model: nn.Module, images: Tensor, plan: SitePlan, gates: Tensor | None,
         with GatedNetwork(model, plan, images[rows], cache=False) as network, torch.no_grad():
             parts.append(network.logits(None if gates is None else gates[rows].to(images)))
     return torch.cat(parts)
-
-
-def _curve(correct: Tensor, labels: Tensor, fractions: tuple[float, ...], order: str, keep: bool) -> Curve:
-    count = correct.shape[1]
-    bounds = [wilson(float(row.sum()), count) for row in correct]
-    classes = int(labels.max()) + 1 if len(labels) else 0
-    by_class = torch.full((len(fractions), classes), float("nan"))
-    for label in labels.unique().tolist():
-        by_class[:, label] = correct[:, labels == label].float().mean(1)
-    return Curve(
-        fractions,
-        tuple(correct.double().mean(1).tolist()),
-        tuple(low for low, _ in bounds),
-        tuple(high for _, high in bounds),
-        by_class,
-        correct,
-        order,
-        keep,
-    )

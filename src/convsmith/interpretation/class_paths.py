@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convsmith.arguments import integer, one_of
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.search import alike
 
@@ -56,7 +56,10 @@ def similarity(paths: ClassPaths, *, measure: str = "cosine", layer: str | None 
     Examples:
         >>> alike = similarity(class_paths(find_routes(model, images, steps=5), labels))
     """
-    values = paths.paths if layer is None else _layer(paths, layer)
+    values = paths.paths
+    if layer is not None:
+        one_of("layer", layer, paths.layers)
+        values = values.split(paths.widths, dim=1)[paths.layers.index(layer)]
     return alike(values, values, measure).clamp(-1, 1).fill_diagonal_(1.0)
 
 
@@ -194,10 +197,3 @@ def _labels(routes: Routes, labels: Tensor | None) -> Tensor:
     if labels.shape != (len(routes),):
         raise InvalidArgument("one label per image", argument=f"[{len(routes)}]", given=tuple(labels.shape))
     return labels.to(routes.prediction.device)
-
-
-def _layer(paths: ClassPaths, layer: str) -> Tensor:
-    if layer not in paths.layers:
-        raise InvalidArgument("the paths have no such layer", argument=layer, hint=close_matches(layer, paths.layers))
-    place = paths.layers.index(layer)
-    return paths.paths.split(list(paths.widths), dim=1)[place]

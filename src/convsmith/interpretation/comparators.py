@@ -29,7 +29,7 @@ class ScoreRequest:
     @property
     def ones(self) -> Tensor:
         """Open gates [B, total], float64 where the images are, else float32."""
-        return wide(self.network.images.new_ones(len(self.target), self.network.total))
+        return wide(self.network.images.new_ones(len(self.target), self.network.plan.total))
 
 
 #: a scorer returns non-negative scores [B, total]
@@ -83,12 +83,11 @@ def score_units(
             full, silent = look(network)
             chosen = full.argmax(1) if target is None else target[rows].clone()
             scores = scorer(ScoreRequest(network, chosen, steps, generator)).to(full)
-            nan = torch.full((len(full),), float("nan"), device=full.device, dtype=full.dtype)
-            passes = steps * len(plan.sites) if method == "integrated" else 1
-            taken = torch.full((len(full),), passes, device=full.device)
-            solution = Solution(scores, nan, taken, torch.ones_like(taken, dtype=torch.bool))
-            shown = (labels[rows], index[rows])
-            parts.append(collect(network, full, silent, solution, settings, *shown, applied=(scores > 0).to(full)))
+            nan = full.new_full((len(full),), torch.nan)
+            passes = torch.full_like(nan, steps * len(plan.sites) if method == "integrated" else 1, dtype=torch.long)
+            solution = Solution(scores, nan, passes, torch.ones_like(passes, dtype=torch.bool))
+            applied, shown = (scores > 0).to(full), (labels[rows], index[rows])
+            parts.append(collect(network, full, silent, solution, settings, *shown, applied=applied))
         if progress is not None:
             progress(rows.stop, count, method)
     return Routes.concatenate(parts)

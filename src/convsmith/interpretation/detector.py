@@ -304,12 +304,7 @@ def hits(clean: NDArray[Any], adversarial: NDArray[Any], rate: float = 0.05) -> 
 
 
 def folds_by_group(group: NDArray[Any], seed: int, folds: int = 5) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    """Split rows into (train, test) parts such that all rows of one image lie on the same side.
-
-    Examples:
-        >>> len(folds_by_group(np.array([0, 0, 1, 1, 2]), seed=0, folds=3))
-        3
-    """
+    """Split rows into (train, test) parts such that all rows of one image lie on the same side."""
     names = np.unique(group)
     names = names[np.random.default_rng(seed).permutation(len(names))]
     parts = np.array_split(names, min(folds, len(names)))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import jpeg
 
 from convsmith.arguments import one_of
 from convsmith.data.batch import Batch
@@ -22,7 +21,6 @@ from convsmith.interpretation.baselines import NAMES as BASELINES
 from convsmith.interpretation.baselines import extractor
 from convsmith.interpretation.detector import DetectionReport, RouteDetector, detection_report
 from convsmith.interpretation.find import Progress
-from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.settings import route_settings
 from convsmith.interpretation.trees import CLASSIFIERS
 
@@ -146,7 +144,7 @@ def detection_table(
     fit_on = {"clean": rounded(chosen), seen: moved(chosen, seen, seed, "fit")}
     plain = _predictions(model, changes["clean"])
     flipped = {name: float((_predictions(model, x) != plain).float().mean()) for name, x in changes.items()}
-    rows: list[DetectionRow] = []
+    rows, index = [], test.index.tolist()
     for feature in features:
         extract = extractor(model, feature, settings, folder, tick)
         train_routes = {n: extract(Batch(x, chosen.labels, chosen.index), f"fit-{n}") for n, x in fit_on.items()}
@@ -156,7 +154,13 @@ def detection_table(
                 few = balanced(chosen.labels, count, seed, fewer=fewer)
                 detector = RouteDetector(classifier, seed=seed, trees=trees)
                 detector.fit(train_routes["clean"][few], train_routes[seen][few])
-                rows += _score(detector, test_routes, feature, classifier, count, seen, flipped, seed)
+                scores = {name: detector.score(routes) for name, routes in test_routes.items()}
+                clean = scores.pop("clean")
+                for name, found in scores.items():
+                    report = detection_report(clean, found, clean_index=index, adversarial_index=index, seed=seed)
+                    calm = name in (*HARMLESS, "none")
+                    cell = DetectionRow(feature, classifier, count, name, name == seen, calm, flipped[name], report)
+                    rows.append(cell)
     return rows
 
 
@@ -201,16 +205,16 @@ def attacked(
         rows = slice(first, first + size)
         file = None if folder is None else folder / f"{name}-{first:06d}.safetensors"
         if file is not None and file.exists():
-            part = load_file(file)["images"].to(pictures.images.device)
+            part = load_file(file)["images"].to(pictures.images)
         else:
             part = attack(
                 model, pictures.images[rows], labels[rows], method, epsilon, targeted=targeted,
                 mean=pictures.mean, std=pictures.std, seed=seed + first,
             ).to(pictures.images)  # fmt: skip
-        if file is not None and not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as draft:
-                save_file({"images": part.contiguous()}, draft)
+            if file is not None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(file) as draft:
+                    save_file({"images": part.contiguous()}, draft)
         if tick is not None:
             tick(len(part) * _attack_steps(name), f"{name} on images")
         parts.append(part)
@@ -248,47 +252,7 @@ def _blur(pixels: Tensor) -> Tensor:
 
 
 def _jpeg(pixels: Tensor) -> Tensor:
-    """Save and read again at quality 75."""
-    from PIL import Image
-
-    made = []
-    for image in (pixels * 255).round().to(torch.uint8).cpu():
-        array = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(array).save(buffer, format="JPEG", quality=75)
-        back = torch.from_numpy(np.array(Image.open(buffer)))
-        made.append(back[None] if back.dim() == 2 else back.permute(2, 0, 1))
-    return torch.stack(made).to(pixels) / 255
-
-
-def _score(
-    detector: RouteDetector,
-    found: Mapping[str, Routes],
-    feature: str,
-    classifier: str,
-    count: int,
-    seen: str,
-    flipped: Mapping[str, float],
-    seed: int,
-) -> list[DetectionRow]:
-    clean = found["clean"]
-    scores = detector.score(clean)
-    rows = []
-    for name, routes in found.items():
-        if name == "clean":
-            continue
-        report = detection_report(
-            scores,
-            detector.score(routes),
-            clean_index=clean.index.tolist(),
-            adversarial_index=routes.index.tolist(),
-            seed=seed,
-        )
-        harmless_change = name in HARMLESS or name == "none"
-        rows.append(
-            DetectionRow(feature, classifier, count, name, name == seen, harmless_change, flipped[name], report)
-        )
-    return rows
+    return jpeg((pixels * 255).round().to(torch.uint8).cpu(), quality=75).to(pixels) / 255
 
 
 def balanced(labels: Tensor, count: int, seed: int, *, fewer: bool = False) -> Tensor:

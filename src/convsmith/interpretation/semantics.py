@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import integer
+from convsmith.arguments import integer, number, one_of
 from convsmith.errors import InvalidArgument
 
 #: scikit-learn counts these among the words without meaning; in a caption they often are its meaning
@@ -50,8 +50,7 @@ def topics_from_text(
     from sklearn.decomposition import NMF, LatentDirichletAllocation
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer, TfidfVectorizer
 
-    if method not in ("lda", "nmf"):
-        raise InvalidArgument("topics come from lda or nmf", argument="method", given=repr(method))
+    one_of("method", method, ("lda", "nmf"))
     if len(texts) < 2 or count < 1:
         raise InvalidArgument("topics need texts", argument=f"{count} topics", given=f"{len(texts)} texts")
     stop = sorted(ENGLISH_STOP_WORDS - _NUMBERS)
@@ -133,10 +132,8 @@ def prediction_difference(
         torch.Size([6, 3])
     """
     features = pooled(features).detach()
-    if removal not in ("zero", "mean"):
-        raise InvalidArgument("a removed unit becomes zero or its mean", argument="removal", given=repr(removal))
-    if not 0 < top <= 1:
-        raise InvalidArgument("a share of images lies in (0, 1]", argument="top", given=top)
+    one_of("removal", removal, ("zero", "mean"))
+    number("top", top, above=0, most=1)
     chosen = torch.arange(features.shape[1]) if units is None else torch.as_tensor(units)
     chosen = chosen.to(features.device)
     if chosen.numel() and (chosen.min() < 0 or chosen.max() >= features.shape[1]):
@@ -180,8 +177,7 @@ def revise(features: Tensor, units: Sequence[int], strength: float = 1.0) -> Ten
         >>> revise(torch.rand(5, 6), [0, 2]).shape
         torch.Size([5, 6])
     """
-    if strength < 0:
-        raise InvalidArgument("a strength is not negative", argument="strength", given=strength)
+    number("strength", strength, least=0)
     raised = features.clone()
     columns = torch.as_tensor(units, device=features.device)
     raised[:, columns] = features[:, columns] + strength * features[:, columns].std(0, correction=0)
