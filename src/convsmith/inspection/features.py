@@ -96,18 +96,11 @@ def features_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tenso
 
 
 def extract_features(model: nn.Module, images: Tensor | Iterable[Any]) -> Features:
-    """Return features, logits and labels of all images, in evaluation mode and without gradients.
+    """Return features, logits and labels of all images, in evaluation mode and without gradients, on the CPU.
 
-    Args:
-        model: a classifier; it keeps its modes.
-        images: a batch [B, C, H, W], or an iterable of such tensors, of ``(images, labels)`` or of objects with
-            ``images`` and ``labels``.
-
-    Returns:
-        on the CPU, in float32 or, of a float64 network, in float64.
-
-    Raises:
-        InvalidArgument: no image, or a classifier that does not run once on features [B, d].
+    ``images``: a batch [B, C, H, W], or an iterable of such tensors, of ``(images, labels)`` or of objects with
+    ``images`` and ``labels``. The result is float32 or, of a float64 network, float64. Raises `InvalidArgument` for no
+    image, or a classifier that does not run once on features [B, d].
 
     Examples:
         >>> extract_features(model, images).logits.shape

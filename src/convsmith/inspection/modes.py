@@ -82,10 +82,7 @@ def is_hooked(module: nn.Module) -> bool:
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the plain module inside DataParallel, DistributedDataParallel, AveragedModel and `torch.compile` wrappers.
 
-    The inner module holds the same parameters; hooks need neither gradient exchange nor replicas.
-
-    Raises:
-        InvalidArgument: for a scripted module or a sharded one, whose layers cannot be hooked.
+    Raises `InvalidArgument` for a scripted module or a sharded one, whose layers cannot be hooked.
 
     Examples:
         >>> unwrap(nn.DataParallel(model)) is model
@@ -122,10 +119,7 @@ def eager() -> Iterator[None]:
 
 
 def check_evaluation(model: nn.Module) -> None:
-    """Refuse a model whose output for one image depends on the batch or on chance.
-
-    Raises:
-        InvalidArgument: names the first module that is in training mode or normalises with batch statistics.
+    """Refuse a model whose output for one image depends on the batch or on chance, and name the module at fault.
 
     Examples:
         >>> check_evaluation(model.eval())  # silent: its output for one image depends on that image alone

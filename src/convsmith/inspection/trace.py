@@ -52,13 +52,8 @@ _ALIASING = {"T", "mT", "H", "mH", "data", "grad", "real", "imag"}
 def trace_layers(model: nn.Module, example: Tensor, *, real: bool = True) -> LayerInventory:
     """Run ``model`` once on ``example`` [B, C, H, W], in evaluation mode and without gradients, and say what happened.
 
-    The model may return anything. All hooks are gone and all modes put back when this returns or raises; what the
-    network raises is passed on.
-
-    Args:
-        model: a plain module (see `convsmith.inspection.modes.unwrap`).
-        example: images as the network expects them; two rows tell a batch dimension of 2 from a channel.
-        real: whether the example is more than noise of the right shape.
+    The model is a plain module (see `convsmith.inspection.modes.unwrap`) and may return anything; what it raises is
+    passed on. ``real``: whether the example is more than noise of the right shape.
 
     Examples:
         >>> inventory = trace_layers(model, images)

@@ -93,9 +93,6 @@ def removal_curve(
     ranks by the mean over the images of the same label. Fraction x total is rounded to whole nodes (at least one
     for a fraction above 0).
 
-    Raises:
-        InvalidArgument: fractions outside [0, 1], an unknown order, routes of other images.
-
     Examples:
         >>> curve = removal_curve(model, images, labels, find_routes(model, images, steps=5), [0.0, 0.1])
     """

@@ -49,7 +49,7 @@ def find_routes(
         images: [B, C, H, W] as the model takes them (normalised).
         settings: how to search, default `RouteSettings()`.
         sites: ``"auto"``, ``"conv"``, ``"block"``, ``"activation"`` or a rule of your own, see `plan_sites`.
-        layers: names (or patterns) of the layers to gate, see `plan_sites`.
+        layers: names (or patterns) of the layers to gate.
         batch_size: images solved at once (default 32, on CUDA 128); memory grows with it, not with B.
         labels: [B] int64, stored in the result.
         index: [B] int64 image numbers, stored in the result; versions of one image share a number.

@@ -29,14 +29,9 @@ class GatedNetwork:
     are fixed, so their outputs are). On exit, exceptions included, hooks are removed, ``requires_grad`` flags and
     ``forward`` methods are as before; buffers, ``.grad`` and random state are never touched.
 
-    Args:
-        model: a network in evaluation mode; wrappers (DataParallel, DDP, compiled) are looked through.
-        plan: sites from `plan_sites`.
-        images: [B, C, H, W] on the model's device.
-        cache: keep the outputs of the constant prefix.
-        precision: ``"fp32"``, or ``"bf16"`` / ``"fp16"`` (autocast) or ``"tf32"`` (CUDA matmuls and convolutions) for
-            the network; gates and losses stay in float32.
-        channels_last: feed images in channels-last memory order (faster convolutions on many devices).
+    ``model`` is in evaluation mode, ``images`` [B, C, H, W] on its device. ``cache`` keeps the outputs before the first
+    gate. ``precision`` and ``channels_last`` are those of `RouteSettings`: ``"bf16"`` and ``"fp16"`` by autocast,
+    ``"tf32"`` for CUDA matmuls and convolutions.
     """
 
     def __init__(

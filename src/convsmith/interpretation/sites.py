@@ -70,10 +70,8 @@ def plan_sites(
     module; ``"auto"`` blocks where the network has them, else convolutions, else (where a normalisation sits between
     convolution and activation, so that a closed convolution still passes a constant) activations; or a rule
     ``(name, module) -> bool``. ``layers`` keeps the sites with these names (``*`` is a wildcard); with ``"auto"`` it
-    may name any module.
-
-    Raises:
-        InvalidArgument: no site, an unknown layer, an output that is no tensor of rows with a channel axis.
+    may name any module. Raises `InvalidArgument` for no site, an unknown layer, an output that is no tensor of rows
+    with a channel axis.
     """
     # two images, so that a first dimension of 2 means "batch"
     two = images[:2] if len(images) > 1 else torch.cat([images, images])
