@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convsmith.arguments import one_of, tensor
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation.find import Progress, _column, prepare, row_slices
+from convsmith.interpretation.find import _column, prepare, row_slices
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.sites import SitePlan, plan_sites
@@ -84,7 +84,6 @@ def removal_curve(
     by: str = "image",
     seed: int = 0,
     batch_size: int | None = None,
-    progress: Progress | None = None,
 ) -> Curve:
     """Switch off a fraction of all nodes, image by image, and measure accuracy with intervals.
 
@@ -113,15 +112,13 @@ def removal_curve(
         for label in labels.unique():
             score[labels == label] = score[labels == label].mean(0, keepdim=True)
     ranked = _rank(score, order, seed)
-    total, correct = plan.total, []
-    for done, fraction in enumerate(fractions):
-        count = max(round(fraction * total), 1) if fraction > 0 else 0
+    correct = []
+    for fraction in fractions:
+        count = max(round(fraction * plan.total), 1) if fraction > 0 else 0
         chosen = torch.zeros_like(score).scatter(1, ranked[:, :count], 1.0)
         gates = chosen if keep else 1 - chosen
         logits = _run(model, images, plan, gates.to(images.dtype), batch_size)
         correct.append(logits.argmax(1) == labels)
-        if progress is not None:
-            progress(done + 1, len(fractions), order)
     right, labels = torch.stack(correct).cpu(), labels.cpu()
     low, high = zip(*(wilson(float(row.sum()), len(labels)) for row in right), strict=True)
     by_class = torch.full((len(fractions), int(labels.max()) + 1), torch.nan)

@@ -31,7 +31,6 @@ def baseline_features(
     sites: str | SiteRule = "auto",
     batch_size: int | None = None,
     index: Tensor | None = None,
-    labels: Tensor | None = None,
 ) -> Routes:
     """Return features of ``images`` in the shape of `Routes`, for `RouteDetector`.
 
@@ -43,9 +42,7 @@ def baseline_features(
         torch.Size([8, 10])
     """
     one_of("baseline", name, NAMES)
-    activations = score_units(
-        model, images, "activation", sites=sites, batch_size=batch_size, index=index, labels=labels
-    )
+    activations = score_units(model, images, "activation", sites=sites, batch_size=batch_size, index=index)
     if name == "activations":
         return activations
     if name == "max-probability":

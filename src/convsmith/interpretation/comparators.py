@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.arguments import integer, wide
-from convsmith.interpretation.find import Progress, _column, collect, look, prepare, row_slices
+from convsmith.interpretation.find import _column, collect, look, prepare, row_slices
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.sites import SiteRule, plan_sites
@@ -50,7 +50,6 @@ def score_units(
     steps: int = 10,
     seed: int = 0,
     target: Tensor | None = None,
-    progress: Progress | None = None,
     labels: Tensor | None = None,
     index: Tensor | None = None,
 ) -> Routes:
@@ -87,9 +86,7 @@ def score_units(
             passes = torch.full_like(nan, steps * len(plan.sites) if method == "integrated" else 1, dtype=torch.long)
             solution = Solution(scores, nan, passes, torch.ones_like(passes, dtype=torch.bool))
             applied, shown = (scores > 0).to(full), (labels[rows], index[rows])
-            parts.append(collect(network, full, silent, solution, settings, *shown, applied=applied))
-        if progress is not None:
-            progress(rows.stop, count, method)
+            parts.append(collect(network, full, silent, solution, settings, *shown, nan, applied))
     return Routes.concatenate(parts)
 
 

@@ -124,9 +124,7 @@ def prepare(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
         raise InvalidArgument("images must be finite", argument="images", given="NaN or infinite pixels")
     parameter = next(iter(model.parameters()), None)
     if parameter is not None:
-        images = images.to(parameter.device)
-        if parameter.is_floating_point() and images.dtype != parameter.dtype:
-            images = images.to(parameter.dtype)
+        images = images.to(parameter.device, parameter.dtype if parameter.is_floating_point() else None)
     return model, images
 
 
@@ -228,7 +226,7 @@ def collect(
     settings: dict[str, Any],
     labels: Tensor,
     index: Tensor,
-    gammas: Tensor | None = None,
+    gammas: Tensor,
     applied: Tensor | None = None,
 ) -> Routes:
     """Wrap a solution into `Routes`; a pass of its own checks the gates (or ``applied`` [B, total] in their place)."""
@@ -258,7 +256,7 @@ def collect(
         objective=solution.objective,
         passes=solution.passes,
         converged=solution.converged,
-        gamma=torch.full_like(solution.objective, torch.nan) if gammas is None else gammas,
+        gamma=gammas,
         flags=RouteFlags(closed, share, dead, names),
         index=index.to(full.device),
         labels=labels.to(full.device),
