@@ -75,7 +75,8 @@ class RouteDetector:
         Routes.concatenate([clean[:1], adversarial[:1]])  # the same layers and settings, or an error
         x = np.concatenate([self._features(clean), self._features(adversarial)])
         y = np.concatenate([np.zeros(len(clean), dtype=int), np.ones(len(adversarial), dtype=int)])
-        group = _groups(clean, adversarial, groups)
+        first, second = (clean.index.cpu(), adversarial.index.cpu()) if groups is None else groups
+        group = np.concatenate([_index("groups", first, len(clean)), _index("groups", second, len(adversarial))])
         self.widths_ = self._widths(clean)
         self.settings_ = dict(clean.settings)
         self.out_of_fold_ = self._cross_fit(x, y, group)
@@ -196,9 +197,7 @@ class ArtDetector:
         y = np.asarray(y)
         y = y.argmax(1) if y.ndim == 2 else y
         images = torch.from_numpy(np.asarray(x, dtype=np.float32))
-        names = np.arange(len(y)) if groups is None else np.asarray(groups).reshape(-1)
-        if len(names) != len(y):
-            raise InvalidArgument("one image number per row", argument="groups", given=len(names))
+        names = _index("groups", groups, len(y))
         clean, adversarial = (find_routes(self.model, images[y == side], **self.find) for side in (0, 1))
         paired = groups is None and len(clean) == len(adversarial)
         sides = None if paired else (names[y == 0].tolist(), names[y == 1].tolist())
@@ -291,7 +290,7 @@ def _scores(name: str, value: Any) -> NDArray[np.float64]:
     return scores
 
 
-def _index(name: str, index: Sequence[int] | None, rows: int) -> NDArray[Any]:
+def _index(name: str, index: Sequence[int] | Tensor | None, rows: int) -> NDArray[Any]:
     found = np.arange(rows) if index is None else np.asarray(index)
     if found.shape != (rows,):
         raise InvalidArgument(f"{name} must name the image of every row", argument=name, given=f"{found.shape}, {rows}")
@@ -316,14 +315,3 @@ def _threshold(clean: NDArray[Any], rate: float) -> float:
     """Smallest score that at most ``rate`` of the clean rows exceed."""
     ordered = np.sort(clean)[::-1]
     return float(ordered[min(int(rate * len(ordered)), len(ordered) - 1)])
-
-
-def _groups(
-    clean: Routes, adversarial: Routes, groups: tuple[Sequence[int], Sequence[int]] | None
-) -> NDArray[np.int64]:
-    given: tuple[Any, Any] = (clean.index.cpu(), adversarial.index.cpu()) if groups is None else groups
-    first, second = np.asarray(given[0]).reshape(-1), np.asarray(given[1]).reshape(-1)
-    if len(first) != len(clean) or len(second) != len(adversarial):
-        rule, rows = "one image number per row on each side", f"groups of {len(clean)} and {len(adversarial)}"
-        raise InvalidArgument(rule, argument=rows, given=f"{len(first)} and {len(second)}")
-    return np.concatenate([first, second]).astype(np.int64)
