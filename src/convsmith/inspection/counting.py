@@ -85,7 +85,11 @@ def _plain_attention() -> Iterator[None]:
 
 def _counted(model: nn.Module, images: Tensor) -> OperationCounts:
     counter = _Counter({module: name for name, module in model.named_modules()})
-    with counter.following_modules(), counter:
+    with (
+        register_module_forward_pre_hook(counter.enter),
+        register_module_forward_hook(counter.leave, always_call=True),
+        counter,
+    ):
         model(images)
     uncounted = {name: tuple(sorted(modules)) for name, modules in sorted(counter.uncounted.items())}
     return OperationCounts(counter.counts, uncounted)
@@ -101,18 +105,13 @@ class _Counter(TorchDispatchMode):
         self.counts: dict[str, Count] = {}
         self.uncounted: dict[str, set[str]] = {}
 
-    @contextlib.contextmanager
-    def following_modules(self) -> Iterator[None]:
-        """Keep ``stack`` at the running modules; modules outside the model count for the one that calls them."""
+    def enter(self, module: nn.Module, _: Any) -> None:
+        """Book what comes under ``module``; a module outside the model counts for the one that calls it."""
+        self.stack.append(self.names.get(module, self.stack[-1]))
 
-        def enter(module: nn.Module, _: Any) -> None:
-            self.stack.append(self.names.get(module, self.stack[-1]))
-
-        def leave(_: nn.Module, __: Any, ___: Any) -> None:
-            self.stack.pop()
-
-        with register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True):
-            yield
+    def leave(self, *_: Any) -> None:
+        """Go back to the module that called the one that ends."""
+        self.stack.pop()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

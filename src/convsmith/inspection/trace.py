@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from convsmith.inspection.layers import KINDS, Call, Layer, LayerInventory, Weighted, is_activation
+from convsmith.inspection.layers import KINDS, Call, Layer, LayerInventory, is_activation
 from convsmith.inspection.modes import eager, evaluating, is_hooked
 
 _ADDITIONS = {
@@ -84,9 +84,10 @@ def _owners(model: nn.Module) -> list[_Owner]:
     owners: list[_Owner] = []
     for name, module in model.named_modules():
         weight = dict(module.named_parameters(recurse=False)).get("weight")
-        if isinstance(module, tuple(KINDS)):
-            weight = next(iter(module.parameters()), None) if weight is None else weight
-        elif weight is not None and weight.dim() < 2:
+        ours = isinstance(module, tuple(KINDS))
+        if ours and weight is None:
+            weight = next(iter(module.parameters()), None)
+        elif not ours and weight is not None and weight.dim() < 2:
             continue
         if weight is not None:
             owners.append(_Owner(name, module, weight))
@@ -192,12 +193,13 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 def _describe(owner: _Owner, calls: list[Call], watch: _Watch, images: int) -> Layer:
-    module = owner.module
+    module: Any = owner.module
     kind = KINDS.get(type(module), "other")
     shapes = [(call.input_shape or (), call.shape or ()) for call in calls]
     inner, outer = shapes[0] if shapes else ((), ())
     # a layer may run on windows of the images: its rows are not theirs
-    macs = sum(_macs(module, kind, a, b) * b[0] // images for a, b in shapes if b)
+    each = module.weight.shape[1:].numel() if kind != "other" else 0
+    macs = sum(each * math.prod((a if kind == "transposed" else b)[1:]) * b[0] // images for a, b in shapes if b)
     params = sum(p.numel() for p in module.parameters(recurse=False))
     return Layer(
         owner.name, module, kind, len(calls), inner, outer, macs, params, _problem(owner, kind, len(calls), watch)
@@ -223,14 +225,3 @@ def _problem(owner: _Owner, kind: str, calls: int, watch: _Watch) -> str | None:
     if module in watch.carrying:
         return "it carries hooks or a replaced forward, which a new layer would lose"
     return None
-
-
-def _macs(module: Weighted, kind: str, inner: tuple[int, ...], outer: tuple[int, ...]) -> int:
-    """Return the multiply-accumulates of one call for one row of its output."""
-    if kind == "linear":
-        return int(module.in_features) * math.prod(outer[1:])
-    if kind == "conv":
-        return int(module.weight[0].numel()) * math.prod(outer[1:])
-    if kind == "transposed":
-        return int(module.weight[0].numel()) * math.prod(inner[1:])
-    return 0
