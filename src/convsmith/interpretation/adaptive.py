@@ -78,7 +78,10 @@ def _adaptive(
     def inside(images: Tensor) -> tuple[Tensor, Tensor]:
         with GatedNetwork(model, plan, images.detach(), cache=False) as network:
             network.images = images
-            return _activations(network) if match == "activations" else _contributions(network)
+            if match == "contributions":
+                return _contributions(network)
+            logits = network.logits(watch=True)
+            return logits, mean_activations(network)
 
     with torch.enable_grad():
         reference = (setting.normalise(pixels) if guide is None else guide.to(pixels)).clone().requires_grad_(True)
@@ -149,11 +152,6 @@ def _lead(logits: Tensor, labels: Tensor, targeted: bool) -> Tensor:
 def _distance(found: Tensor, wanted: Tensor, plan: SitePlan) -> Tensor:
     parts = zip(found.split(plan.widths, 1), wanted.split(plan.widths, 1), strict=True)
     return torch.stack([(a - b).square().sum(1) / b.square().sum(1).clamp(min=1e-12) for a, b in parts]).sum(0)
-
-
-def _activations(network: GatedNetwork) -> tuple[Tensor, Tensor]:
-    logits = network.logits(watch=True)
-    return logits, mean_activations(network)
 
 
 def _contributions(network: GatedNetwork) -> tuple[Tensor, Tensor]:

@@ -97,7 +97,10 @@ def _named(sites: str, seen: LayerInventory, layers: Sequence[str] | None) -> tu
         wanted = {layer.split("#")[0] for layer in layers}
         if wanted <= {call.name for call in seen.calls}:
             return [call for call in seen.calls if call.name in wanted], "named"
-    blocks = _blocks(seen)
+    # what adds a shortcut in its own forward, with its sisters (same class), the outermost of each nest only
+    kinds = {type(call.module) for call in seen.calls if call.adds and call.parents}
+    adding = [call for call in seen.calls if type(call.module) in kinds]
+    blocks = [call for call in adding if not any(type(parent.module) in kinds for parent in call.parents)]
     convolutions = [call for call in seen.calls if isinstance(call.module, _CONVOLUTIONS)]
     activations = [call for call in seen.calls if is_activation(call.module)]
     if sites == "auto":
@@ -120,16 +123,6 @@ def _named(sites: str, seen: LayerInventory, layers: Sequence[str] | None) -> tu
             hint='use sites="conv" (for a ReLU after a convolution it is the same gate), or make it an nn.Module',
         )
     return (convolutions if sites == "conv" else activations), sites
-
-
-def _blocks(seen: LayerInventory) -> list[Call]:
-    """Return calls whose own forward adds a shortcut, with their sisters (same class), outermost of each nest only."""
-    kinds = {type(call.module) for call in seen.calls if call.adds and call.parents}
-    return [
-        call
-        for call in seen.calls
-        if type(call.module) in kinds and not any(type(parent.module) in kinds for parent in call.parents)
-    ]
 
 
 def _filter(chosen: list[Call], seen: LayerInventory, layers: Sequence[str] | None) -> list[Call]:
