@@ -20,30 +20,11 @@ from torch.overrides import TorchFunctionMode
 
 from convsmith.inspection.layers import KINDS, Call, Layer, LayerInventory, is_activation
 from convsmith.inspection.modes import eager, evaluating, is_hooked
+from convsmith.inspection.outputs import output_tensors
 
-_ADDITIONS = {
-    torch.add,
-    torch.Tensor.add,
-    torch.Tensor.add_,
-    torch.Tensor.__add__,
-    torch.Tensor.__radd__,
-    torch.Tensor.__iadd__,
-}
-_ACTIVATIONS = {
-    torch.relu,
-    torch.relu_,
-    torch.Tensor.relu,
-    torch.Tensor.relu_,
-    nn.functional.relu,
-    nn.functional.relu_,
-    nn.functional.relu6,
-    nn.functional.leaky_relu,
-    nn.functional.elu,
-    nn.functional.gelu,
-    nn.functional.silu,
-    nn.functional.hardswish,
-    nn.functional.mish,
-}
+#: names of the functions and methods that add, and of those that are activations
+_ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__"}
+_ACTIVATIONS = {"relu", "relu_", "relu6", "leaky_relu", "elu", "gelu", "silu", "hardswish", "mish"}
 #: functions and attributes that tell about a weight without computing with it, and those that hand it on
 _HARMLESS = {"size", "dim", "numel", "is_floating_point", "is_contiguous", "stride", "element_size", "type", "__len__"}
 _ALIASING = {"T", "mT", "H", "mH", "data", "grad", "real", "imag"}
@@ -158,38 +139,30 @@ class _Watch(TorchFunctionMode):
             self.makers[id(output)] = weakref.ref(output), call
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._note_reading(func, args, kwargs or {})
-        if func in _ADDITIONS and self.stack and len(args) > 1:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        self._note_reading(func, name, (args, kwargs))
+        if name in _ADDITIONS and self.stack and len(args) > 1:
             a, b = args[0], args[1]
             if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() >= 3 and a.shape == b.shape:
                 self.stack[-1].adds = True
                 one, other = self.maker(a), self.maker(b)
                 if one is not None and other is not None:
                     self.sums.append((one, other))
-        elif func in _ACTIVATIONS and self.stack and args:
-            self.follow(args[0], "ReLU" if "relu" in getattr(func, "__name__", "") else "Activation")
+        elif name in _ACTIVATIONS and self.stack and args:
+            self.follow(args[0], "ReLU" if "relu" in name else "Activation")
             if not is_activation(self.stack[-1].module):
                 self.functional.append(self.stack[-1].name or self.model)
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
-    def _note_reading(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        name = getattr(func, "__name__", "")
+    def _note_reading(self, func: Any, name: str, read: Any) -> None:
         attribute = getattr(getattr(func, "__self__", None), "__name__", "")
         if name in _HARMLESS or (name == "__get__" and attribute not in _ALIASING):
             return
         running = {call.module for call in self.stack}
-        for value in (*_flat(args), *_flat(tuple(kwargs.values()))):
+        for value in output_tensors(read):
             owners = self.owners.get(id(value), [])
             if owners and not any(owner.module in running for owner in owners):
                 self.read.update(owner.name for owner in owners)
-
-
-def _flat(values: Any) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, tuple | list):
-            yield from _flat(value)
-        else:
-            yield value
 
 
 def _describe(owner: _Owner, calls: list[Call], watch: _Watch, images: int) -> Layer:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.arguments import integer, number, one_of
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 
 #: scikit-learn counts these among the words without meaning; in a caption they often are its meaning
 _NUMBERS = frozenset(
@@ -55,10 +55,8 @@ def topics_from_text(
         raise InvalidArgument("topics need texts", argument=f"{count} topics", given=f"{len(texts)} texts")
     stop = sorted(ENGLISH_STOP_WORDS - _NUMBERS)
     vectorizer = (CountVectorizer if method == "lda" else TfidfVectorizer)(stop_words=stop)
-    try:
+    with refusing("the texts hold no words to count", ValueError):
         table = vectorizer.fit_transform(texts)
-    except ValueError as error:
-        raise InvalidArgument("the texts hold no words to count", given=str(error)) from error
     if count > min(table.shape):
         rule, given = "there are no more topics than texts and words", f"{table.shape[0]} texts, {table.shape[1]} words"
         raise InvalidArgument(rule, argument=f"{count} topics", given=given)
