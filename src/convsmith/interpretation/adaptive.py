@@ -61,10 +61,9 @@ def _adaptive(
         score: the detector to be passed, images to scores; none leaves the search out.
         queries: calls of the detector, 0 or more.
 
-    Then, if ``score`` is given (normalised images [B, C, H, W] -> [B], higher is more adversarial; for instance
-    ``lambda x: detector.score(find_routes(model, x, mode="paper"))``), ``queries`` random proposals change ever fewer
-    pixels to other values of the ball, on the 8-bit grid; one that still fools the network and does not raise the score
-    is taken (score-based random search, as in the square attack of Andriushchenko et al. 2020).
+    Then, if ``score`` is given (normalised images [B, C, H, W] -> [B], higher is more adversarial), ``queries`` random
+    proposals change ever fewer pixels to other values of the ball, on the 8-bit grid; one that still fools the network
+    and does not raise the score is taken (random search as in Andriushchenko et al. 2020).
     """
     one_of("match", match, MATCHES)
     number("weight", weight, least=0)

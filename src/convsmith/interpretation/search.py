@@ -48,20 +48,15 @@ def routes_at_sparsity(
     model, images = prepare(model, images)
     plan = plan_sites(model, images, sites, layers)
     bottom, top = torch.full((len(images),), low).log(), torch.full((len(images),), high).log()
-    best: Routes | None = None
+    found, distance = [], []
     for _ in range(rounds):
         gamma = ((bottom + top) / 2).exp()
-        routes = solve(model, images, plan, chosen, batch_size, gammas=gamma)
-        share = routes.sparsity().cpu()
-        if best is None:
-            best = routes
-        else:
-            closer = (share - target).abs() < (best.sparsity().cpu() - target).abs()
-            order = torch.where(closer, torch.arange(len(images)), torch.arange(len(images)) + len(images))
-            best = Routes.concatenate([routes, best])[order]
-        middle = gamma.log()
+        found.append(solve(model, images, plan, chosen, batch_size, gammas=gamma))
+        share, middle = found[-1].sparsity().cpu(), gamma.log()
+        distance.append((share - target).abs())
         bottom, top = torch.where(share > target, middle, bottom), torch.where(share > target, top, middle)
-    assert best is not None
+    nearest = torch.stack(distance).argmin(0)
+    best = Routes.concatenate(found)[nearest * len(images) + torch.arange(len(images))]
     return best, best.gamma.cpu()
 
 

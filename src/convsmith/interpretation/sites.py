@@ -78,12 +78,11 @@ def plan_sites(
     errors = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
     with refusing("the network must run on the images", *errors, argument=f"images: {spelled(images)}"):
         seen = trace_layers(model, two)
-    kind = sites if isinstance(sites, str) else "rule"
     if isinstance(sites, str):
         one_of("sites", sites, KINDS)
         chosen, kind = _named(sites, seen, layers)
     else:
-        chosen = [call for call in seen.calls if call.name and sites(call.name, call.module)]
+        chosen, kind = [call for call in seen.calls if call.name and sites(call.name, call.module)], "rule"
     chosen = _filter(chosen, seen, layers)
     if not chosen:
         rule = "the network has no such site"
