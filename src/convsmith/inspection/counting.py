@@ -8,7 +8,6 @@ size. Formulas: `convsmith.inspection.operators`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +57,10 @@ def count_operations(model: nn.Module, size: tuple[int, ...], *, fake: bool = Tr
     tensors = [*model.parameters(), *model.buffers()]
     device = tensors[0].device if tensors else torch.device("cpu")
     dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
-    with evaluating(model), torch.no_grad(), eager(), _plain_attention():
+    with contextlib.ExitStack() as stack, evaluating(model), torch.no_grad(), eager():
+        # transformer layers run operator by operator: their fast path is one operator that hides its layers
+        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
         if device.type == "meta":
             return _counted(model, torch.empty(size, dtype=dtype, device=device))
         if fake:
@@ -70,17 +72,6 @@ def count_operations(model: nn.Module, size: tuple[int, ...], *, fake: bool = Tr
                     return _counted(own, torch.empty(size, dtype=dtype, device=device))
         noise = torch.rand(size, generator=torch.Generator().manual_seed(0))
         return _counted(model, noise.to(device, dtype))
-
-
-@contextlib.contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Let transformer layers run operator by operator: their fast path is one operator that hides its layers."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _counted(model: nn.Module, images: Tensor) -> OperationCounts:

@@ -13,7 +13,7 @@ from convsmith.arguments import integer, number, of_type, one_of, tensor
 from convsmith.errors import InvalidArgument, require
 from convsmith.inspection.modes import copied
 from convsmith.inspection.outputs import class_scores
-from convsmith.interpretation.find import prepare, row_slices
+from convsmith.interpretation.find import _column, prepare, row_slices
 from convsmith.registry import Registry, check_settings, setting_types
 
 #: moves pixels: (setting, start pixels [B, C, H, W], labels [B], settings of its own as keywords) -> pixels
@@ -101,9 +101,9 @@ def attack(
     if step is not None:
         number("step", step, above=0)
     model, images = prepare(model, images)
-    if tensor("labels", labels, floating=False, what="one label per image").shape != (len(images),):
-        raise InvalidArgument("one label per image", argument=f"[{len(images)}]", given=tuple(labels.shape))
-    labels = labels.to(images.device).long().clone()  # what inference mode made cannot be saved for a gradient
+    labels = tensor("labels", labels, floating=False, what="one label per image")
+    # a copy: what inference mode made cannot be saved for a gradient
+    labels = _column(labels, len(images), None, "labels").to(images.device).clone()
     with torch.no_grad():
         classes = class_scores(model(images[:1])).shape[1]
     if not bool(((labels >= 0) & (labels < classes)).all()):

@@ -58,6 +58,7 @@ def heat_map(
     maps = []
     for rows in row_slices(images, batch_size):
         with GatedNetwork(model, plan, images[rows], cache=False) as network:
+            network.images = network.images.clone().requires_grad_(True)  # outputs of frozen layers need gradients
             label = wanted[rows].clone()  # what inference mode made cannot be saved for a gradient
             if method == "pathway-gradient":
                 maps.append(_pathway_gradient(network, (gates[rows] > 0).to(images), label))
@@ -70,7 +71,6 @@ def heat_map(
 def _activation(network: GatedNetwork, gates: Tensor, target: Tensor, sizes: int) -> Tensor:
     """Return maps [B, H, W] of the full network's activations and gradients, channels weighed by ``gates``."""
     size = network.images.shape[-2:]
-    network.images = network.images.clone().requires_grad_(True)  # so that the outputs of frozen layers have gradients
     # gates of one: what is watched stays as it is even where an activation after it works in place
     logit = network.logits(torch.ones_like(gates), watch=True).gather(1, target[:, None]).sum()
     last: dict[int, int] = {}  # positions of a map -> the last layer with as many
@@ -102,7 +102,6 @@ def _activation(network: GatedNetwork, gates: Tensor, target: Tensor, sizes: int
 
 
 def _pathway_gradient(network: GatedNetwork, gates: Tensor, target: Tensor) -> Tensor:
-    network.images = network.images.clone().requires_grad_(True)
     logit = network.logits(gates).gather(1, target[:, None]).sum()
     (slope,) = torch.autograd.grad(logit, network.images)
     return slope.abs().amax(1)
