@@ -99,3 +99,10 @@ def test_a_finished_file_is_known_by_its_image_numbers_without_reading_its_gates
     find_routes_from_loader(digits.model, batches(digits), tmp_path, settings=SETTINGS)
     with pytest.raises(InvalidArgument, match="other batches"):
         find_routes_from_loader(digits.model, batches(digits, size=5), tmp_path, settings=SETTINGS)
+
+
+def test_a_folder_of_another_network_is_refused(digits, tmp_path):
+    find_routes_from_loader(digits.model, batches(digits, count=7), tmp_path, settings=SETTINGS)
+    digits.model[0].weight.data.mul_(1.01)
+    with pytest.raises(InvalidArgument, match="another network"):
+        find_routes_from_loader(digits.model, batches(digits, count=7), tmp_path, settings=SETTINGS)

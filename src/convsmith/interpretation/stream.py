@@ -14,6 +14,7 @@ from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.files import read_json, write_json
 from convsmith.inspection.features import unpack_batch
+from convsmith.interpretation.detector import fingerprint
 from convsmith.interpretation.find import Progress, describe, prepare, solve
 from convsmith.interpretation.routes import Routes, route_files, saved_index
 from convsmith.interpretation.settings import RouteSettings
@@ -53,7 +54,7 @@ def find_routes_from_loader(
         progress: called with images done, 0 (unknown), a note.
 
     Raises:
-        InvalidArgument: the folder holds routes of other batches, or found with other settings.
+        InvalidArgument: the folder holds routes of another network or of other batches, or found with other settings.
 
     Examples:
         >>> folder = find_routes_from_loader(model, loader, "routes", settings=RouteSettings(steps=5))
@@ -76,7 +77,8 @@ def find_routes_from_loader(
             continue
         if plan is None:
             plan = plan_sites(*prepare(model, images), sites, layers)
-            _check_settings(folder, {**describe(plan, settings, images), "layers": [site.name for site in plan.sites]})
+            layers_and_network = {"layers": [site.name for site in plan.sites], "network": fingerprint(model)}
+            _check_settings(folder, {**describe(plan, settings, images), **layers_and_network})
         if path.exists():
             if not torch.equal(saved_index(path), index.cpu()):
                 rule, hint = (
@@ -109,5 +111,5 @@ def _check_settings(folder: Path, asked: dict[str, Any]) -> None:
         write_json(record, asked)
     there = read_json(record, "the settings of routes")
     if there != json.loads(json.dumps(asked)):
-        rule, hint = "the folder holds routes found with other settings", "choose another folder"
+        rule, hint = "the folder holds routes of another network or found with other settings", "choose another folder"
         raise InvalidArgument(rule, argument=asked, given=there, hint=hint)
