@@ -122,6 +122,6 @@ class _Counter(TorchDispatchMode):
             count.macs += macs
             count.activations += output_tensors(out)[0].numel()
         if not func.is_view and operator_name(func) != "aten::empty":
-            moved = output_tensors((args, tuple(kwargs.values()), out))
+            moved = output_tensors((args, kwargs, out))
             count.traffic += sum(tensor.numel() * tensor.element_size() for tensor in moved)
         return out
