@@ -73,8 +73,7 @@ def new_head(model: nn.Module, num_classes: int) -> str:
         made: nn.Module = nn.Linear(last.in_features, num_classes, **like)
     else:
         made = nn.Conv2d(last.in_channels, num_classes, last.kernel_size, **like)
-    parent, _, leaf = names[-1].rpartition(".")
-    setattr(model.get_submodule(parent), leaf, made)
+    model.set_submodule(names[-1], made)
     if hasattr(model, "num_classes"):
         model.num_classes = num_classes  # type: ignore[assignment]  # torchvision's SqueezeNet
     return said

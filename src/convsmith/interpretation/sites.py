@@ -134,11 +134,8 @@ def _filter(chosen: list[Call], seen: LayerInventory, layers: Sequence[str] | No
     for layer in layers:
         fitting = {call for call in chosen if any(fnmatchcase(name, layer) for name in names[call])}
         if not fitting:
-            rule, hint = (
-                "no gated layer has this name",
-                close_matches(layer, {n for own in names.values() for n in own}),
-            )
-            raise InvalidArgument(rule, argument="layers", given=repr(layer), hint=hint)
+            hint = close_matches(layer, {name for own in names.values() for name in own})
+            raise InvalidArgument("no gated layer has this name", argument="layers", given=repr(layer), hint=hint)
         found |= fitting
     return [call for call in chosen if call in found]
 
