@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convsmith.arguments import integer, one_of
 from convsmith.errors import InvalidArgument
+from convsmith.interpretation.find import _column
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.search import alike
 
@@ -194,6 +195,4 @@ def _nearest_mean(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def _labels(routes: Routes, labels: Tensor | None) -> Tensor:
     if labels is None:
         labels = routes.prediction if bool((routes.labels < 0).any()) else routes.labels
-    if labels.shape != (len(routes),):
-        raise InvalidArgument("one label per image", argument=f"[{len(routes)}]", given=tuple(labels.shape))
-    return labels.to(routes.prediction.device)
+    return _column(labels, len(routes), None, "labels").to(routes.prediction.device)

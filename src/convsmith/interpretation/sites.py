@@ -146,17 +146,14 @@ def _name(call: Call, seen: LayerInventory) -> str:
 
 def _site(call: Call, seen: LayerInventory) -> Site:
     name = _name(call, seen)
+    asked = f"a gate on {name} ({type(call.module).__name__})"
     if call.shape is None:
         rule = "a gate multiplies one tensor; this module returns something else (a tuple, a dictionary)"
-        hint = "choose a module whose output is a tensor"
-        raise InvalidArgument(rule, argument=f"a gate on {name} ({type(call.module).__name__})", hint=hint)
+        raise InvalidArgument(rule, argument=asked, hint="choose a module whose output is a tensor")
     if len(call.shape) < 2 or call.shape[0] != seen.rows:
-        raise InvalidArgument(
-            "a gate belongs to one image, and this module's first dimension is not the batch",
-            argument=f"a gate on {name} ({type(call.module).__name__})",
-            given=f"output shape {call.shape} for {seen.rows} images",
-            hint="choose the module around it whose output is [B, ...]",
-        )
+        rule = "a gate belongs to one image, and this module's first dimension is not the batch"
+        given, hint = f"shape {call.shape} for {seen.rows} images", "choose the module around it that returns [B, ...]"
+        raise InvalidArgument(rule, argument=asked, given=given, hint=hint)
     rank = len(call.shape)
     axis = rank - 1 if _channels_last(call) else 1
     read = bool(call.followers) and all(follower in _RECTIFIERS for follower in call.followers)
