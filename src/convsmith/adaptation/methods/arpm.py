@@ -45,7 +45,7 @@ class ARPMSettings(ReweightingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        arguments.number("label_smoothing", self.label_smoothing, least=0, most=1)
+        arguments.number("label_smoothing", self.label_smoothing, most=1)
         for name in ("neighbours", "second_neighbours"):
             arguments.integer(name, getattr(self, name), least=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,19 @@ from convsmith.adaptation.losses.reversal import ramp
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.features import classifier_of
-from convsmith.registry import Registry, check_settings, setting_types
+from convsmith.registry import Registry, check_settings, fitted, setting_types
 from convsmith.training.task import Losses, Task
+
+
+def check_values(settings: Any) -> None:
+    """Refuse values of another type than their fields, unknown choices, numbers below 0 and, in lists, below 1."""
+    arguments.choices(settings)
+    for name, kind in get_type_hints(type(settings)).items():
+        value = fitted(arguments.of_type(name, getattr(settings, name), kind), kind)[1]
+        object.__setattr__(settings, name, value)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                arguments.number(name, number, least=int(isinstance(value, tuple)))
 
 
 @dataclass(frozen=True)
@@ -34,11 +45,7 @@ class MethodConfig:
     adversary_lr_mult: float = 1.0
 
     def __post_init__(self) -> None:
-        arguments.choices(self)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float):
-                arguments.number(field.name, value, least=0)
+        check_values(self)
 
 
 @dataclass(frozen=True)
@@ -153,23 +160,18 @@ def method_settings(method: str, overrides: Mapping[str, Any], whole: MethodConf
         0.0
     """
     entry = METHODS.entry(method)
-    settings: MethodConfig = entry.traits["settings"]()
-    if whole is not None:
-        if type(whole) is not type(settings):
-            kind = type(settings).__name__
-            rule = f"the settings of {method!r} are {kind}"
-            raise InvalidArgument(rule, argument="settings", given=type(whole).__name__)
-        settings = whole
-    groups: dict[str, Any] = {f.name: v for f in fields(settings) if is_dataclass(v := getattr(settings, f.name))}
+    kind = entry.traits["settings"]
+    settings: Any = kind() if whole is None else whole
+    if type(settings) is not kind:
+        rule = f"the settings of {method!r} are {kind.__name__}"
+        raise InvalidArgument(rule, argument="settings", given=type(whole).__name__)
+    groups = {f.name for f in fields(settings) if is_dataclass(getattr(settings, f.name))}
     check_settings(f"the method {method!r}", overrides, [*setting_types(settings), *groups])
-    for name in groups.keys() & overrides.keys():
+    for name in groups & overrides.keys():
         value, named = overrides[name], entry.traits.get("named", {}).get(name, {})
         if isinstance(value, str) and named:
             arguments.one_of(name, value, tuple(named))
             value = named[value]
-        if not isinstance(value, type(groups[name])):
-            kind = type(groups[name]).__name__
-            raise InvalidArgument(f"{name} is a {kind}", argument=name, given=arguments.spelled(value))
         settings = replace(settings, **{name: value})
     found: MethodConfig = _replaced(settings, {k: v for k, v in overrides.items() if k not in groups})
     return found
@@ -187,24 +189,5 @@ def _replaced(settings: Any, values: Mapping[str, Any]) -> Any:
         if is_dataclass(value):
             changes[field.name] = _replaced(value, values)
         elif field.name in values:
-            changes[field.name] = _like(field.name, value, values[field.name])
+            changes[field.name] = values[field.name]
     return replace(settings, **changes)
-
-
-def _like(name: str, default: Any, value: Any) -> Any:
-    """Return ``value`` if it is of the kind of the setting's default: numbers finite and not negative."""
-    if isinstance(default, bool):
-        arguments.one_of(name, value, (True, False))
-    elif isinstance(default, str):
-        if not isinstance(value, str):
-            raise InvalidArgument(f"{name} is a name", argument=name, given=arguments.spelled(value))
-    elif isinstance(default, int):
-        return arguments.integer(name, value, least=0)
-    elif isinstance(default, float):
-        return arguments.number(name, value, least=0)
-    elif isinstance(default, tuple):
-        widths = (value,) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else None
-        if widths is None:
-            raise InvalidArgument(f"{name} are whole numbers", argument=name, given=arguments.spelled(value))
-        return tuple(arguments.integer(name, width, least=1) for width in widths)
-    return value

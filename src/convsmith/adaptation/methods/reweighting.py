@@ -49,7 +49,7 @@ class ReweightingSettings(MethodConfig):
         super().__post_init__()
         for name in ("updates", "critic_steps", "critic_hidden"):
             arguments.integer(name, getattr(self, name), least=1)
-        arguments.number("warmup", self.warmup, least=0, below=1)
+        arguments.number("warmup", self.warmup, below=1)
 
 
 class ReweightedTask(DomainTask):

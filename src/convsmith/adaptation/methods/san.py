@@ -12,12 +12,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from convsmith import arguments
 from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.losses.selective import ClassWeightOn, InstanceWeight, entropy, selective_adversarial_loss
 from convsmith.adaptation.methods.adversarial import WeightedTask
-from convsmith.adaptation.methods.method import METHODS, Domains, MethodConfig, Terms
+from convsmith.adaptation.methods.method import METHODS, Domains, MethodConfig, Terms, check_values
 from convsmith.adaptation.methods.weighting import WeightSettings
 
 
@@ -67,9 +66,7 @@ class SANVariant:
     grl_ramp: float = 1.0
 
     def __post_init__(self) -> None:
-        arguments.choices(self)
-        if self.weight_decay is not None:
-            arguments.number("weight_decay", self.weight_decay, least=0)
+        check_values(self)
 
 
 #: the two public codes (Office-31 settings) and the paper's formula

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from convsmith import arguments
 from convsmith.adaptation.losses.gather import sum_over_ranks, world_size
 from convsmith.adaptation.losses.operands import matrix
+from convsmith.adaptation.methods.method import check_values
 from convsmith.arguments import wide
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
@@ -80,10 +81,10 @@ class WeightSettings:
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
-        arguments.choices(self)
+        check_values(self)
         arguments.integer("every", self.every, least=1)
         for name in ("warmup", "average"):
-            arguments.number(name, getattr(self, name), least=0, below=1)
+            arguments.number(name, getattr(self, name), below=1)
         arguments.number("inverse_temperature", self.inverse_temperature, above=0)
 
 
