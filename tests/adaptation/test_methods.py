@@ -127,8 +127,8 @@ def test_san_finds_the_shared_classes_and_lifts_accuracy():
 def test_nothing_is_reversed_and_no_entropy_acts_before_the_warmup_ends():
     source, target = world()
     task = task_of("san", 20, source, target, warmup=0.5)
-    assert [task.grl_coeff(t, 1.0, 1.0, task.weighting.start) for t in (0, 9, 10)] == [0.0, 0.0, 0.0]
-    assert task.grl_coeff(19, 1.0, 1.0, task.weighting.start) > 0.9
+    assert [task.grl_coeff(t, 1.0, 1.0) for t in (0, 9, 10)] == [0.0, 0.0, 0.0]
+    assert task.grl_coeff(19, 1.0, 1.0) > 0.9
     batch = next(loader(source, target).epoch(0))
     losses = task(batch, 3)
     body = [p for n, p in task.model.named_parameters() if n.startswith("0.")]

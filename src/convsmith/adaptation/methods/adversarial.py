@@ -53,19 +53,17 @@ class AdversarialTask(DomainTask):
         super().__init__(model, domains, settings)
         self.discriminator = ClassDiscriminators(width or self.features, 1, settings.hidden, settings.dropout)
 
-    def reversal(self, step: int, start: int = 0) -> float:
-        """Return the reversal's coefficient at ``step``, 0 up to ``start``."""
-        return self.grl_coeff(step, self.settings.grl_max, self.settings.grl_ramp, start)
+    def reversal(self, step: int) -> float:
+        """Return the reversal's coefficient at ``step``."""
+        return self.grl_coeff(step, self.settings.grl_max, self.settings.grl_ramp)
 
-    def domain_loss(
-        self, both: DomainFeatures, step: int, start: int = 0, source_weights: Tensor | None = None
-    ) -> Tensor:
+    def domain_loss(self, both: DomainFeatures, step: int, source_weights: Tensor | None = None) -> Tensor:
         """Return the reversed domain loss of both domains' features."""
         return domain_loss(
             both.source_features,
             both.target_features,
             self.discriminator,
-            reversal=self.reversal(step, start),
+            reversal=self.reversal(step),
             source_weights=source_weights,
         )
 
@@ -78,6 +76,7 @@ class WeightedTask(DomainTask):
     ) -> None:
         super().__init__(model, domains, settings)
         self.weighting = ClassWeights(self.classes, weights or settings.weights, domains.steps)
+        self.start = self.weighting.start
 
     def before_step(self, step: int) -> None:
         """Estimate the class weights from the whole target where they are due."""

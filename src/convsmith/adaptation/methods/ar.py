@@ -45,7 +45,7 @@ class AR(ReweightedTask):
         return {
             "classification": (1.0, (self.weights_of(both.source_index) * both.cross_entropy("none")).mean()),
             "entropy": (
-                self.grl_coeff(step, self.settings.entropy, 1.0, self.start),
+                self.grl_coeff(step, self.settings.entropy, 1.0),
                 entropy(self.frozen_logits(both.target_features)),
             ),
             "gap": (None, self.gap),

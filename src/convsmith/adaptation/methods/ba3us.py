@@ -54,7 +54,7 @@ class BA3US(WeightedAdversarialTask):
         self.observe(both, step)
         weights = self.class_weights()[both.source_labels]
         lent = int(s.borrowed * len(weights) * (1 - min(1.0, step / self.domains.steps)))
-        domain = self._balanced(both, weights, lent, self.reversal(step, self.weighting.start))
+        domain = self._balanced(both, weights, lent, self.reversal(step))
         complement = complement_loss(both.source_logits, both.source_labels, weights)
         return {
             "classification": (1.0, self.weighted_cross_entropy(both, weights)),

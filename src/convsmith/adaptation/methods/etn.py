@@ -53,8 +53,8 @@ class ETN(AdversarialTask):
         return {
             "classification": (1.0, (weights * both.cross_entropy("none")).mean()),
             "auxiliary": (1.0, auxiliary),
-            "domain": (s.adversarial, self.domain_loss(both, step, self.start, weights)),
-            "entropy": (s.entropy * self.reversal(step, self.start), entropy(both.target_logits)),
+            "domain": (s.adversarial, self.domain_loss(both, step, weights)),
+            "entropy": (s.entropy * self.reversal(step), entropy(both.target_logits)),
         }
 
     def _auxiliary_loss(self, source: Tensor, target: Tensor, labels: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ class IWAN(AdversarialTask):
         return {
             "classification": (1.0, both.cross_entropy()),
             "weigher": (1.0, weigher),
-            "domain": (s.adversarial, self.domain_loss(both, step, self.start, weights)),
-            "entropy": (s.entropy * self.reversal(step, self.start), entropy(both.target_logits)),
+            "domain": (s.adversarial, self.domain_loss(both, step, weights)),
+            "entropy": (s.entropy * self.reversal(step), entropy(both.target_logits)),
         }
 
     def importance(self, source_features: Tensor) -> Tensor:

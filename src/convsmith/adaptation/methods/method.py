@@ -78,6 +78,7 @@ class DomainTask(Task):
         self.model, self.domains = model, domains
         self.settings = settings
         self.classes, self.features = domains.classes, classifier_of(model).in_features
+        self.start = 0  # the step at which the warm-up ends
         self.evaluator: Callable[[nn.Module, Iterable[Batch]], dict[str, float]] | None = None
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
@@ -94,9 +95,10 @@ class DomainTask(Task):
         """Return features and logits of both domains, normalised as the settings say."""
         return extract_domain_features(self.model, batch, self.settings.normalisation)
 
-    def grl_coeff(self, step: int, upper: float, share: float, start: int = 0) -> float:
-        """Return the coefficient at ``step``: 0 up to ``start``, then a ramp over ``share`` of what is left."""
-        return ramp(step, max(1, round(share * (self.domains.steps - start))), upper=upper, start=start)
+    def grl_coeff(self, step: int, upper: float, share: float) -> float:
+        """Return the coefficient at ``step``: 0 in the warm-up, then a ramp over ``share`` of what is left."""
+        length = max(1, round(share * (self.domains.steps - self.start)))
+        return ramp(step, length, upper=upper, start=self.start)
 
     def class_weights(self) -> Tensor | None:
         """Return the weights [K] the method gives the source classes, None if it has none."""

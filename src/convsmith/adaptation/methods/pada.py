@@ -36,7 +36,7 @@ class PADA(WeightedAdversarialTask):
         """Return the weighted cross-entropy and the weighted, reversed domain loss."""
         self.observe(both, step)
         weights = self.class_weights()[both.source_labels]
-        domain = self.domain_loss(both, step, self.weighting.start, weights)
+        domain = self.domain_loss(both, step, weights)
         return {
             "classification": (1.0, self.weighted_cross_entropy(both, weights)),
             "domain": (self.settings.adversarial, domain),

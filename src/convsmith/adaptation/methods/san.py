@@ -132,7 +132,7 @@ class SAN(WeightedTask):
         p_source, p_target = self.observe(both, step)
         if v.source_weights == "label":
             p_source = F.one_hot(both.source_labels, self.classes).to(p_source)
-        reversal = self.grl_coeff(step, v.grl_max, v.grl_ramp, self.weighting.start)
+        reversal = self.grl_coeff(step, v.grl_max, v.grl_ramp)
         domain = selective_adversarial_loss(
             both.source_features,
             both.target_features,
@@ -148,7 +148,7 @@ class SAN(WeightedTask):
         logits = both.target_logits
         if v.entropy_on == "both":
             logits = torch.cat([both.source_logits, both.target_logits])
-        share = v.entropy * (reversal if v.entropy_ramp else float(step >= self.weighting.start))
+        share = v.entropy * (reversal if v.entropy_ramp else float(step >= self.start))
         return {
             "classification": (1.0, both.cross_entropy()),
             "domain": (v.adversarial, domain),
