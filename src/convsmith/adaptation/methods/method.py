@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
-import torch
 from torch import Tensor, nn
 
 from convsmith import arguments
@@ -14,7 +13,7 @@ from convsmith.adaptation.evaluation.features import DomainFeatures, Normalisati
 from convsmith.adaptation.losses.reversal import ramp
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.features import classifier_of
+from convsmith.inspection.features import classifier_of, extract_features
 from convsmith.registry import Registry, check_settings, fitted, setting_types
 from convsmith.training.task import Losses, Task
 
@@ -110,28 +109,18 @@ class DomainTask(Task):
             weights = self.class_weights()
             spread = {} if weights is None else {f"weight_{k}": w for k, w in enumerate(weights.tolist())}
             return {**self.evaluator(self.model, batches), **spread}
-        right = total = 0
-        with torch.no_grad():
-            for batch in batches:
-                right += int((self.model(batch.images).argmax(1) == batch.labels).sum())
-                total += len(batch)
-        return {"source_accuracy": right / total, "selection": right / total}
+        source = extract_features(self.model, batches)
+        accuracy = float((source.logits.argmax(1) == source.labels).double().mean())
+        return {"source_accuracy": accuracy, "selection": accuracy}
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return three groups: the body, the classifier, and everything beside the model."""
-        head = {id(p) for p in classifier_of(self.model).parameters()}
-        inside = {id(p) for p in self.model.parameters()}
-        body = [p for p in self.model.parameters() if p.requires_grad and id(p) not in head]
+        head, model = set(classifier_of(self.model).parameters()), set(self.model.parameters())
+        trained = [p for p in self.parameters() if p.requires_grad]
         return [
-            {"params": body, "lr": lr},
-            {
-                "params": [p for p in self.model.parameters() if p.requires_grad and id(p) in head],
-                "lr": lr * self.settings.head_lr_mult,
-            },
-            {
-                "params": [p for p in self.parameters() if p.requires_grad and id(p) not in inside],
-                "lr": lr * self.settings.adversary_lr_mult,
-            },
+            {"params": [p for p in trained if p in model and p not in head], "lr": lr},
+            {"params": [p for p in trained if p in head], "lr": lr * self.settings.head_lr_mult},
+            {"params": [p for p in trained if p not in model], "lr": lr * self.settings.adversary_lr_mult},
         ]
 
 
