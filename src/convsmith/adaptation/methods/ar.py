@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-
 from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.selective import entropy
 from convsmith.adaptation.methods.method import METHODS, Terms
-from convsmith.adaptation.methods.reweighting import ReweightedTask, ReweightingSettings, train_critic
+from convsmith.adaptation.methods.reweighting import ReweightedTask, ReweightingSettings
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,10 @@ class AR(ReweightedTask):
     coefficient is ramped; the weights' problem is solved exactly.
     """
 
-    def critic(self, source: Tensor, target: Tensor, weights: Tensor, seed: int) -> nn.Module:
-        """Return a critic with a gradient penalty, trained on the weighted source."""
-        s = self.settings
-        return train_critic(source, target, weights, steps=s.critic_steps, hidden=s.critic_hidden, seed=seed)
-
     def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return the weighted cross-entropy and the target's entropy."""
         return {
-            "classification": (1.0, (self.weights_of(both.source_index) * both.cross_entropy("none")).mean()),
+            "classification": (1.0, (self.image_weights[both.source_index] * both.cross_entropy("none")).mean()),
             "entropy": (
                 self.grl_coeff(step, self.settings.entropy, 1.0),
                 entropy(self.frozen_logits(both.target_features)),

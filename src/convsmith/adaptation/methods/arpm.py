@@ -16,7 +16,7 @@ from convsmith import arguments
 from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.gather import gather
 from convsmith.adaptation.methods.method import METHODS, Domains, Terms
-from convsmith.adaptation.methods.reweighting import ReweightedTask, ReweightingSettings, train_critic
+from convsmith.adaptation.methods.reweighting import ReweightedTask, ReweightingSettings
 from convsmith.arguments import wide
 
 
@@ -63,34 +63,28 @@ class ARPM(ReweightedTask):
     solved exactly; the weighted source is never resampled.
     """
 
+    smoothness = "spectral"
     target_index: Tensor
     memory_features: Tensor
     memory_probabilities: Tensor
 
     def __init__(self, model: nn.Module, domains: Domains, settings: ARPMSettings) -> None:
         super().__init__(model, domains, settings)
-        index = gather(torch.cat([b.index for b in domains.target])).sort().values
-        self.register_buffer("target_index", index)
-        self.register_buffer("memory_features", torch.zeros(len(index), self.features))
-        self.register_buffer("memory_probabilities", torch.zeros(len(index), domains.classes))
-
-    def critic(self, source: Tensor, target: Tensor, weights: Tensor, seed: int) -> nn.Module:
-        """Return a critic with spectral norm, trained on plain means of both domains."""
-        s = self.settings
-        return train_critic(
-            source, target, smoothness="spectral", steps=s.critic_steps, hidden=s.critic_hidden, seed=seed
-        )
+        self.own_index = torch.cat([b.index for b in domains.target])  # of this process's images
+        self.register_buffer("target_index", gather(self.own_index).sort().values)
+        self.register_buffer("memory_features", torch.zeros(len(self.target_index), self.features))
+        self.register_buffer("memory_probabilities", torch.zeros(len(self.target_index), domains.classes))
 
     def before_step(self, step: int) -> None:
         """Fill the memory when the target's losses begin, and compute the image weights where they are due."""
         if step == self.start:
-            features, logits, _, index = self.whole_pass(self.domains.target)
-            self._remember(features, logits.softmax(1), index)
+            whole = self.whole_pass(self.domains.target)
+            self._remember(whole.features, whole.logits.softmax(1), self.own_index)
         super().before_step(step)
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return the weighted cross-entropy, the alpha-power and the agreement among neighbours."""
-        s, weights = self.settings, self.weights_of(both.source_index)
+        s, weights = self.settings, self.image_weights[both.source_index]
         each = both.cross_entropy("none", s.label_smoothing)
         classification = (weights * each).sum() / (weights.sum() + 1e-5)
         logits = self.frozen_logits(both.target_features)

@@ -6,10 +6,10 @@ al., NeurIPS 2017; spectral norm: Miyato et al., ICLR 2018, which ARPM's authors
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,12 @@ from convsmith import arguments
 from convsmith.adaptation.losses.gather import gather
 from convsmith.adaptation.losses.operands import vector
 from convsmith.adaptation.methods.method import Domains, DomainTask, MethodConfig
-from convsmith.arguments import wide
+from convsmith.adaptation.methods.weighting import scale_weights
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.features import classifier_of, features_and_logits
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.features import Features, classifier_of, extract_features
+
+Smoothness = Literal["penalty", "spectral"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class ReweightingSettings(MethodConfig):
 class ReweightedTask(DomainTask):
     """A method with one weight for every source image, chosen against a critic every now and then."""
 
+    #: of the critic (see `train_critic`); one with a penalty sees the weighted source
+    smoothness: Smoothness = "penalty"
     image_weights: Tensor
     image_index: Tensor
     class_mean: Tensor
@@ -65,23 +68,15 @@ class ReweightedTask(DomainTask):
         self.start = round(settings.warmup * domains.steps)
         self.every = max(1, (domains.steps - self.start) // settings.updates)
         index = torch.cat([b.index for b in domains.source])
-        self.register_buffer("image_index", index.sort().values)
-        self.register_buffer("image_weights", torch.ones(len(index)))
+        self.register_buffer("image_index", index)
+        self.register_buffer("image_weights", torch.ones(int(index.max()) + 1))  # by image number
         self.register_buffer("class_mean", torch.ones(domains.classes))
         self.register_buffer("gap", torch.zeros(()))
-
-    @abstractmethod
-    def critic(self, source: Tensor, target: Tensor, weights: Tensor, seed: int) -> nn.Module:
-        """Return a critic [n, d] -> [n, 1], high on source, of features of length 1; all draws come from ``seed``."""
 
     def before_step(self, step: int) -> None:
         """Compute all image weights anew where they are due."""
         if step >= self.start and (step - self.start) % self.every == 0:
             self._reweigh(step)
-
-    def weights_of(self, index: Tensor) -> Tensor:
-        """Return the weights [n] of the source images with these numbers."""
-        return self.image_weights[torch.searchsorted(self.image_index, index)]
 
     def frozen_logits(self, features: Tensor) -> Tensor:
         """Return the logits of ``features`` from the classifier held constant: the target moves features alone."""
@@ -92,35 +87,32 @@ class ReweightedTask(DomainTask):
         """Return the mean weight [K] of the source images of each class, scaled to mean 1."""
         return self.class_mean
 
-    def whole_pass(self, batches: Iterable[Batch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return features, logits, labels and index of one pass over this process's batches in eval mode."""
-        device = self.image_weights.device
-        found: list[list[Tensor]] = [[], [], [], []]
-        with evaluating(self.model), torch.no_grad():
-            for batch in batches:
-                features, logits = features_and_logits(self.model, batch.images.to(device))
-                own = (wide(features), wide(logits), batch.labels.to(device), batch.index.to(device))
-                for rows, part in zip(found, own, strict=True):
-                    rows.append(part)
-        features, logits, labels, index = (torch.cat(rows) for rows in found)
-        return features, logits, labels, index
+    def whole_pass(self, batches: Iterable[Batch]) -> Features:
+        """Return one pass over this process's batches in eval mode, where the weights are."""
+        found = extract_features(self.model, batches)
+        return Features(*(part.to(self.gap.device) for part in (found.features, found.logits, found.labels)))
 
     def _reweigh(self, step: int) -> None:
-        source, _, labels, index = self.whole_pass(self.domains.source)
+        s, whole = self.settings, self.whole_pass(self.domains.source)
         # the target is divided among processes, the source is not
-        target = gather(self.whole_pass(self.domains.target)[0])
+        target = gather(self.whole_pass(self.domains.target).features)
         # one common length for all features: the critic's slope has a scale to be measured in
-        source, target = F.normalize(source, dim=1), F.normalize(target, dim=1)
-        # drawn from the step, not from a running generator: a resumed run trains the same critic
-        critic = self.critic(source, target, self.weights_of(index), 7919 + step)
+        source, target = F.normalize(whole.features, dim=1), F.normalize(target, dim=1)
+        critic = train_critic(
+            source,
+            target,
+            self.image_weights[self.image_index] if self.smoothness == "penalty" else None,
+            smoothness=self.smoothness,
+            steps=s.critic_steps,
+            hidden=s.critic_hidden,
+            seed=7919 + step,  # not from a running generator: a resumed run trains the same critic
+        )
         with torch.no_grad():
-            fresh = worst_weights(critic(source)[:, 0], self.settings.rho)
-        order = index.argsort()
-        self.image_weights.copy_(fresh[order])
-        sums = torch.zeros_like(self.class_mean).index_add_(0, labels, fresh.to(self.class_mean))
-        counts = torch.bincount(labels, minlength=self.classes).clamp_min(1).to(sums)
-        mean = sums / counts
-        self.class_mean.copy_(mean * (len(mean) / mean.sum()))
+            fresh = worst_weights(critic(source)[:, 0], s.rho)
+        self.image_weights[self.image_index] = fresh.to(self.image_weights)
+        sums = torch.zeros_like(self.class_mean).index_add_(0, whole.labels, fresh.to(self.class_mean))
+        counts = torch.bincount(whole.labels, minlength=self.classes).clamp_min(1).to(sums)
+        self.class_mean.copy_(scale_weights(sums / counts, "mean-one"))
         self.gap.fill_(critic_gap(critic, source, target, fresh))
 
 
@@ -172,12 +164,9 @@ def train_critic(
     target: Tensor,
     weights: Tensor | None = None,
     *,
-    smoothness: str = "penalty",
+    smoothness: Smoothness = "penalty",
     steps: int = 200,
     hidden: int = 128,
-    penalty: float = 10.0,
-    lr: float = 1e-3,
-    batch: int = 128,
     seed: int = 0,
 ) -> nn.Sequential:
     """Return a critic D [n, d] -> [n, 1] that maximises ``mean w_i D(s_i) - mean D(t_j)`` and is about 1-Lipschitz.
@@ -185,8 +174,7 @@ def train_critic(
     ``smoothness`` is a gradient ``"penalty"`` (AR) or ``"spectral"`` norm of every layer (ARPM). All draws come from
     ``seed``; the global generators are left as they are. The weighted mean is taken over uniformly drawn batches.
     """
-    arguments.one_of("smoothness", smoothness, ("penalty", "spectral"))
-    spectral = smoothness == "spectral"
+    spectral, batch = smoothness == "spectral", 128
     widths = (source.shape[1], hidden, hidden, 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -198,7 +186,7 @@ def train_critic(
             layers += [spectral_norm(linear) if spectral else linear, nn.LeakyReLU(0.01 if spectral else 0.2)]
     critic = nn.Sequential(*layers[:-1]).to(source)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(critic.parameters(), lr=lr, betas=(0.9, 0.999) if spectral else (0.5, 0.9))
+    optimizer = torch.optim.Adam(critic.parameters(), lr=1e-3, betas=(0.9, 0.999) if spectral else (0.5, 0.9))
     draw = lambda n: torch.randint(n, (batch,), generator=generator).to(source.device)  # noqa: E731
     with torch.enable_grad():
         for _ in range(steps):
@@ -212,7 +200,7 @@ def train_critic(
                 mix = torch.rand(batch, 1, generator=generator).to(s)
                 between = (mix * s + (1 - mix) * t).requires_grad_()
                 (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-                loss = loss + penalty * (slope.norm(dim=1) - 1).square().mean()
+                loss = loss + 10 * (slope.norm(dim=1) - 1).square().mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
