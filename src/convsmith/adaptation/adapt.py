@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from convsmith import arguments
-from convsmith.adaptation.evaluation.alarms import Alarm
 from convsmith.adaptation.evaluation.calibration import calibrated
 from convsmith.adaptation.evaluation.evaluator import EXCLUDED, Evaluator
 from convsmith.adaptation.inputs import Inputs, class_names, resolve, rows_at_once
@@ -103,9 +102,6 @@ def adapt(
     arguments.one_of("resume", resume, (True, False))
     arguments.of_type("out", out, str | Path | None)
     arguments.of_type("progress", progress, Progress | None)
-    if reference is not None and not isinstance(reference, (Reference, AdaptationResult)) and reference != "train":
-        rule = "a reference is 'train', an earlier source-only result, or None"
-        raise InvalidArgument(rule, argument="reference", given=arguments.spelled(reference))
     config = _configured(config, {"steps": steps, "lr": lr, "seed": seed, "device": device})
     if isinstance(source, Inputs) and (target is not None or data != InputOptions()):
         rule, hint = "both domains are read already", "give what `resolve` takes to it"
@@ -120,13 +116,17 @@ def adapt(
         notes = (*notes, f"the source has no image of {class_names(inputs.classes, absent)}: nothing is learned of it")
     check_model(network, inputs)
     folder = None if out is None else Path(out)
-    config = _evaluating(config, batch_size, inputs, evaluation.num_evals)
+    if config.evaluate_every is None:
+        batches = math.ceil(max(len(inputs.source), len(inputs.target)) / batch_size)
+        every = max(1, config.total_steps(batches) // evaluation.num_evals)
+        config = replace(config, evaluate_every=every)
     train = partial(_train, network, inputs, config, batch_size, evaluation, notes, progress, resume)
-    if reference == "train" and method != "source-only":
-        base = train("source-only", source_only_settings(chosen), folder and folder / "reference", None)
-        if base.interrupted:
-            return base
-        reference = base
+    if reference == "train":
+        reference = None
+        if method != "source-only":
+            reference = train("source-only", source_only_settings(chosen), folder and folder / "reference", None)
+            if reference.interrupted:
+                return reference
     return train(method, chosen, folder, _known(reference, inputs))
 
 
@@ -177,17 +177,13 @@ def _train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         task: DomainTask = METHODS[method](copied(model), domains, settings)
-    names = {"entropy", "infomax"} | ({evaluation.validator} if evaluation.validator is not None else set())
-    evaluator = Evaluator(
+    task.evaluator = evaluator = Evaluator(
         target=inputs.batches(inputs.target),
         source_training=inputs.batches(inputs.source),
-        validators=tuple(sorted(names)),
-        chosen=evaluation.validator,
+        options=evaluation,
         reference=reference,
-        collapse=evaluation.collapse,
         target_labels=inputs.target_labels if evaluation.use_target_labels else None,
     )
-    task.evaluator = evaluator
     held_out = inputs.batches(inputs.validation)
     restore = "best" if evaluation.validator is not None else "last"
     fitted: FitResult = fit(
@@ -197,7 +193,7 @@ def _train(
         validation=held_out,
         out=out,
         resume=resume and out is not None and bool(saved_steps(out)),
-        progress=_named(progress, method),
+        progress=None if progress is None else lambda done, total, note: progress(done, total, f"{method}: {note}"),
     )
     trained = time.perf_counter()
     source, target = extract_features(task.model, held_out), extract_features(task.model, evaluator.target)
@@ -207,6 +203,13 @@ def _train(
         selected = fitted.best_step
     weights = task.class_weights()
     alarms = evaluator.alarms(target.logits.softmax(1), found)
+    warnings = list(notes)
+    if evaluation.validator is not None and fitted.best_value is not None and fitted.best_value <= EXCLUDED:
+        warnings.append(
+            "no step passed the guard (source accuracy below 0.9 of source-only's); the first step measured was kept"
+        )
+    if evaluation.validator == "oracle":
+        warnings.append("the step was chosen with target labels (oracle)")
     return AdaptationResult(
         model=task.model.eval(),
         method=method,
@@ -219,7 +222,7 @@ def _train(
         measurements=found,
         predictions=calibrated(task.model, inputs, source, target),
         alarms=alarms,
-        warnings=_warnings(notes, evaluation, alarms, fitted),
+        warnings=(*warnings, *(f"{alarm.kind}: {alarm.message}" for alarm in alarms)),
         reference=reference,
         classes=inputs.classes,
         seconds=round(fitted.seconds + time.perf_counter() - trained, 3),
@@ -227,27 +230,16 @@ def _train(
     )
 
 
-def _warnings(
-    notes: tuple[str, ...], evaluation: EvaluationOptions, alarms: tuple[Alarm, ...], fitted: FitResult
-) -> tuple[str, ...]:
-    warnings = list(notes)
-    if evaluation.validator is not None and fitted.best_value is not None and fitted.best_value <= EXCLUDED:
-        warnings.append(
-            "no step passed the guard (source accuracy below 0.9 of source-only's); the first step measured was kept"
-        )
-    if evaluation.validator == "oracle":
-        warnings.append("the step was chosen with target labels (oracle)")
-    return (*warnings, *(f"{alarm.kind}: {alarm.message}" for alarm in alarms))
-
-
 def _known(reference: Any, inputs: Inputs) -> Reference | None:
     """Return what the guard and both alarms compare with; refuse what is of another method, target or classes."""
-    if isinstance(reference, AdaptationResult):
-        if reference.method != "source-only":
-            raise InvalidArgument("a reference is a source-only result", argument="reference", given=reference.method)
+    if reference is None:
+        return None
+    if isinstance(reference, AdaptationResult) and reference.method == "source-only":
         reference = Reference(reference.predictions.probabilities, reference.measurements)
     if not isinstance(reference, Reference):
-        return None
+        rule = "a reference is 'train', an earlier source-only result, or None"
+        given = getattr(reference, "method", arguments.spelled(reference))
+        raise InvalidArgument(rule, argument="reference", given=given)
     wanted, shape = (len(inputs.target), len(inputs.classes)), tuple(reference.probabilities.shape)
     if shape != wanted:
         rule = "the reference was made for another target or other classes"
@@ -259,16 +251,3 @@ def _whole(split: ImageSplit, rank: int, world: int) -> Loader:
     """Return all images in batches that leave no process without a share of the last one."""
     size = next(b for b in range(rows_at_once(split), 0, -1) if not 0 < len(split) % (b * world) < world or b == 1)
     return Loader(split, size).sharded(rank, world)
-
-
-def _evaluating(config: TrainConfig, batch_size: int, inputs: Inputs, num_evals: int) -> TrainConfig:
-    if config.evaluate_every is not None:
-        return config
-    batches = math.ceil(max(len(inputs.source), len(inputs.target)) / batch_size)
-    return replace(config, evaluate_every=max(1, config.total_steps(batches) // num_evals))
-
-
-def _named(progress: Progress | None, name: str) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda done, total, note: progress(done, total, f"{name}: {note}")

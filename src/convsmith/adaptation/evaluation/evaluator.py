@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from convsmith.adaptation.evaluation.alarms import (
     Alarm,
-    CollapseRule,
     agreement,
     collapse_alarm,
     effective_classes,
@@ -18,6 +17,7 @@ from convsmith.adaptation.evaluation.alarms import (
     prediction_histogram,
 )
 from convsmith.adaptation.evaluation.validators import VALIDATORS, Evidence, guarded, measure, oriented
+from convsmith.adaptation.options import EvaluationOptions
 from convsmith.adaptation.result import Reference
 from convsmith.data.batch import Batch
 from convsmith.inspection.features import Features, extract_features
@@ -33,19 +33,15 @@ class Evaluator:
     Args:
         target: all target images, labels -1.
         source_training: source images for validators that compare densities.
-        validators: names of all that are computed.
-        chosen: the one that selects; None selects nothing.
+        options: which validator selects, and the thresholds of the collapse alarm.
         reference: source-only's predictions and measurements, for the guard and the alarms in the log.
-        collapse: thresholds of the collapse alarm.
         target_labels: only where the caller asked for an oracle; they are reported as ``oracle_accuracy``.
     """
 
     target: Iterable[Batch]
     source_training: Iterable[Batch]
-    validators: tuple[str, ...]
-    chosen: str | None
+    options: EvaluationOptions
     reference: Reference | None = None
-    collapse: CollapseRule | None = None
     target_labels: Tensor | None = None
 
     def __call__(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
@@ -55,9 +51,9 @@ class Evaluator:
 
     def compute_metrics(self, model: nn.Module, source: Features, target: Features) -> dict[str, float]:
         """Return all measurements from finished passes."""
-        p = target.logits.softmax(1)
-        training = None
-        if any("source_training_features" in VALIDATORS.entry(v).traits["needs"] for v in self.validators):
+        p, chosen, training = target.logits.softmax(1), self.options.validator, None
+        names = sorted({"entropy", "infomax", chosen or "infomax"})
+        if any("source_training_features" in VALIDATORS.entry(name).traits["needs"] for name in names):
             training = extract_features(model, self.source_training).features
         evidence = Evidence(
             target_probabilities=p,
@@ -74,13 +70,13 @@ class Evaluator:
             "target_entropy": measure("entropy", evidence),
             "effective_classes": effective_classes(prediction_histogram(p)),
         }
-        for name in self.validators:
+        for name in names:
             found[name] = measure(name, evidence)
         if self.target_labels is not None:
             found["oracle_accuracy"] = measure("oracle", evidence)
-        found["selection"] = accuracy if self.chosen is None else oriented(self.chosen, found[self.chosen])
+        found["selection"] = accuracy if chosen is None else oriented(chosen, found[chosen])
         if self.reference is not None:
-            if self.chosen is not None and not guarded(accuracy, self.reference.measurements["source_accuracy"]):
+            if chosen is not None and not guarded(accuracy, self.reference.measurements["source_accuracy"]):
                 found["selection"] = EXCLUDED
             raised = {alarm.kind for alarm in self.alarms(p, found)}
             found["agreement"] = agreement(p, self.reference.probabilities)
@@ -94,10 +90,10 @@ class Evaluator:
 
         Negative transfer is judged by the validator that selects, and by InfoMax where none does or target labels do.
         """
-        base = None if self.reference is None else self.reference
-        raised = [collapse_alarm(probabilities, None if base is None else base.probabilities, self.collapse)]
-        judge = self.chosen if self.chosen is not None and self.chosen != "oracle" else "infomax"
-        if base is not None and judge in found and judge in base.measurements:
+        base, chosen = self.reference, self.options.validator
+        raised = [collapse_alarm(probabilities, None if base is None else base.probabilities, self.options.collapse)]
+        judge = "infomax" if chosen is None or chosen == "oracle" else chosen
+        if base is not None and judge in base.measurements:
             ours, theirs = (oriented(judge, float(m[judge])) for m in (found, base.measurements))
             raised.append(negative_transfer_alarm(judge, ours, theirs))
         return tuple(alarm for alarm in raised if alarm is not None)
