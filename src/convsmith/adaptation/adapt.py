@@ -16,7 +16,7 @@ from torch import nn
 from convsmith import arguments
 from convsmith.adaptation.evaluation.calibration import calibrated
 from convsmith.adaptation.evaluation.evaluator import EXCLUDED, Evaluator
-from convsmith.adaptation.inputs import Inputs, class_names, resolve, rows_at_once
+from convsmith.adaptation.inputs import Inputs, resolve, rows_at_once
 from convsmith.adaptation.methods.method import (
     METHODS,
     Domains,
@@ -111,9 +111,10 @@ def adapt(
         raise InvalidArgument("the target has no labels to evaluate on", argument="use_target_labels")
     batch_size = max(2, min(batch_size, len(inputs.source), len(inputs.target)))
     network, notes = built(model, inputs, config.seed)
-    absent = sorted(set(range(len(inputs.classes))) - set(inputs.source.labels.tolist()))
+    seen = set(inputs.source.labels.tolist())
+    absent = ", ".join(name for number, name in enumerate(inputs.classes) if number not in seen)
     if absent:
-        notes = (*notes, f"the source has no image of {class_names(inputs.classes, absent)}: nothing is learned of it")
+        notes = (*notes, f"the source has no image of {absent}: nothing is learned of it")
     check_model(network, inputs)
     folder = None if out is None else Path(out)
     if config.evaluate_every is None:

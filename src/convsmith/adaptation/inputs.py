@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,26 +62,25 @@ def resolve(
         InvalidArgument: unlabelled or one-class source, empty target, unequal size or channels, unknown target class.
     """
     o = options or InputOptions()
-    left, right = _opened(source, "source"), _opened(target, "target")
-    for side, crop in zip((left, right), o.crop, strict=True):
+    sides: list[Any] = [_opened(source, "source"), _opened(target, "target")]
+    for side, crop in zip(sides, o.crop, strict=True):
         _check_reading(side, o, crop)
-    if o.preprocessing is not None:
-        left, right = (_seen_through(side, o, crop, seed) for side, crop in zip((left, right), o.crop, strict=True))
-        o = replace(o, size=None, channels=None, crop=(None, None))
-    if isinstance(left, (str, ImageData)) and isinstance(right, (str, ImageData)):
-        pair = data.pair(
-            left, right, target_classes=o.target_classes, size=o.size, channels=o.channels, seed=seed, crop=o.crop
-        )
-        train, validation, whole = pair.source.train, pair.source.validation, _merged(pair.target)
-        shared = pair.shared
-    else:
-        if isinstance(left, str):
-            left = data.load(left, size=o.size, channels=o.channels, seed=seed, crop=o.crop[0])
-        if isinstance(right, str):
-            right = data.load(right, size=o.size, channels=o.channels, seed=seed, crop=o.crop[1])
+    apart = any(isinstance(side, ImageSplit) for side in sides)
+    how: dict[str, Any] = {"size": o.size, "channels": o.channels, "seed": seed}
+    if apart or o.preprocessing is not None:
+        for n, crop in enumerate(o.crop):
+            if isinstance(sides[n], str):
+                sides[n] = data.load(sides[n], crop=crop, preprocessing=o.preprocessing, **how)
+        o, how = replace(o, crop=(None, None)), {}
+    left, right = sides
+    if apart:
         train, validation = (left.train, left.validation) if isinstance(left, ImageData) else (left, left.subset([]))
         whole = _merged(right) if isinstance(right, ImageData) else right
         whole, shared = _restricted(whole, train.classes, o.target_classes)
+    else:
+        pair = data.pair(left, right, target_classes=o.target_classes, crop=o.crop, **how)
+        train, validation, whole = pair.source.train, pair.source.validation, _merged(pair.target)
+        shared = pair.shared
     if len(validation) < 2:
         train, validation = _divided(train, validation_share, seed)
     _check(train, whole)
@@ -131,13 +129,6 @@ def _check_reading(side: str | ImageData | ImageSplit, o: InputOptions, crop: in
         raise InvalidArgument(rule, argument=asked, given=found, hint="resize arrays before, or leave these out")
 
 
-def _seen_through(side: str | ImageData | ImageSplit, o: InputOptions, crop: int | None, seed: int) -> Any:
-    """Return what a network's own preprocessing makes of a spec; images already loaded stay as they are."""
-    if not isinstance(side, str):
-        return side
-    return data.load(side, size=o.size, channels=o.channels, seed=seed, crop=crop, preprocessing=o.preprocessing)
-
-
 def _is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
@@ -160,11 +151,9 @@ def _merged(images: ImageData) -> ImageSplit:
 
 
 def _restricted(whole: ImageSplit, classes: tuple[str, ...], target_classes: Any) -> tuple[ImageSplit, tuple[int, ...]]:
-    from convsmith.data.classes import chosen_classes
-
     whole = _renumbered(whole, classes)
     if target_classes is not None:
-        chosen = chosen_classes(target_classes, classes)
+        chosen = data.chosen_classes(target_classes, classes)
         if bool((whole.labels < 0).any()):
             rule = "only a target with labels can be cut to some classes"
             raise InvalidArgument(rule, argument=f"target_classes={target_classes!r}")
@@ -219,8 +208,3 @@ def _check(train: ImageSplit, target: ImageSplit) -> None:
         given = f"{theirs.channels} channels, {theirs.size[0]} x {theirs.size[1]}"
         hint = "size= and channels= change specs and folders; resize arrays before"
         raise InvalidArgument(rule, argument=argument, given=given, hint=hint)
-
-
-def class_names(classes: Sequence[str], numbers: Sequence[int]) -> str:
-    """Return the names of classes ``numbers``, separated by commas."""
-    return ", ".join(classes[n] for n in numbers)

@@ -9,6 +9,7 @@ from convsmith import arguments
 from convsmith.adaptation.evaluation.alarms import CollapseRule
 from convsmith.adaptation.evaluation.validators import VALIDATORS
 from convsmith.data import AUGMENTATIONS, Preprocessing
+from convsmith.data.loading import checked_size
 from convsmith.errors import InvalidArgument
 
 
@@ -41,12 +42,11 @@ class InputOptions:
         arguments.integer("workers", self.workers, least=0)
         arguments.one_of("channels", self.channels, (None, 1, 3))
         arguments.of_type("preprocessing", self.preprocessing, Preprocessing | None)
-        arguments.of_type("crop", self.crop, tuple[int | None, int | None])
-        sides = self.size if isinstance(self.size, (tuple, list)) else (self.size,)
-        for name, values in (("size", sides), ("crop", self.crop)):
-            for side in values:
-                if side is not None:
-                    arguments.integer(name, side, least=1)
+        for side in arguments.of_type("crop", self.crop, tuple[int | None, int | None]):
+            if side is not None:
+                arguments.integer("crop", side, least=1)
+        arguments.of_type("size", self.size, int | tuple[int, int] | None)
+        checked_size(self.size)
 
 
 @dataclass(frozen=True)
