@@ -114,3 +114,5 @@ def test_bad_input_is_one_clear_error():
         adapter().fit(X.reshape(160, -1), y, domain)
     with pytest.raises(InvalidArgument, match="one label per image"):
         adapter().fit(X, y[:-1], domain)
+    with pytest.raises(InvalidArgument, match=r"argument: settings\n.*given: +validator"):
+        adapter(settings={"hidden": (6,), "validator": "snd"}).fit(X, y, domain)

@@ -75,6 +75,11 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any, sample_domain: Any = None) -> PartialAdapter:
         """Adapt from the source rows of ``X`` with labels ``y`` [N] to its target rows."""
+        apart, settings = {"model", "image_shape", "settings"}, self.settings or {}
+        own = {name: value for name, value in self.get_params(deep=False).items() if name not in apart}
+        for name in sorted(own.keys() & settings.keys()):
+            rule, hint = "this is an argument of its own, no setting of the method", f"PartialAdapter({name}=...)"
+            raise InvalidArgument(rule, argument="settings", given=name, hint=hint)
         X, y = self._images(X), np.asarray(y)
         if y.shape != (len(X),):
             raise InvalidArgument("one label per image", argument="y", given=f"{len(X)} images, labels {y.shape}")
@@ -89,20 +94,8 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
         source = from_arrays(X[~target], numbers, name="source", classes=names, normalised=self.normalised_)
         description = source.description
         self.mean_, self.std_ = np.asarray(description.mean), np.asarray(description.std)
-        self.result_ = adapt(
-            self.model,
-            source,
-            from_arrays(X[target], name="target", normalised=self.normalised_),
-            method=self.method,
-            validator=self.validator,
-            steps=self.steps,
-            lr=self.lr,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            device=self.device,
-            reference=self.reference,
-            **(self.settings or {}),
-        )
+        whole = from_arrays(X[target], name="target", normalised=self.normalised_)
+        self.result_ = adapt(self.model, source, whole, **own, **settings)
         if self.result_.interrupted:
             del self.result_
             raise KeyboardInterrupt
