@@ -258,15 +258,10 @@ def coral(source: Tensor, target: Tensor) -> Tensor:
     source, target = pair(source, target)
     if min(len(source), len(target)) < 2:
         raise InvalidArgument("a covariance needs two samples", given=f"{len(source)} and {len(target)} samples")
-    difference = _covariance(_precise(source)) - _covariance(_precise(target))
+    difference = torch.cov(_precise(source).T) - torch.cov(_precise(target).T)
     return (difference.square().sum() / (4 * source.shape[1] ** 2)).to(
         torch.promote_types(wide(source).dtype, target.dtype)
     )
-
-
-def _covariance(x: Tensor) -> Tensor:
-    centred = x - x.mean(0)
-    return centred.T @ centred / (len(x) - 1)
 
 
 def _bandwidths(bandwidths: Bandwidths, distances: Tensor) -> Tensor:
