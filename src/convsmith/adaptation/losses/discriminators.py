@@ -10,7 +10,9 @@ every layer is one batched product. No weight and no activation is ever permuted
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,9 +30,7 @@ def keep_mask(shape: Sequence[int], dropout: float, device: torch.device) -> Ten
     Exact for multiples of 1/65536 (0.5 among them), rounded to the nearest one otherwise. Four entries share one 64-bit
     draw of torch's generator, which on a CPU is several times cheaper than one Bernoulli draw an entry.
     """
-    count = 1
-    for n in shape:
-        count *= int(n)
+    count = math.prod(shape)
     words = torch.empty((count + 3) // 4, dtype=torch.int64, device=device).random_(-(2**63), None)
     threshold = round(dropout * 65536) - 32768
     return (words.view(torch.int16)[:count] >= threshold).view(*shape)
@@ -129,22 +129,14 @@ class ClassDiscriminators(nn.Module):
         arguments.number("dropout", dropout, least=0, below=1)
         self.features, self.classes, self.hidden, self.dropout = features, classes, widths, dropout
         self.first = nn.Linear(features, classes * (widths[0] if widths else 1))
-        sizes = [*widths, 1]
-        self.weights = nn.ParameterList(
-            [nn.Parameter(torch.empty(classes, sizes[i + 1], sizes[i])) for i in range(len(widths))]
-        )
-        self.biases = nn.ParameterList([nn.Parameter(torch.zeros(classes, sizes[i + 1])) for i in range(len(widths))])
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the weights again."""
-        every = [self.first.weight, *self.weights]
-        for weight in every:
+        layers = list(pairwise([*widths, 1]))
+        self.weights = nn.ParameterList([nn.Parameter(torch.empty(classes, out, size)) for size, out in layers])
+        self.biases = nn.ParameterList([nn.Parameter(torch.zeros(classes, out)) for _, out in layers])
+        for weight in [self.first.weight, *self.weights]:
             nn.init.normal_(weight, std=0.01)
-        if len(every) > 1:
-            nn.init.normal_(every[-1], std=0.3)
-        for bias in [self.first.bias, *self.biases]:
-            nn.init.zeros_(bias)
+        if widths:
+            nn.init.normal_(self.weights[-1], std=0.3)
+        nn.init.zeros_(self.first.bias)
 
     def forward(self, x: Tensor, *, instance: Tensor | None = None, gradient_scale: Tensor | None = None) -> Tensor:
         """Return logits [B, K] for ``x`` [B, d].
@@ -162,14 +154,11 @@ class ClassDiscriminators(nn.Module):
         if gradient_scale is not None:
             vector("gradient_scale", gradient_scale, length=self.classes)
         keep = 1 - self.dropout if self.training else 1.0
-        masks: list[Tensor] = []
-        if keep < 1:
+        masks = [x.new_empty(0)] * len(self.hidden)
+        if keep < 1 and self.hidden:
             # the first mask is laid out as the activations it meets, [B, K, h] in memory
-            first = keep_mask((len(x), self.classes, self.hidden[0]), self.dropout, x.device) if self.hidden else None
-            masks = [] if first is None else [first.transpose(0, 1)]
-            masks += [keep_mask((self.classes, len(x), h), self.dropout, x.device) for h in self.hidden[1:]]
-        else:
-            masks = [x.new_empty(0)] * len(self.hidden)
+            first = keep_mask((len(x), self.classes, self.hidden[0]), self.dropout, x.device).transpose(0, 1)
+            masks = [first, *(keep_mask((self.classes, len(x), h), self.dropout, x.device) for h in self.hidden[1:])]
         fused = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
         if fused and x.dtype == self.first.weight.dtype and not torch.compiler.is_compiling():
             layers = [self.first.weight.view(self.classes, -1, self.features), self.first.bias.view(self.classes, -1)]

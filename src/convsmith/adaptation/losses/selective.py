@@ -80,12 +80,10 @@ def selective_adversarial_loss(
     elif reversal is not None:
         features = reverse_gradient(features, reversal)
     logits = discriminators(features, instance=instance if instance_weight == "feature" else None, gradient_scale=scale)
-    domain = logits.new_zeros(n_s + n_t, 1)
-    domain[:n_s] = 1.0
-    if source_is == 0:
-        domain = 1 - domain
     logits = wide(logits)
-    losses = F.binary_cross_entropy_with_logits(logits, domain.to(logits).expand_as(logits), reduction="none")
+    domain = logits.new_full((n_s + n_t, 1), 1 - source_is)
+    domain[:n_s] = source_is
+    losses = F.binary_cross_entropy_with_logits(logits, domain.expand_as(logits), reduction="none")
     if instance_weight == "loss":
         losses = losses * instance
     if class_weight_on == "both":
