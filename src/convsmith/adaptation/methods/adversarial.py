@@ -23,7 +23,7 @@ class AdversarialSettings(MethodConfig):
         dropout: of the discriminator.
         adversarial: coefficient of the domain loss.
         grl_max: the reversal's coefficient at the end of its ramp.
-        grl_ramp: share of all steps after which it is reached.
+        grl_ramp: share of the steps after the warm-up (of all where there is none) over which it is reached.
     """
 
     hidden: tuple[int, ...] = (1024, 1024)

@@ -22,34 +22,25 @@ from convsmith.adaptation.methods.weighting import WeightSettings
 
 @dataclass(frozen=True)
 class SANVariant:
-    """The nine points of disagreement, in order, and what else a release fixes. The default is the paper's formula.
-
-    1. ``instance_weight``: the probability of class k multiplies the ``"loss"`` of discriminator k (paper, Caffe), or
-       the ``"feature"`` it sees (PyTorch), or ``"none"``.
-    2. ``class_weight_on``: ``"both"`` players (paper, Caffe), only the gradient that reaches the ``"features"``
-       (PyTorch), or ``"none"``.
-    3. ``weights.estimate``: ``"target"`` (paper), ``"running-sum"`` (Caffe), ``"batch"`` (PyTorch, train_san).
-    4. ``weights.scale``: ``"sum-one"`` (paper), ``"mean-one"`` (Caffe, and the default: the loss keeps its size
-       whatever K is), ``"max-one"`` (PyTorch).
-    5. ``weights.inverse_temperature``: 1 (paper, PyTorch), 10 or 100 (Caffe).
-    6. ``entropy_on``: ``"target"`` (paper, Caffe) or ``"both"`` domains (PyTorch); ``entropy_ramp``: grows with the
-       reversal (Caffe).
-    7. ``entropy``: its coefficient.
-    8. ``adversarial``: the coefficient of the summed discriminator losses.
-    9. ``weight_decay``: None leaves it to the training configuration.
+    """The points on which paper and releases disagree; the default is the paper's formula.
 
     Args:
-        instance_weight: what the probability of a class multiplies (1).
-        class_weight_on: whom the class weights reach (2).
-        entropy_on: whose entropy is lowered (6).
-        entropy_ramp: let the entropy term grow with the reversal (6).
-        entropy: coefficient of the entropy (7), 0 or more.
-        adversarial: coefficient of the summed discriminator losses (8), 0 or more.
-        weight_decay: of the run, 0 or more; none leaves it to the training configuration (9).
+        instance_weight: the probability of class k multiplies the ``"loss"`` of discriminator k (paper, Caffe), the
+            ``"feature"`` it sees (PyTorch), or ``"none"``.
+        class_weight_on: the class weights reach ``"both"`` players (paper, Caffe), only the gradient of the
+            ``"features"`` (PyTorch), or ``"none"``.
+        weights: ``estimate`` is ``"target"`` in the paper, ``"running-sum"`` in Caffe, ``"batch"`` in PyTorch
+            (train_san); ``scale`` is ``"sum-one"``, ``"mean-one"`` (the default: the loss keeps its size whatever K is)
+            and ``"max-one"``.
+        entropy_on: whose entropy is lowered: ``"target"`` (paper, Caffe) or ``"both"`` domains (PyTorch).
+        entropy_ramp: let the entropy term grow with the reversal (Caffe).
+        entropy: coefficient of the entropy.
+        adversarial: coefficient of the summed discriminator losses.
+        weight_decay: of the run; none leaves it to the training configuration.
         source_weights: which discriminators a source image counts for, by its prediction (both codes) or its label.
         source_is: domain label of the source.
         grl_max: the reversal's coefficient at the end of its ramp.
-        grl_ramp: share of all steps after which it is reached.
+        grl_ramp: share of the steps after the warm-up over which it is reached.
     """
 
     instance_weight: InstanceWeight = "loss"
