@@ -178,6 +178,8 @@ def test_learning_rates_of_body_head_and_adversary():
         (lambda: method_settings("san", {"variant": "torch"}), "did you mean 'pytorch'"),
         (lambda: method_settings("dan", {"estimator": "u"}), "argument: estimator"),
         (lambda: method_settings("dann", {"normalisation": "none"}), "argument: normalisation"),
+        (lambda: method_settings("adda", {"normalisation": "joint"}), "no such setting"),
+        (lambda: method_settings("source-only", {"normalisation": "separate"}), "no such setting"),
         (lambda: method_settings("dann", {"adversarial": -1.0}), "argument: adversarial"),
         (lambda: method_settings("dann", {"adversarial": math.inf}), "argument: adversarial"),
         (lambda: method_settings("dann", {"adversarial": "1"}), "argument: adversarial"),

@@ -127,7 +127,7 @@ def check_adapter(
             require_that(torch.allclose(found, plain, rtol=1e-4, atol=1e-5), "layout changes nothing", (found, plain))
 
     def both_normalisations() -> None:
-        for kind in ("joint", "separate"):
+        for kind in ("joint", "separate") if "normalisation" in setting_types(chosen) else ():
             config = method_settings(name, {**dict(settings or {}), "normalisation": kind})
             total = stepped(made(config=config), phases[-1], _first(world)).total
             require_that(bool(total.isfinite()), f"normalisation={kind!r}", total)

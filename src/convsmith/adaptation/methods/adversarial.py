@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import domain_loss
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
-from convsmith.adaptation.methods.method import Domains, DomainTask, MethodConfig
+from convsmith.adaptation.methods.method import Domains, DomainTask, PairConfig
 from convsmith.adaptation.methods.weighting import ClassWeights, WeightSettings, total_probabilities
 
 
 @dataclass(frozen=True)
-class AdversarialSettings(MethodConfig):
+class AdversarialSettings(PairConfig):
     """Settings of every method with one domain discriminator behind a gradient reversal.
 
     Args:

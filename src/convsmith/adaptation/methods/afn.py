@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from convsmith.adaptation.evaluation.features import DomainFeatures
-from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig, Terms
+from convsmith.adaptation.methods.method import METHODS, DomainTask, PairConfig, Terms
 from convsmith.arguments import wide
 
 
 @dataclass(frozen=True)
-class AFNSettings(MethodConfig):
+class AFNSettings(PairConfig):
     """Settings of AFN.
 
     Args:

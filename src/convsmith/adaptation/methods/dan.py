@@ -12,12 +12,12 @@ import torch
 
 from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.discrepancy import mmd
-from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig, Terms
+from convsmith.adaptation.methods.method import METHODS, DomainTask, PairConfig, Terms
 from convsmith.arguments import wide
 
 
 @dataclass(frozen=True)
-class DANSettings(MethodConfig):
+class DANSettings(PairConfig):
     """Settings of DAN.
 
     Args:

@@ -34,17 +34,26 @@ class MethodConfig:
     """Settings of every method.
 
     Args:
-        normalisation: batch-norm statistics of source and target ``"joint"`` or ``"separate"``.
         head_lr_mult: learning rate of the classifier, times the base rate (10 for a new head on a pretrained network).
         adversary_lr_mult: the same for discriminators and other layers that are not part of the model.
     """
 
-    normalisation: Normalisation = "joint"
     head_lr_mult: float = 1.0
     adversary_lr_mult: float = 1.0
 
     def __post_init__(self) -> None:
         check_values(self)
+
+
+@dataclass(frozen=True)
+class PairConfig(MethodConfig):
+    """Settings of every method that runs source and target through one network in a step.
+
+    Args:
+        normalisation: batch-norm statistics of source and target ``"joint"`` or ``"separate"``.
+    """
+
+    normalisation: Normalisation = "joint"
 
 
 @dataclass(frozen=True)

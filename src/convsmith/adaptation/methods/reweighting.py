@@ -19,7 +19,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from convsmith import arguments
 from convsmith.adaptation.losses.gather import gather
 from convsmith.adaptation.losses.operands import vector
-from convsmith.adaptation.methods.method import Domains, DomainTask, MethodConfig
+from convsmith.adaptation.methods.method import Domains, DomainTask, PairConfig
 from convsmith.adaptation.methods.weighting import scale_weights
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
@@ -29,7 +29,7 @@ Smoothness = Literal["penalty", "spectral"]
 
 
 @dataclass(frozen=True)
-class ReweightingSettings(MethodConfig):
+class ReweightingSettings(PairConfig):
     """Settings of AR and ARPM.
 
     Args:

@@ -16,7 +16,7 @@ from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.losses.selective import ClassWeightOn, InstanceWeight, entropy, selective_adversarial_loss
 from convsmith.adaptation.methods.adversarial import WeightedTask
-from convsmith.adaptation.methods.method import METHODS, Domains, MethodConfig, Terms, check_values
+from convsmith.adaptation.methods.method import METHODS, Domains, PairConfig, Terms, check_values
 from convsmith.adaptation.methods.weighting import WeightSettings
 
 
@@ -89,7 +89,7 @@ VARIANTS: dict[str, SANVariant] = {
 
 
 @dataclass(frozen=True)
-class SANSettings(MethodConfig):
+class SANSettings(PairConfig):
     """Settings of SAN.
 
     Args:
