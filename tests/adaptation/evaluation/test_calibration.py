@@ -44,3 +44,11 @@ def test_perfect_and_empty_input():
         fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
     with pytest.raises(InvalidArgument, match="count the logits' columns"):
         fit_temperature(torch.zeros(2, 3), torch.tensor([-1, 3]))
+
+
+@pytest.mark.parametrize(
+    "weights", [[0.0, 0.0, 0.0], [1.0, -0.1, 1.0], [1.0, float("nan"), 1.0], [1.0, torch.inf, 1.0]]
+)
+def test_weights_that_weigh_nothing_are_refused(weights):
+    with pytest.raises(InvalidArgument, match="argument: weights"):
+        fit_temperature(torch.eye(3), torch.arange(3), torch.tensor(weights))

@@ -6,6 +6,8 @@ Covariate Shift via Unsupervised Domain Adaptation, AISTATS 2020 (importance wei
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,9 +31,11 @@ def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = Non
     operands.labels("labels", labels, length=len(logits))
     if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
         raise InvalidArgument("labels count the logits' columns", argument="labels", given=labels.unique().tolist()[:9])
-    if weights is not None:
-        vector("weights", weights, length=len(logits))
-    z, w = logits.detach().double(), torch.ones(len(logits)) if weights is None else weights.detach()
+    z = logits.detach().double()
+    w = torch.ones(len(z)) if weights is None else vector("weights", weights, length=len(z)).detach()
+    if not (float(w.min()) >= 0 and 0 < float(w.sum()) < math.inf):
+        given = f"numbers from {float(w.min()):.4g}, of sum {float(w.sum()):.4g}"
+        raise InvalidArgument("weights are finite, 0 or more, and not all 0", argument="weights", given=given)
     w = (w / w.sum()).to(z)
 
     from scipy.optimize import minimize_scalar
@@ -45,7 +49,7 @@ def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = Non
 
 def calibrated(model: nn.Module, inputs: Inputs, source: Features, target: Features) -> Predictions:
     """Return the predictions for every target image; ``source`` and ``target`` are finished passes of ``model``."""
-    weights = None
+    weights: Tensor | None = None
     if min(len(source.labels), len(target.logits)) >= 20:
         training = extract_features(model, inputs.batches(inputs.source)).features
         weights = density_ratio(
@@ -53,6 +57,7 @@ def calibrated(model: nn.Module, inputs: Inputs, source: Features, target: Featu
         )
         # a few source images must not decide alone
         weights = weights.clamp_max(10 * float(weights.median().clamp_min(1e-6)))
+        weights = weights if bool(weights.any()) else None  # the domains are so far apart that no image is nearer
     temperature = fit_temperature(source.logits, source.labels, weights)
     return Predictions(
         index=inputs.target.index,
