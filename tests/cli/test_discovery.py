@@ -52,7 +52,7 @@ class Own(SourceOnly):
 from convsmith.adaptation.evaluation.validators import VALIDATORS
 
 @VALIDATORS.register("own-validator", **VALIDATORS.entry("entropy").traits)
-def own(evidence) -> float:
+def own(p) -> float:
     """Return the same number for everything."""
     return 1.0
 ''',

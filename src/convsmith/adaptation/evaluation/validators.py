@@ -43,7 +43,8 @@ class Evidence:
     target_labels: Tensor | None = None
 
 
-VALIDATORS: Registry[Callable[[Evidence], float]] = Registry("validator", "convsmith.adaptation.evaluation")
+#: each takes what it needs, in the order of its trait ``needs``; floating-point evidence comes in float64
+VALIDATORS: Registry[Callable[..., float]] = Registry("validator", "convsmith.adaptation.evaluation")
 
 
 def available() -> list[str]:
@@ -72,12 +73,14 @@ def score(name: str, target_probabilities: Tensor | None = None, **evidence: Ten
 def measure(name: str, evidence: Evidence) -> float:
     """Return the validator's number for ``evidence``; see `score`."""
     entry = VALIDATORS.entry(name)
+    given: list[Tensor] = []
     sizes: dict[str, tuple[str, int]] = {}
     for need in entry.traits["needs"]:
         value = getattr(evidence, need)
         if value is None:
             raise InvalidArgument(f"the validator {name!r} needs {need}", argument=need, given="none")
         _check(name, need, value)
+        given.append(value.detach().double() if value.is_floating_point() else value)
         # what speaks of the same images has as many rows; what is compared has as many columns
         keys = [f"rows of {need.split('_')[0]}" if "training" not in need else "rows of source training"]
         if not need.endswith("labels"):
@@ -87,7 +90,7 @@ def measure(name: str, evidence: Evidence) -> float:
             if number != count:
                 rule = f"{need} and {other} have the same {key.split()[0]}"
                 raise InvalidArgument(rule, argument=need, given=f"{count} and {number}")
-    return float(entry.value(evidence))
+    return float(entry.value(*given))
 
 
 def _check(validator: str, name: str, value: Any) -> None:
@@ -119,41 +122,34 @@ def oriented(name: str, value: float) -> float:
     return value if higher_is_better(name) else -value
 
 
-def guarded(source_accuracy: float, reference: float | None, share: float = GUARD) -> bool:
-    """Say whether a candidate may be chosen: its source accuracy is at least ``share`` of source-only's."""
-    return reference is None or source_accuracy >= share * reference
+def guarded(source_accuracy: float, reference: float | None) -> bool:
+    """Say whether a candidate may be chosen: its source accuracy is at least `GUARD` of source-only's."""
+    return reference is None or source_accuracy >= GUARD * reference
 
 
 def _register(name: str, *needs: str, higher: bool = True, labels: bool = False) -> Callable:
     return VALIDATORS.register(name, needs=needs, higher_is_better=higher, uses_target_labels=labels)
 
 
-def _given(value: Tensor | None) -> Tensor:
-    assert value is not None  # measure() has checked the needs
-    return value.detach().double() if value.is_floating_point() else value
-
-
 @_register("entropy", "target_probabilities", higher=False)
-def mean_entropy(evidence: Evidence) -> float:
+def mean_entropy(p: Tensor) -> float:
     """Mean entropy of the target predictions (lower is better); prefers collapsed, confident runs."""
-    p = _given(evidence.target_probabilities)
     return float(torch.special.entr(p).sum(1).mean())
 
 
 @_register("infomax", "target_probabilities", higher=False)
-def infomax(evidence: Evidence) -> float:
+def infomax(p: Tensor) -> float:
     """Mean entropy minus the entropy of the mean (lower is better).
 
     The diversity term pushes towards all K classes: biased where the target holds fewer.
     """
-    p = _given(evidence.target_probabilities)
     return float(torch.special.entr(p).sum(1).mean() - torch.special.entr(p.mean(0)).sum())
 
 
 @_register("snd", "target_probabilities")
-def soft_neighbourhood_density(evidence: Evidence) -> float:
+def soft_neighbourhood_density(p: Tensor) -> float:
     """SND: mean entropy of each prediction's softmax over its neighbours (higher is better), temperature 0.05."""
-    p = F.normalize(_given(evidence.target_probabilities), dim=1)
+    p = F.normalize(p, dim=1)
     if len(p) < 2:
         raise InvalidArgument("neighbours need two target images", argument="snd", given=f"{len(p)} images")
     total = 0.0
@@ -165,16 +161,15 @@ def soft_neighbourhood_density(evidence: Evidence) -> float:
 
 
 @_register("bnm", "target_probabilities")
-def batch_nuclear_norm(evidence: Evidence) -> float:
+def batch_nuclear_norm(p: Tensor) -> float:
     """Nuclear norm of the prediction matrix over n (higher is better); rewards all K classes, as InfoMax does."""
-    p = _given(evidence.target_probabilities)
     return float(torch.linalg.matrix_norm(p, ord="nuc")) / len(p)
 
 
 @_register("source-accuracy", "source_probabilities", "source_labels")
-def source_accuracy(evidence: Evidence) -> float:
+def source_accuracy(p: Tensor, labels: Tensor) -> float:
     """Accuracy on held-out source images (higher is better)."""
-    return float((_given(evidence.source_probabilities).argmax(1) == _given(evidence.source_labels)).double().mean())
+    return float((p.argmax(1) == labels).double().mean())
 
 
 @_register(
@@ -186,16 +181,12 @@ def source_accuracy(evidence: Evidence) -> float:
     "source_labels",
     higher=False,
 )
-def deep_embedded_validation(evidence: Evidence) -> float:
+def deep_embedded_validation(training: Tensor, target: Tensor, source: Tensor, p: Tensor, labels: Tensor) -> float:
     """DEV: held-out source error weighted by the density ratio of the features (lower is better).
 
     ``mean(w e) + eta mean(w) - eta`` with ``eta = -cov(w e, w) / var(w)`` and ``w = n_s/n_t * p(target) / p(source)``.
     """
-    weights = density_ratio(
-        _given(evidence.source_training_features), _given(evidence.target_features), _given(evidence.source_features)
-    )
-    error = (_given(evidence.source_probabilities).argmax(1) != _given(evidence.source_labels)).double()
-    return dev_risk(weights, error)
+    return dev_risk(density_ratio(training, target, source), (p.argmax(1) != labels).double())
 
 
 def dev_risk(weights: Tensor, error: Tensor) -> float:
@@ -246,6 +237,6 @@ def _sorted(rows: Tensor) -> Tensor:
 
 
 @_register("oracle", "target_probabilities", "target_labels", labels=True)
-def oracle(evidence: Evidence) -> float:
+def oracle(p: Tensor, labels: Tensor) -> float:
     """Target accuracy itself (higher is better): uses target labels, for upper bounds only."""
-    return float((_given(evidence.target_probabilities).argmax(1) == _given(evidence.target_labels)).double().mean())
+    return float((p.argmax(1) == labels).double().mean())
