@@ -134,22 +134,15 @@ def adapt(
 def _configured(config: TrainConfig | None, single: dict[str, Any]) -> TrainConfig:
     """Return the training configuration; single values beside a whole one are refused, not ignored."""
     said = {name: value for name, value in single.items() if value is not None}
-    if config is not None:
-        arguments.of_type("config", config, TrainConfig)
-        if said:
-            argument, hint = ", ".join(said), "dataclasses.replace(config, ...) or leave config out"
-            raise InvalidArgument("a whole training configuration holds these already", argument=argument, hint=hint)
-        return config
-    steps = arguments.integer("steps", said.get("steps", 1000), least=1)
-    return TrainConfig(
-        steps=steps,
-        lr=said.get("lr", 0.03),
-        schedule="inverse",
-        gamma=10 / steps,
-        seed=said.get("seed", 0),
-        device=said.get("device", "auto"),
-        nesterov=False,
-    )
+    if config is None:
+        steps = arguments.integer("steps", said.get("steps", 1000), least=1)
+        usual = {"steps": steps, "lr": 0.03, "schedule": "inverse", "gamma": 10 / steps, "nesterov": False}
+        return TrainConfig(**{**usual, **said})
+    arguments.of_type("config", config, TrainConfig)
+    if said:
+        argument, hint = ", ".join(said), "dataclasses.replace(config, ...) or leave config out"
+        raise InvalidArgument("a whole training configuration holds these already", argument=argument, hint=hint)
+    return config
 
 
 def _train(
