@@ -89,16 +89,9 @@ def moved_mass(probabilities: Tensor, reference: Tensor) -> float:
     return float((prediction_histogram(probabilities) - prediction_histogram(reference)).abs().sum() / 2)
 
 
-def negative_transfer_alarm(name: str, value: float, reference: float, *, margin: float = 0.0) -> Alarm | None:
-    """Return an alarm if this run's selector score falls behind source-only's by more than ``margin``, else None.
-
-    Args:
-        name: the validator that gave both numbers.
-        value: this run's score, turned so that higher is better.
-        reference: source-only's.
-        margin: how far behind is still no alarm.
-    """
-    if value >= reference - margin:
+def negative_transfer_alarm(name: str, value: float, reference: float) -> Alarm | None:
+    """Return an alarm if this run's score by validator ``name``, higher being better, is below source-only's."""
+    if value >= reference:
         return None
     return Alarm(
         "negative-transfer",

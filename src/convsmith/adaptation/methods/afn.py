@@ -36,7 +36,6 @@ class AFN(DomainTask):
     """
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
-        """Return source cross-entropy and the norm losses of both domains."""
         s = self.settings
         norm = norm_loss(both.source_features, s.step_size) + norm_loss(both.target_features, s.step_size)
         return {"classification": (1.0, both.cross_entropy()), "norm": (s.norm, norm)}

@@ -34,7 +34,6 @@ class AR(ReweightedTask):
     """
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
-        """Return the weighted cross-entropy and the target's entropy."""
         return {
             "classification": (1.0, (self.image_weights[both.source_index] * both.cross_entropy("none")).mean()),
             "entropy": (

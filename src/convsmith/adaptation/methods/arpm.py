@@ -83,7 +83,6 @@ class ARPM(ReweightedTask):
         super().before_step(step)
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
-        """Return the weighted cross-entropy, the alpha-power and the agreement among neighbours."""
         s, weights = self.settings, self.image_weights[both.source_index]
         each = both.cross_entropy("none", s.label_smoothing)
         classification = (weights * each).sum() / (weights.sum() + 1e-5)

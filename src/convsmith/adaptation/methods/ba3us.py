@@ -49,7 +49,6 @@ class BA3US(WeightedAdversarialTask):
     """
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
-        """Return weighted cross-entropy, balanced domain loss, target entropy and complement entropy."""
         s = self.settings
         self.observe(both, step)
         weights = self.class_weights()[both.source_labels]

@@ -51,7 +51,6 @@ class CDAN(AdversarialTask):
         self.register_buffer("class_matrix", torch.randn(self.classes if self.random else 0, width))
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
-        """Return source cross-entropy and the reversed, conditioned domain loss."""
         p_source, p_target = (wide(z.detach()).softmax(1) for z in (both.source_logits, both.target_logits))
         domain = domain_loss(
             self.conditioned(both.source_features, p_source),

@@ -43,7 +43,6 @@ class DAN(DomainTask):
     """
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
-        """Return source cross-entropy and the ramped discrepancies, over all ranks."""
         s, pairs = self.settings, []
         if s.layers in ("features", "both"):
             pairs.append((both.source_features, both.target_features))

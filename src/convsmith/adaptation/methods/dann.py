@@ -15,7 +15,6 @@ class DANN(AdversarialTask):
     """Learn features that one domain discriminator cannot tell apart (gradient reversal)."""
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
-        """Return source cross-entropy and the reversed domain loss."""
         return {
             "classification": (1.0, both.cross_entropy()),
             "domain": (self.settings.adversarial, self.domain_loss(both, step)),

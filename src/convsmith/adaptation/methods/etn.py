@@ -41,7 +41,6 @@ class ETN(AdversarialTask):
         self.auxiliary = nn.Linear(self.features, self.classes)
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
-        """Return the weighted losses of both players and those of the auxiliary head."""
         s = self.settings
         source = leaky_softmax(wide(self.auxiliary(both.source_features.detach())))
         target = leaky_softmax(wide(self.auxiliary(both.target_features.detach())))

@@ -34,7 +34,6 @@ class IWAN(AdversarialTask):
         self.weigher = ClassDiscriminators(self.features, 1, settings.hidden, settings.dropout)
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
-        """Return source cross-entropy, both domain losses and the target's entropy."""
         s = self.settings
         weigher = domain_loss(both.source_features.detach(), both.target_features.detach(), self.weigher)
         weights = None if step < self.start else self.importance(both.source_features)

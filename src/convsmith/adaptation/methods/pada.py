@@ -33,7 +33,6 @@ class PADA(WeightedAdversarialTask):
     """
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
-        """Return the weighted cross-entropy and the weighted, reversed domain loss."""
         self.observe(both, step)
         weights = self.class_weights()[both.source_labels]
         domain = self.domain_loss(both, step, weights)

@@ -118,7 +118,6 @@ class SAN(WeightedTask):
         self.discriminators = ClassDiscriminators(self.features, self.classes, settings.hidden, settings.dropout)
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
-        """Return the three losses of one pair of batches."""
         v = self.variant
         p_source, p_target = self.observe(both, step)
         if v.source_weights == "label":

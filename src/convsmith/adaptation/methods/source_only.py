@@ -15,7 +15,6 @@ class SourceOnly(DomainTask):
     """Train on the labelled source alone; batch-norm layers see nothing else."""
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
-        """Return the cross-entropy of the source."""
         _, logits = features_and_logits(self.model, batch.source.images)
         loss = F.cross_entropy(logits, batch.source.labels)
         return Losses(loss, {"classification": loss})
