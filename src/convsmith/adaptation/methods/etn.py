@@ -58,13 +58,14 @@ class ETN(AdversarialTask):
 
     def _auxiliary_loss(self, source: Tensor, target: Tensor, labels: Tensor) -> Tensor:
         """Return one-against-rest cross-entropy of the classes plus that of the summed domain estimate."""
-        tiny = 1e-6
-        source, target = source.clamp(tiny, 1 - tiny), target.clamp(tiny, 1 - tiny)
-        one_hot = F.one_hot(labels, self.classes).to(source)
-        # by hand: autocast on a GPU refuses binary_cross_entropy in any type
-        classes = -(one_hot * source.log() + (1 - one_hot) * (1 - source).log()).sum(1).mean()
-        inside, outside = (p.sum(1).clamp(tiny, 1 - tiny) for p in (source, target))
-        return classes - inside.log().mean() - (1 - outside).log().mean()
+
+        def loss(p: Tensor, truth: Tensor) -> Tensor:
+            return F.binary_cross_entropy(p.clamp(1e-6, 1 - 1e-6), truth.to(p), reduction="sum") / len(p)
+
+        inside, outside = source.sum(1), target.sum(1)
+        with torch.autocast(source.device.type, enabled=False):  # which refuses losses of probabilities on a GPU
+            classes = loss(source, F.one_hot(labels, self.classes))
+            return classes + loss(inside, torch.ones_like(inside)) + loss(outside, torch.zeros_like(outside))
 
 
 def leaky_softmax(logits: Tensor) -> Tensor:
