@@ -12,12 +12,12 @@ from torch import nn
 from torch.testing import assert_close
 
 from convsmith.adaptation import EvaluationOptions, Predictions, Reference, WeightSettings, adapt
+from convsmith.adaptation.adapt import built
 from convsmith.adaptation.evaluation.alarms import CollapseRule
 from convsmith.adaptation.evaluation.evaluator import EXCLUDED
 from convsmith.adaptation.inputs import resolve
 from convsmith.adaptation.methods.adda import ADDASettings
 from convsmith.adaptation.methods.pada import PADASettings
-from convsmith.adaptation.network import built
 from convsmith.errors import ConvsmithError, InvalidArgument
 from convsmith.training import TrainConfig
 from tests.adaptation.worlds import K, network, world
@@ -341,3 +341,10 @@ def test_a_source_class_without_images_is_said(sides):
         network(), (images_, labels + 1), sides[1], method="dann", hidden=(4,), reference=None, **{**QUICK, "steps": 2}
     )
     assert any("no image of" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_wrappers_are_taken_off(wrap):
+    more = {"method": "san", "hidden": (4,), "reference": None, "steps": 4, "batch_size": 12, "device": "cpu"}
+    plain, wrapped = (adapt(model, *world(), **more) for model in (network(norm=True), wrap(network(norm=True))))
+    assert torch.equal(plain.predictions.probabilities, wrapped.predictions.probabilities)
