@@ -35,6 +35,10 @@ class DomainFeatures:
         logits, labels = self.source_logits, self.source_labels
         return F.cross_entropy(logits, labels, reduction=reduction, label_smoothing=label_smoothing)
 
+    def weighted_cross_entropy(self, weights: Tensor) -> Tensor:
+        """Return ``sum_i w_i CE_i / sum_i w_i`` of the source, 0 if no image has a weight."""
+        return (weights * self.cross_entropy("none")).sum() / weights.sum().clamp_min(1e-8)
+
 
 def extract_domain_features(
     model: nn.Module, batch: DomainBatch, normalisation: Normalisation = "joint"

@@ -92,11 +92,3 @@ class WeightedTask(DomainTask):
     def class_weights(self) -> Tensor:
         """Return the weights [K] as the losses use them."""
         return self.weighting.weights
-
-
-class WeightedAdversarialTask(WeightedTask, AdversarialTask):
-    """Both, for methods that weigh both losses of the source (PADA, BA3US)."""
-
-    def weighted_cross_entropy(self, both: DomainFeatures, weights: Tensor) -> Tensor:
-        """Return ``sum_i w_i CE_i / sum_i w_i`` of the source batch, 0 if no image has a weight."""
-        return (weights * both.cross_entropy("none")).sum() / weights.sum().clamp_min(1e-8)

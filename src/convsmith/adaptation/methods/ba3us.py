@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import certainty, domain_loss
 from convsmith.adaptation.losses.selective import entropy
-from convsmith.adaptation.methods.adversarial import AdversarialSettings, WeightedAdversarialTask
+from convsmith.adaptation.methods.adversarial import AdversarialSettings, AdversarialTask, WeightedTask
 from convsmith.adaptation.methods.method import METHODS, Terms
 from convsmith.adaptation.methods.weighting import WeightSettings
 from convsmith.arguments import wide
@@ -40,7 +40,7 @@ class BA3USSettings(AdversarialSettings):
 
 
 @METHODS.register("ba3us", settings=BA3USSettings, partial=True)
-class BA3US(WeightedAdversarialTask):
+class BA3US(WeightedTask, AdversarialTask):
     """Balance the alignment with borrowed source images; weigh classes; complement entropy for the source.
 
     Differs from the authors' code: the borrowed images are the first of the shuffled source batch instead of a batch of
@@ -56,7 +56,7 @@ class BA3US(WeightedAdversarialTask):
         domain = self._balanced(both, weights, lent, self.reversal(step))
         complement = complement_loss(both.source_logits, both.source_labels, weights)
         return {
-            "classification": (1.0, self.weighted_cross_entropy(both, weights)),
+            "classification": (1.0, both.weighted_cross_entropy(weights)),
             "domain": (s.adversarial, domain),
             "entropy": (s.entropy, entropy(both.target_logits)),
             "complement": (s.complement, complement),

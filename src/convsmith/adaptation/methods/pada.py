@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from convsmith.adaptation.evaluation.features import DomainFeatures
-from convsmith.adaptation.methods.adversarial import AdversarialSettings, WeightedAdversarialTask
+from convsmith.adaptation.methods.adversarial import AdversarialSettings, AdversarialTask, WeightedTask
 from convsmith.adaptation.methods.method import METHODS, Terms
 from convsmith.adaptation.methods.weighting import WeightSettings
 
@@ -25,7 +25,7 @@ class PADASettings(AdversarialSettings):
 
 
 @METHODS.register("pada", settings=PADASettings, partial=True)
-class PADA(WeightedAdversarialTask):
+class PADA(WeightedTask, AdversarialTask):
     """Weigh source classes by the target's mean prediction, in the classifier's and in the adversary's loss.
 
     Differs from the paper: the weighted cross-entropy divides by the batch's summed weights, as the public code's
@@ -37,6 +37,6 @@ class PADA(WeightedAdversarialTask):
         weights = self.class_weights()[both.source_labels]
         domain = self.domain_loss(both, step, weights)
         return {
-            "classification": (1.0, self.weighted_cross_entropy(both, weights)),
+            "classification": (1.0, both.weighted_cross_entropy(weights)),
             "domain": (self.settings.adversarial, domain),
         }
