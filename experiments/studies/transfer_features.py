@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.diagnostics import embed, nearest_classes, proxy_a_distance
+from convsmith.adaptation.evaluation.diagnostics import embed, proxy_a_distance
 from convsmith.data import Loader
 from convsmith.inspection.features import extract_features
 from convsmith.report import Figure, Table
@@ -90,6 +91,14 @@ def looked_at(direction: str, method: str, seed: int) -> tuple[Tensor, Tensor, T
         extract_features(task.model, Loader(target, 1000)),
     )
     return source.features, source.labels, there.features, world.labels[rows]
+
+
+def nearest_classes(features: Tensor, source: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return, for target ``features`` [m, d], the class [m] of the nearest mean of the ``source`` [n, d] by cosine."""
+    means = F.normalize(torch.zeros(classes, source.shape[1], dtype=source.dtype).index_add_(0, labels, source))
+    cosines = F.normalize(features.to(means)) @ means.T
+    # a class without source images has no mean, and is nearest to nothing
+    return cosines.masked_fill(torch.bincount(labels, minlength=classes) == 0, -2).argmax(1)
 
 
 def measured(direction: str, method: str, seed: int) -> dict[str, float]:

@@ -1,10 +1,10 @@
-"""AUROC, proxy A-distance, nearest classes and embeddings on clouds whose answer is known."""
+"""AUROC, proxy A-distance and embeddings on clouds whose answer is known."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from convsmith.adaptation.evaluation.diagnostics import embed, nearest_classes, proxy_a_distance, shared_auroc
+from convsmith.adaptation.evaluation.diagnostics import embed, proxy_a_distance, shared_auroc
 from convsmith.errors import InvalidArgument
 
 
@@ -33,14 +33,6 @@ def test_proxy_a_distance_is_zero_for_one_cloud_and_two_for_separate_ones():
     assert 0.3 < proxy_a_distance(a, b + 0.4) < 1.7
     with pytest.raises(InvalidArgument, match="four images"):
         proxy_a_distance(a[:2], b)
-
-
-def test_nearest_class_is_the_mean_with_the_smallest_angle():
-    source = torch.tensor([[1.0, 0.0], [3.0, 0.2], [0.0, 2.0], [0.1, 1.0]])
-    labels = torch.tensor([0, 0, 2, 2])
-    target = torch.tensor([[5.0, 1.0], [1.0, 5.0]])
-    assert nearest_classes(target, source, labels, 3).tolist() == [0, 2]
-    assert nearest_classes(-target, source, labels, 3).tolist() == [2, 0]  # class 1 has no image to be near to
 
 
 def test_embedding_keeps_clusters_apart_and_repeats():

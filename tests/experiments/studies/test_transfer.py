@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 
 from experiments.studies import (
     digit_transfer,
     transfer_convergence,
+    transfer_features,
     transfer_methods,
     transfer_target_classes,
 )
@@ -130,3 +132,14 @@ def test_a_study_runs_to_a_verdict_on_tiny_runs(name, monkeypatch):
     assert outcome.verdict in ("reproduced", "partly", "not reproduced")
     assert outcome.tables
     assert all(f.svg.startswith("<svg") for f in outcome.figures)
+
+
+def test_nearest_class_is_the_mean_with_the_smallest_angle():
+    source = torch.tensor([[1.0, 0.0], [3.0, 0.2], [0.0, 2.0], [0.1, 1.0]])
+    labels = torch.tensor([0, 0, 2, 2])
+    target = torch.tensor([[5.0, 1.0], [1.0, 5.0]])
+    assert transfer_features.nearest_classes(target, source, labels, 3).tolist() == [0, 2]
+    assert transfer_features.nearest_classes(-target, source, labels, 3).tolist() == [
+        2,
+        0,
+    ]  # class 1 has no image to be near to

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convsmith.adaptation.losses.operands import labels as class_numbers
 from convsmith.adaptation.losses.operands import pair, vector
 from convsmith.errors import InvalidArgument
 
@@ -54,17 +53,6 @@ def proxy_a_distance(source: Tensor, target: Tensor, *, seed: int = 0, limit: in
     model = LogisticRegression(max_iter=500).fit(((train - mean) / std).cpu().numpy(), labels)
     error = 1 - float(model.score(((test - mean) / std).cpu().numpy(), labels))
     return 2 * (1 - 2 * error)
-
-
-def nearest_classes(features: Tensor, source: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return, for target ``features`` [m, d], the class [m] of the nearest mean of the ``source`` [n, d] by cosine."""
-    features, source = pair(features, source, names=("features", "source"))
-    class_numbers("labels", labels, length=len(source))
-    means = torch.zeros(classes, source.shape[1], dtype=source.dtype).index_add_(0, labels, source)
-    means = torch.nn.functional.normalize(means)
-    cosines = torch.nn.functional.normalize(features.to(means)) @ means.T
-    # a class without source images has no mean, and is nearest to nothing
-    return cosines.masked_fill(torch.bincount(labels, minlength=classes) == 0, -2).argmax(1)
 
 
 def embed(source: Tensor, target: Tensor, *, seed: int = 0, limit: int = 400) -> tuple[Tensor, Tensor, Tensor, Tensor]:
