@@ -75,8 +75,7 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any, sample_domain: Any = None) -> PartialAdapter:
         """Adapt from the source rows of ``X`` with labels ``y`` [N] to its target rows."""
-        apart, settings = {"model", "image_shape", "settings"}, self.settings or {}
-        own = {name: value for name, value in self.get_params(deep=False).items() if name not in apart}
+        own, settings = self.get_params(deep=False), self.settings or {}
         for name in sorted(own.keys() & settings.keys()):
             rule, hint = "this is an argument of its own, no setting of the method", f"PartialAdapter({name}=...)"
             raise InvalidArgument(rule, argument="settings", given=name, hint=hint)
@@ -95,7 +94,8 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
         description = source.description
         self.mean_, self.std_ = np.asarray(description.mean), np.asarray(description.std)
         whole = from_arrays(X[target], name="target", normalised=self.normalised_)
-        self.result_ = adapt(self.model, source, whole, **own, **settings)
+        trained = {name: own[name] for name in own if name not in ("model", "image_shape", "settings")}
+        self.result_ = adapt(self.model, source, whole, **trained, **settings)
         if self.result_.interrupted:
             del self.result_
             raise KeyboardInterrupt

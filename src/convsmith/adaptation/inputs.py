@@ -45,9 +45,7 @@ def rows_at_once(split: ImageSplit) -> int:
     return max(1, min(512, 512 * 3 * 64 * 64 // (about.channels * math.prod(about.size))))
 
 
-def resolve(
-    source: Any, target: Any, options: InputOptions | None = None, *, seed: int = 0, validation_share: float = 0.2
-) -> Inputs:
+def resolve(source: Any, target: Any, options: InputOptions | None = None, *, seed: int = 0) -> Inputs:
     """Return source and target in one form.
 
     Args:
@@ -55,8 +53,7 @@ def resolve(
             torch dataset of (image, label), or ``(X, y)``.
         target: the same, labels unused; or ``X`` alone.
         options: see `InputOptions`.
-        seed: of the divisions.
-        validation_share: held out from a source that comes without a division.
+        seed: of the divisions; a fifth is held out from a source that comes without one.
 
     Raises:
         InvalidArgument: unlabelled or one-class source, empty target, unequal size or channels, unknown target class.
@@ -82,7 +79,7 @@ def resolve(
         train, validation, whole = pair.source.train, pair.source.validation, _merged(pair.target)
         shared = pair.shared
     if len(validation) < 2:
-        train, validation = _divided(train, validation_share, seed)
+        train, validation = _divided(train, 0.2, seed)
     _check(train, whole)
     description = train.description
     whole = whole.with_normalisation(description.mean, description.std)
@@ -180,15 +177,12 @@ def _renumbered(target: ImageSplit, classes: tuple[str, ...]) -> ImageSplit:
 def _divided(split: ImageSplit, share: float, seed: int) -> tuple[ImageSplit, ImageSplit]:
     """Hold out ``share`` of every class with two images or more."""
     generator = torch.Generator().manual_seed(seed)
-    held = []
+    held = torch.zeros(len(split), dtype=torch.bool)
     for label in split.labels.unique().tolist():
         rows = (split.labels == label).nonzero()[:, 0]
         count = min(len(rows) - 1, math.ceil(share * len(rows)))
-        held.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
-    chosen = torch.cat(held).sort().values if held else torch.zeros(0, dtype=torch.long)
-    keep = torch.ones(len(split), dtype=torch.bool)
-    keep[chosen] = False
-    return split.subset(keep), split.subset(chosen)
+        held[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+    return split.subset(~held), split.subset(held)
 
 
 def _check(train: ImageSplit, target: ImageSplit) -> None:
