@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from convsmith.adaptation.evaluation.features import extract_domain_features
 from convsmith.adaptation.methods.arpm import ARPMSettings, alpha_power, neighbour_consistency
 from tests.adaptation.test_methods import task_of
 from tests.adaptation.worlds import loader, world
@@ -64,7 +65,7 @@ def test_the_target_acts_from_the_end_of_the_warmup_at_full_strength():
     before = task(batch, 5)
     assert_close(before.total, before.parts["classification"])
     # smoothed cross-entropy over the summed weights
-    logits = task.extract_features(batch).source_logits
+    logits = extract_domain_features(task.model, batch).source_logits
     smooth = F.cross_entropy(logits, batch.source.labels, label_smoothing=0.1)
     assert_close(before.total, smooth * len(logits) / (len(logits) + 1e-5))
     task.before_step(6)
@@ -73,4 +74,6 @@ def test_the_target_acts_from_the_end_of_the_warmup_at_full_strength():
     assert_close(after.total, expected)
     # the batch replaced its rows of the memory
     rows = torch.searchsorted(task.target_index, batch.target.index)
-    assert_close(task.memory_probabilities[rows], task.extract_features(batch).target_logits.softmax(1).detach())
+    assert_close(
+        task.memory_probabilities[rows], extract_domain_features(task.model, batch).target_logits.softmax(1).detach()
+    )

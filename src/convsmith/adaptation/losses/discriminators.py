@@ -3,9 +3,8 @@
 Cao et al., Partial Transfer Learning with Selective Adversarial Networks, CVPR 2018 (one discriminator per source
 class).
 
-Layout: the first layer, whose input all discriminators share, is one product ``x @ W1^T`` with W1 stored as [K*h, d];
-its result [B, K, h] enters the later layers as [K, B, h] by strides alone. Later weights are stored as [K, out, in] and
-every layer is one batched product. No weight and no activation is ever permuted in memory.
+Layout: the first layer, whose input all discriminators share, is one product ``x @ W1^T``; its result [B, K, h] enters
+the later layers, batched products, as [K, B, h] by strides alone. No weight or activation is ever permuted in memory.
 """
 
 from __future__ import annotations

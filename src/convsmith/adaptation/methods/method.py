@@ -91,17 +91,13 @@ class DomainTask(Task):
 
     def forward(self, batch: DomainBatch, step: int) -> Losses:
         """Return the losses of one pair of batches: the weighted sum of `terms`, and all of them."""
-        terms = self.terms(self.extract_features(batch), step)
+        terms = self.terms(extract_domain_features(self.model, batch, self.settings.normalisation), step)
         first, *rest = [c * value for c, value in terms.values() if c is not None]
         return Losses(sum(rest, first), {name: value for name, (_, value) in terms.items()})
 
     def terms(self, both: DomainFeatures, step: int) -> Terms:
         """Return the method's losses by name, each with its coefficient in the total; None: it is only logged."""
         raise NotImplementedError
-
-    def extract_features(self, batch: DomainBatch) -> DomainFeatures:
-        """Return features and logits of both domains, normalised as the settings say."""
-        return extract_domain_features(self.model, batch, self.settings.normalisation)
 
     def grl_coeff(self, step: int, upper: float, share: float) -> float:
         """Return the coefficient at ``step``: 0 in the warm-up, then a ramp over ``share`` of what is left."""
