@@ -191,6 +191,7 @@ def test_learning_rates_of_body_head_and_adversary():
         (lambda: method_settings("pada", {"scale": None}), "argument: scale"),
         (lambda: method_settings("san", {"source_is": 2}), "argument: source_is"),
         (lambda: method_settings("arpm", {"neighbours": 0}), "argument: neighbours"),
+        (lambda: method_settings("iwan", {"warmup": 1.0}), "warmup must be a finite number below 1"),
         (lambda: method_settings("adda", {"pretrain": 1.0}), "pretrain must be a finite number above 0"),
     ],
 )

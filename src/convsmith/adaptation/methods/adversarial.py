@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from convsmith import arguments
 from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import domain_loss
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
@@ -44,6 +45,10 @@ class WarmedSettings(AdversarialSettings):
 
     entropy: float = 0.1
     warmup: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        arguments.number("warmup", self.warmup, below=1)
 
 
 class AdversarialTask(DomainTask):
