@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from convsmith.adaptation.evaluation.features import extract_domain_features
 from convsmith.adaptation.methods.arpm import ARPMSettings, alpha_power, neighbour_consistency
+from convsmith.adaptation.methods.method import extract_domain_features
 from tests.adaptation.test_methods import task_of
 from tests.adaptation.worlds import loader, world
 

@@ -8,10 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from convsmith import arguments
-from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import domain_loss
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
-from convsmith.adaptation.methods.method import Domains, DomainTask, PairConfig
+from convsmith.adaptation.methods.method import DomainFeatures, Domains, DomainTask, PairConfig
 from convsmith.adaptation.methods.weighting import ClassWeights, WeightSettings, total_probabilities
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from convsmith.adaptation.evaluation.features import DomainFeatures
-from convsmith.adaptation.methods.method import METHODS, DomainTask, PairConfig, Terms
+from convsmith.adaptation.methods.method import METHODS, DomainFeatures, DomainTask, PairConfig, Terms
 from convsmith.arguments import wide
 
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.selective import entropy
-from convsmith.adaptation.methods.method import METHODS, Terms
+from convsmith.adaptation.methods.method import METHODS, DomainFeatures, Terms
 from convsmith.adaptation.methods.reweighting import ReweightedTask, ReweightingSettings
 
 

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith import arguments
-from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.gather import gather
-from convsmith.adaptation.methods.method import METHODS, Domains, Terms
+from convsmith.adaptation.methods.method import METHODS, DomainFeatures, Domains, Terms
 from convsmith.adaptation.methods.reweighting import ReweightedTask, ReweightingSettings
 from convsmith.arguments import wide
 

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import certainty, domain_loss
 from convsmith.adaptation.losses.selective import entropy
 from convsmith.adaptation.methods.adversarial import AdversarialSettings, AdversarialTask, WeightedTask
-from convsmith.adaptation.methods.method import METHODS, Terms
+from convsmith.adaptation.methods.method import METHODS, DomainFeatures, Terms
 from convsmith.adaptation.methods.weighting import WeightSettings
 from convsmith.arguments import wide
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import certainty, domain_loss
 from convsmith.adaptation.methods.adversarial import AdversarialSettings, AdversarialTask
-from convsmith.adaptation.methods.method import METHODS, Domains, Terms
+from convsmith.adaptation.methods.method import METHODS, DomainFeatures, Domains, Terms
 from convsmith.arguments import wide
 from convsmith.inspection.features import classifier_of
 

@@ -10,9 +10,8 @@ from typing import Literal
 
 import torch
 
-from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.discrepancy import mmd
-from convsmith.adaptation.methods.method import METHODS, DomainTask, PairConfig, Terms
+from convsmith.adaptation.methods.method import METHODS, DomainFeatures, DomainTask, PairConfig, Terms
 from convsmith.arguments import wide
 
 

@@ -5,9 +5,8 @@ Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016, eq. 9-1
 
 from __future__ import annotations
 
-from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.methods.adversarial import AdversarialSettings, AdversarialTask
-from convsmith.adaptation.methods.method import METHODS, Terms
+from convsmith.adaptation.methods.method import METHODS, DomainFeatures, Terms
 
 
 @METHODS.register("dann", settings=AdversarialSettings, partial=False)

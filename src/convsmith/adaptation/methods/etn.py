@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.selective import entropy
 from convsmith.adaptation.methods.adversarial import AdversarialTask, WarmedSettings
-from convsmith.adaptation.methods.method import METHODS, Domains, Terms
+from convsmith.adaptation.methods.method import METHODS, DomainFeatures, Domains, Terms
 from convsmith.arguments import wide
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.adversarial import domain_loss
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.losses.selective import entropy
 from convsmith.adaptation.methods.adversarial import AdversarialTask, WarmedSettings
-from convsmith.adaptation.methods.method import METHODS, Domains, Terms
+from convsmith.adaptation.methods.method import METHODS, DomainFeatures, Domains, Terms
 from convsmith.arguments import wide
 from convsmith.inspection.modes import evaluating
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from convsmith import arguments
-from convsmith.adaptation.evaluation.features import DomainFeatures, Normalisation, extract_domain_features
 from convsmith.adaptation.losses.reversal import ramp
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.features import classifier_of, extract_features
+from convsmith.inspection.features import classifier_of, extract_features, features_and_logits
+from convsmith.inspection.modes import BATCH_NORMS
 from convsmith.registry import Registry, check_settings, fitted, setting_types
 from convsmith.training.task import Losses, Task
+
+Normalisation = Literal["joint", "separate"]
 
 
 def check_values(settings: Any) -> None:
@@ -67,6 +72,59 @@ class Domains:
     target: Iterable[Batch]
     classes: int
     steps: int
+
+
+@dataclass(frozen=True)
+class DomainFeatures:
+    """Both domains through the network. Shapes: features [n, d], logits [n, K], labels and index [n]."""
+
+    source_features: Tensor
+    source_logits: Tensor
+    source_labels: Tensor
+    source_index: Tensor
+    target_features: Tensor
+    target_logits: Tensor
+    target_index: Tensor
+
+    def cross_entropy(self, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
+        """Return that of the source, a scalar; [n] with ``reduction="none"``."""
+        logits, labels = self.source_logits, self.source_labels
+        return F.cross_entropy(logits, labels, reduction=reduction, label_smoothing=label_smoothing)
+
+    def weighted_cross_entropy(self, weights: Tensor) -> Tensor:
+        """Return ``sum_i w_i CE_i / sum_i w_i`` of the source, 0 if no image has a weight."""
+        return (weights * self.cross_entropy("none")).sum() / weights.sum().clamp_min(1e-8)
+
+
+def extract_domain_features(
+    model: nn.Module, batch: DomainBatch, normalisation: Normalisation = "joint"
+) -> DomainFeatures:
+    """Return features and logits of both domains.
+
+    ``"joint"`` runs source and target as one batch, so batch-norm layers see their mixture (SAN, PADA); ``"separate"``
+    runs them apart, each normalised by its own batch, and the running statistics are the target's.
+    """
+    n = len(batch.source)
+    if normalisation == "joint":
+        features, logits = features_and_logits(model, torch.cat([batch.source.images, batch.target.images]))
+        parts = (features[:n], logits[:n], features[n:], logits[n:])
+    else:
+        with _running_statistics_kept(model):
+            source = features_and_logits(model, batch.source.images)
+        parts = (*source, *features_and_logits(model, batch.target.images))
+    return DomainFeatures(*parts[:2], batch.source.labels, batch.source.index, *parts[2:], batch.target.index)
+
+
+@contextmanager
+def _running_statistics_kept(model: nn.Module) -> Iterator[None]:
+    layers = [(m, m.track_running_stats) for m in model.modules() if isinstance(m, BATCH_NORMS)]
+    for layer, _ in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer, tracked in layers:
+            layer.track_running_stats = tracked
 
 
 #: losses by name, each with its coefficient

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.methods.adversarial import AdversarialSettings, AdversarialTask, WeightedTask
-from convsmith.adaptation.methods.method import METHODS, Terms
+from convsmith.adaptation.methods.method import METHODS, DomainFeatures, Terms
 from convsmith.adaptation.methods.weighting import WeightSettings
 
 

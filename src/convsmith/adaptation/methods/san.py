@@ -12,11 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from convsmith.adaptation.evaluation.features import DomainFeatures
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.losses.selective import ClassWeightOn, InstanceWeight, entropy, selective_adversarial_loss
 from convsmith.adaptation.methods.adversarial import WeightedTask
-from convsmith.adaptation.methods.method import METHODS, Domains, PairConfig, Terms, check_values
+from convsmith.adaptation.methods.method import METHODS, DomainFeatures, Domains, PairConfig, Terms, check_values
 from convsmith.adaptation.methods.weighting import WeightSettings
 
 

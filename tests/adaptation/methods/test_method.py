@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import convsmith  # noqa: F401  (registers our models)
-from convsmith.adaptation.evaluation.features import extract_domain_features
+from convsmith.adaptation.methods.method import extract_domain_features
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.features import classifier_of, features_and_logits
