@@ -3,6 +3,8 @@
 from convsmith.adaptation.adapt import adapt
 from convsmith.adaptation.evaluation import validators
 from convsmith.adaptation.evaluation.alarms import Alarm, CollapseRule
+from convsmith.adaptation.evaluation.evaluator import EvaluationOptions
+from convsmith.adaptation.inputs import InputOptions
 from convsmith.adaptation.losses.discrepancy import (
     class_mmd,
     conditional_embedding,
@@ -18,7 +20,6 @@ from convsmith.adaptation.losses.selective import entropy, selective_adversarial
 from convsmith.adaptation.methods.method import METHODS, DomainTask, MethodConfig, available, method_settings
 from convsmith.adaptation.methods.san import VARIANTS, SANVariant
 from convsmith.adaptation.methods.weighting import ClassWeights, WeightSettings, class_weights
-from convsmith.adaptation.options import EvaluationOptions, InputOptions
 from convsmith.adaptation.result import AdaptationResult, Predictions, Reference
 
 __all__ = [

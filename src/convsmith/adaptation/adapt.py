@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from torch import nn
 
 from convsmith import arguments
 from convsmith.adaptation.evaluation.calibration import calibrated
-from convsmith.adaptation.evaluation.evaluator import EXCLUDED, Evaluator
-from convsmith.adaptation.inputs import Inputs, resolve, rows_at_once
+from convsmith.adaptation.evaluation.evaluator import EXCLUDED, EvaluationOptions, Evaluator
+from convsmith.adaptation.inputs import InputOptions, Inputs, resolve, rows_at_once
 from convsmith.adaptation.methods.method import (
     METHODS,
     Domains,
@@ -25,7 +25,6 @@ from convsmith.adaptation.methods.method import (
     method_settings,
     source_only_settings,
 )
-from convsmith.adaptation.options import EvaluationOptions, InputOptions, filled
 from convsmith.adaptation.result import AdaptationResult, Reference
 from convsmith.data import DomainLoader, ImageSplit, Loader
 from convsmith.errors import InvalidArgument, refusing
@@ -94,8 +93,8 @@ def adapt(
         >>> network, warnings = result.model, result.warnings
     """
     given = dict(options) if validator is None else {**options, "validator": validator}
-    data = filled("data", InputOptions, data, given)
-    evaluation = filled("evaluation", EvaluationOptions, evaluation, given)
+    data = _filled("data", InputOptions, data, given)
+    evaluation = _filled("evaluation", EvaluationOptions, evaluation, given)
     chosen = method_settings(method, given, settings)
     arguments.integer("batch_size", batch_size, least=2)
     arguments.one_of("resume", resume, (True, False))
@@ -128,6 +127,13 @@ def adapt(
             if reference.interrupted:
                 return reference
     return train(method, chosen, folder, _known(reference, inputs))
+
+
+def _filled(name: str, kind: Any, whole: Any, given: dict[str, Any]) -> Any:
+    """Return the group ``whole`` (the default one if None) with those of ``given`` that are its fields, taken out."""
+    arguments.of_type(name, whole, kind | None)
+    own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
+    return replace(whole, **own) if whole is not None else kind(**own)
 
 
 def _configured(config: TrainConfig | None, single: dict[str, Any]) -> TrainConfig:

@@ -11,10 +11,45 @@ import torch
 from torch import Tensor
 
 from convsmith import arguments, data
-from convsmith.adaptation.options import InputOptions
-from convsmith.data import ImageData, ImageSplit, Loader
+from convsmith.data import AUGMENTATIONS, ImageData, ImageSplit, Loader, Preprocessing
 from convsmith.data.loading import checked_size
 from convsmith.errors import InvalidArgument, close_matches, refusing
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """How specs and folders become images.
+
+    Args:
+        target_classes: cut a labelled target to these classes (for experiments).
+        size: side of the images, for specs and folders.
+        channels: 1 or 3, for specs and folders.
+        crop: see `convsmith.data.pair`.
+        preprocessing: that of a pretrained network, `Preprocessing.from_model(model)`; ``size`` may only change its
+            size. Without it images are read plainly and normalised by the source's statistics.
+        augment: random changes of the training images of both domains (`convsmith.data.AUGMENTATIONS`). "none" leaves
+            a source that was loaded with changes of its own as it is.
+        workers: processes that read and change images ahead; they change the speed only.
+    """
+
+    target_classes: Any = None
+    size: int | tuple[int, int] | None = None
+    channels: int | None = None
+    crop: tuple[int | None, int | None] = (None, None)
+    preprocessing: Preprocessing | None = None
+    augment: str = "none"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        AUGMENTATIONS.entry(self.augment)
+        arguments.integer("workers", self.workers, least=0)
+        arguments.one_of("channels", self.channels, (None, 1, 3))
+        arguments.of_type("preprocessing", self.preprocessing, Preprocessing | None)
+        for side in arguments.of_type("crop", self.crop, tuple[int | None, int | None]):
+            if side is not None:
+                arguments.integer("crop", side, least=1)
+        arguments.of_type("size", self.size, int | tuple[int, int] | None)
+        checked_size(self.size)
 
 
 @dataclass(frozen=True)

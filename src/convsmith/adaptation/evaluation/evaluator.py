@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from convsmith import arguments
 from convsmith.adaptation.evaluation.alarms import (
     Alarm,
+    CollapseRule,
     agreement,
     collapse_alarm,
     effective_classes,
@@ -17,13 +19,41 @@ from convsmith.adaptation.evaluation.alarms import (
     prediction_histogram,
 )
 from convsmith.adaptation.evaluation.validators import VALIDATORS, Evidence, guarded, measure, oriented
-from convsmith.adaptation.options import EvaluationOptions
 from convsmith.adaptation.result import Reference
 from convsmith.data.batch import Batch
+from convsmith.errors import InvalidArgument
 from convsmith.inspection.features import Features, extract_features
 
 #: what a candidate behind the guard scores; finite, since histories are JSON
 EXCLUDED = -1e9
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a run is judged while it trains.
+
+    Args:
+        validator: choose the step by this score, computed at every evaluation; None keeps the last step. ``"oracle"``
+            uses target labels and needs ``use_target_labels``.
+        num_evals: passes over held-out source and whole target images in a run, for selection, alarms in the log and
+            history; a ``config`` with ``evaluate_every`` decides instead.
+        use_target_labels: also measure accuracy on the target's labels, as ``oracle_accuracy``; it selects nothing.
+        collapse: thresholds of the collapse alarm.
+    """
+
+    validator: str | None = None
+    num_evals: int = 10
+    use_target_labels: bool = False
+    collapse: CollapseRule = field(default_factory=CollapseRule)
+
+    def __post_init__(self) -> None:
+        arguments.integer("num_evals", self.num_evals, least=1)
+        arguments.one_of("use_target_labels", self.use_target_labels, (True, False))
+        arguments.of_type("collapse", self.collapse, CollapseRule)
+        oracle = self.validator is not None and VALIDATORS.entry(self.validator).traits["uses_target_labels"]
+        if oracle and not self.use_target_labels:
+            rule = f"the validator {self.validator!r} uses target labels"
+            raise InvalidArgument(rule, argument="validator", hint="say use_target_labels=True as well")
 
 
 @dataclass(frozen=True)
