@@ -252,6 +252,7 @@ GOOD = (images(40), LABELS)
         ((network(), GOOD, images(20)), {"device": 7}, "argument: device"),
         ((network(), GOOD, images(20)), {"validator": 7}, "validator"),
         ((network(), GOOD, images(20)), {"resume": "yes"}, "argument: resume"),
+        ((network(), GOOD, images(20)), {"resume": True}, "resumed from its folder"),
         ((network(), GOOD, images(20)), {"out": 3}, "argument: out"),
         ((network(), GOOD, images(20)), {"progress": 3}, "argument: progress"),
         ((network(), GOOD, images(20)), {"collapse": 3}, "argument: collapse"),

@@ -234,7 +234,7 @@ def _train(
         replace(config, restore=restore),
         validation=held_out,
         out=out,
-        resume=resume and out is not None and bool(saved_steps(out)),
+        resume=resume and (out is None or bool(saved_steps(out))),
         progress=None if progress is None else lambda done, total, note: progress(done, total, f"{method}: {note}"),
     )
     trained = time.perf_counter()
