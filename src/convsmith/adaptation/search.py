@@ -17,7 +17,7 @@ from typing import Any
 from convsmith.adaptation.adapt import adapt
 from convsmith.adaptation.evaluation.evaluator import EXCLUDED
 from convsmith.adaptation.evaluation.validators import VALIDATORS
-from convsmith.adaptation.methods.method import METHODS, method_settings, source_only_settings
+from convsmith.adaptation.methods.method import method_settings, source_only_settings
 from convsmith.adaptation.result import AdaptationResult
 from convsmith.arguments import spelled
 from convsmith.errors import InvalidArgument, refusing
@@ -103,7 +103,6 @@ def search(
     The source-only reference is trained once per seed and rung, and serves all candidates.
     """
     VALIDATORS.entry(validator)
-    METHODS.entry(method)
     candidates = grid(values)
     if not candidates or not seeds or not 0 < keep < 1:
         rule = "a search needs candidates, seeds and a share to keep in (0, 1)"
@@ -115,8 +114,8 @@ def search(
     # source-only takes what adapt itself takes, not the settings of the method beyond those that all share
     default = method_settings(method, {})
     names = {*setting_types(default), *(f.name for f in fields(default))}
-    given = {name: value for name, value in common.items() if name in names}
-    own = {name: value for name, value in common.items() if name not in names}
+    own = dict(common)
+    given = {name: own.pop(name) for name in names & own.keys()}
     own["settings"] = source_only_settings(method_settings(method, given, common.get("settings")))
     conditions = {"method": method, "validator": validator, "common": {k: str(v) for k, v in common.items()}}
     conditions |= {"inputs": [str(i) if isinstance(i, str | Path) else spelled(i) for i in (model, source, target)]}
