@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith.compression.operators.backends import dense_kernel
-from convsmith.compression.operators.chain_spec import check_partitions, mixed_radix
+from convsmith.compression.operators.chain_spec import ChainSpec, check_partitions, mixed_radix
 from convsmith.compression.operators.geometry import ChainGeometry, IntOrPair
 from convsmith.compression.operators.interleaved import InterleavedGroupConv2d, InterleavedStructuredConv2d, LinearChain
 from convsmith.errors import InvalidArgument
@@ -67,7 +67,7 @@ def project(
     """
     in_sizes = check_partitions(partitions)
     out_sizes = in_sizes if out_partitions is None else check_partitions(out_partitions)
-    out, in_channels, height, width = kernel.shape
+    out, in_channels, *sides = kernel.shape
     for sizes, channels, side in ((in_sizes, in_channels, "in"), (out_sizes, out, "out")):
         if math.prod(sizes) != channels:
             raise InvalidArgument(
@@ -78,15 +78,13 @@ def project(
             )
     spec = mixed_radix(in_sizes, out_sizes)
     work = kernel.detach().double().flatten(2)
-    taps = height * width
     if second_moment is None:
-        factors = _peeled(work[None], in_sizes, out_sizes)
+        weights = _shaped(_peeled(work[None], in_sizes, out_sizes), sides)
         if len(in_sizes) > 2:
-            factors = _alternated(work, factors, in_sizes, out_sizes, sweeps)
-        weights = _as_weights(factors, height, width)
+            weights = _alternated(work, weights, in_sizes, out_sizes, sweeps)
     else:
-        moment = _checked_moment(second_moment, in_channels * taps)
-        weights = _whitened(work, in_sizes, out_sizes, moment, height, width)
+        moment = _checked_moment(second_moment, work[0].numel())
+        weights = _shaped(_whitened(work, in_sizes, out_sizes, moment), sides)
         weights = _refined(work, weights, spec, moment, sweeps)
     difference = kernel.detach().double() - dense_kernel(weights, spec)
     squared = float(difference.square().sum())
@@ -125,25 +123,23 @@ def from_dense(
     Examples:
         >>> chain, projection = from_dense(nn.Conv2d(16, 16, 3, padding=1, bias=False), (4, 4))
     """
-    g = layer
-    if g.groups != 1 or isinstance(g.padding, str) or g.padding_mode != "zeros":
+    if layer.groups != 1 or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         raise InvalidArgument(
             "a dense convolution with zero padding given in numbers can be projected", given=repr(layer)
         )
-    geometry: Any = (g.kernel_size, g.stride, g.padding, g.dilation)
+    geometry: Any = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
     moment = None if inputs is None else patch_second_moment(inputs, *geometry)
     found = project(layer.weight, partitions, out_partitions, second_moment=moment, sweeps=sweeps)
-    in_sizes = check_partitions(partitions)
-    out_sizes = in_sizes if out_partitions is None else check_partitions(out_partitions)
+    out_sizes = partitions if out_partitions is None else out_partitions
     like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype, "backend": backend}
     chain: LinearChain
-    if len(in_sizes) == 2:
-        members, primary = in_sizes
+    if len(partitions) == 2:
+        members, primary = partitions
         chain = InterleavedGroupConv2d(
             primary, members, *geometry, out_primary=out_sizes[1], out_members=out_sizes[0], **like
         )
     else:
-        chain = InterleavedStructuredConv2d(in_sizes, *geometry, out_partitions=out_sizes, **like)
+        chain = InterleavedStructuredConv2d(partitions, *geometry, out_partitions=out_sizes, **like)
     with torch.no_grad():
         for parameter, weight in zip(chain.weights, found.weights, strict=True):
             parameter.copy_(weight)
@@ -177,19 +173,19 @@ def patch_second_moment(
 
 
 def _peeled(kernels: Tensor, in_sizes: tuple[int, ...], out_sizes: tuple[int, ...]) -> list[Tensor]:
-    """Split kernels [batch, out, in, taps] into factors [batch, slow, K', K, taps], one digit after the other.
+    """Split kernels [fast, out, in, taps] into weights [slow * fast * K', K, taps], one digit after the other.
 
-    ``batch`` numbers the output digits that are mixed already, ``slow`` the input digits still to come.
+    ``fast`` numbers the output digits that are mixed already, ``slow`` the input digits still to come.
     """
-    batch, _, _, taps = kernels.shape
+    fast, _, _, taps = kernels.shape
     k_in, k_out = in_sizes[0], out_sizes[0]
     rest_in, rest_out = math.prod(in_sizes[1:]), math.prod(out_sizes[1:])
-    blocks = kernels.view(batch, rest_out, k_out, rest_in, k_in, taps).permute(0, 3, 2, 1, 4, 5)
+    blocks = kernels.view(fast, rest_out, k_out, rest_in, k_in, taps).permute(0, 3, 2, 1, 4, 5)
     if len(in_sizes) == 1:
-        return [blocks.reshape(batch, 1, k_out, k_in, taps)]
-    row, column = _rank_one(blocks.flatten(4))  # [batch, rest_in, k_out, rest_out], [..., k_in * taps]
-    first = column.view(batch, rest_in, k_out, k_in, taps)
-    remainder = row.permute(0, 2, 3, 1).reshape(batch * k_out, rest_out, rest_in, 1)
+        return [blocks.reshape(fast * k_out, k_in, taps)]
+    row, column = _rank_one(blocks.flatten(4))  # [fast, rest_in, k_out, rest_out], [..., k_in * taps]
+    first = column.transpose(0, 1).reshape(rest_in * fast * k_out, k_in, taps)
+    remainder = row.permute(2, 0, 3, 1).reshape(k_out * fast, rest_out, rest_in, 1)
     return [first, *_peeled(remainder, in_sizes[1:], out_sizes[1:])]
 
 
@@ -204,85 +200,55 @@ def _rank_one(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return u * root, right / root.clamp_min(1e-150)
 
 
-def _as_weights(factors: Sequence[Tensor], height: int, width: int) -> list[Tensor]:
-    """Turn factors [fast batch, slow, K', K, taps] into grouped convolution weights, groups ordered (slow, fast).
-
-    The batch numbers grow as ``o_1``, then ``o_1 K_2 + o_2``: digits mixed first are slowest in it; natural channel
-    order wants them fastest, so `_peeled`'s batch is kept as a list of digits by `_digits`.
-    """
-    weights = []
-    for position, factor in enumerate(factors):
-        batch, slow, k_out, k_in, taps = factor.shape
-        side = (height, width) if position == 0 else (1, 1)
-        digits = [f.shape[2] for f in factors[:position]]  # o_1, ..., o_{l-1}: slow to fast in the batch
-        natural = factor.view(*digits, slow, k_out, k_in, taps)
-        order = [len(digits), *reversed(range(len(digits))), len(digits) + 1, len(digits) + 2, len(digits) + 3]
-        weights.append(natural.permute(order).reshape(slow * batch * k_out, k_in, *side).contiguous())
-    return weights
+def _shaped(weights: Sequence[Tensor], sides: Sequence[int]) -> list[Tensor]:
+    """Give the taps of the first weights a height and a width; the others have one."""
+    shaped = weights[0].unflatten(-1, sides), *(weight[..., None] for weight in weights[1:])
+    return [weight.contiguous() for weight in shaped]
 
 
 # ------------------------------------------------------------------ alternating least squares
 
 
 def _alternated(
-    kernel: Tensor, factors: list[Tensor], in_sizes: tuple[int, ...], out_sizes: tuple[int, ...], sweeps: int
+    kernel: Tensor, weights: list[Tensor], in_sizes: tuple[int, ...], out_sizes: tuple[int, ...], sweeps: int
 ) -> list[Tensor]:
     """Refine all factors in turn: with the others fixed, every weight is a ratio of two sums over its paths."""
-    count, taps = len(in_sizes), kernel.shape[-1]
-    target = kernel.view(*reversed(out_sizes), *reversed(in_sizes), taps)  # o_n .. o_1, i_n .. i_1, t
-    spread = [_broadcast(factor, position, in_sizes, out_sizes) for position, factor in enumerate(factors)]
+    target = kernel.view(*reversed(out_sizes), *reversed(in_sizes), -1)  # o_n .. o_1, i_n .. i_1, t
+    axes = [_axes(position, len(in_sizes)) for position in range(len(in_sizes))]
+    spread = [_spread(weight, own, target.shape) for weight, own in zip(weights, axes, strict=True)]
+    one = torch.ones((), dtype=kernel.dtype, device=kernel.device)
     before: float | None = None
     for _ in range(sweeps):
-        for position in range(count):
-            others = torch.ones((), dtype=kernel.dtype, device=kernel.device)
-            for number, other in enumerate(spread):
-                if number != position:
-                    others = others * other
+        for position in range(len(axes)):
+            others = math.prod(spread[:position] + spread[position + 1 :], start=one)
             sums = [axis for axis, size in enumerate(spread[position].shape) if size == 1]
             above = (target * others).sum(sums, keepdim=True)
             below = others.expand(target.shape).square().sum(sums, keepdim=True)
             spread[position] = torch.where(below > 0, above / below.clamp_min(1e-300), spread[position])
-        composite = math.prod(spread, start=torch.ones((), dtype=kernel.dtype, device=kernel.device))
-        error = float((target - composite).square().sum())
+        error = float((target - math.prod(spread, start=one)).square().sum())
         if before is not None and before - error <= 1e-12 * before:
             break
         before = error
-    return [_gathered(part, position, in_sizes, out_sizes) for position, part in enumerate(spread)]
+    found = []
+    for part, own, weight in zip(spread, axes, weights, strict=True):
+        unused = [axis for axis in range(part.dim()) if axis not in own]
+        found.append(part.permute(*own, *unused).reshape(weight.shape).contiguous())
+    return found
 
 
-def _axes(position: int, count: int) -> tuple[list[int], list[int]]:
-    """Axes of the target a factor varies along: its own list of (o_l .. o_1) and (i_n .. i_l)."""
-    outs = [count - 1 - digit for digit in range(position + 1)]
-    ins = [2 * count - 1 - digit for digit in range(position, count)]
-    return outs, ins
+def _axes(position: int, count: int) -> list[int]:
+    """Return the target's axis of every digit in a factor's weights: i_n .. i_{l+1}, o_{l-1} .. o_1, o_l, i_l, t."""
+    slow, fast = range(count, 2 * count - 1 - position), range(count - position, count)
+    return [*slow, *fast, count - 1 - position, 2 * count - 1 - position, 2 * count]
 
 
-def _broadcast(factor: Tensor, position: int, in_sizes: tuple[int, ...], out_sizes: tuple[int, ...]) -> Tensor:
-    """See a factor [o_1 .. o_{l-1}, i_n .. i_{l+1}, o_l, i_l, t] as a tensor over the target's axes."""
-    count, taps = len(in_sizes), factor.shape[-1]
-    fast, slow = out_sizes[:position], tuple(reversed(in_sizes[position + 1 :]))
-    grid = factor.reshape(*fast, *slow, out_sizes[position], in_sizes[position], taps)
-    names = [count - 1 - digit for digit in range(position)]
-    names += [2 * count - 1 - digit for digit in reversed(range(position + 1, count))]
-    names += [count - 1 - position, 2 * count - 1 - position, 2 * count]
-    shape = [1] * (2 * count + 1)
-    for size, axis in zip(grid.shape, names, strict=True):
+def _spread(weight: Tensor, axes: Sequence[int], target: Sequence[int]) -> Tensor:
+    """Return the weights of a factor as a tensor over the target's axes, of size 1 where it does not vary."""
+    grid = weight.reshape(*(target[axis] for axis in axes[:-1]), -1)
+    shape = [1] * len(target)
+    for axis, size in zip(axes, grid.shape, strict=True):
         shape[axis] = size
-    return grid.permute(sorted(range(len(names)), key=names.__getitem__)).reshape(shape)
-
-
-def _gathered(part: Tensor, position: int, in_sizes: tuple[int, ...], out_sizes: tuple[int, ...]) -> Tensor:
-    """Undo `_broadcast`."""
-    count = len(in_sizes)
-    fast, slow = out_sizes[:position], tuple(reversed(in_sizes[position + 1 :]))
-    names = [count - 1 - digit for digit in range(position)]
-    names += [2 * count - 1 - digit for digit in reversed(range(position + 1, count))]
-    names += [count - 1 - position, 2 * count - 1 - position, 2 * count]
-    unused = [axis for axis in range(2 * count + 1) if axis not in names]
-    grid = part.permute(*names, *unused)
-    return grid.reshape(
-        math.prod(fast), math.prod(slow), out_sizes[position], in_sizes[position], part.shape[2 * count]
-    )
+    return grid.permute(sorted(range(len(axes)), key=axes.__getitem__)).reshape(shape)
 
 
 # ------------------------------------------------------------------ data-aware
@@ -301,9 +267,7 @@ def _checked_moment(moment: Tensor, size: int) -> Tensor:
     return moment + 1e-6 * moment.diagonal().mean() * torch.eye(size, dtype=moment.dtype, device=moment.device)
 
 
-def _whitened(
-    kernel: Tensor, in_sizes: tuple[int, ...], out_sizes: tuple[int, ...], moment: Tensor, height: int, width: int
-) -> list[Tensor]:
+def _whitened(kernel: Tensor, in_sizes: tuple[int, ...], out_sizes: tuple[int, ...], moment: Tensor) -> list[Tensor]:
     """Start: decompose in coordinates where the patches of every primary partition are white, partitions apart."""
     out, in_channels, taps = kernel.shape
     members, partitions = in_sizes[0], in_channels // in_sizes[0]
@@ -314,23 +278,22 @@ def _whitened(
     root = vectors * values.sqrt()[:, None] @ vectors.mT
     back = vectors * values.rsqrt()[:, None] @ vectors.mT
     white = torch.einsum("opm,pmq->opq", kernel.reshape(out, partitions, members * taps), root)
-    factors = _peeled(white.reshape(1, out, in_channels, taps), in_sizes, out_sizes)
-    first = factors[0].view(partitions, out_sizes[0], members * taps)
-    factors[0] = torch.einsum("pom,pmq->poq", first, back).reshape(factors[0].shape)
-    return _as_weights(factors, height, width)
+    first, *others = _peeled(white.reshape(1, out, in_channels, taps), in_sizes, out_sizes)
+    rows = first.view(partitions, out_sizes[0], members * taps)
+    return [torch.einsum("pom,pmq->poq", rows, back).reshape(first.shape), *others]
 
 
 def _quadratic(rows: Tensor, moment: Tensor) -> Tensor:
     return ((rows @ moment) * rows).sum()
 
 
-def _refined(kernel: Tensor, start: list[Tensor], spec: object, moment: Tensor, sweeps: int) -> list[Tensor]:
+def _refined(kernel: Tensor, start: list[Tensor], spec: ChainSpec, moment: Tensor, sweeps: int) -> list[Tensor]:
     """Minimise the output's error over all factors at once, from the whitened start."""
     weights = [weight.clone().requires_grad_() for weight in start]
     scale = float(_quadratic(kernel.flatten(1), moment)) or 1.0
 
     def loss() -> Tensor:
-        difference = kernel.flatten(1) - dense_kernel(weights, spec).flatten(1)  # type: ignore[arg-type]
+        difference = kernel.flatten(1) - dense_kernel(weights, spec).flatten(1)
         return _quadratic(difference, moment) / scale
 
     optimizer = torch.optim.LBFGS(weights, max_iter=sweeps, history_size=20, line_search_fn="strong_wolfe")
