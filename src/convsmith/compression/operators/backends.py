@@ -43,19 +43,22 @@ class Chain(Protocol):
 
 def dense_kernel(weights: Sequence[Tensor], spec: ChainSpec) -> Tensor:
     """Return the composite kernel [out, in, k, k] of a chain: the later factors applied to the first one's kernel."""
-    first, factor = weights[0], spec.factors[0]
-    out, members, height, width = first.shape
-    blocks = first.view(factor.groups, out // factor.groups, 1, members, height, width)
-    eye = torch.eye(factor.groups, dtype=first.dtype, device=first.device).view(
-        factor.groups, 1, factor.groups, 1, 1, 1
-    )
-    kernel = (blocks * eye).reshape(1, out, factor.in_channels, height * width)
+    first = block_diagonal(weights[0], spec.factors[0].groups)
+    kernel = first.flatten(2)[None]
     for weight, factor in zip(weights[1:], spec.factors[1:], strict=True):
         kernel = F.conv2d(_ordered(kernel, factor.order), weight, groups=factor.groups)
     kernel = _ordered(kernel, spec.final_order)[0]
     if spec.factors[0].order is not None:
         kernel = kernel[:, spec.factors[0].order.inverse().index().to(kernel.device)]
-    return kernel.reshape(spec.out_channels, spec.in_channels, height, width)
+    return kernel.reshape(spec.out_channels, spec.in_channels, *first.shape[2:])
+
+
+def block_diagonal(weight: Tensor, groups: int) -> Tensor:
+    """Return the dense weights [out, in, k, k] of a group convolution's [out, in / groups, k, k]."""
+    out, members, *sides = weight.shape
+    blocks = weight.view(groups, out // groups, 1, members, *sides)
+    eye = torch.eye(groups, dtype=weight.dtype, device=weight.device).view(groups, 1, groups, 1, 1, 1)
+    return (blocks * eye).reshape(out, groups * members, *sides)
 
 
 def _ordered(x: Tensor, order: ChannelPermutation | None) -> Tensor:

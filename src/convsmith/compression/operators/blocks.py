@@ -88,7 +88,7 @@ class InvertedInterleavedBlock(nn.Module):
             divisors. The paths are equally many for all pairs where ``G1 G2 | t C`` as well.
     """
 
-    __jit_unused_properties__ = ("wiring", "spec")  # TorchScript would compile a property that describes the block
+    __jit_unused_properties__ = ("spec",)  # TorchScript would compile a property that describes the block
 
     def __init__(
         self,
@@ -242,20 +242,13 @@ class MergeAndRunBlock(nn.Module):
         one_of("shortcut", shortcut, ("conv", "none"))
         one_of("merge", merge, ("average", "sum"))
         self.in_channels, self.out_channels, self.merge = in_channels, out, merge
+        shapes = [(in_channels, out, 3, stride), (out, out, 3, 1)]
+        if bottleneck is not None:
+            shapes = [(in_channels, bottleneck, 1, 1), (bottleneck, bottleneck, 3, stride), (bottleneck, out, 1, 1)]
         layers: list[nn.Module] = []
-        widths: tuple[int, ...]
-        sides: tuple[int, ...]
-        strides: tuple[int, ...]
-        if bottleneck is None:
-            widths, sides, strides = (in_channels, out, out), (3, 3), (stride, 1)
-        else:
-            widths, sides, strides = (in_channels, bottleneck, bottleneck, out), (1, 3, 1), (1, stride, 1)
-        for position, (side, step) in enumerate(zip(sides, strides, strict=True)):
-            if position:
-                layers.append(act_layer())
-            layers.append(_two_streams(widths[position], widths[position + 1], side, step))
-            layers.append(norm_layer(2 * widths[position + 1]))
-        self.branches = nn.Sequential(*layers)
+        for before, after, side, step in shapes:
+            layers += [_two_streams(before, after, side, step), norm_layer(2 * after), act_layer()]
+        self.branches = nn.Sequential(*layers[:-1])
         self.shortcut: nn.Module | None = nn.Identity()
         if stride != 1 or in_channels != out:
             self.shortcut = None
@@ -278,10 +271,7 @@ class MergeAndRunBlock(nn.Module):
             )
         y = self.branches(x).unflatten(1, (2, self.out_channels))
         if self.merge == "sum":
-            y = y.sum(1)
-            if self.shortcut is not None:
-                y = y + self.shortcut(x).unflatten(1, (2, self.out_channels)).mean(1)
-            return self.act(y)
+            y = y.sum(1, keepdim=True)
         if self.shortcut is not None:
             y = y + self.shortcut(x).unflatten(1, (2, self.out_channels)).mean(1, keepdim=True)
         return self.act(y.flatten(1, 2))

@@ -266,7 +266,12 @@ def check_divides(divisor: int, number: int, what: str) -> None:
 
 def nearest_divisors(number: int, wanted: int) -> tuple[int, ...]:
     """Return the divisors of ``number`` next below and next above ``wanted``."""
-    divisors = [k for k in range(1, number + 1) if number % k == 0]
-    below = [k for k in divisors if k < wanted]
-    above = [k for k in divisors if k > wanted]
+    below = [k for k in divisors(number) if k < wanted]
+    above = [k for k in divisors(number) if k > wanted]
     return tuple(below[-1:] + above[:1])
+
+
+def divisors(number: int) -> list[int]:
+    """Return the divisors of ``number``, ascending."""
+    small = [k for k in range(1, math.isqrt(number) + 1) if number % k == 0]
+    return sorted({*small, *(number // k for k in small)})

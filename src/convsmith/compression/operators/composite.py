@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.operators.backends import convolution_of
-from convsmith.compression.operators.chain_spec import check_divides
+from convsmith.compression.operators.backends import block_diagonal, convolution_of
+from convsmith.compression.operators.chain_spec import shuffle
 from convsmith.compression.operators.geometry import ChainGeometry
 from convsmith.compression.operators.interleaved import ChannelOrder, InterleavedGroupConv2d, LinearChain
 from convsmith.errors import InvalidArgument
@@ -86,7 +86,7 @@ def composite_kernel(module: nn.Module) -> Tensor:
         if isinstance(layer, LinearChain):
             step = layer.composite()
         elif isinstance(layer, nn.Conv2d):
-            step = _dense_weight(layer)
+            step = block_diagonal(layer.weight, layer.groups)
         else:
             step = _permutation_kernel(layer, kernel)
         kernel = step if kernel is None else _then(kernel, step)
@@ -145,13 +145,6 @@ def _is_spatial(layer: nn.Module) -> bool:
     return False
 
 
-def _dense_weight(layer: nn.Conv2d) -> Tensor:
-    groups, (out, members, height, width) = layer.groups, layer.weight.shape
-    blocks = layer.weight.view(groups, out // groups, 1, members, height, width)
-    eye = torch.eye(groups, dtype=blocks.dtype, device=blocks.device).view(groups, 1, groups, 1, 1, 1)
-    return (blocks * eye).reshape(out, groups * members, height, width)
-
-
 def _permutation_kernel(layer: nn.Module, before: Tensor | None) -> Tensor:
     if isinstance(layer, ChannelOrder):
         index = layer.order.index()
@@ -160,9 +153,7 @@ def _permutation_kernel(layer: nn.Module, before: Tensor | None) -> Tensor:
             raise InvalidArgument(
                 "a stack starts with a layer that knows its channels", given=type(layer).__name__, hint="put it later"
             )
-        channels, groups = before.shape[0], int(layer.groups)  # type: ignore[arg-type]
-        check_divides(groups, channels, "the groups of a channel shuffle")
-        index = torch.arange(channels).view(groups, -1).t().reshape(-1)
+        index = shuffle(len(before), int(layer.groups)).index()  # type: ignore[arg-type]
     eye = torch.eye(len(index)) if before is None else torch.eye(len(index), dtype=before.dtype, device=before.device)
     return eye[index.to(eye.device)][:, :, None, None]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convsmith.arguments import integer, spelled, tensor
-from convsmith.compression.operators.chain_spec import ChainSpec, check_partitions, mixed_radix, path_counts
+from convsmith.compression.operators.chain_spec import ChainSpec, check_partitions, divisors, mixed_radix, path_counts
 from convsmith.errors import InvalidArgument, refusing
 
 #: beyond these, listing divisors takes minutes; no network is near them
@@ -157,15 +157,8 @@ def balanced_partition(channels: int, layers: int, *, area: int = 1) -> tuple[in
     integer("area", area, least=1)
     if area == 1:
         return _lightest(channels, layers)[1]
-    best: tuple[int, tuple[int, ...]] | None = None
-    for first in _divisors(channels):
-        if layers == 1 and first != channels:
-            continue
-        rest = _lightest(channels // first, layers - 1)
-        candidate = (area * first + rest[0], (first, *rest[1]))
-        best = candidate if best is None else min(best, candidate)
-    assert best is not None
-    return best[1]
+    rests = {first: _lightest(channels // first, layers - 1) for first in divisors(channels)}
+    return min((area * first + total, (first, *rest)) for first, (total, rest) in rests.items())[1]
 
 
 def shortest_partition(channels: int) -> tuple[int, ...]:
@@ -193,19 +186,17 @@ def balanced_cost(channels: int, layers: int, area: int = 1) -> float:
 
 
 @functools.cache
-def _lightest(channels: int, layers: int) -> tuple[int, tuple[int, ...]]:
-    if layers <= 1:
-        return (channels, (channels,)) if layers == 1 else (0, ())
+def _lightest(channels: int, layers: int) -> tuple[float, tuple[int, ...]]:
+    """Return the least sum of ``layers`` factors of ``channels``, and the factors."""
+    if layers == 0:
+        return (0 if channels == 1 else math.inf), ()
+    if layers == 1:
+        return channels, (channels,)
     options = []
-    for first in _divisors(channels):
+    for first in divisors(channels):
         if first**layers > channels:
             break
         total, rest = _lightest(channels // first, layers - 1)
         options.append((first + total, tuple(sorted((first, *rest)))))
     # of equal sums the most even one: fewer kinds of blocks
     return min(options, key=lambda option: (option[0], max(option[1]), option[1]))
-
-
-def _divisors(number: int) -> list[int]:
-    small = [k for k in range(1, math.isqrt(number) + 1) if number % k == 0]
-    return sorted({*small, *(number // k for k in small)})
