@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from convsmith.compression.methods.decomposition import factor
 from convsmith.compression.methods.method import output_error
 from convsmith.compression.planning.budget import GRID, Option, allocate, scan
+from convsmith.compression.planning.prefix import Prefix
 from convsmith.inspection.trace import trace_layers
 
 TABLE = st.lists(
@@ -56,7 +57,7 @@ def test_scan_measures_the_output_with_one_layer_changed(Plain, settled):
     def build(_layer, option):
         return factor(old, "svd", option.setting["rank"])
 
-    sensitivities = scan(model, seen, layer, options, build)
+    sensitivities = scan(Prefix(model, seen, 8), layer, options, build)
     assert model.conv2 is old
     for rank, sensitivity in zip(ranks, sensitivities, strict=True):
         model.conv2 = factor(old, "svd", rank)

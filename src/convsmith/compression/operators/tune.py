@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import statistics
-import time
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from convsmith.arguments import integer
 from convsmith.compression.operators.backends import BACKENDS
 from convsmith.compression.operators.interleaved import LinearChain
+from convsmith.compression.planning.latency import time_side_by_side
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import copied, watching
 
@@ -20,7 +20,7 @@ def tune(model: nn.Module, example: Tensor, *, rounds: int = 9) -> nn.Module:
     """Return a copy of ``model`` in which every linear chain has the backend that was fastest on its own input.
 
     The copy runs once on ``example`` in evaluation mode without gradients; every chain then runs ``rounds`` times by
-    every backend in turn on what came to it, after one turn that does not count, and takes the smallest median. The
+    every backend in turn on what came to it, after three turns that do not count, and takes the smallest median. The
     choice holds for this machine, this number of threads and inputs like ``example``; training and export are better
     served by ``backend="auto"``. The training mode is that of ``model``.
 
@@ -48,25 +48,11 @@ def tune(model: nn.Module, example: Tensor, *, rounds: int = 9) -> nn.Module:
         if not inputs:
             raise InvalidArgument("no interleaved chain ran on the example", given=type(model).__name__)
         for chain, x in inputs.items():
-            seconds = _seconds(chain, x, rounds)
-            chain.backend = min(seconds, key=seconds.__getitem__)
+            took = time_side_by_side(
+                [partial(run, chain=chain) for run in BACKENDS.values()], x, seconds=0, least=rounds
+            )
+            medians = [statistics.median(row) for row in took]
+            chain.backend = list(BACKENDS)[medians.index(min(medians))]
     for new, own in zip(tuned.modules(), model.modules(), strict=True):
         new.training = own.training
     return tuned
-
-
-def _seconds(chain: LinearChain, x: Tensor, rounds: int) -> dict[str, float]:
-    taken: dict[str, list[float]] = {name: [] for name in BACKENDS}
-    for turn in range(rounds + 1):
-        for name, run in BACKENDS.items():
-            began = _now(x.device)
-            run(x, chain)
-            if turn:
-                taken[name].append(_now(x.device) - began)
-    return {name: statistics.median(row) for name, row in taken.items()}
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

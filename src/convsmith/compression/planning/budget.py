@@ -27,10 +27,12 @@ from convsmith.compression.planning.prefix import Prefix
 from convsmith.compression.planning.replacement import put, replace
 from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.layers import Layer, LayerInventory
+from convsmith.inspection.layers import Layer
 
 #: cells of the knapsack's cost grid; costs are rounded up, so a plan of n layers may leave n/GRID of the budget unused
 GRID = 16384
+#: options of a layer that the scan really tries
+TRIED = 4
 #: images used by the scan, at most
 SCAN_IMAGES = 32
 #: and at least, however large the network
@@ -86,47 +88,30 @@ class Option:
     params: int
     loss: float
 
-    def price(self, kind: str) -> int:
-        """Return the MACs or the parameters."""
-        return self.macs if kind == "macs" else self.params
-
 
 def scan(
-    model: nn.Module,
-    seen: LayerInventory,
-    layer: Layer,
-    options: Sequence[Option],
-    build: Callable[[Layer, Option], nn.Module],
-    *,
-    points: int = 4,
-    prefix: Prefix | None = None,
+    prefix: Prefix, layer: Layer, options: Sequence[Option], build: Callable[[Layer, Option], nn.Module]
 ) -> list[float]:
     """Return the sensitivity of every option of ``layer``: `output_error` with only this layer changed.
 
-    At most ``points`` options are really tried, spread over the list; the others are interpolated: sensitivity divided
-    by loss is taken as piecewise linear in the loss. ``model`` is changed and put back. ``prefix``: of ``model`` on
-    the first images of the example, kept from layer to layer.
+    At most `TRIED` options are really tried, spread over the list; the others are interpolated: sensitivity divided by
+    loss is taken as piecewise linear in the loss. The model of ``prefix`` is changed and put back.
     """
-    if not options:
-        return []
-    prefix = prefix or Prefix(model, seen, SCAN_IMAGES)
     prefix.before([layer.module])
-    tried = sorted({round(i * (len(options) - 1) / max(points - 1, 1)) for i in range(points)})
     ratios: list[tuple[float, float]] = []
     exact: dict[int, float] = {}
-    for i in tried:
+    for i in sorted({round(i * (len(options) - 1) / (TRIED - 1)) for i in range(TRIED)}):
         new = build(layer, options[i])
-        replace(model, layer.name, new)
+        replace(prefix.model, layer.name, new)
         try:
             exact[i] = prefix.error()
         finally:
-            put(model, new, layer.module)
+            put(prefix.model, new, layer.module)
         if options[i].loss > 0:
             ratios.append((options[i].loss, exact[i] / options[i].loss))
-    ratios.sort()
     if not ratios:
         return [exact.get(i, 0.0) for i in range(len(options))]
-    xs, ys = [r[0] for r in ratios], [r[1] for r in ratios]
+    xs, ys = zip(*sorted(ratios), strict=True)
     return [exact[i] if i in exact else float(np.interp(o.loss, xs, ys)) * o.loss for i, o in enumerate(options)]
 
 
@@ -195,17 +180,17 @@ def plan_layers(
         InvalidArgument: even the smallest options do not reach the budget.
     """
     whole = subject.cost
-    total = whole.macs if budget.kind == "macs" else whole.params
+    total: int = getattr(whole, budget.kind)
     every: list[list[Option]] = []
     sensitivities: list[list[float]] = []
-    prefix = Prefix(subject.model, subject.seen, scan_images(whole.macs * 4 * len(table)))
+    prefix = Prefix(subject.model, subject.seen, scan_images(whole.macs * TRIED * len(table)))
     for done, (layer, options) in enumerate(table):
         subject.tell(done, len(table), f"scan {layer.name}")
         key = (layer.name, tuple(str(option.setting) for option in options))
-        harms = subject.once(key, partial(scan, subject.model, subject.seen, layer, options, build, prefix=prefix))
+        harms = subject.once(key, partial(scan, prefix, layer, options, build))
         sensitivities.append([0.0, *harms])
         every.append([Option({}, layer.macs, layer.params, 0.0), *options])
-    prices = [[o.price(budget.kind) for o in options] for options in every]
+    prices = [[getattr(o, budget.kind) for o in options] for options in every]
     fixed = total - sum(row[0] for row in prices)
     limit = budget.keep * total - fixed
     least = limit - SLACKS[0] * budget.keep * total
@@ -218,7 +203,7 @@ def plan_layers(
             more = finer(layer, options)
             every[i] += more
             sensitivities[i] += _interpolated(every[i][: len(sensitivities[i])], sensitivities[i], more)
-        prices = [[o.price(budget.kind) for o in options] for options in every]
+        prices = [[getattr(o, budget.kind) for o in options] for options in every]
         nearer = (allocate(prices, sensitivities, limit, limit - slack * budget.keep * total) for slack in SLACKS)
         chosen = next((choice for choice in nearer if choice is not None), chosen)
     kept = sum(row[pick] for row, pick in zip(prices, chosen, strict=True))

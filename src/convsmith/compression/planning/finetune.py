@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from convsmith.compression.methods.int8 import Int8Model, finish
 from convsmith.compression.methods.method import METHODS
 from convsmith.compression.methods.sparse import mask
 from convsmith.compression.planning.agreement import is_scores
+from convsmith.compression.planning.subject import Progress
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.inspection.layers import KINDS
@@ -161,7 +162,7 @@ def finetune(
     validation: Iterable[Batch] | None = None,
     out: Path | None = None,
     resume: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> nn.Module:
     """Return a trained copy of a compressed network, in evaluation mode; neither argument network changes.
 

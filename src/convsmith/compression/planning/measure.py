@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from convsmith.compression.convert import compression_history
@@ -24,8 +22,10 @@ from convsmith.compression.methods.int8 import Int8Model
 from convsmith.compression.methods.method import output_error
 from convsmith.compression.methods.packing import load_packed_state, packed_state
 from convsmith.compression.planning.latency import time_side_by_side
+from convsmith.compression.planning.subject import Progress
 from convsmith.compression.runtimes import runnable
 from convsmith.errors import InvalidArgument, RunFailed
+from convsmith.inspection.layers import KINDS
 from convsmith.inspection.modes import copied, evaluating, watching
 from convsmith.inspection.outputs import joined_output
 
@@ -74,13 +74,8 @@ def size(model: nn.Module, input_size: Sequence[int]) -> Size:
         weight = getattr(stored.get_submodule(name), "weight", None)
         if layer.macs and isinstance(weight, Tensor) and weight.numel():
             saved += round(layer.macs * (1 - int(torch.count_nonzero(weight)) / weight.numel()))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        save_file(state, path)
-        written = path.stat().st_size
-    return Size(
-        params, nonzero, counted.macs, counted.macs - saved, written, len(json.dumps(compression_history(model)))
-    )
+    recipe = len(json.dumps(compression_history(model)))
+    return Size(params, nonzero, counted.macs, counted.macs - saved, len(save(state)), recipe)
 
 
 def _stored(model: nn.Module) -> list[Tensor]:
@@ -114,7 +109,7 @@ def latencies(
     onnx: bool = False,
     threads: int | None = 1,
     seconds: float = 0.3,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, dict[str, Latency | str]]:
     """Time ``models`` against the first of them, in turns.
 
@@ -207,7 +202,7 @@ def layer_errors(original: nn.Module, compressed: nn.Module, images: Tensor) -> 
     """
     if isinstance(compressed, Int8Model):
         return {"(whole network)": "an int8 graph holds operators, not layers"}
-    names = [n for n, m in original.named_modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.ConvTranspose2d)]
+    names = [n for n, m in original.named_modules() if isinstance(m, tuple(KINDS))]
     before, after = (_outputs(model, names, images) for model in (original, compressed))
     errors: dict[str, float | str] = {}
     for name in names:

@@ -30,6 +30,7 @@ from convsmith.compression.planning.moments import (
 )
 from convsmith.compression.planning.replacement import StandIn
 from convsmith.compression.planning.shortcuts import Shortcut, shortcuts
+from convsmith.compression.planning.subject import Progress
 from convsmith.inspection.layers import LayerInventory, Weighted
 from convsmith.inspection.modes import BATCH_NORMS, copied, evaluating, watching
 from convsmith.inspection.outputs import joined_output
@@ -66,7 +67,7 @@ def reconstruct(
     images: Tensor,
     *,
     rows: Mapping[str, Tensor] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Re-solve the weights of ``compressed``, in place, and return the relative squared error left by layer.
 

@@ -117,35 +117,29 @@ class Comparison:
                 )
         return found
 
-    def front(self, case: str | None = None) -> list[str]:
+    def front(self) -> list[str]:
         """Return the names on the Pareto front: nobody else is at least as accurate and at least as fast.
 
-        ``case``: which latency, by default each network's fastest at batch 1 (eager or compiled). Rows without
-        accuracy or time are left out.
+        Time is each network's least at batch 1; rows without accuracy or time are left out.
         """
-        points = self.points(case)
-        return [
-            name
-            for name, (accuracy, ms) in points.items()
-            if not any(
-                a >= accuracy and t <= ms and (a > accuracy or t < ms)
-                for other, (a, t) in points.items()
-                if other != name
-            )
-        ]
+        points = self.points()
 
-    def points(self, case: str | None = None) -> dict[str, tuple[float, float]]:
+        def beaten(accuracy: float, ms: float) -> bool:
+            return any(a >= accuracy and t <= ms and (a, t) != (accuracy, ms) for a, t in points.values())
+
+        return [name for name, point in points.items() if not beaten(*point)]
+
+    def points(self) -> dict[str, tuple[float, float]]:
         """Return (accuracy, ms) by name; see `front`.
 
         The time is the original's median times the median ratio to it, which a change of the machine's speed between
         networks does not move.
         """
         found = {}
-        base = {c: t.median for c, t in self.rows[0].latency.items() if isinstance(t, Latency)}
+        base = {c: t.median for c, t in self.rows[0].latency.items() if isinstance(t, Latency) and c.endswith(" 1")}
         for row in self.rows:
             accuracy = row.final()
-            cases = [case] if case is not None else [c for c in row.latency if c.endswith(" 1")]
-            times = [base[c] * t.ratio for c in cases if c in base and isinstance(t := row.latency.get(c), Latency)]
+            times = [ms * t.ratio for c, ms in base.items() if isinstance(t := row.latency.get(c), Latency)]
             if accuracy is not None and times:
                 found[row.name] = (accuracy.value, min(times))
         return found
