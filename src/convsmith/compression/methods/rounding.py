@@ -20,6 +20,7 @@ from convsmith.compression.planning.moments import (
     SAMPLES,
     Moments,
     chosen_positions,
+    enough,
     sampled_inputs,
     sampled_outputs,
 )
@@ -37,7 +38,7 @@ def round_to_grid(weight: Tensor, moments: Moments, scale: Tensor, low: int, hig
     Without samples enough for the moments every weight is rounded to the nearest code.
     """
     step, width = scale.clamp_min(1e-12), weight.shape[-1]
-    if not moments.enough:
+    if not enough(moments.count, width):
         return (weight / step[..., None]).round().clamp(low, high)
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moments.damped(RIDGE))), upper=True)
     left, codes = weight.clone(), torch.zeros_like(weight)

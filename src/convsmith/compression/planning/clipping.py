@@ -16,14 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.methods.method import output_error
+from convsmith.compression.planning.agreement import HARMLESS
 from convsmith.inspection.layers import Weighted
 from convsmith.inspection.modes import watching
 from convsmith.inspection.outputs import joined_output
 
 #: what activations of networks cut off, in the order they are tried: ReLU6, ReLU
 RANGES = ((0.0, 6.0), (0.0, math.inf))
-#: relative squared error of the answers that is rounding
-HARMLESS = 1e-10
 #: values at which a range is tried out, in its units
 REACH = 12.0
 

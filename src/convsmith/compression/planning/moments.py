@@ -54,14 +54,9 @@ class Moments:
         n = x.shape[1]
         return cls(n, x.mT @ x / n, y.mT @ x / n, mean_x, mean_y, centred)
 
-    @property
-    def enough(self) -> bool:
-        """Return whether there are samples enough to re-solve weights."""
-        return self.count >= ENOUGH * self.inputs.shape[-1]
-
     def best(self, weight: Tensor, ridge: float = RIDGES[0]) -> Tensor:
         """Return the weights A [g, o, d] of the module's formula, W being ``weight``; W without enough samples."""
-        if not self.enough:
+        if not enough(self.count, self.inputs.shape[-1]):
             return weight
         gain = torch.cholesky_solve((self.cross - weight @ self.inputs).mT, torch.linalg.cholesky(self.damped(ridge)))
         return weight + gain.mT
@@ -73,6 +68,11 @@ class Moments:
     def bias(self, weight: Tensor) -> Tensor:
         """Return the bias [g o] that gives outputs of ``weight`` [g, o, d] the targets' mean."""
         return (self.target_mean - torch.einsum("god,gd->go", weight, self.input_mean)).flatten()
+
+
+def enough(count: int, width: int) -> bool:
+    """Return whether ``count`` samples are enough to re-solve weights of ``width`` inputs a group."""
+    return count >= ENOUGH * width
 
 
 def summed(

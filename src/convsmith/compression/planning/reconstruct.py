@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.methods.method import output_error
+from convsmith.compression.planning.agreement import HARMLESS
 from convsmith.compression.planning.clipping import Bounds, asked, clipped
 from convsmith.compression.planning.moments import (
-    ENOUGH,
     Moments,
     by_group,
     chosen_positions,
     chosen_ridge,
+    enough,
     sampled_inputs,
     sampled_outputs,
     samples,
@@ -41,8 +42,6 @@ IMAGES = 256
 FEWEST = 64
 #: inputs of a group above which a layer only gets a gain and a bias per output: the moments grow with the square
 WIDEST = 2304
-#: relative squared error of the answers that is rounding
-HARMLESS = 1e-6
 #: times a layer is solved whose outputs an activation cuts off
 ROUNDS = 4
 #: images of one batch through the original
@@ -166,7 +165,7 @@ def _solve(
     base = by_group(layer)
     groups, outputs, width = base.shape
     positions = chosen_positions(before, tuple(output.shape), -(-samples(before) // len(output)), seed)
-    if width > WIDEST or len(wanted) < ENOUGH * width:
+    if width > WIDEST or not enough(len(wanted), width):
         _gain(module, wanted, sampled_outputs(before, output, positions))
         result: Tensor = module.forward(x)
         return wanted, sampled_outputs(before, result, positions), result

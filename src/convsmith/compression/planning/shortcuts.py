@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.compression.planning.agreement import HARMLESS
 from convsmith.inspection.layers import Call, LayerInventory
 from convsmith.inspection.modes import watching
 
-#: relative error of a pointwise scale that is rounding
-HARMLESS = 1e-3
 #: scales below this share of the largest are no way to the sum
 LEAST = 1e-2
 
@@ -78,4 +77,4 @@ def _scale(original: nn.Module, layer: Call, added: Call, images: Tensor) -> Ten
     step, change = (x.movedim(channels, -1).flatten(0, -2) for x in (noise[0].to(seen[0]), seen[1] - seen[0]))
     scale = (change * step).sum(0) / step.square().sum(0)
     off = (change - scale * step).square().sum()
-    return scale if bool(off <= HARMLESS**2 * change.square().sum()) and bool(scale.any()) else None
+    return scale if bool(off <= HARMLESS * change.square().sum()) and bool(scale.any()) else None
