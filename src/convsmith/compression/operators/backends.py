@@ -177,14 +177,10 @@ def rule(x: Tensor, chain: Chain) -> str:
     ``group`` where gradients are needed, where a graph is traced, compiled, exported or counted, off the CPU, in half
     precision and where there are no images. Else ``dense`` if the chain has at most `DENSE_CHANNELS` and more than
     `DENSE_SHARE` of the dense layer's weights, and the composite kernel costs little beside the convolution
-    (`POSITIONS_PER_MEMBER`); else ``matmul`` for channels first and for
-    `LARGE` inputs, ``group`` for other inputs channels last.
+    (`POSITIONS_PER_MEMBER`); else ``matmul`` for channels first and `LARGE` inputs, ``group`` for others channels last.
     """
-    if is_traced(x) or needs_gradient(x, chain.weights):
-        return "group"
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or not x.numel():
-        return "group"
-    if torch.is_autocast_enabled("cpu"):
+    plain = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and x.numel()
+    if is_traced(x) or needs_gradient(x, chain.weights) or not plain or torch.is_autocast_enabled("cpu"):
         return "group"
     spec = chain.spec
     height, width = chain.geometry.output_size(x.shape[2:])

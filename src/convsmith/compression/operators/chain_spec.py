@@ -180,10 +180,8 @@ def interleaved(
         >>> interleaved(4, 8).in_channels
         32
     """
-    primary, members = check_partitions([primary, members])
-    out_primary, out_members = check_partitions(
-        [primary if out_primary is None else out_primary, members if out_members is None else out_members]
-    )
+    out = primary if out_primary is None else out_primary, members if out_members is None else out_members
+    primary, members, out_primary, out_members = check_partitions([primary, members, *out])
     if groups is None or groups == out_members:
         return mixed_radix((members, primary), (out_members, out_primary))
     check_divides(groups, primary * out_members, "the groups of the secondary convolution")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from convsmith.arguments import integer, number, one_of
-from convsmith.compression.operators.chain_spec import check_partitions
+from convsmith.compression.operators.chain_spec import check_partitions, divisors
 from convsmith.compression.operators.conditions import MOST_CHANNELS, balanced_partition
 from convsmith.errors import InvalidArgument
 
@@ -104,18 +104,14 @@ def structures(
         integer(name, value, least=1)
     if budget is not None:
         number("budget", budget)
-    rows = [_structure("dense", (channels,), area, positions)]
-    for members in range(1, channels + 1):
-        if channels % members == 0 and channels > 1:
-            partitions = (members, channels // members)
-            rows.append(_structure(_pair_name(partitions), partitions, area, positions))
-    seen: set[tuple[int, ...]] = {row.partitions for row in rows}
+    names: dict[tuple[int, ...], str] = {(channels,): "dense"}
+    for members in divisors(channels) if channels > 1 else ():
+        names[members, channels // members] = _pair_name(members, channels // members)
     for layers in range(2, 8):
-        chains = (balanced_partition(channels, layers, area=area), (1, *balanced_partition(channels, layers)))
-        for chain in chains:
-            if chain not in seen and 1 not in chain[1:]:
-                seen.add(chain)
-                rows.append(_structure("chain", chain, area, positions))
+        for chain in (balanced_partition(channels, layers, area=area), (1, *balanced_partition(channels, layers))):
+            if 1 not in chain[1:]:
+                names.setdefault(chain, "chain")
+    rows = [_structure(name, partitions, area, positions) for partitions, name in names.items()]
     rows.sort(key=lambda row: (row.params, len(row.partitions)))
     if budget is None:
         return rows
@@ -134,8 +130,7 @@ def _structure(name: str, partitions: tuple[int, ...], area: int, positions: int
     return Structure(name, math.prod(partitions), partitions, params, params * positions)
 
 
-def _pair_name(partitions: tuple[int, int]) -> str:
-    members, primary = partitions
+def _pair_name(members: int, primary: int) -> str:
     if members == 1:
         return "depthwise + dense 1x1"
     return "dense + scale" if primary == 1 else "pair"

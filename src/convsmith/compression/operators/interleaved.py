@@ -108,8 +108,6 @@ class LinearChain(nn.Module, ABC):
     @abstractmethod
     def extra_repr(self) -> str:
         """Describe the chain in one line."""
-
-    def _geometry_repr(self) -> str:
         return f"{self.geometry}, backend={self.backend!r}"
 
 
@@ -154,7 +152,7 @@ class InterleavedGroupConv2d(LinearChain):
         self.primary, self.members = int(primary), int(members)
 
     def extra_repr(self) -> str:
-        return f"primary={self.primary}, members={self.members}, {self._geometry_repr()}"
+        return f"primary={self.primary}, members={self.members}, {super().extra_repr()}"
 
 
 class InterleavedStructuredConv2d(LinearChain):
@@ -190,8 +188,8 @@ class InterleavedStructuredConv2d(LinearChain):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        self_partitions = check_partitions(partitions)
-        product = math.prod(self_partitions)
+        sizes = check_partitions(partitions)
+        product = math.prod(sizes)
         if channels is None:
             if out_channels is not None or widen_at is not None:
                 raise InvalidArgument(
@@ -199,7 +197,7 @@ class InterleavedStructuredConv2d(LinearChain):
                     argument="out_channels or widen_at without channels",
                     hint="give out_partitions, or channels for a loose chain",
                 )
-            spec = mixed_radix(self_partitions, out_partitions)
+            spec = mixed_radix(sizes, out_partitions)
         elif out_partitions is not None:
             raise InvalidArgument(
                 "a loose chain changes its width by out_channels",
@@ -207,15 +205,15 @@ class InterleavedStructuredConv2d(LinearChain):
                 hint=f"leave channels out (the product {product} is implied), or give out_channels",
             )
         elif product == channels and out_channels in (None, channels):
-            spec = mixed_radix(self_partitions)
+            spec = mixed_radix(sizes)
         else:
-            spec = shuffled(channels, self_partitions, out_channels, widen_at)
+            spec = shuffled(channels, sizes, out_channels, widen_at)
         super().__init__(spec, kernel_size, stride, padding, dilation, backend, device, dtype)
-        self.partitions = self_partitions
+        self.partitions = sizes
 
     def extra_repr(self) -> str:
         shape = f"{self.in_channels} -> {self.out_channels}"
-        return f"{shape}, partitions={self.partitions}, {self._geometry_repr()}"
+        return f"{shape}, partitions={self.partitions}, {super().extra_repr()}"
 
 
 class ChannelOrder(nn.Module):

@@ -203,16 +203,16 @@ def finetune(
     sparse = _sparse_layers(model, history)
     if gradual and not sparse:
         raise InvalidArgument("only sparse layers can become sparse gradually", given=[r["method"] for r in history])
-    work, original = copied(model), copied(teacher)
+    work = copied(model)
     config = config or TrainConfig(epochs=epochs, lr=0.02, clip=1.0)
     steps = config.total_steps(len(loader))
     if gradual:
-        _densify(work, original, sparse)
+        _densify(work, teacher, sparse)
     work.train()
     task = FinetuneTask(
         work,
         num_classes,
-        original,
+        teacher,
         distill=distill,
         temperature=temperature,
         sparse=sparse,

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from convsmith.arguments import number, one_of
 from convsmith.compression.planning.agreement import WARN_BELOW
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument, close_matches, refusing
 from convsmith.files import write_json, write_text
 
 #: the layer name of a choice that concerns the network as a whole
@@ -29,16 +30,8 @@ class Budget:
     keep: float
 
     def __post_init__(self) -> None:
-        if self.kind not in BUDGETS:
-            raise InvalidArgument("no budget has this kind", given=self.kind, hint=close_matches(self.kind, BUDGETS))
-        number = isinstance(self.keep, int | float) and not isinstance(self.keep, bool)
-        if not number or not 0 < self.keep <= 1:
-            raise InvalidArgument(
-                "a budget is a share that is kept: above 0 and at most 1",
-                argument=f"keep_{self.kind}",
-                given=self.keep,
-                hint="0.5 keeps half, 1 changes nothing",
-            )
+        one_of("a budget", self.kind, BUDGETS)
+        number(f"keep_{self.kind}", self.keep, above=0, most=1)
 
 
 @dataclass(frozen=True)
@@ -128,7 +121,8 @@ class Plan:
         path = Path(path)
         if not path.is_file():
             raise InvalidArgument("the plan file must exist", given=str(path))
-        try:
+        hint = "write one with: convsmith compress MODEL ... --dry-run --plan FILE, then edit its settings"
+        with refusing("this file is not a compression plan", Exception, argument=path, hint=hint):
             if path.suffix in (".yaml", ".yml"):
                 import yaml
 
@@ -145,14 +139,6 @@ class Plan:
                 agreement=value.get("agreement"),
                 nearest=tuple(value.get("nearest", ())),
             )
-        except InvalidArgument:
-            raise
-        except Exception as error:
-            raise InvalidArgument(
-                "this file is not a compression plan",
-                given=f"{path}: {type(error).__name__}: {error}",
-                hint="write one with: convsmith compress MODEL ... --dry-run --plan FILE, then edit its settings",
-            ) from error
 
     def with_choice(self, layer: str, setting: dict[str, Any]) -> Plan:
         """Return the plan with another setting for one layer (its counts become unknown until it runs)."""
