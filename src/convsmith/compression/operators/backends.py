@@ -163,7 +163,7 @@ def by_dense(x: Tensor, chain: Chain) -> Tensor:
     return F.conv2d(x, kernel, None, g.stride, g.padding, g.dilation)
 
 
-BACKENDS: dict[str, Callable[[Tensor, Any], Tensor]] = {"group": by_group, "matmul": by_matmul, "dense": by_dense}
+BACKENDS: dict[str, Callable[..., Tensor]] = {"group": by_group, "matmul": by_matmul, "dense": by_dense}
 
 
 def run_chain(chain: Chain, x: Tensor) -> Tensor:

@@ -3,10 +3,9 @@
 The scan puts each candidate into the network, alone, and measures how far the network's output moves on the example
 images (no labels). Between scanned candidates the sensitivity follows the method's own loss (discarded energy), scaled
 by what was measured. The choice over layers is the multiple-choice knapsack: minimise the sum of sensitivities subject
-to the sum of costs, solved by dynamic programming on a cost grid. The sum over layers is the usual first-order
-assumption that sensitivities add; the honest number is the accuracy measured afterwards. Where a method's options are
-so coarse that the best choice leaves more than 1 % of the budget unused, finer ones are added and the choice is made
-again.
+to the sum of costs, solved by dynamic programming on a cost grid; that sensitivities add is an assumption. Where a
+method's options are so coarse that the best choice leaves more than 1 % of the budget unused, finer ones are added and
+the choice is made again.
 """
 
 from __future__ import annotations

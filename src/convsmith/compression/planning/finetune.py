@@ -75,14 +75,9 @@ class FinetuneTask(ClassificationTask):
     """Classification with a teacher that keeps sparse layers sparse.
 
     Args:
-        model: the compressed network.
-        num_classes: of the data.
-        teacher: the original.
-        distill: weight of the teacher's loss.
-        temperature: of the distillation.
+        model, num_classes, teacher, distill, temperature, still: as in `ClassificationTask`.
         sparse: the plan's setting by layer name for layers whose zeros must stay.
         gradual: steps over which the zeros grow, cubically (Zhu & Gupta 2017, eq. 1), None for zeros from the start.
-        still: modules of the model that stay in eval mode.
     """
 
     def __init__(

@@ -66,7 +66,9 @@ def size(model: nn.Module, input_size: Sequence[int]) -> Size:
     counted = cost(model, input_size)
     state = packed_state(model)
     stored = load_packed_state(copied(model), state)
-    holders = _stored(stored)
+    # an int8 graph holds its weights as buffers
+    codes = [b for b in stored.buffers() if b.dtype == torch.int8] if isinstance(stored, Int8Model) else []
+    holders = [*stored.parameters(), *codes]
     params = sum(t.numel() for t in holders)
     nonzero = sum(int(torch.count_nonzero(t)) for t in holders)
     saved = 0
@@ -76,14 +78,6 @@ def size(model: nn.Module, input_size: Sequence[int]) -> Size:
             saved += round(layer.macs * (1 - int(torch.count_nonzero(weight)) / weight.numel()))
     recipe = len(json.dumps(compression_history(model)))
     return Size(params, nonzero, counted.macs, counted.macs - saved, len(save(state)), recipe)
-
-
-def _stored(model: nn.Module) -> list[Tensor]:
-    """Parameters; for an int8 graph also the integer weights, which are buffers there."""
-    found: list[Tensor] = list(model.parameters())
-    if isinstance(model, Int8Model):
-        found += [b for b in model.buffers() if b.dtype == torch.int8]
-    return [t.detach() for t in found]
 
 
 @contextlib.contextmanager

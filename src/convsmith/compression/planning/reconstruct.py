@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,17 +46,6 @@ WIDEST = 2304
 ROUNDS = 4
 #: images of one batch through the original
 BATCH = 32
-
-
-@runtime_checkable
-class Refittable(Protocol):
-    """A module in a dense layer's place that can take over dense weights."""
-
-    def refit(self, weight: Tensor, moments: Moments, bias: Tensor | None) -> None:
-        """Come as near as possible to ``weight`` [g, o, d] on inputs of these moments; ``bias`` [g o]."""
-
-    def shift(self, lost: Tensor) -> None:
-        """Add ``lost`` [g o] to the outputs, by the bias."""
 
 
 def reconstruct(
@@ -119,7 +108,7 @@ def reconstruct(
             if norm is not None:
                 norm.running_mean.sub_(lost)
                 given = given + lost
-            elif before.bias is not None and isinstance(module, Refittable):
+            elif before.bias is not None and isinstance(module, StandIn):
                 module.shift(lost)
                 given, result = given + lost, module.forward(args[0])
             spread = float((wanted - wanted.mean(0)).square().sum())
@@ -160,7 +149,7 @@ def _solve(
     ``output`` of ``x`` is what it gives with its present weights, ``wanted`` [n, C'] what its samples should be but for
     what ``bounds`` cut off. ``centred``: the mean that its outputs lack is made good behind it.
     """
-    refits, biased = isinstance(module, Refittable), before.bias is not None
+    refits, biased = isinstance(module, StandIn), before.bias is not None
     layer = before if refits else module
     base = by_group(layer)
     groups, outputs, width = base.shape

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convsmith.compression.planning.moments import Moments
 from convsmith.inspection.layers import KINDS, Weighted
 
 _SIZES = {
@@ -17,7 +19,7 @@ _SIZES = {
 _SIZES["transposed"] = (*_SIZES["conv"], "output_padding")
 
 
-class StandIn(nn.Module):
+class StandIn(nn.Module, ABC):
     """Several layers in the place of one; networks whose forward asks that one for its sizes get an answer.
 
     ``weight`` tells shape, dtype and device of the dense weight. Its values are NaN: who would use them, finds out.
@@ -31,6 +33,14 @@ class StandIn(nn.Module):
     def weight(self) -> Tensor:
         own = next(self.parameters())
         return torch.full((), torch.nan, dtype=own.dtype, device=own.device).expand(self.dense_shape)
+
+    @abstractmethod
+    def refit(self, weight: Tensor, moments: Moments, bias: Tensor | None) -> None:
+        """Come as near as possible to ``weight`` [g, o, d] on inputs of these moments; ``bias`` [g o]."""
+
+    @abstractmethod
+    def shift(self, lost: Tensor) -> None:
+        """Add ``lost`` [g o] to the outputs, by the bias."""
 
 
 def replace(model: nn.Module, name: str, new: nn.Module) -> None:
