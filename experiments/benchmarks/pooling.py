@@ -13,7 +13,7 @@ from convsmith.pooling import covariance, isqrt_covariance, power_covariance
 from convsmith.pooling.matrix_root import matrix_sqrt
 from experiments.benchmarks.contract import Bench, suite
 from experiments.benchmarks.memory import saved_bytes
-from experiments.benchmarks.pooling_published import published_isqrt
+from experiments.benchmarks.pooling_published import plain_isqrt, published_isqrt
 
 
 def _both_ways(function: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> Callable[[], None]:
@@ -54,7 +54,7 @@ def run(bench: Bench) -> None:
                 "published": _both_ways(published_isqrt, x, g),
                 "isqrt_covariance": _both_ways(isqrt_covariance, x, g),
                 "channel side": _both_ways(lambda x: isqrt_covariance(x, side="channels"), x, g),
-                "plain autograd": _both_ways(lambda x: matrix_sqrt(covariance(x), backward="unrolled"), x, g),
+                "plain autograd": _both_ways(plain_isqrt, x, g),
                 "exact root (eigh)": _both_ways(power_covariance, x, g),
             },
             baseline="published",

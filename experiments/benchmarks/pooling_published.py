@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convsmith.pooling import covariance
+
 
 def _identities(batch: int, size: int, like: Tensor) -> Tensor:
     return torch.eye(size, dtype=like.dtype, device=like.device).unsqueeze(0).repeat(batch, 1, 1)
@@ -88,3 +90,27 @@ class PublishedRoot(torch.autograd.Function):
 def published_isqrt(images: Tensor, iterations: int = 5) -> Tensor:
     """Return the published layers' root of the covariance, [B, C, H, W] -> [B, C, C]."""
     return PublishedRoot.apply(PublishedCovariance.apply(images), iterations)
+
+
+def coupled(a: Tensor, iterations: int = 5) -> tuple[Tensor, Tensor | None]:
+    """Return (Y_N, Z_{N-1}) of the published recurrence, [B, d, d] each, in 3 N - 3 products (1 for N = 1).
+
+    The last step leaves Z out, as published; Z is None for N = 1. ``a`` must be normalised already. Plain
+    differentiable operations.
+    """
+    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    z = 1.5 * eye - 0.5 * a
+    y = a @ z
+    if iterations == 1:
+        return y, None
+    for _ in range(iterations - 2):
+        t = 1.5 * eye - 0.5 * (z @ y)
+        y, z = y @ t, t @ z
+    return y @ (1.5 * eye - 0.5 * (z @ y)), z
+
+
+def plain_isqrt(images: Tensor, iterations: int = 5) -> Tensor:
+    """Return the same root, [B, C, H, W] -> [B, C, C], with its gradient left to autograd."""
+    sigma = covariance(images)
+    trace = sigma.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    return coupled(sigma / trace, iterations)[0] * trace.sqrt()

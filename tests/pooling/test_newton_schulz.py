@@ -7,9 +7,10 @@ from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
 from convsmith.errors import InvalidArgument
-from convsmith.pooling import matrix_sqrt
-from convsmith.pooling.newton_schulz import SAFE_STEPS, coupled, newton_schulz_steps
+from convsmith.pooling import isqrt_covariance, matrix_sqrt
+from convsmith.pooling.newton_schulz import SAFE_STEPS, newton_schulz_steps
 from convsmith.pooling.product_form import kept_matrices, product_of, pull_back, recomputed, run
+from experiments.benchmarks.pooling_published import coupled, plain_isqrt
 
 D = torch.float64
 N = (1, 2, 3, 5, 7)
@@ -91,13 +92,12 @@ def test_hand_written_backward_equals_autograd_of_the_published_recurrence(n, ro
 @pytest.mark.parametrize("n", N)
 def test_gradcheck_at_an_input_that_is_not_symmetric(n):
     a = (spd(1, 4) + 0.05 * torch.randn(1, 4, 4, dtype=D)).requires_grad_()
-    for backward in ("frechet", "unrolled"):
 
-        def f(a, b=backward):
-            return matrix_sqrt(a, iterations=n, backward=b)
+    def f(a):
+        return matrix_sqrt(a, iterations=n)
 
-        assert torch.autograd.gradcheck(f, a)
-        assert torch.autograd.gradgradcheck(f, a)
+    assert torch.autograd.gradcheck(f, a)
+    assert torch.autograd.gradgradcheck(f, a)
 
 
 def test_the_gradient_is_not_transposed():
@@ -123,6 +123,14 @@ def test_the_published_form_takes_3n_minus_3_products_and_ours_fewer(n):
             run(a, newton_schulz_steps(n), root)
         assert counter.get_total_flops() == matmuls(newton_schulz_steps(n), root) * one
     assert matmuls(newton_schulz_steps(5), True) == 10
+
+
+def test_the_benchmark_with_autograd_alone_computes_the_same():
+    x, g = torch.randn(2, 6, 5, 5, dtype=D, requires_grad=True), torch.randn(2, 6, 6, dtype=D)
+    plain, ours = plain_isqrt(x), isqrt_covariance(x)
+    assert_close(plain, ours, rtol=1e-11, atol=1e-12)
+    (expected,), (found,) = (torch.autograd.grad(out, x, g) for out in (plain, ours))
+    assert_close(expected, found, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("n", N)

@@ -1,13 +1,5 @@
 """Square roots, powers and the logarithm of symmetric positive semi-definite matrices, in batches.
 
-================  ===========================================  ========================  ===================
-method            what it computes                             zero eigenvalue goes to   backward
-================  ===========================================  ========================  ===================
-newton-schulz     N steps of the published iteration           0                         frechet, unrolled
-polar-express     N minimax quintic steps: the true root       0                         frechet, unrolled
-eigh              the exact root                               0                         exact
-================  ===========================================  ========================  ===================
-
 A matrix in single precision is known to a rounding of its largest eigenvalue, and its null space is not null: tiny
 eigenvalues of either sign are there. So what depends on small eigenvalues (the exact root and power, the logarithm, the
 minimax steps) is computed in double precision, and a matrix that has a larger negative eigenvalue is refused.
@@ -24,7 +16,6 @@ from convsmith.pooling import product_form
 from convsmith.pooling.inputs import float32_island, float64_island, is_plain, square
 from convsmith.pooling.newton_schulz import (
     checked_iterations,
-    coupled,
     newton_schulz_steps,
     normalizer,
     warn_if_diverged,
@@ -34,7 +25,7 @@ from convsmith.pooling.product_form import Step, recomputed
 from convsmith.pooling.remez import polar_express_steps
 from convsmith.pooling.spectral import Logarithm, Power, spectral_map
 
-BACKWARDS = {"newton-schulz": ("frechet", "unrolled"), "polar-express": ("frechet", "unrolled"), "eigh": ("exact",)}
+METHODS = ("newton-schulz", "polar-express", "eigh")
 #: minimax steps see the matrix lifted by so many roundings of its trace
 LIFT = 8.0
 
@@ -46,19 +37,17 @@ def matrix_sqrt(
     iterations: int = 5,
     normalization: str | None = "trace",
     compensate: bool = True,
-    backward: str | None = None,
 ) -> Tensor:
     """Return the square root of symmetric positive semi-definite matrices, ``[B, d, d]`` (or ``[d, d]``) -> the same.
 
     Args:
         a: the matrices; float16 and bfloat16 are computed in float32.
-        method: see the table of this module.
+        method: ``"newton-schulz"`` runs the published steps, ``"polar-express"`` minimax quintics that give the true
+            root, ``"eigh"`` is exact. All map a null eigenvalue to zero.
         iterations: N, at least 1; the exact method needs none.
         normalization: divide by the ``"trace"`` or ``"frobenius"`` norm first (the iterations converge on eigenvalues
             in (0, 1]); None leaves the matrix, and warns when the iteration diverges.
         compensate: multiply the result by the root of what was divided out, so that ``sqrt(c a) = sqrt(c) sqrt(a)``.
-        backward: ``"frechet"`` keeps the matrix alone and runs the polynomial again, ``"unrolled"`` leaves the
-            published recurrence to autograd. None: the first of the table's entry.
 
     A zero matrix gives zero with a zero gradient. Newton-Schulz is the published polynomial of any square matrix, its
     gradient exact for cotangents that are not symmetric; the others take the symmetric part of ``a``. All are
@@ -71,34 +60,29 @@ def matrix_sqrt(
         >>> matrix_sqrt(4 * torch.eye(2), method="eigh").diagonal().round(decimals=4)
         tensor([2., 2.])
     """
-    arguments.one_of("method", method, tuple(BACKWARDS))
-    backward = backward or BACKWARDS[method][0]
-    arguments.one_of(f"backward of method {method!r}", backward, BACKWARDS[method])
+    arguments.one_of("method", method, METHODS)
     checked_iterations(iterations)
     arguments.one_of("normalization", normalization, ("trace", "frobenius", None))
     arguments.one_of("compensate", compensate, (True, False))
     a = refuse_indefinite(square(a, "matrix_sqrt"), "matrix_sqrt", polynomial=method == "newton-schulz")
-    settings = (method, iterations, normalization, compensate, backward)
+    settings = (method, iterations, normalization, compensate)
     if method == "newton-schulz":
         return _single(a, *settings, 0.0)
     return _double(a, *settings, LIFT * torch.finfo(a.dtype).eps if method == "polar-express" else 0.0)
 
 
 def _scaled_root(
-    a: Tensor, method: str, iterations: int, normalization: str | None, compensate: bool, backward: str, lift: float
+    a: Tensor, method: str, iterations: int, normalization: str | None, compensate: bool, lift: float
 ) -> Tensor:
     batch = a.shape[:-2]
     a = a.reshape(-1, *a.shape[-2:])
     size = normalizer(a, normalization)
-    if size is None:
-        root = _root(a, method, iterations, backward, lift)
-        if method in ("newton-schulz", "polar-express"):
-            warn_if_diverged(a, root, overshoot=1.0 if method == "newton-schulz" else 2.0)
-        return root.reshape(*batch, *root.shape[-2:])
     alive = size > 0
     safe = torch.where(alive, size, 1.0)
     normal = torch.where(alive[:, None, None], a / safe[:, None, None], 0.0)
-    root = _root(normal, method, iterations, backward, lift)
+    root = _root(normal, method, iterations, lift)
+    if normalization is None and method != "eigh":
+        warn_if_diverged(a, root, overshoot=1.0 if method == "newton-schulz" else 2.0)
     if compensate:
         root = root * torch.where(alive, safe.sqrt(), 0.0)[:, None, None]
     return root.reshape(*batch, *root.shape[-2:])
@@ -150,7 +134,7 @@ def matrix_power(a: Tensor, exponent: float, *, method: str = "eigh") -> Tensor:
         tensor([[2., 2.]])
     """
     arguments.number("exponent", exponent)
-    arguments.one_of("method", method, ("eigh", "newton-schulz", "polar-express"))
+    arguments.one_of("method", method, METHODS)
     if method != "eigh":
         if exponent != 0.5:
             rule = "the iterations compute the square root only"
@@ -173,17 +157,13 @@ def matrix_log(a: Tensor, *, ridge: float = 1e-3) -> Tensor:
     return spectral_map(refuse_indefinite(square(a, "matrix_log"), "matrix_log"), Logarithm(float(ridge)))
 
 
-def _root(a: Tensor, method: str, iterations: int, backward: str, lift: float) -> Tensor:
+def _root(a: Tensor, method: str, iterations: int, lift: float) -> Tensor:
     if method == "eigh":
         return spectral_map(a, Power(0.5))
     if method == "newton-schulz":
         warn_if_unsafe(iterations, a.dtype)
-        if backward == "unrolled":
-            return coupled(a, iterations)[0]
-        steps = newton_schulz_steps(iterations)
-    else:
-        steps = polar_express_steps(iterations)
-    return polynomial_root(a, steps, lift) if backward == "unrolled" else recomputed(polynomial_root, a, steps, lift)
+        return recomputed(polynomial_root, a, newton_schulz_steps(iterations), lift)
+    return recomputed(polynomial_root, a, polar_express_steps(iterations), lift)
 
 
 def polynomial_root(a: Tensor, steps: tuple[Step, ...], lift: float) -> Tensor:

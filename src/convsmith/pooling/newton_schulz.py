@@ -42,25 +42,6 @@ def newton_schulz_steps(iterations: int) -> tuple[Step, ...]:
     return (DOUBLE,) * (iterations // 2) + (SINGLE,) * (iterations % 2)
 
 
-def coupled(a: Tensor, iterations: int = 5) -> tuple[Tensor, Tensor | None]:
-    """Return (Y_N, Z_{N-1}) of the published coupled recurrence, [B, d, d] each, in 3 N - 3 products (1 for N = 1).
-
-    The last step leaves Z out, as published; Z is None for N = 1. ``a`` must be normalised already. Plain
-    differentiable operations: this is the ``backward="unrolled"`` form, and the reference that the fast form is
-    tested against.
-    """
-    checked_iterations(iterations)
-    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    z = 1.5 * eye - 0.5 * a
-    y = a @ z
-    if iterations == 1:
-        return y, None
-    for _ in range(iterations - 2):
-        t = 1.5 * eye - 0.5 * (z @ y)
-        y, z = y @ t, t @ z
-    return y @ (1.5 * eye - 0.5 * (z @ y)), z
-
-
 def warn_if_unsafe(iterations: int, dtype: torch.dtype) -> None:
     """Warn when ``iterations`` exceeds what ``dtype`` carries on a rank-deficient matrix."""
     safe = SAFE_STEPS.get(dtype)
@@ -97,8 +78,8 @@ def warn_if_diverged(a: Tensor, y: Tensor, overshoot: float = 1.0) -> None:
         )
 
 
-def normalizer(a: Tensor, normalization: str | None) -> Tensor | None:
-    """Return the pre-normalisation factor per matrix: trace, Frobenius norm or None; zero where the matrix is zero."""
+def normalizer(a: Tensor, normalization: str | None) -> Tensor:
+    """Return the pre-normalisation factor per matrix: trace, Frobenius norm or one; norms are zero of a zero matrix."""
     if normalization == "trace":
         return a.diagonal(dim1=-2, dim2=-1).sum(-1)
     if normalization == "frobenius":
@@ -107,4 +88,4 @@ def normalizer(a: Tensor, normalization: str | None) -> Tensor | None:
         scale = torch.where(alive, largest, 1.0)[..., None, None]
         squares = (a / scale).square().sum((-2, -1))  # the squares themselves may leave the type's range
         return torch.where(alive, squares, 1.0).sqrt() * scale[..., 0, 0] * alive
-    return None
+    return a.new_ones(a.shape[:-2])
