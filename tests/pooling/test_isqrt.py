@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.testing import assert_close
 
 from convsmith.errors import InvalidArgument
-from convsmith.pooling import isqrt_covariance
+from convsmith.pooling import isqrt, isqrt_covariance
 from convsmith.pooling.isqrt import prefers_positions
 
 D = torch.float64
@@ -34,11 +34,13 @@ def naive_isqrt(x, n):
 @pytest.mark.parametrize("m", [2, 5, 6, 7, 18])
 @pytest.mark.parametrize("keep", [True, False, None])
 @pytest.mark.parametrize("side", ["channels", "positions", "auto"])
-def test_output_and_gradient_equal_the_published_algorithm_on_either_side(n, m, keep, side):
+def test_output_and_gradient_equal_the_published_algorithm_on_either_side(n, m, keep, side, monkeypatch):
+    if keep is not None:
+        monkeypatch.setattr(isqrt, "worth_keeping", lambda *_: keep)
     x = torch.randn(3, 6, m, dtype=D, requires_grad=True)
     g = torch.randn(3, 6, 6, dtype=D)
     expected = naive_isqrt(x, n)
-    out = isqrt_covariance(x, iterations=n, side=side, keep=keep)
+    out = isqrt_covariance(x, iterations=n, side=side)
     assert_close(out, expected, rtol=0, atol=1e-12)
     (ours,) = torch.autograd.grad(out, x, g)
     (naive,) = torch.autograd.grad(expected, x, g)
@@ -58,15 +60,16 @@ def test_sides_agree_for_any_shape(b, c, h, w, n):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 @pytest.mark.parametrize("side", ["channels", "positions"])
-def test_gradcheck_and_gradgradcheck(n, side):
+@pytest.mark.parametrize("keep", [True, False])
+def test_gradcheck_and_gradgradcheck(n, side, keep, monkeypatch):
+    monkeypatch.setattr(isqrt, "worth_keeping", lambda *_: keep)
     x = torch.randn(2, 4, 5, dtype=D, requires_grad=True)
-    for keep in (True, False):
 
-        def f(x, k=keep):
-            return isqrt_covariance(x, iterations=n, side=side, keep=k)
+    def f(x):
+        return isqrt_covariance(x, iterations=n, side=side)
 
-        assert gradcheck(f, x)
-        assert gradgradcheck(f, x)
+    assert gradcheck(f, x)
+    assert gradgradcheck(f, x)
 
 
 @pytest.mark.parametrize("size", [(256, 196), (256, 49), (160, 300)])
@@ -254,8 +257,6 @@ def test_bad_input_is_one_clear_error(call, words):
 
 
 def test_groups_of_samples_change_nothing(monkeypatch):
-    from convsmith.pooling import isqrt
-
     x = torch.randn(6, 130, 12, 12, generator=torch.Generator().manual_seed(3)).relu()
     g = torch.randn(6, 130, 130, generator=torch.Generator().manual_seed(4))
     assert len(x) > isqrt.CPU_CHUNK

@@ -39,8 +39,10 @@ def is_plain(x: Tensor) -> bool:
     )
 
 
-def moves_forward(x: Tensor) -> bool:
-    """Say whether ``x`` carries a tangent of forward-mode differentiation (`torch.func.jvp`, dual tensors)."""
+def is_traced(x: Tensor) -> bool:
+    """Say whether only plain operations will do: compiled or traced, or ``x`` carries a forward-mode tangent."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
     return forward_ad.unpack_dual(x).tangent is not None
 
 

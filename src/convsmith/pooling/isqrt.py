@@ -13,7 +13,8 @@ pass runs the iteration again and pulls the gradient back through it), and defin
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +22,10 @@ from torch import Tensor
 from convsmith import arguments
 from convsmith.pooling import product_form
 from convsmith.pooling.covariance import is_signal
-from convsmith.pooling.inputs import columns, float32_island, is_plain, moves_forward, power_of_two
+from convsmith.pooling.inputs import columns, float32_island, is_plain, is_traced, power_of_two
 from convsmith.pooling.minimax import minimax_root
 from convsmith.pooling.newton_schulz import newton_schulz_steps, warn_if_unsafe
-from convsmith.pooling.product_form import Step, product_of, pull_back, symmetric_product
+from convsmith.pooling.product_form import Step, eye_like, product_of, pull_back, symmetric_product
 
 #: large matrices go through in groups of so many samples on a CPU: what one product wrote is still in the cache when
 #: the next one reads it (measured at 196 x 196, batch 16, two threads: 58 ms instead of 68)
@@ -32,13 +33,12 @@ CPU_CHUNK = 4
 SIDES = ("auto", "channels", "positions")
 
 
-def isqrt_covariance(x: Tensor, *, iterations: int = 5, side: str = "auto", keep: bool | None = None) -> Tensor:
+def isqrt_covariance(x: Tensor, *, iterations: int = 5, side: str = "auto") -> Tensor:
     """Return ``sqrt(t) Y_N(Sigma / t)``, the compensated Newton-Schulz root of the covariance Sigma with trace t.
 
     Shapes: ``[B, C, H, W]`` or ``[B, C, M]`` -> ``[B, C, C]``, symmetric. ``side`` forces the iteration onto C x C
-    (``"channels"``) or M x M matrices (``"positions"``); ``"auto"`` takes the cheaper. ``keep`` says whether the
-    backward pass finds the iterates stored (faster) or computes them again; None stores them only where they take less
-    than half of what the published backward pass stores.
+    (``"channels"``) or M x M matrices (``"positions"``); ``"auto"`` takes the cheaper. The backward pass finds the
+    iterates stored where they take less than half of what the published one stores, and else computes them again.
 
     A map that is zero, constant (up to rounding) or has one position gives zeros and a zero gradient; no sample
     influences another. Double-differentiable. Raises `InvalidArgument` on a wrong rank or type, no position, values
@@ -52,35 +52,34 @@ def isqrt_covariance(x: Tensor, *, iterations: int = 5, side: str = "auto", keep
     steps = newton_schulz_steps(iterations)
     arguments.one_of("side", side, SIDES)
     warn_if_unsafe(iterations, torch.float64 if getattr(x, "dtype", None) == torch.float64 else torch.float32)
-    return covariance_root(x, steps, side=side, keep=keep)
+    return covariance_root(x, steps, side=side)
 
 
 @float32_island
-def covariance_root(x: Tensor, steps: tuple[Step, ...], *, side: str = "auto", keep: bool | None = None) -> Tensor:
+def covariance_root(x: Tensor, steps: tuple[Step, ...], *, side: str = "auto") -> Tensor:
     """Return the compensated root of the trace-normalised covariance by any product scheme, as `isqrt_covariance`.
 
     Minimax steps (quadratics) go through `convsmith.pooling.minimax`, which keeps their large coefficients from
-    multiplying rounding; ``keep`` means nothing there, as only the features are stored.
+    multiplying rounding.
     """
     x = columns(x, "isqrt_covariance")
     size = power_of_two(x)
-    return _unscaled_root(x / size, steps, side, keep) * size
+    return _unscaled_root(x / size, steps, side) * size
 
 
-def _unscaled_root(x: Tensor, steps: tuple[Step, ...], side: str, keep: bool | None) -> Tensor:
+def _unscaled_root(x: Tensor, steps: tuple[Step, ...], side: str) -> Tensor:
     d, m = x.shape[1], x.shape[2]
     if any(step.squarings == 1 for step in steps):
         unit, _, _, root_trace = _unit(x)
         return minimax_root(unit, steps, side == "positions" or (side == "auto" and m < d)) * root_trace
     positions = side == "positions" or (side == "auto" and prefers_positions(d, m, len(steps)))
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or moves_forward(x):
-        return _forward(x, steps, positions).out
-    if keep is None:
-        keep = _worth_keeping(d, m, steps, positions)
+    if is_traced(x):
+        return _forward(x, steps, positions)[0]
+    keep = worth_keeping(d, m, steps, positions)
     if is_plain(x) and min(d, m if positions else d) >= 128 and len(x) > CPU_CHUNK:
-        parts = [_CovarianceRoot.apply(part, steps, positions, bool(keep))[0] for part in x.split(CPU_CHUNK)]
+        parts = [_CovarianceRoot.apply(part, steps, positions, keep)[0] for part in x.split(CPU_CHUNK)]
         return torch.cat(parts)
-    return _CovarianceRoot.apply(x, steps, positions, bool(keep))[0]
+    return _CovarianceRoot.apply(x, steps, positions, keep)[0]
 
 
 def prefers_positions(d: int, m: int, steps: int) -> bool:
@@ -89,40 +88,28 @@ def prefers_positions(d: int, m: int, steps: int) -> bool:
     return iteration * m**3 + 5 * d * m * m + 2 * d * d * m < 0.8 * (iteration * d**3 + 2 * d * d * m)
 
 
-def _worth_keeping(d: int, m: int, steps: tuple[Step, ...], positions: bool) -> bool:
+def worth_keeping(d: int, m: int, steps: tuple[Step, ...], positions: bool) -> bool:
+    """Say whether the iterates take less than half of what the published backward pass stores."""
     n = m if positions else d
     kept = product_form.kept_matrices(steps, root=not positions) * n * n
-    iterations = sum({2: 1, 3: 1, 5: 2}[len(step.coefficients)] for step in steps)
+    iterations = sum(2 if step.squarings else 1 for step in steps)
     published = (2 * iterations + 3) * d * d
     return kept + d * m <= (published + d * m) / 2
 
 
-class _Unit(NamedTuple):
-    x: Tensor
-    mean: Tensor
-    scale: Tensor
-    root_trace: Tensor
-
-
-def _unit(x: Tensor) -> _Unit:
-    """Centre x and scale it to Frobenius norm one, per sample; ``root_trace`` is sqrt(trace of the covariance)."""
+def _unit(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return x centred and of Frobenius norm one per sample, its mean, the scale, sqrt(trace of the covariance)."""
     m = x.shape[2]
     mean = x.mean(2, keepdim=True)
     centred = x - mean
     energy = centred.square().sum((1, 2), keepdim=True)
     alive = is_signal(energy, mean, m)
     scale = torch.where(alive, torch.where(alive, energy, 1.0).rsqrt(), 0.0)
-    return _Unit(centred * scale, mean, scale, energy * scale * (1.0 / math.sqrt(m)))
+    return centred * scale, mean, scale, energy * scale * (1.0 / math.sqrt(m))
 
 
-class _Forward(NamedTuple):
-    out: Tensor
-    mean: Tensor
-    scale: Tensor
-    chain: list[Tensor]
-
-
-def _forward(x: Tensor, steps: tuple[Step, ...], positions: bool) -> _Forward:
+def _forward(x: Tensor, steps: tuple[Step, ...], positions: bool) -> tuple[Tensor, ...]:
+    """Return the root, mean and scale of the features, and the chain of `product_form.run`."""
     unit, mean, scale, root_trace = _unit(x)
     if positions:
         z, chain = product_form.run(symmetric_product(unit.mT, unit), steps, root=False, symmetric=True)
@@ -130,23 +117,23 @@ def _forward(x: Tensor, steps: tuple[Step, ...], positions: bool) -> _Forward:
     else:
         y, chain = product_form.run(symmetric_product(unit, unit.mT), steps, root=True, symmetric=True)
         out = y * root_trace
-    return _Forward(out, mean, scale, chain)
+    return out, mean, scale, *chain
 
 
-def _gradient(
-    g: Tensor, unit: Tensor, product: Tensor | None, chain: list[Tensor], steps: tuple[Step, ...], positions: bool
-) -> Tensor:
+def _gradient(g: Tensor, unit: Tensor, chain: Sequence[Tensor], steps: tuple[Step, ...], positions: bool) -> Tensor:
     """Gradient with respect to x for the cotangent ``g`` of the root (any square matrix), from X of unit norm.
 
+    An empty ``chain`` is computed again.
     With out = r F(X / |X|), r = |X| / sqrt(M) and D the gradient of F at the unit matrix, the gradient is
     ``(D + (<g, F> - <D, X>) X) / sqrt(M)``: it does not depend on the size of x.
     """
     share = 1.0 / math.sqrt(unit.shape[2])
-    if product is None:
+    if chain:
+        a = torch.add(chain[0], eye_like(chain[0]), alpha=steps[0].centre)
+        product = product_of(chain, steps, not positions)
+    else:
         a = symmetric_product(unit.mT, unit) if positions else symmetric_product(unit, unit.mT)
         product, chain = product_form.run(a, steps, root=not positions, symmetric=True)
-    else:
-        a = torch.add(chain[0], _eye(chain[0]), alpha=steps[0].centre)
     if not positions:
         twice = g + g.mT
         pulled = pull_back(chain, steps, True, twice)
@@ -163,12 +150,8 @@ def _gradient(
     return torch.baddbmm(torch.bmm(through, product), unit, _less_identity(pulled, c), beta=share, alpha=share)
 
 
-def _eye(like: Tensor) -> Tensor:
-    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
-
-
 def _less_identity(a: Tensor, c: Tensor) -> Tensor:
-    return torch.addcmul(a, _eye(a), c, value=-1.0)
+    return torch.addcmul(a, eye_like(a), c, value=-1.0)
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
@@ -181,11 +164,11 @@ class _CovarianceRoot(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, steps: tuple[Step, ...], positions: bool, keep: bool) -> tuple[Tensor, ...]:
         done = _forward(x, steps, positions)
-        return (done.out, done.mean, done.scale, *(done.chain if keep else ()))
+        return done if keep else done[:3]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, ctx.steps, ctx.positions, ctx.keep = inputs
+        x, ctx.steps, ctx.positions, _ = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *output[1:])
@@ -199,14 +182,12 @@ class _CovarianceRoot(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             if torch.is_grad_enabled():
                 # a second derivative is wanted: everything again from x, in differentiable operations
-                return _gradient(g, _unit(x).x, None, [], ctx.steps, ctx.positions), None, None, None
-            unit = (x - mean) * scale
-            product = product_of(chain, ctx.steps, not ctx.positions) if ctx.keep else None
-            return _gradient(g, unit, product, chain, ctx.steps, ctx.positions), None, None, None
+                return _gradient(g, _unit(x)[0], (), ctx.steps, ctx.positions), None, None, None
+            return _gradient(g, (x - mean) * scale, chain, ctx.steps, ctx.positions), None, None, None
 
     @staticmethod
     def vmap(
-        info: Any,  # noqa: ARG004 - the signature is torch's
+        info: Any,  # noqa: ARG004  (the signature is torch's)
         in_dims: tuple[int | None, ...],
         x: Tensor,
         steps: tuple[Step, ...],

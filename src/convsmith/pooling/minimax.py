@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convsmith.pooling.inputs import moves_forward
-from convsmith.pooling.product_form import Step, symmetric_product
+from convsmith.pooling.inputs import is_traced
+from convsmith.pooling.product_form import Step, eye_like, symmetric_product
 
 
 def minimax_root(x: Tensor, steps: tuple[Step, ...], positions: bool) -> Tensor:
@@ -35,8 +35,8 @@ def minimax_root(x: Tensor, steps: tuple[Step, ...], positions: bool) -> Tensor:
 
     ``steps`` are quadratics u_k; ``positions`` picks M x M products. Differentiable to any order.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or moves_forward(x):
-        return _symmetric(x @ _run(x, steps, positions).mT)
+    if is_traced(x):
+        return _symmetric(x @ _run(x, steps, positions)[0].mT)
     return _MinimaxRoot.apply(x, steps, positions)
 
 
@@ -44,35 +44,21 @@ def _symmetric(a: Tensor) -> Tensor:
     return (a + a.mT) * 0.5
 
 
-def _eye(like: Tensor) -> Tensor:
-    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
-
-
-def _run(x: Tensor, steps: tuple[Step, ...], positions: bool) -> Tensor:
-    """Return h(X)."""
+def _run(x: Tensor, steps: tuple[Step, ...], positions: bool, dx: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Return h(X) and, for a direction dX, Dh(X)[dX]."""
     for step in steps:
-        p = symmetric_product(x.mT, x) if positions else symmetric_product(x, x.mT)
-        eye, (a, e) = _eye(p), step.completed()
+        y, half = x.mT if positions else x, None
+        if dx is not None:
+            half = x.mT @ dx if positions else dx @ x.mT
+        p = symmetric_product(y, y.mT)
+        eye, (a, e) = eye_like(p), step.completed()
         r = torch.sub(p, eye, alpha=step.centre)
         u = symmetric_product(r, r, eye, beta=a, alpha=e)
+        if dx is not None and half is not None:
+            du = torch.bmm(r, half + half.mT) * e
+            du = du + du.mT
+            dx = torch.baddbmm(torch.bmm(dx, u), x, du) if positions else torch.baddbmm(torch.bmm(u, dx), du, x)
         x = torch.bmm(x, u) if positions else torch.bmm(u, x)
-    return x
-
-
-def _run_with_derivative(x: Tensor, dx: Tensor, steps: tuple[Step, ...], positions: bool) -> tuple[Tensor, Tensor]:
-    """Return h(X) and Dh(X)[dX]."""
-    for step in steps:
-        p, half = (x.mT, x.mT @ dx) if positions else (x, dx @ x.mT)
-        p = symmetric_product(p, p.mT)
-        eye, (a, e) = _eye(p), step.completed()
-        r = torch.sub(p, eye, alpha=step.centre)
-        u = symmetric_product(r, r, eye, beta=a, alpha=e)
-        du = torch.bmm(r, half + half.mT) * e
-        du = du + du.mT
-        if positions:
-            dx, x = torch.baddbmm(torch.bmm(dx, u), x, du), torch.bmm(x, u)
-        else:
-            dx, x = torch.baddbmm(torch.bmm(u, dx), du, x), torch.bmm(u, x)
     return x, dx
 
 
@@ -81,7 +67,7 @@ class _MinimaxRoot(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, steps: tuple[Step, ...], positions: bool) -> Tensor:
-        return _symmetric(torch.bmm(x, _run(x, steps, positions).mT))
+        return _symmetric(torch.bmm(x, _run(x, steps, positions)[0].mT))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
@@ -93,5 +79,6 @@ class _MinimaxRoot(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):
             g = _symmetric(g)
-            polar, derivative = _run_with_derivative(x, torch.bmm(g, x), ctx.steps, ctx.positions)
+            polar, derivative = _run(x, ctx.steps, ctx.positions, torch.bmm(g, x))
+            assert derivative is not None
             return torch.baddbmm(derivative, g, polar), None, None

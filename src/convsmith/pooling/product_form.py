@@ -16,15 +16,15 @@ Measured in float64 against the coupled recurrence: equal to 1e-14 (the test of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from convsmith.pooling.inputs import has_values, is_plain, moves_forward
+from convsmith.pooling.inputs import has_values, is_plain, is_traced
 
 
 @dataclass(frozen=True)
@@ -67,26 +67,52 @@ class Step:
         return (t0 - c[4] * k * k, t1, c[4], k)
 
 
+class Link(NamedTuple):
+    """What one step leaves to the backward pass: R, K = R^2 + k (degree 4), u, the product before it, W = u^2."""
+
+    r: Tensor
+    inner: Tensor | None
+    u: Tensor
+    before: Tensor | None
+    w: Tensor | None
+
+
+def _on_chain(steps: tuple[Step, ...], root: bool) -> list[tuple[bool, ...]]:
+    """Tell per step which fields of its `Link` the chain of `run` holds; the others follow from these or are None."""
+    last = len(steps) - 1
+    return [
+        (True, step.squarings == 2, step.squarings > 0, k > 1 or (k == 1 and root), k < last and (k > 0 or not root))
+        for k, step in enumerate(steps)
+    ]
+
+
 def kept_matrices(steps: tuple[Step, ...], root: bool) -> int:
     """Count the matrices that `run` puts on the chain."""
-    count = 0
-    for k, step in enumerate(steps):
-        last = k == len(steps) - 1
-        count += {2: 1, 3: 2, 5: 3}[len(step.coefficients)]
-        count += (k > 1 or (k == 1 and root)) + (not last and not (k == 0 and root))
-    return count
+    return sum(map(sum, _on_chain(steps, root)))
+
+
+def links(chain: Sequence[Tensor], steps: tuple[Step, ...], root: bool) -> list[Link]:
+    """Return the chain of `run` step by step."""
+    stack, found = iter(chain), list[Link]()
+    for k, (step, there) in enumerate(zip(steps, _on_chain(steps, root), strict=True)):
+        r, inner, u, before, w = (next(stack) if held else None for held in there)
+        assert r is not None
+        if k == 1 and not root:
+            before = found[0].u
+        found.append(Link(r, inner, _linear(step, r) if u is None else u, before, w))
+    return found
 
 
 def run(a: Tensor, steps: tuple[Step, ...], root: bool, symmetric: bool = False) -> tuple[Tensor, list[Tensor]]:
     """Return the product of the steps and the chain that `pull_back` reads.
 
     Shapes: ``a`` [B, n, n], the eigenvalues in (0, 1] for the schemes of this package; the result is [B, n, n],
-    ``A prod u_k`` if ``root`` else ``prod u_k``. Per step the chain holds R, then K (degree 4), then u, W = u^2 where
-    P goes on, and the product before the step where it is not in the chain already. Plain differentiable tensor
-    operations only. ``symmetric=True`` promises a symmetric A and may save work.
+    ``A prod u_k`` if ``root`` else ``prod u_k``. The chain holds the fields of a `Link` per step, less what follows
+    from others. Plain differentiable tensor operations only. ``symmetric=True`` promises a symmetric A and may save
+    work.
     """
     multiply = symmetric_product if symmetric else _product
-    eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    eye = eye_like(a)
     chain: list[Tensor] = []
     product, p = None, a
     for k, step in enumerate(steps):
@@ -144,11 +170,21 @@ def _product(x: Tensor, y: Tensor, add: Tensor | None = None, beta: float = 1.0,
     return torch.baddbmm(add, x, y, beta=beta, alpha=alpha)
 
 
+def eye_like(a: Tensor) -> Tensor:
+    """Return the identity [n, n] for matrices [..., n] of this type and place."""
+    return torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+
+
+def _linear(step: Step, r: Tensor) -> Tensor:
+    a, b = step.completed()
+    return torch.add(b * r, eye_like(r), alpha=a)
+
+
 def _evaluate(step: Step, r: Tensor, eye: Tensor, chain: list[Tensor], multiply: Callable[..., Tensor]) -> Tensor:
+    if step.squarings == 0:
+        return _linear(step, r)
     c = step.completed()
-    if len(c) == 2 and step.squarings == 0:
-        return torch.add(c[1] * r, eye, alpha=c[0])
-    if len(c) == 2:
+    if step.squarings == 1:
         u = multiply(r, r, eye, beta=c[0], alpha=c[1])
     else:
         inner = multiply(r, r, eye, beta=c[3])
@@ -160,86 +196,61 @@ def _evaluate(step: Step, r: Tensor, eye: Tensor, chain: list[Tensor], multiply:
 
 def recomputed(function: Callable[..., Tensor], a: Tensor, *settings: Any) -> Tensor:
     """Return ``function(a, *settings)``, of which the backward pass keeps ``a`` alone: it runs the function again."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or moves_forward(a) or not has_values(a)
-    if traced or not (a.requires_grad and torch.is_grad_enabled()):
+    if is_traced(a) or not (has_values(a) and a.requires_grad and torch.is_grad_enabled()):
         return function(a, *settings)
     out: Tensor = checkpoint(function, a, *settings, use_reentrant=False, preserve_rng_state=False)
     return out
 
 
-def pull_back(chain: list[Tensor], steps: tuple[Step, ...], root: bool, g: Tensor) -> Tensor:
+def pull_back(chain: Sequence[Tensor], steps: tuple[Step, ...], root: bool, g: Tensor) -> Tensor:
     """Return the symmetric gradient with respect to A of ``<g, run(A)>`` for symmetric A and g, [B, n, n].
 
-    Everything is symmetric: A, the iterates (they commute), the cotangent, and every intermediate gradient. So a
-    squaring ``K = R^2`` passes ``R G + (R G)^T`` back, one matrix product, and a product ``P = R W`` passes the
-    symmetric parts of ``G W`` and ``R G``. Constant factors travel beside the matrices as numbers and end in a
-    product's ``alpha``: a pass over memory saved each time.
+    For steps of degree 1 and 4. Everything is symmetric: A, the iterates (they commute), the cotangent, and every
+    intermediate gradient. So a squaring ``K = R^2`` passes ``R G + (R G)^T`` back, one matrix product, and a product
+    ``P = R W`` passes the symmetric parts of ``G W`` and ``R G``. Constant factors travel beside the matrices as
+    numbers and end in a product's ``alpha``: a pass over memory saved each time.
     """
-    stack = list(chain)
-    eye = torch.eye(g.shape[-1], dtype=g.dtype, device=g.device)
-    # gradients of the product so far and of P after this step, each with its factor
+    # gradients of the product so far, with its factor, and of P after this step
     z_bar, z_factor = g, 1.0
     p_bar: Tensor | None = None
-    p_factor = 1.0
-    for k in reversed(range(len(steps))):
-        step, m = steps[k], steps[k].centre
-        first_root = k == 0 and root
-        w = stack.pop() if p_bar is not None and not first_root else None
-        before = stack.pop() if k > 1 or (k == 1 and root) else None
-        u = stack.pop() if step.squarings else None
-        inner = stack.pop() if step.squarings == 2 else None
-        r = stack.pop()
-        c = step.completed()
-        if u is None:
-            u = torch.add(c[1] * r, eye, alpha=c[0])
-        if k == 1 and not root:
-            before = first_factor(stack, steps[0], eye)
-
-        passed = None  # a gradient of R before its symmetric part is taken, times two
-        if first_root:
-            a = torch.add(r, eye, alpha=m) if m else r
-            u_bar, y_bar = _first_product(a, u, z_bar, z_factor, p_bar, p_factor)
+    for k, (r, inner, u, before, w) in reversed(list(enumerate(links(chain, steps, root)))):
+        c, m = steps[k].completed(), steps[k].centre
+        passed: Tensor | None = None  # a gradient of R before its symmetric part is taken, times two
+        if k == 0 and root:
+            a = torch.add(r, eye_like(r), alpha=m) if m else r
+            u_bar, y_bar = _first_product(a, u, z_bar, z_factor, p_bar)
             passed = torch.bmm(y_bar, u)
         else:
-            half: Tensor | None = None
+            half = None if before is None else torch.bmm(before, z_bar)
             if p_bar is not None:
+                assert w is not None
                 w_bar = _mirrored(torch.baddbmm(p_bar, r, p_bar, beta=m) if m else torch.bmm(r, p_bar))
-                if before is None:
-                    half = torch.baddbmm(z_bar, u, w_bar, beta=z_factor / 2, alpha=p_factor / 2)
-                else:
-                    half = torch.baddbmm(torch.bmm(before, z_bar), u, w_bar, beta=z_factor / 2, alpha=p_factor / 2)
-            elif before is not None:
-                half = torch.bmm(before, z_bar) * (z_factor / 2)
+                half = torch.baddbmm(z_bar if half is None else half, u, w_bar, beta=z_factor / 2, alpha=0.5)
+                passed = torch.bmm(p_bar, w)
+            elif half is not None:
+                half = half * (z_factor / 2)
             u_bar = z_bar * z_factor if half is None else _mirrored(half)
             if before is not None:
                 z_bar, z_factor = _mirrored(torch.bmm(z_bar, u)), z_factor / 2
-            if p_bar is not None and w is not None:
-                passed = torch.bmm(p_bar, w) if p_factor == 1.0 else torch.bmm(p_bar * p_factor, w)
 
-        if step.squarings == 0:
+        if inner is None:
             p_bar = c[1] * u_bar if passed is None else _mirrored(torch.add(c[1] * u_bar, passed) * 0.5)
-        elif inner is None:
-            total = torch.bmm(r, u_bar) * c[1]
-            p_bar = _mirrored(total if passed is None else torch.add(total, passed, alpha=0.5))
         else:
             inner_bar = _mirrored(torch.bmm(inner, u_bar))
             total = torch.baddbmm(u_bar, r, inner_bar, beta=c[1] / 2, alpha=c[2])
             p_bar = _mirrored(total if passed is None else torch.add(total, passed, alpha=0.5))
-        p_factor = 1.0
     assert p_bar is not None
     return p_bar
 
 
-def _first_product(
-    a: Tensor, u: Tensor, z_bar: Tensor, z_factor: float, p_bar: Tensor | None, p_factor: float
-) -> tuple[Tensor, Tensor]:
+def _first_product(a: Tensor, u: Tensor, z_bar: Tensor, z_factor: float, p_bar: Tensor | None) -> tuple[Tensor, Tensor]:
     """Gradients of u and of Y = A u, where P = Y u goes on."""
     if p_bar is None:
         y_bar = z_bar * z_factor
         return _mirrored(torch.bmm(a, y_bar)) * 0.5, y_bar
-    y_bar = _mirrored(torch.baddbmm(z_bar, p_bar, u, beta=z_factor / 2, alpha=p_factor / 2))
+    y_bar = _mirrored(torch.baddbmm(z_bar, p_bar, u, beta=z_factor / 2, alpha=0.5))
     y = symmetric_product(a, u)
-    half = torch.baddbmm(torch.bmm(y, p_bar), a, y_bar, beta=p_factor / 2, alpha=0.5)
+    half = torch.baddbmm(torch.bmm(y, p_bar), a, y_bar, beta=0.5, alpha=0.5)
     return _mirrored(half), y_bar
 
 
@@ -247,28 +258,9 @@ def _mirrored(x: Tensor) -> Tensor:
     return x + x.mT
 
 
-def first_factor(stack: list[Tensor], step: Step, eye: Tensor) -> Tensor:
-    """Return the first step's u, from the end of a chain that stops after it."""
-    if step.squarings:
-        return stack[-2]
-    c = step.completed()
-    return torch.add(c[1] * stack[-2], eye, alpha=c[0])
-
-
-def product_of(chain: list[Tensor], steps: tuple[Step, ...], root: bool) -> Tensor:
+def product_of(chain: Sequence[Tensor], steps: tuple[Step, ...], root: bool) -> Tensor:
     """Return the result of `run` from its chain with at most one matrix product."""
-    stack, step, k = list(chain), steps[-1], len(steps) - 1
-    eye = torch.eye(chain[0].shape[-1], dtype=chain[0].dtype, device=chain[0].device)
-    before = stack.pop() if k > 1 or (k == 1 and root) else None
-    u = stack.pop() if step.squarings else None
-    if step.squarings == 2:
-        stack.pop()
-    r = stack.pop()
-    if u is None:
-        c = step.completed()
-        u = torch.add(c[1] * r, eye, alpha=c[0])
-    if k == 0:
-        return symmetric_product(torch.add(r, eye, alpha=step.centre), u) if root else u
-    if before is None:
-        before = first_factor(stack, steps[0], eye)
-    return symmetric_product(before, u)
+    r, _, u, before, _ = links(chain, steps, root)[-1]
+    if before is not None:
+        return symmetric_product(before, u)
+    return symmetric_product(torch.add(r, eye_like(r), alpha=steps[-1].centre), u) if root else u
