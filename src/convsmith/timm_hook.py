@@ -10,25 +10,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from importlib.abc import Loader, MetaPathFinder
+from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
-
-
-class _AfterTimm(Loader):
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self.loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        if module.__spec__ is not None:
-            module.__spec__.loader = self.loader
-        module.__loader__ = self.loader
-        self.loader.exec_module(module)
-        importlib.import_module("convsmith.models")
 
 
 class _TimmFinder(MetaPathFinder):
@@ -38,7 +23,13 @@ class _TimmFinder(MetaPathFinder):
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _AfterTimm(spec.loader)
+            execute = spec.loader.exec_module
+
+            def then_ours(module: ModuleType) -> None:
+                execute(module)
+                importlib.import_module("convsmith.models")
+
+            spec.loader.exec_module = then_ours  # type: ignore[method-assign]  # of this one loader, used once
         return spec
 
 
