@@ -25,14 +25,9 @@ class ConvsmithError(Exception):
 
     def __init__(self, rule: str, *, argument: object = None, given: object = None, hint: str | None = None) -> None:
         self.rule, self.argument, self.given, self.hint = rule, argument, given, hint
-        parts = [rule]
-        if argument is not None:
-            parts.append(f"  argument: {argument}")
-        if given is not None:
-            parts.append(f"  given:    {given}")
-        if hint is not None:
-            parts.append(f"  hint:     {hint}")
-        super().__init__("\n".join(parts))
+        told = {"argument:": argument, "given:": given, "hint:": hint}
+        lines = [f"  {word:9} {what}" for word, what in told.items() if what is not None]
+        super().__init__("\n".join([rule, *lines]))
 
 
 class InvalidArgument(ConvsmithError, ValueError):
