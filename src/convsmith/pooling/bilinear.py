@@ -76,7 +76,6 @@ class BilinearPooling(Pooling):
         self.out_features = self.dim * self.dim
 
     def pool(self, x: Tensor) -> Tensor:
-        """Return the descriptor."""
         return bilinear(x, root=self.root, iterations=self.iterations)
 
 
@@ -90,9 +89,8 @@ class ImprovedBilinear(BilinearPooling):
         super().__init__(in_channels, dim, root=root, iterations=iterations)
 
 
-@float32_island
-def count_sketch_bilinear(x: Tensor, target: Tensor, sign: Tensor, size: int) -> Tensor:
-    """Return the Tensor Sketch of the second moment, ``[B, C, H, W]`` -> ``[B, size]``.
+def tensor_sketch(moment: Tensor, target: Tensor, sign: Tensor, size: int) -> Tensor:
+    """Return the Tensor Sketch of a second moment, ``[B, C, C]`` -> ``[B, size]``.
 
     ``phi_k = sum_{i, j: target[i, j] = k} sign[i, j] (X X^T / M)_ij`` with ``target[i, j] = h1(i) + h2(j) mod size``
     and ``sign[i, j] = s1(i) s2(j)``, both [C, C]. This is the circular convolution of two count sketches, summed over
@@ -102,21 +100,17 @@ def count_sketch_bilinear(x: Tensor, target: Tensor, sign: Tensor, size: int) ->
     Paper: Gao, Beijbom, Zhang, Darrell, "Compact Bilinear Pooling" (CVPR 2016), algorithm 2.
     Differs from the paper: divided by M.
     """
-    return _sketched(covariance(x, center=False), target, sign, size)
-
-
-def _sketched(moment: Tensor, target: Tensor, sign: Tensor, size: int) -> Tensor:
     out = torch.zeros(moment.shape[0], size, dtype=moment.dtype, device=moment.device)
     return out.index_add(1, target.flatten(), (moment * sign.to(moment.dtype)).flatten(1))
 
 
 @float32_island
 def compact_bilinear(x: Tensor, target: Tensor, sign: Tensor, size: int) -> Tensor:
-    """Return `count_sketch_bilinear` after signed square root, at unit length; a zero map gives zeros."""
+    """Return the second moment's `tensor_sketch` after signed square root, at unit length; a zero map gives zeros."""
     x = columns(x, "compact_bilinear")
     scale = power_of_two(x).clamp(min=LEAST)
     moment = covariance(x / scale, center=False)
-    return _unit_length(_sketched(moment, target, sign, size), moment, scale[..., 0].square())
+    return _unit_length(tensor_sketch(moment, target, sign, size), moment, scale[..., 0].square())
 
 
 @POOLINGS.register("compact-bilinear", order=2, paper="Gao et al., CVPR 2016")
@@ -143,5 +137,4 @@ class CompactBilinear(Pooling):
         self.register_buffer("sign", (s[0][:, None] * s[1][None, :]).to(torch.int8))
 
     def pool(self, x: Tensor) -> Tensor:
-        """Return the descriptor."""
         return compact_bilinear(x, self.target, self.sign, self.out_features)

@@ -55,20 +55,14 @@ def best_quintic(low: float, high: float) -> tuple[Step, float]:
     return Step((a, b, c)), abs(level)
 
 
-@functools.lru_cache(maxsize=64)
 def polar_express_steps(iterations: int, smallest: float = 1e-3, largest: float | None = None) -> tuple[Step, ...]:
     """Return ``iterations`` optimal quintic steps for singular values in [smallest, largest].
 
     ``smallest`` is a singular value: eigenvalues of the normalised matrix down to ``smallest**2`` get the error that
-    `schedule_errors` gives; smaller ones, zero included, are treated as a filter would. ``largest`` None takes
+    `schedule` gives; smaller ones, zero included, are treated as a filter would. ``largest`` None takes
     `level_reach`, which keeps rounding small where the singular value is one; 1.0 is the paper's interval.
     """
-    return tuple(step for step, _ in _schedule(iterations, smallest, largest))
-
-
-def schedule_errors(iterations: int, smallest: float = 1e-3, largest: float | None = None) -> tuple[float, ...]:
-    """Return max |1 - x Z| on [smallest, largest] after each step: the root's error, known before any matrix."""
-    return tuple(error for _, error in _schedule(iterations, smallest, largest))
+    return tuple(step for step, _ in schedule(iterations, smallest, largest))
 
 
 @functools.lru_cache(maxsize=64)
@@ -92,7 +86,8 @@ def level_reach(smallest: float) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _schedule(iterations: int, smallest: float, largest: float | None) -> tuple[tuple[Step, float], ...]:
+def schedule(iterations: int, smallest: float = 1e-3, largest: float | None = None) -> tuple[tuple[Step, float], ...]:
+    """Return the steps with max |1 - x Z| on [smallest, largest] after each: the root's error, before any matrix."""
     checked_iterations(iterations)
     arguments.number("smallest", smallest, above=0, below=1)
     if largest is not None:
@@ -102,7 +97,5 @@ def _schedule(iterations: int, smallest: float, largest: float | None) -> tuple[
     for _ in range(iterations):
         step, error = best_quintic(low, high)
         found.append((step, error))
-        low, high = 1.0 - error, 1.0 + error
-        if error < 1e-12:
-            low, high = 1.0 - 1e-12, 1.0 + 1e-12
+        low, high = 1.0 - max(error, 1e-12), 1.0 + max(error, 1e-12)
     return tuple(found)
