@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -17,6 +15,9 @@ from convsmith.pooling.matrix_root import matrix_sqrt, refuse_indefinite
 from convsmith.pooling.newton_schulz import checked_iterations
 from convsmith.pooling.power import gram_log, power_covariance
 from convsmith.pooling.spectral import ShiftedRoot, spectral_map
+
+#: eight points and weights of Gauss and Legendre on [-1, 1]
+LEGENDRE = [values.tolist() for values in np.polynomial.legendre.leggauss(8)]
 
 
 @float32_island
@@ -79,7 +80,6 @@ class G2DeNet(Pooling):
 
     @float64_island
     def pool(self, x: Tensor) -> Tensor:
-        """Return the upper triangle of the root."""
         if self.method == "eigh":
             return triu_vector(power_covariance(_with_ones(x.flatten(2)), exponent=0.5, center=False))
         return triu_vector(matrix_sqrt(gaussian_embedding(x), method=self.method, iterations=self.iterations))
@@ -106,7 +106,6 @@ class RAIDG(Pooling):
 
     @float64_island
     def pool(self, x: Tensor) -> Tensor:
-        """Return the upper triangle of the root."""
         x = x.flatten(2)
         estimate = von_neumann_estimate(covariance(x), self.theta)
         mean = x.mean(2, keepdim=True) * self.mean_weight
@@ -139,7 +138,6 @@ class L2EMG(Pooling):
 
     @float64_island
     def pool(self, x: Tensor) -> Tensor:
-        """Return the upper triangle of the logarithm."""
         x = x.flatten(2)
         eye = torch.eye(x.shape[1] + 1, x.shape[1], dtype=x.dtype, device=x.device)
         if self.mode == "ie":
@@ -158,13 +156,7 @@ class L2EMG(Pooling):
         return triu_vector(triangular_log(torch.cat([torch.cat([factor, mean], 2), bottom], 1)))
 
 
-@functools.lru_cache(maxsize=8)
-def _gauss_legendre(nodes: int) -> tuple[tuple[float, float], ...]:
-    points, weights = np.polynomial.legendre.leggauss(nodes)
-    return tuple((float(0.5 * (p + 1)), float(0.5 * w)) for p, w in zip(points, weights, strict=True))
-
-
-def triangular_root(t: Tensor, iterations: int = 12) -> Tensor:
+def triangular_root(t: Tensor) -> Tensor:
     """Return the upper triangular square root of upper triangular matrices with positive diagonal, [B, n, n].
 
     The Denman-Beavers iteration ``Y <- (Y + Z^-1)/2, Z <- (Z + Y^-1)/2`` stays triangular, so the inverses are
@@ -172,27 +164,28 @@ def triangular_root(t: Tensor, iterations: int = 12) -> Tensor:
     """
     eye = torch.eye(t.shape[-1], dtype=t.dtype, device=t.device).expand_as(t)
     y, z = t, eye
-    for _ in range(iterations):
+    for _ in range(12):
         y_inverse = torch.linalg.solve_triangular(y, eye, upper=True)
         z_inverse = torch.linalg.solve_triangular(z, eye, upper=True)
         y, z = 0.5 * (y + z_inverse), 0.5 * (z + y_inverse)
     return y
 
 
-def triangular_log(t: Tensor, *, roots: int = 3, nodes: int = 8) -> Tensor:
+def triangular_log(t: Tensor) -> Tensor:
     """Return log(T) for upper triangular T with positive diagonal, [B, n, n], upper triangular.
 
-    ``log T = 2^k log T^(1/2^k)`` with the last logarithm by the [nodes, nodes] Pade quotient in its partial-fraction
-    form, ``sum_j w_j E (I + x_j E)^-1`` with E = T - I and Gauss-Legendre points: at three roots and eight nodes
-    exact to double precision for diagonals between 1e-4 and 1e4. Differentiable by autograd.
+    ``log T = 8 log T^(1/8)`` with the last logarithm by the [8, 8] Pade quotient in its partial-fraction form,
+    ``sum_j w_j E (I + x_j E)^-1`` with E = T - I and Gauss-Legendre points on [0, 1]: exact to double precision for
+    diagonals between 1e-4 and 1e4. Differentiable by autograd.
 
     Method: Higham, "Functions of Matrices" (2008), section 11.5.
     """
-    for _ in range(roots):
+    for _ in range(3):
         t = triangular_root(t)
     eye = torch.eye(t.shape[-1], dtype=t.dtype, device=t.device).expand_as(t)
     e = t - eye
     total = torch.zeros_like(t)
-    for point, weight in _gauss_legendre(nodes):
-        total = total + weight * torch.linalg.solve_triangular(eye + point * e, e, upper=True)
-    return total * float(2**roots)
+    for point, weight in zip(*LEGENDRE, strict=True):
+        inverse = torch.linalg.solve_triangular(eye + 0.5 * (point + 1) * e, e, upper=True)
+        total = total + 0.5 * weight * inverse
+    return total * 8.0

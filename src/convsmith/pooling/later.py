@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith import arguments
-from convsmith.pooling.covariance import covariance, triu_size, triu_vector
+from convsmith.pooling.covariance import covariance, triu_vector
 from convsmith.pooling.inputs import HALVES, columns, float64_island
 from convsmith.pooling.layers import POOLINGS, Pooling
 
@@ -49,10 +49,8 @@ class BDC(Pooling):
     def __init__(self, in_channels: int, dim: int | None = None) -> None:
         super().__init__(in_channels, dim)
         self.log_scale = nn.Parameter(torch.zeros(()))
-        self.out_features = triu_size(self.dim)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Return the upper triangle of the matrix."""
         return triu_vector(brownian_covariance(x, self.log_scale))
 
 
@@ -79,12 +77,7 @@ class DropCov(Pooling):
     the rate stays on the device.
     """
 
-    def __init__(self, in_channels: int, dim: int | None = None) -> None:
-        super().__init__(in_channels, dim)
-        self.out_features = triu_size(self.dim)
-
     def pool(self, x: Tensor) -> Tensor:
-        """Return the upper triangle of the covariance."""
         x = x.flatten(2)
         if self.training:
             with torch.no_grad():

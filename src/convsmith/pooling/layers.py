@@ -37,30 +37,28 @@ def available() -> list[str]:
     return POOLINGS.names()
 
 
-class Reduction(nn.Sequential):
-    """1 x 1 convolution without bias, batch normalisation, ReLU; kaiming-normal fan-out, as published."""
-
-    def __init__(self, in_channels: int, dim: int) -> None:
-        conv = nn.Conv2d(in_channels, dim, 1, bias=False)
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-        super().__init__(conv, nn.BatchNorm2d(dim), nn.ReLU(inplace=True))
+def reduction(in_channels: int, dim: int) -> nn.Sequential:
+    """Return 1 x 1 convolution without bias, batch normalisation, ReLU; kaiming-normal fan-out, as published."""
+    conv = nn.Conv2d(in_channels, dim, 1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(dim), nn.ReLU(inplace=True))
 
 
 class Pooling(nn.Module, ABC):
     """Features to one vector per image.
 
     Attributes: ``in_channels``; ``dim``, the channels that are pooled (after the reduction, if there is one);
-    ``out_features``, the length of the result. Raises `InvalidArgument` in ``forward`` on a wrong rank, type, number of
+    ``out_features``, the length of the result: the upper triangle of a dim x dim matrix unless a layer says otherwise.
+    Raises `InvalidArgument` in ``forward`` on a wrong rank, type, number of
     channels, on no position and on values that are not finite.
     """
-
-    out_features: int
 
     def __init__(self, in_channels: int, dim: int | None = None) -> None:
         super().__init__()
         self.in_channels = arguments.integer("in_channels", in_channels, least=1)
         self.dim = in_channels if dim is None else arguments.integer("dim", dim, least=1)
-        self.reduce: nn.Module = nn.Identity() if dim is None else Reduction(in_channels, dim)
+        self.out_features = triu_size(self.dim)
+        self.reduce: nn.Module = nn.Identity() if dim is None else reduction(in_channels, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, out_features]."""
@@ -93,7 +91,6 @@ class GlobalAverage(Pooling):
         self.out_features = self.dim
 
     def pool(self, x: Tensor) -> Tensor:
-        """Return the mean over positions."""
         return x.mean((2, 3))
 
 
@@ -139,12 +136,10 @@ class ISQRTCOV(Pooling):
             raise InvalidArgument(rule, argument=f"side={side!r}", given=given)
         self.method, self.normalization, self.compensate = method, normalization, compensate
         self.isometric, self.side = isometric, side
-        self.out_features = triu_size(self.dim)
         maker = newton_schulz_steps if method == "newton-schulz" else polar_express_steps
         self.steps = maker(iterations)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Return the upper triangle of the root."""
         if self.fused:
             warn_if_unsafe(self.iterations, torch.float64 if x.dtype == torch.float64 else torch.float32)
             root = covariance_root(x, self.steps, side=self.side)
@@ -190,10 +185,8 @@ class MPNCOV(Pooling):
         arguments.one_of("side", side, SIDES)
         self.normalization = normalization
         self.isometric, self.side = isometric, side
-        self.out_features = triu_size(self.dim)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Return the upper triangle of the power."""
         if self.normalization is None:
             power = power_covariance(x, exponent=self.exponent, side=self.side)
         else:
@@ -232,9 +225,7 @@ class DeepO2P(Pooling):
     def __init__(self, in_channels: int, dim: int | None = None, *, ridge: float = 1e-3, center: bool = False) -> None:
         super().__init__(in_channels, dim)
         self.ridge, self.center = arguments.number("ridge", ridge, above=0), center
-        self.out_features = triu_size(self.dim)
 
     @float64_island
     def pool(self, x: Tensor) -> Tensor:
-        """Return the upper triangle of the logarithm."""
         return triu_vector(matrix_log(covariance(x, center=self.center), ridge=self.ridge))
