@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from convsmith.arguments import spelled
 from convsmith.errors import InvalidArgument
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -62,16 +63,12 @@ def refuse_not_finite(x: Tensor, asked: str) -> None:
         raise InvalidArgument("the features must be finite", argument=asked, given=given, hint=hint)
 
 
-def columns(x: Tensor, asked: str = "pooling") -> Tensor:
+def columns(x: Tensor, asked: str) -> Tensor:
     """Return features [B, C, H, W] or [B, C, M] as [B, C, M], or raise `InvalidArgument`."""
     if not isinstance(x, Tensor) or x.dim() not in (3, 4):
-        given = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         hint = "add a batch dimension with x[None], or transpose tokens [B, N, C] to [B, C, N]"
-        raise InvalidArgument("features are [B, C, H, W] or [B, C, M]", argument=asked, given=given, hint=hint)
-    if not x.is_floating_point():
-        raise InvalidArgument("features must be floating point", argument=asked, given=str(x.dtype), hint="x.float()")
-    if x.layout != torch.strided:
-        raise InvalidArgument("features must be dense", argument=asked, given=str(x.layout), hint="x.to_dense()")
+        raise InvalidArgument("features are [B, C, H, W] or [B, C, M]", argument=asked, given=spelled(x), hint=hint)
+    _refuse_kinds("features", x, asked)
     x = x.flatten(2)
     if x.shape[1] == 0 or x.shape[2] == 0:
         raise InvalidArgument("at least one channel and one position are needed", argument=asked, given=tuple(x.shape))
@@ -82,14 +79,17 @@ def columns(x: Tensor, asked: str = "pooling") -> Tensor:
 def square(a: Tensor, asked: str) -> Tensor:
     """Return a batch of square matrices [B, d, d] (or one, [d, d]) unchanged, or raise `InvalidArgument`."""
     if not isinstance(a, Tensor) or a.dim() < 2 or a.shape[-1] != a.shape[-2] or a.shape[-1] == 0:
-        given = f"shape {tuple(a.shape)}" if isinstance(a, Tensor) else type(a).__name__
-        raise InvalidArgument("a batch of square matrices [B, d, d] is needed", argument=asked, given=given)
-    if not a.is_floating_point():
-        raise InvalidArgument("matrices must be floating point", argument=asked, given=str(a.dtype), hint="a.float()")
-    if a.layout != torch.strided:
-        raise InvalidArgument("matrices must be dense", argument=asked, given=str(a.layout), hint="a.to_dense()")
+        raise InvalidArgument("a batch of square matrices [B, d, d] is needed", argument=asked, given=spelled(a))
+    _refuse_kinds("matrices", a, asked)
     refuse_not_finite(a, asked)
     return a
+
+
+def _refuse_kinds(what: str, x: Tensor, asked: str) -> None:
+    if not x.is_floating_point():
+        raise InvalidArgument(f"{what} must be floating point", argument=asked, given=spelled(x), hint="x.float()")
+    if x.layout != torch.strided:
+        raise InvalidArgument(f"{what} must be dense", argument=asked, given=spelled(x), hint="x.to_dense()")
 
 
 def refuse_overflow(out: Tensor, x: Tensor, asked: str) -> Tensor:
