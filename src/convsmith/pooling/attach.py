@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from convsmith import arguments
-from convsmith.arguments import module
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.feature_maps import feature_fn, feature_layout, infer_channels, input_shape
 from convsmith.inspection.modes import copied
@@ -73,7 +72,7 @@ def attach(
         >>> sharper = attach(model, "isqrt-cov", dim=16, input_size=(3, 16, 16))
     """
     entry = POOLINGS.entry(pooling)
-    module("model", model)
+    arguments.module("model", model)
     stride = None  # that the backbone was built with already
     if isinstance(model, PooledClassifier):
         num_classes = model.num_classes if num_classes is None else num_classes

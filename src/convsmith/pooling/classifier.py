@@ -53,14 +53,14 @@ class PooledClassifier(nn.Module):
         self.pooled = True
         self.classifier = self._classifier(num_classes)
         own = dict(getattr(backbone, "pretrained_cfg", None) or {})
-        if own.get("first_conv"):
-            firsts = own["first_conv"] if isinstance(own["first_conv"], (list, tuple)) else (own["first_conv"],)
-            named = tuple(f"backbone.{name}" for name in firsts)
-            own["first_conv"] = named[0] if len(named) == 1 else named
+        first = own.get("first_conv")
+        if first:
+            several = not isinstance(first, str)
+            own["first_conv"] = tuple(f"backbone.{n}" for n in first) if several else f"backbone.{first}"
         if own:
             last = 3 * len(self.hidden) or int(self.drop_rate > 0)
             own["classifier"] = f"classifier.{last}" if last else "classifier"
-        self.pretrained_cfg = own
+        self.pretrained_cfg = self.default_cfg = own  # timm's two names
 
     def _classifier(self, num_classes: int) -> nn.Module:
         if num_classes == 0:
@@ -150,15 +150,6 @@ class PooledClassifier(nn.Module):
         """Return the backbone's parameters that decay must leave alone."""
         own: set[str] = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in own}
-
-    @property
-    def default_cfg(self) -> dict[str, Any]:
-        """The data configuration, under timm's older name."""
-        return self.pretrained_cfg
-
-    @default_cfg.setter
-    def default_cfg(self, value: dict[str, Any]) -> None:
-        self.pretrained_cfg = value
 
     def parameter_groups(self, lr: float, *, head_lr_mult: float | None = None) -> list[dict[str, Any]]:
         """Return two optimizer groups: the backbone at ``lr``, pooling and classifier at ``lr * head_lr_mult``.
