@@ -187,12 +187,7 @@ class _CovarianceRoot(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any,  # noqa: ARG004  (the signature is torch's)
-        in_dims: tuple[int | None, ...],
-        x: Tensor,
-        steps: tuple[Step, ...],
-        positions: bool,
-        keep: bool,
+        _info: Any, in_dims: tuple[int | None, ...], x: Tensor, steps: tuple[Step, ...], positions: bool, keep: bool
     ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Fold the mapped dimension into the batch: samples do not influence each other."""
         assert in_dims[0] is not None

@@ -70,7 +70,7 @@ class _MinimaxRoot(torch.autograd.Function):
         return _symmetric(torch.bmm(x, _run(x, steps, positions)[0].mT))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG004
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
         x, ctx.steps, ctx.positions = inputs
         ctx.save_for_backward(x)
 

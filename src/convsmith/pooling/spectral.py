@@ -161,12 +161,7 @@ class LyapunovExact(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        b: Tensor,  # noqa: ARG004
-        g: Tensor,
-        values: Tensor,
-        vectors: Tensor,
-    ) -> Tensor:
+    def forward(_b: Tensor, g: Tensor, values: Tensor, vectors: Tensor) -> Tensor:
         total = values[..., :, None] + values[..., None, :]
         factor = torch.where(total > 0, 1.0 / torch.where(total > 0, total, 1.0), 0.0)
         return vectors @ (factor * (vectors.mT @ g @ vectors)) @ vectors.mT
