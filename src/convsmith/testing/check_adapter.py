@@ -12,16 +12,15 @@ from torch import Tensor, nn
 
 from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig, method_settings
 from convsmith.data.batch import Batch, DomainBatch
-from convsmith.registry import fitted, setting_types
+from convsmith.registry import setting_types
 from convsmith.testing.suite import (
-    WRONG,
     Conformance,
-    gradients_of,
-    require_frozen,
-    require_refusal,
-    require_refusals,
+    other_layouts,
+    require_gradients,
+    require_settings,
     require_that,
     run_checks,
+    state_shapes,
     untouched,
 )
 
@@ -59,13 +58,12 @@ def check_adapter(
     world, labels = _world()
     phases = (0, STEPS // 2, STEPS - 1)
 
-    def made(dtype: torch.dtype = torch.float32, config: MethodConfig = chosen, model: nn.Module | None = None) -> Any:
+    def made(own: DomainBatch = world, config: MethodConfig = chosen, model: nn.Module | None = None) -> Any:
         built = network() if model is None else model
         torch.manual_seed(3)
-        own = _as(world, dtype)
         domains = Domains([own.source], [own.target], CLASSES, STEPS)
         task: DomainTask = METHODS[name](built, domains, config)
-        return task.to(dtype)
+        return task.to(own.source.images.dtype)
 
     def stepped(task: DomainTask, step: int, batch: DomainBatch) -> Any:
         task.train()
@@ -76,22 +74,17 @@ def check_adapter(
 
     def settings_are_checked() -> None:
         require_that(isinstance(chosen, MethodConfig), "settings are a MethodConfig")
-        require_frozen(chosen)
         require_that(isinstance(entry.traits["partial"], bool), "the trait 'partial' is declared")
-        require_refusal(lambda: method_settings(name, {"no_such_setting": 1}))
-        for key, kind in setting_types(chosen).items():
-            wrongs = WRONG if fitted(None, kind)[0] else (None, *WRONG)
-            require_refusals(lambda wrong, key=key: method_settings(name, {key: wrong}), wrongs, key)  # type: ignore[misc]
+        require_settings(chosen, lambda given: method_settings(name, given))
 
     def one_step_in_every_phase() -> None:
         for step in phases:
             task = made()
             losses = stepped(task, step, _first(world))
             for key, part in {"total": losses.total, **losses.parts}.items():
-                require_that(
-                    part.dim() == 0 and bool(part.isfinite()), f"{key} is a finite scalar at step {step}", part
-                )
-            gradients_of(task.model, losses.total)
+                good = part.dim() == 0 and bool(part.isfinite())
+                require_that(good, f"{key} is a finite scalar at step {step}", part)
+            require_gradients(task.model, losses.total)
 
     def unequal_batches() -> None:
         for source, target in ((12, 5), (5, 12), (2, 2)):
@@ -99,7 +92,8 @@ def check_adapter(
             require_that(bool(total.isfinite()), f"batches of {source} and {target} images", total)
 
     def float64_and_autocast() -> None:
-        wide = stepped(made(torch.float64), phases[-1], _first(_as(world, torch.float64)))
+        doubled = _changed(world, Tensor.double)
+        wide = stepped(made(doubled), phases[-1], _first(doubled))
         require_that(wide.total.dtype == torch.float64, "float64 stays float64", wide.total.dtype)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = stepped(made(), phases[-1], _first(world)).total
@@ -110,20 +104,20 @@ def check_adapter(
             task = made()
             total = stepped(task, phases[-1], _changed(_first(world), change)).total
             require_that(bool(total.isfinite()), f"the loss is finite, {words}", total)
-            gradients_of(task.model, total)
+            require_gradients(task.model, total)
 
     def meta_device() -> None:
         with torch.device("meta"):
             task = made(model=network()).to("meta")
-        found, wanted = ({k: v.shape for k, v in one.state_dict().items()} for one in (task, made()))
-        require_that(found == wanted, "the meta device has the same state", found)
+        require_that(state_shapes(task) == state_shapes(made()), "the meta device has the same state")
         require_that(all(v.is_meta for v in task.state_dict().values()), "all of it moves to the meta device")
 
     def layout() -> None:
         plain = stepped(made(), phases[-1], _first(world)).total
-        changes = (lambda x: x.contiguous(memory_format=torch.channels_last), lambda x: x.mT.contiguous().mT)
-        for change in changes:
-            found = stepped(made(), phases[-1], _changed(_first(world), change)).total
+        batch = _first(world)
+        for source, target in zip(*map(other_layouts, (batch.source.images, batch.target.images)), strict=True):
+            laid = DomainBatch(replace(batch.source, images=source), replace(batch.target, images=target))
+            found = stepped(made(), phases[-1], laid).total
             require_that(torch.allclose(found, plain, rtol=1e-4, atol=1e-5), "layout changes nothing", (found, plain))
 
     def both_normalisations() -> None:
@@ -136,10 +130,7 @@ def check_adapter(
         found = []
         for known in (world.target.labels, labels):
             named = replace(world, target=replace(world.target, labels=known))
-            domains = Domains([named.source], [named.target], CLASSES, STEPS)
-            model = network()
-            torch.manual_seed(3)
-            found.append(stepped(METHODS[name](model, domains, chosen), phases[-1], _first(named)).total)
+            found.append(stepped(made(named), phases[-1], _first(named)).total)
         require_that(torch.equal(found[0], found[1]), "target labels change nothing", found)
 
     def deterministic() -> None:
@@ -195,11 +186,9 @@ def check_adapter(
         found = stepped(made(model=_Detailed()), phases[-1], _first(world)).total
         require_that(torch.equal(plain, found), "networks may return more than logits", (plain, found))
 
-    checks = [
-        *(settings_are_checked, one_step_in_every_phase, unequal_batches, float64_and_autocast, scales_and_offset),
-        *(meta_device, layout, both_normalisations, no_target_label, deterministic, arguments_untouched),
-        *(state_dict_and_copies, parameter_groups, class_weights, evaluate, outputs_beside_logits),
-    ]
+    checks = [settings_are_checked, one_step_in_every_phase, unequal_batches, float64_and_autocast, scales_and_offset]
+    checks += [meta_device, layout, both_normalisations, no_target_label, deterministic, arguments_untouched]
+    checks += [state_dict_and_copies, parameter_groups, class_weights, evaluate, outputs_beside_logits]
     return run_checks(f"the adaptation method {name!r}", checks, exceptions)
 
 
@@ -251,7 +240,3 @@ def _first(world: DomainBatch, source: int = 12, target: int = 12) -> DomainBatc
 
 def _changed(world: DomainBatch, change: Callable[[Tensor], Tensor]) -> DomainBatch:
     return DomainBatch(*(replace(b, images=change(b.images)) for b in (world.source, world.target)))
-
-
-def _as(world: DomainBatch, dtype: torch.dtype) -> DomainBatch:
-    return _changed(world, lambda images: images.to(dtype))

@@ -14,8 +14,8 @@ from convsmith.interpretation import Routes, score_units
 from convsmith.testing.check_compressor import CLASSES, SIDE, network
 from convsmith.testing.suite import (
     Conformance,
-    near,
-    relative_error,
+    other_layouts,
+    require_near,
     require_refusal,
     require_refusals,
     require_that,
@@ -63,8 +63,8 @@ def check_explainer(
     wanted = found()
     vector = wanted.vector()
 
-    def same(other: Routes, rule: str, bound: float = tolerance) -> None:
-        require_that(near(other.vector(), vector, bound), rule, relative_error(other.vector(), vector))
+    def same(other: Routes, rule: str) -> None:
+        require_near(other.vector(), vector, tolerance, rule)
 
     def numbers() -> None:
         logits = run(model, images)
@@ -87,8 +87,8 @@ def check_explainer(
         same(found(pixels=images[order])[order.argsort()], "the order of the images changes nothing")
 
     def layout() -> None:
-        same(found(pixels=images.contiguous(memory_format=torch.channels_last)), "channels_last changes nothing")
-        same(found(pixels=images.mT.contiguous().mT), "strides change nothing")
+        for pixels in other_layouts(images):
+            same(found(pixels=pixels), "the memory's layout changes nothing")
 
     def gradient_modes() -> None:
         with torch.no_grad():
@@ -148,23 +148,7 @@ def check_explainer(
         require_refusals(lambda wrong: found(pixels=wrong), [None, *wrong_tensors(images), images[:0]], "images")
         require_refusals(lambda wrong: found(batch_size=wrong), (0, -1, 1.5, "two"), "batch_size")
 
-    checks = [
-        numbers,
-        precision,
-        degenerate_images,
-        samples_apart,
-        layout,
-        gradient_modes,
-        wrappers,
-        arguments_untouched,
-        repeatable,
-        labels_and_numbers,
-        sites,
-        files,
-        refusals,
-    ]
-    return run_checks(
-        f"the explainer {explain if isinstance(explain, str) else getattr(explain, '__name__', 'given')!r}",
-        checks,
-        exceptions,
-    )
+    checks = [numbers, precision, degenerate_images, samples_apart, layout, gradient_modes, wrappers]
+    checks += [arguments_untouched, repeatable, labels_and_numbers, sites, files, refusals]
+    name = explain if isinstance(explain, str) else getattr(explain, "__name__", "given")
+    return run_checks(f"the explainer {name!r}", checks, exceptions)

@@ -12,7 +12,15 @@ import torch
 
 from convsmith.data.preprocessing import Preprocessing
 from convsmith.models import ModelRecipe, load_model, save_model
-from convsmith.testing.suite import Conformance, require_that, run, run_checks, untouched
+from convsmith.testing.suite import (
+    Conformance,
+    require_gradients,
+    require_that,
+    run,
+    run_checks,
+    state_shapes,
+    untouched,
+)
 
 CLASSES = 4
 
@@ -63,9 +71,7 @@ def check_model(
 
     def gradients() -> None:
         other = made().train()
-        other(torch.cat([x, x.flip(0)])).square().mean().backward()
-        missing = [key for key, parameter in other.named_parameters() if parameter.grad is None]
-        require_that(not missing, "every parameter gets a gradient", missing[:3])
+        require_gradients(other, other(torch.cat([x, x.flip(0)])).square().mean(), every=True)
 
     def groups() -> None:
         grouped = timm.models.group_parameters(model, model.group_matcher())
@@ -109,10 +115,7 @@ def check_model(
     def meta_device() -> None:
         with torch.device("meta"):
             empty = timm.create_model(name, **chosen)
-        wanted = {k: v.shape for k, v in model.state_dict().items()}
-        require_that(
-            {k: v.shape for k, v in empty.state_dict().items()} == wanted, "the meta device has the same state"
-        )
+        require_that(state_shapes(empty) == state_shapes(model), "the meta device has the same state")
 
     def files() -> None:
         wanted = run(model, x)

@@ -13,8 +13,7 @@ from convsmith.pooling import POOLINGS, Pooling, attach, pooling_options
 from convsmith.testing.module_checks import built, check_precision, module_checks
 from convsmith.testing.suite import (
     Conformance,
-    near,
-    relative_error,
+    require_near,
     require_refusal,
     require_refusals,
     require_that,
@@ -78,7 +77,7 @@ def check_pooling(
             (slope,), (right,) = (
                 torch.func.vjp(f, features.to(g.dtype))[1](g) for f, g in ((layer, g), (exact, g.double()))
             )
-            require_that(near(slope, right, 1e-2), f"so are gradients, {words}", relative_error(slope, right))
+            require_near(slope, right, 1e-2, f"so are gradients, {words}")
 
     def degenerate_maps() -> None:
         for features in (torch.zeros_like(x), torch.full_like(x, 0.3)):

@@ -25,9 +25,9 @@ from convsmith.testing.suite import (
 CLASSES, WIDTH, SOURCE, TARGET, TRAINING = 4, 6, 30, 36, 40
 
 
-def evidence(dtype: torch.dtype = torch.float64, seed: int = 0) -> dict[str, Tensor]:
+def evidence(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """Return every field of `Evidence`, of images in four clusters that a classifier knows more or less."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     means = 2 * draw(CLASSES, WIDTH)
     readout = draw(WIDTH, CLASSES)
@@ -145,20 +145,8 @@ def check_validator(name: str, *, exceptions: Mapping[str, str] | None = None) -
             for key in same[1:]:
                 require_refusal(partial(value, **{**needed, key: needed[key][:-1]}))
 
-    checks = [
-        traits_are_declared,
-        a_finite_number,
-        dtypes,
-        layout,
-        repeatable,
-        tensors_with_gradient,
-        order_of_images,
-        order_of_classes,
-        target_labels,
-        missing_or_empty_evidence,
-        wrong_kinds,
-        unequal_numbers_of_images,
-    ]
+    checks = [traits_are_declared, a_finite_number, dtypes, layout, repeatable, tensors_with_gradient, order_of_images]
+    checks += [order_of_classes, target_labels, missing_or_empty_evidence, wrong_kinds, unequal_numbers_of_images]
     return run_checks(f"the validator {name!r}", checks, exceptions)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from convsmith.compression.runtimes import onnx_function, write_onnx
-from convsmith.testing.suite import Checks, near, relative_error, require_that, run, untouched
+from convsmith.testing.suite import Checks, other_layouts, require_near, require_that, run, state_shapes, untouched
 
 
 def built(make: Callable[[], nn.Module], dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -27,12 +27,7 @@ def built(make: Callable[[], nn.Module], dtype: torch.dtype = torch.float32) -> 
 def module_checks(make: Callable[[], nn.Module], x: Tensor, few: int) -> Checks:
     """Return the checks of what ``make()`` builds on maps ``x``; ONNX Runtime is given the first ``few`` of them."""
     layer, exact = built(make), built(make, torch.float64)
-    shape = {k: v.shape for k, v in layer.state_dict().items()}
-
     wanted = run(layer, x)
-
-    def same(found: Tensor, rule: str, bound: float = 1e-4) -> None:
-        require_that(near(found, wanted, bound), rule, relative_error(found, wanted))
 
     def half_precision_and_autocast() -> None:
         for dtype in (torch.float16, torch.bfloat16):
@@ -42,12 +37,12 @@ def module_checks(make: Callable[[], nn.Module], x: Tensor, few: int) -> Checks:
             require_that(bool(run(layer, x).isfinite().all()), "autocast is finite")
 
     def layout() -> None:
-        strided = (x.mT.contiguous().mT, torch.stack([x, x], -1)[..., 0])
-        for maps in (x.contiguous(memory_format=torch.channels_last), *strided):
-            same(run(layer, maps), "the memory's layout changes nothing", 1e-5)
+        for maps in other_layouts(x):
+            require_near(run(layer, maps), wanted, 1e-5, "the memory's layout changes nothing")
 
     def samples_apart() -> None:
-        same(torch.cat([run(layer, sample[None]) for sample in x]), "samples do not influence each other", 1e-5)
+        apart = torch.cat([run(layer, sample[None]) for sample in x])
+        require_near(apart, wanted, 1e-5, "samples do not influence each other")
 
     def gradients() -> None:
         maps = x.double()
@@ -57,27 +52,27 @@ def module_checks(make: Callable[[], nn.Module], x: Tensor, few: int) -> Checks:
         pulled = torch.func.vjp(exact, maps)[1](g)[0]
         require_that(bool(pulled.isfinite().all()), "the gradient is finite")
         forward, backward = (g * tangent).sum(), (pulled * direction).sum()
-        require_that(near(forward, backward, 1e-6), "forward and backward mode agree", (forward, backward))
+        require_near(forward, backward, 1e-6, "forward and backward mode agree")
 
     def vmap() -> None:
         stacked = torch.stack([x, x + 0.5])
         found = torch.func.vmap(layer)(stacked)
-        require_that(near(found, torch.stack([layer(s) for s in stacked]), 1e-4), "vmap is a loop")
+        require_near(found, torch.stack([layer(s) for s in stacked]), 1e-4, "vmap is a loop")
 
     def program(name: str, words: str, change: Callable[[nn.Module], Any]) -> Callable[[], None]:
         def check() -> None:
             torch.compiler.reset()  # the compiler gives up on a function that it has seen in eight classes
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                same(run(change(copy.deepcopy(layer)), x), f"the {words} gives the same numbers")
+                found = run(change(copy.deepcopy(layer)), x)
+            require_near(found, wanted, 1e-4, f"the {words} gives the same numbers")
 
         check.__name__ = name
         return check
 
     def onnx() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            found = onnx_function(write_onnx(layer, x, Path(folder) / "layer.onnx"))(x[:few])
-        require_that(near(found, wanted[:few], 1e-3), f"ONNX Runtime gives the same numbers for {few} of {len(x)} maps")
+        rule = f"ONNX Runtime gives the same numbers for {few} of {len(x)} maps"
+        require_near(through_onnx(layer, x, few), wanted[:few], 1e-3, rule)
 
     def copies_and_state() -> None:
         for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):  # noqa: S301  (its own bytes)
@@ -89,15 +84,16 @@ def module_checks(make: Callable[[], nn.Module], x: Tensor, few: int) -> Checks:
     def meta_device() -> None:
         with torch.device("meta"):
             empty = make().eval()
-        require_that({k: v.shape for k, v in empty.state_dict().items()} == shape, "the meta device has the state")
+        require_that(state_shapes(empty) == state_shapes(layer), "the meta device has the state")
 
     def repeatable() -> None:
         with untouched(x, *layer.state_dict().values()):
             first = run(layer, x)
         require_that(torch.equal(first, wanted), "the same maps give the same bits")
 
+    checks = [half_precision_and_autocast, layout, samples_apart, gradients, vmap, onnx, copies_and_state, repeatable]
     return [
-        *(half_precision_and_autocast, layout, samples_apart, gradients, vmap, onnx, copies_and_state, repeatable),
+        *checks,
         program("compile", "compiled code", lambda own: torch.compile(own, backend="eager")),
         program("trace", "traced program", lambda own: torch.jit.trace(own, (x,), check_trace=False)),
         program("script", "scripted program", torch.jit.script),
@@ -111,5 +107,11 @@ def check_precision(layer: nn.Module, exact: nn.Module, maps: Tensor, words: str
     """Return what ``layer`` gives on ``maps``, which must be what ``exact`` gives in float64, to rounding."""
     found, right = layer(maps), exact(maps.double())
     require_that(right.dtype == torch.float64 and found.dtype == torch.float32, "the dtype stays")
-    require_that(near(found, right, 1e-3), f"float32 is float64 to rounding, {words}", relative_error(found, right))
+    require_near(found, right, 1e-3, f"float32 is float64 to rounding, {words}")
     return found
+
+
+def through_onnx(model: nn.Module, maps: Tensor, few: int | None = None) -> Tensor:
+    """Return what ONNX Runtime gives on the first ``few`` of the ``maps`` with which ``model`` was exported."""
+    with tempfile.TemporaryDirectory() as folder:
+        return onnx_function(write_onnx(model, maps, Path(folder) / "model.onnx"))(maps[:few])

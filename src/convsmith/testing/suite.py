@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from convsmith.arguments import one_of
 from convsmith.errors import ConvsmithError, InvalidArgument
+from convsmith.registry import fitted, setting_types
 
 Checks = Sequence[Callable[[], None]]
 #: what no setting takes
@@ -99,10 +100,14 @@ def require_refusals(call: Callable[[Any], Any], wrongs: Iterable[Any], argument
         require_refusal(partial(call, wrong), argument)
 
 
-def require_frozen(settings: Any) -> None:
-    """Raise AssertionError unless ``settings``, a class or a value, are a frozen dataclass."""
+def require_settings(settings: Any, use: Callable[[dict[str, Any]], Any]) -> None:
+    """Require a frozen dataclass, a class or a value; ``use`` must refuse unknown names and wrong values of fields."""
     about = getattr(settings, "__dataclass_params__", None)
     require_that(about is not None and about.frozen, "settings are a frozen dataclass", settings)
+    require_refusal(lambda: use({"no_such_setting": 1}))
+    for key, kind in setting_types(settings).items():
+        wrongs = WRONG if fitted(None, kind)[0] else (None, *WRONG)
+        require_refusals(lambda wrong, key=key: use({key: wrong}), wrongs, key)  # type: ignore[misc]
 
 
 def run(model: nn.Module, maps: Tensor) -> Tensor:
@@ -112,23 +117,30 @@ def run(model: nn.Module, maps: Tensor) -> Tensor:
         return found
 
 
-def gradients_of(module: nn.Module, loss: Tensor) -> list[Tensor]:
-    """Return the gradients of ``loss`` for the parameters of ``module``, which must be there and finite."""
+def require_gradients(module: nn.Module, loss: Tensor, *, every: bool = False) -> None:
+    """Require finite gradients of ``loss`` for parameters of ``module``; for ``every`` one that is trained."""
     loss.backward()
     grown = [p.grad for p in module.parameters() if p.grad is not None]
     require_that(bool(grown) and all(bool(g.isfinite().all()) for g in grown), "there are finite gradients")
-    return grown
+    missing = [key for key, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    require_that(not (every and missing), "every parameter gets a gradient", missing[:3])
 
 
-def relative_error(found: Tensor, wanted: Tensor) -> float:
-    """Return ``|found - wanted| / |wanted|``, in float64."""
-    size = wanted.detach().double().norm()
-    return float((found.detach().double() - wanted.detach().double()).norm() / size.clamp(min=1e-300))
+def require_near(found: Tensor, wanted: Tensor, bound: float, rule: str) -> None:
+    """Require that two tensors are the same, or ``|found - wanted| / |wanted|``, in float64, is below ``bound``."""
+    a, b = found.detach().double(), wanted.detach().double()
+    error = float((a - b).norm() / b.norm().clamp(min=1e-300))
+    require_that(torch.equal(a, b) or error < bound, rule, error)
 
 
-def near(found: Tensor, wanted: Tensor, bound: float) -> bool:
-    """Tell whether two tensors are the same, or their relative error is below ``bound``."""
-    return bool(torch.equal(found.double(), wanted.double())) or relative_error(found, wanted) < bound
+def other_layouts(x: Tensor) -> list[Tensor]:
+    """Return maps [B, C, H, W] again, each time with another order in memory."""
+    return [x.contiguous(memory_format=torch.channels_last), x.mT.contiguous().mT, torch.stack([x, x], -1)[..., 0]]
+
+
+def state_shapes(module: nn.Module) -> dict[str, torch.Size]:
+    """Return the shapes of a module's state, by name."""
+    return {key: value.shape for key, value in module.state_dict().items()}
 
 
 @contextmanager
