@@ -34,21 +34,6 @@ def pretrained() -> Any:
     return model.eval()
 
 
-class LastStage(nn.Module):
-    """The network from the last stage's input on: [B, 192, 7, 7] -> logits; the stage and the head are trained."""
-
-    def __init__(self, model: Any, num_classes: int) -> None:
-        super().__init__()
-        self.stage, self.head = model.blocks[-1], nn.Sequential(model.conv_head, model.bn2)
-        self.global_pool = model.global_pool
-        self.classifier = nn.Linear(model.num_features, num_classes)
-        self.num_classes, self.num_features = num_classes, model.num_features
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits."""
-        return self.classifier(self.global_pool(self.head(self.stage(x))))
-
-
 def maps(
     folder: Path, cache: Path, *, progress: Callable[[int, int, str], None] | None = None
 ) -> tuple[Tensor, Tensor, list[str], list[str]]:

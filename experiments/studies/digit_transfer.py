@@ -176,17 +176,19 @@ def run(
         return {"selection": 0.0}
 
     task = train(method, world, target, seed, recipe, evaluate, **settings)
-    reference = base_logits[-1][rows]
+    return {"steps": list(steps), "curve": curve, **effects(task, last[0], base_logits[-1][rows], kept)}
+
+
+def effects(task: DomainTask, logits: Tensor, reference: Tensor, kept: tuple[int, ...]) -> dict[str, Any]:
+    """Return how far the target's logits [n, K] are from source-only's, and the class weights against ``kept``."""
     found: dict[str, Any] = {
-        "steps": list(steps),
-        "curve": curve,
-        "agreement": round(agreement(last[0], reference), 5),
-        "moved": round(moved_mass(last[0], reference), 5),
+        "agreement": round(agreement(logits, reference), 5),
+        "moved": round(moved_mass(logits, reference), 5),
     }
     weights = task.class_weights()
     if weights is not None:
         found["weights"] = [round(float(w), 4) for w in weights]
-        if len(kept) < 10:
+        if len(kept) < len(weights):
             found["auroc"] = round(shared_auroc(weights, kept), 5)
     return found
 

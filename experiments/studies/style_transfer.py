@@ -18,8 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.adaptation import METHODS, method_settings
-from convsmith.adaptation.evaluation.alarms import agreement, moved_mass
-from convsmith.adaptation.evaluation.diagnostics import shared_auroc
 from convsmith.adaptation.methods.method import Domains, DomainTask
 from convsmith.adaptation.methods.san import SAN
 from convsmith.data import DomainLoader, Loader
@@ -27,7 +25,7 @@ from convsmith.data.classes import chosen_classes
 from convsmith.inspection.features import Features, extract_features
 from convsmith.training import TrainConfig, fit
 from experiments.datasets.maps import HeadOnMaps, Maps, divided, emoji_maps, stamp_maps
-from experiments.studies.digit_transfer import HALVED, compute_metrics
+from experiments.studies.digit_transfer import HALVED, compute_metrics, effects
 
 #: source and target style
 DIRECTIONS = {
@@ -169,19 +167,8 @@ def run(
         return {"selection": 0.0}
 
     task = train(method, direction, target, seed, recipe, evaluate, kept if informed else (), **settings)
-    reference = base_logits[-1][rows]
-    found: dict[str, Any] = {
-        "curve": curve,
-        "balanced": balanced(last[0], labels),
-        "agreement": round(agreement(last[0], reference), 5),
-        "moved": round(moved_mass(last[0], reference), 5),
-    }
-    weights = task.class_weights()
-    if weights is not None:
-        found["weights"] = [round(float(w), 4) for w in weights]
-        if len(kept) < len(whole.classes):
-            found["auroc"] = round(shared_auroc(weights, kept), 5)
-    return found
+    told = effects(task, last[0], base_logits[-1][rows], kept)
+    return {"curve": curve, "balanced": balanced(last[0], labels), **told}
 
 
 def balanced(logits: Tensor, labels: Tensor) -> float:
