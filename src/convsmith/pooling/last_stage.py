@@ -22,15 +22,10 @@ def _unstride(stage: nn.Module) -> int:
             if isinstance(child, nn.Conv2d) and max(child.stride) > 1:
                 child.stride = (1, 1)
                 changed += 1
-            elif isinstance(child, (nn.AvgPool2d, nn.MaxPool2d)) and _stride(child) > 1:
+            elif isinstance(child, (nn.AvgPool2d, nn.MaxPool2d)) and child.stride not in (1, (1, 1)):
                 setattr(parent, name, nn.Identity())
                 changed += 1
     return changed
-
-
-def _stride(pool: nn.AvgPool2d | nn.MaxPool2d) -> int:
-    stride = pool.stride
-    return max(stride) if isinstance(stride, tuple) else int(stride)
 
 
 def _vgg(model: Any) -> int:
