@@ -164,7 +164,7 @@ def test_untraceable_networks_fail_with_a_reason(monkeypatch, network):
         with torch.no_grad():
             model.fc.bias += 1
 
-    monkeypatch.setattr("convsmith.compression.methods.prune.remove", wrong)
+    monkeypatch.setattr(removal, "remove", wrong)
     assert removal.AGREE < 1
     with pytest.raises(RunFailed, match="does not compute what masking"):
         compress(network, "prune-filters", example=IMAGES, keep=0.5)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.compression.operators.interleaved import LinearChain
+from convsmith.compression.planning.subject import Subject
 from convsmith.errors import InvalidArgument, refusing, require
 from convsmith.inspection.layers import KINDS, Layer, LayerInventory, Weighted
 from convsmith.inspection.modes import evaluating, watching
@@ -200,63 +201,54 @@ def scores(
     it. ``criterion`` ``"bn-scale"`` sums |gamma| instead. ``importance`` replaces both: scores by layer name, one per
     output channel, summed over the group's producers that have them.
     """
-    total = torch.zeros(group.size, dtype=torch.float64)
-    found = False
-    modules: dict[str, Weighted] = dict(model.named_modules())
+    none = "the importance has no scores for it"
     if importance is not None:
-        for part in group.producers:
-            if part.name in importance:
-                given = torch.as_tensor(importance[part.name]).detach().double().cpu().reshape(-1)
-                total.index_add_(0, part.root, given[part.own])
-                found = True
-        return total if found else "the importance has no scores for it"
-    if criterion == "bn-scale":
-        for part in group.others:
-            gamma = getattr(modules[part.name], "weight", None)
-            if gamma is not None and hasattr(modules[part.name], "running_mean"):
-                total.index_add_(0, part.root, gamma.detach().double().cpu().abs()[part.own])
-                found = True
-        return total if found else "no batch normalisation scales its channels"
-    for part in group.producers if side == "filters" else group.consumers:
-        norms = _norms(modules[part.name], rows=side == "filters")
-        total.index_add_(0, part.root, norms[part.own])
+        found = [(p, torch.as_tensor(importance[p.name]).reshape(-1)) for p in group.producers if p.name in importance]
+    elif criterion == "bn-scale":
+        none = "no batch normalisation scales its channels"
+        norms: list[tuple[Part, Weighted]] = [(p, model.get_submodule(p.name)) for p in group.others]
+        norms = [(p, norm) for p, norm in norms if hasattr(norm, "running_mean")]
+        found = [(p, norm.weight.abs()) for p, norm in norms if norm.weight is not None]
+    else:
+        rows = side == "filters"
+        found = []
+        for p in group.producers if rows else group.consumers:
+            weight = by_input(model.get_submodule(p.name)).detach().double().cpu().abs()
+            found.append((p, (weight.transpose(0, 1) if rows else weight).flatten(1).sum(1)))
+    if not found:
+        return none
+    total = torch.zeros(group.size, dtype=torch.float64)
+    for part, values in found:
+        total.index_add_(0, part.root, values.detach().double().cpu()[part.own])
     return total
 
 
-def _norms(module: Weighted, *, rows: bool) -> Tensor:
-    """Return the L1 norm of each output channel's weights (rows) or each input channel's."""
-    weight = module.weight.detach().double().cpu().abs()
-    if isinstance(module, nn.ConvTranspose2d):
-        weight = weight.transpose(0, 1)
-    return weight.flatten(1).sum(1) if rows else weight.transpose(0, 1).flatten(1).sum(1)
+def by_input(module: Weighted) -> Tensor:
+    """Return a view of a layer's weights [C, C', ...], one row an input channel."""
+    return module.weight if isinstance(module, nn.ConvTranspose2d) else module.weight.transpose(0, 1)
 
 
 def hide(model: nn.Module, group: Group, channels: Tensor) -> list[tuple[Weighted, Tensor]]:
     """Zero what the consumers read from ``channels`` of the group, in place; return (layer, old weight) to undo it."""
     undo = []
-    modules: dict[str, Weighted] = dict(model.named_modules())
     for part in group.consumers:
-        module = modules[part.name]
-        own = part.own[torch.isin(part.root, channels)].to(module.weight.device)
+        module: Weighted = model.get_submodule(part.name)
         undo.append((module, module.weight.detach().clone()))
         with torch.no_grad():
-            if isinstance(module, nn.ConvTranspose2d):
-                module.weight[own] = 0
-            else:
-                module.weight[:, own] = 0
+            by_input(module)[part.own[torch.isin(part.root, channels)].to(module.weight.device)] = 0
     return undo
 
 
 class Ledger:
     """What the network costs when every group keeps some of its channels."""
 
-    def __init__(self, seen: LayerInventory, groups: Sequence[Group], model: nn.Module, macs: int, params: int) -> None:
-        self.layers = {x.name: x for x in seen.layers}
-        self.before = {"macs": macs, "params": params}
+    def __init__(self, subject: Subject, groups: Sequence[Group]) -> None:
+        self.layers = subject.seen.by_name()
+        self.before = {"macs": subject.cost.macs, "params": subject.cost.params}
         self.rows: dict[str, dict[str, int]] = {}
         self.columns: dict[str, dict[str, int]] = {}
         self.norms: dict[str, int] = {}
-        modules: dict[str, Weighted] = dict(model.named_modules())
+        modules: dict[str, Weighted] = dict(subject.model.named_modules())
         for group in groups:
             for part in group.producers:
                 self.rows.setdefault(part.name, {})[group.root] = max(1, len(part.own) // group.size)
@@ -286,12 +278,11 @@ class Ledger:
     def _saved(self, name: str, kind: str, removed: Mapping[str, int]) -> int:
         layer = self.layers[name]
         module = layer.module
-        linear = isinstance(module, nn.Linear)
-        outer = module.out_features if linear else module.out_channels
-        inner = module.in_features if linear else module.in_channels
         lost_out = sum(n * removed.get(root, 0) for root, n in self.rows.get(name, {}).items())
         lost_in = sum(n * removed.get(root, 0) for root, n in self.columns.get(name, {}).items())
-        share = (1 - lost_out / outer) * (1.0 if layer.is_depthwise else 1 - lost_in / inner)
+        share = 1 - lost_out / layer.channels()
+        if not layer.is_depthwise:
+            share *= 1 - lost_in / layer.channels(into=True)
         if kind == "macs":
             return round(layer.macs * (1 - share))
         weights = module.weight.numel()

@@ -4,10 +4,8 @@ Both remove channels; they differ in what is judged. ``prune-filters`` judges th
 al. 2017), ``prune-channels`` the columns that read it (He et al. 2017). Scores: L1 norm, the scale of the batch
 normalisation (Liu et al. 2017, "network slimming"), or any scorer's own: pass ``importance``, scores by layer name,
 one per output channel (the routes of `convsmith.interpretation`, for one). With images both ask what a channel's
-readers lose, of which the least goes first (`convsmith.compression.methods.ranking`).
-
-After removal the smaller network is compared with the original whose consumers read zeros in place of the removed
-channels: the two must agree, or the result is skipped.
+readers lose, of which the least goes first (`convsmith.compression.methods.ranking`). The result must agree with the
+network in which the same channels are masked (`convsmith.compression.methods.removal`).
 """
 
 from __future__ import annotations
@@ -18,17 +16,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.methods.channels import Group, Ledger, find_groups, hide, scores
+from convsmith.arguments import integer, number, one_of
+from convsmith.compression.methods.channels import Group, Ledger, find_groups, scores
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.methods.ranking import SCANNED, Ranking, curve, input_moments, least_missed
 from convsmith.compression.methods.removal import (
     AGREE,
-    disagreement,
-    remove,
+    remove_and_compare,
     restructure,
     rows_left,
     structure,
@@ -68,31 +65,21 @@ class _Prune(Method):
 
     budgets: ClassVar[frozenset[str]] = frozenset({"macs", "params"})
     reconstructs: ClassVar[bool] = True
-    label: ClassVar[str] = ""
+    #: what is judged: "filters" or "channels"
     side: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        if self.criterion not in CRITERIA:
-            raise InvalidArgument(
-                "no such criterion",
-                argument="criterion",
-                given=self.criterion,
-                hint=close_matches(self.criterion, CRITERIA),
-            )
-        if self.keep is not None and not 0 < self.keep <= 1:
-            raise InvalidArgument(
-                "the share of channels kept is above 0 and at most 1", argument="keep", given=self.keep
-            )
-        if self.round_to < 1 or not 0 <= self.floor < 1:
-            raise InvalidArgument(
-                "round_to is at least 1 and floor in [0, 1)", given=f"round_to {self.round_to}, floor {self.floor}"
-            )
+        one_of("criterion", self.criterion, CRITERIA)
+        if self.keep is not None:
+            number("keep", self.keep, above=0, most=1)
+        integer("round_to", self.round_to, least=1)
+        number("floor", self.floor, least=0, below=1)
 
     def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Choose how many channels every group keeps."""
         groups, ranking, skipped = self._ranked(subject)
         whole = subject.cost
-        ledger = Ledger(subject.seen, groups, subject.model, whole.macs, whole.params)
+        ledger = Ledger(subject, groups)
         harms: dict[str, float] = {}
         if budget is None and self.keep is not None:
             removed = {g.root: g.size - self._rounded(self.keep * g.size, g.size) for g in groups}
@@ -106,7 +93,7 @@ class _Prune(Method):
                 work = partial(curve, prefix, group, ranking[group.root], moments)
                 curves[group.root] = subject.once((group.root, "curve"), work)
             removed = self._spend(groups, ledger, curves, budget, skipped)
-            harms = {root: float(np.interp(removed[root], *curve)) for root, curve in curves.items()}
+            harms = {root: harm[removed[root]] for root, harm in curves.items()}
         choices = tuple(
             Choice(
                 g.root,
@@ -125,7 +112,7 @@ class _Prune(Method):
             costs = [after[budget.kind], *sorted(ledger.cost(budget.kind, fewer) for fewer in back)[:1]]
             nearest = tuple(value / ledger.before[budget.kind] for value in costs)
         macs, params = (whole.macs, after["macs"]), (whole.params, after["params"])
-        return Plan(self.label, choices, macs, params, budget, skipped, nearest=nearest)
+        return Plan(f"prune-{self.side}", choices, macs, params, budget, skipped, nearest=nearest)
 
     def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Remove the planned numbers of channels, least important first, and prove the result."""
@@ -136,21 +123,14 @@ class _Prune(Method):
         for root, setting in plan.settings().items():
             if root not in known:
                 raise InvalidArgument("the plan removes channels that cannot go", given=root)
-            size, keep = known[root].size, setting["keep"]
-            if not isinstance(keep, int) or not 1 <= keep <= size:
-                raise InvalidArgument(
-                    "a layer keeps 1 to all of its channels", argument=root, given=keep, hint=f"1..{size}"
-                )
+            size = known[root].size
+            keep = integer(f"keep of {root}", setting["keep"], least=1, most=size)
             if keep < size:
                 going[root] = ranking[root].order[: size - keep].sort().values
         if not going:
             return Applied(model, {})
-        reference = copied(model)
-        for root, channels in going.items():
-            hide(reference, known[root], channels)
-        before = structure(model)
-        remove(model, seen, known, going)
-        worst = disagreement(model, reference, seen)
+        before, rows = structure(model), rows_left(seen, known, going)
+        worst = remove_and_compare(model, seen, known, going)
         if not worst < AGREE:
             raise RunFailed(
                 "the pruned network does not compute what masking the same channels computes",
@@ -158,10 +138,9 @@ class _Prune(Method):
                 hint="name the layers it should leave alone with skip=",
             )
         layers = {n: s for n, s in structure(model).items() if s != before[n]}
-        kept = {r: sorted(set(range(known[r].size)) - set(c.tolist())) for r, c in going.items()}
-        for root, numbers in kept.items():
-            layers[root]["kept"] = numbers
-        return Applied(model, layers, rows=rows_left(known, going, before))
+        for root, channels in going.items():
+            layers[root]["kept"] = sorted(set(range(known[root].size)) - set(channels.tolist()))
+        return Applied(model, layers, rows=rows)
 
     @classmethod
     def restore_structure(cls, model: nn.Module, layers: dict[str, Any]) -> nn.Module:
@@ -203,20 +182,18 @@ class _Prune(Method):
             )
         surgeon = importance is None and self.criterion in ("auto", "surgeon")
         criterion = "l1" if self.criterion == "auto" else self.criterion
-        kept, ranking = [], {}
+        ranking = {}
         for group in groups:
             if surgeon and moments is not None:
-                kept.append(group)
                 ranking[group.root] = least_missed(model, group, moments)
                 continue
             found = scores(model, group, side=self.side, criterion=criterion, importance=importance)
             if isinstance(found, str):
                 skipped.setdefault(group.root, found)
             else:
-                kept.append(group)
-                worst = found.sort(stable=True)
-                ranking[group.root] = Ranking(worst.indices, worst.values)
-        return kept, ranking, skipped
+                worth, order = found.sort(stable=True)
+                ranking[group.root] = Ranking(order, worth)
+        return [group for group in groups if group.root in ranking], ranking, skipped
 
     def _check_importance(self, importance: Mapping[str, Tensor], seen: LayerInventory) -> None:
         layers = seen.by_name()
@@ -225,14 +202,10 @@ class _Prune(Method):
                 raise InvalidArgument(
                     "importance names a layer this network lacks", given=name, hint=close_matches(name, layers)
                 )
-            module = layers[name].module
-            width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-            if torch.as_tensor(value).numel() != width or not torch.isfinite(torch.as_tensor(value)).all():
-                raise InvalidArgument(
-                    "importance has one finite score per output channel",
-                    argument=f"{name}: {width} scores",
-                    given=tuple(torch.as_tensor(value).shape),
-                )
+            given, width = torch.as_tensor(value), layers[name].channels()
+            if given.numel() != width or not given.isfinite().all():
+                rule = "importance has one finite score per output channel"
+                raise InvalidArgument(rule, argument=f"{name}: {width} scores", given=tuple(given.shape))
 
     def _rounded(self, wanted: float, size: int) -> int:
         """Return the number of channels to keep nearest to ``wanted``: a multiple of round_to, not below floor."""
@@ -246,63 +219,49 @@ class _Prune(Method):
         self,
         groups: list[Group],
         ledger: Ledger,
-        curves: Mapping[str, tuple[list[float], list[float]]],
+        curves: Mapping[str, list[float]],
         budget: Budget,
         skipped: Mapping[str, str],
     ) -> dict[str, int]:
-        """Remove, step by step, where the least sensitivity is done per unit of cost, until the budget holds."""
+        """Remove, step by step, where the least sensitivity is done per unit of cost, until the budget holds.
+
+        A step is a 32nd of the group or ``round_to``. Then channels come back, the most useful first, as long as the
+        budget still holds.
+        """
         removed = {g.root: 0 for g in groups}
         limit = budget.keep * ledger.before[budget.kind]
         now = ledger.cost(budget.kind, removed)
+
+        def effect(group: Group, gone: int) -> tuple[int, float]:
+            """Return the cost with so many channels of the group gone, and what that adds to the sensitivity."""
+            line = curves[group.root]
+            return ledger.cost(budget.kind, {**removed, group.root: gone}), line[gone] - line[removed[group.root]]
+
         while now > limit:
-            best: tuple[float, str, int, int] | None = None
+            steps = []
             for g in groups:
-                step = self._step(g, removed[g.root])
-                if step == 0:
-                    continue
-                after = ledger.cost(budget.kind, {**removed, g.root: removed[g.root] + step})
-                harm = np.interp(removed[g.root] + step, *curves[g.root]) - np.interp(removed[g.root], *curves[g.root])
-                price = float(max(harm, 0.0)) / max(now - after, 1)
-                if now > after and (best is None or price < best[0]):
-                    best = (price, g.root, step, after)
-            if best is None:
+                left = g.size - removed[g.root]
+                gone = g.size - min(left, self._rounded(left - max(self.round_to, g.size // 32), g.size))
+                after, harm = effect(g, gone)
+                if after < now:
+                    steps.append((harm / (now - after), g.root, gone, after))
+            if not steps:
                 least = now / ledger.before[budget.kind]
-                raise unreachable(self.label, budget, least, skipped, " lower floor,")
-            _, root, step, _ = best
-            removed[root] += step
-            now = ledger.cost(budget.kind, removed)
-        return self._fill(groups, ledger, curves, removed, budget.kind, limit)
-
-    def _fill(
-        self,
-        groups: list[Group],
-        ledger: Ledger,
-        curves: Mapping[str, tuple[list[float], list[float]]],
-        removed: dict[str, int],
-        kind: str,
-        limit: float,
-    ) -> dict[str, int]:
-        """Give channels back, most useful first, as long as the budget still holds."""
+                raise unreachable(f"prune-{self.side}", budget, least, skipped, " lower floor,")
+            _, root, gone, now = min(steps, key=lambda step: step[0])
+            removed[root] = gone
         while True:
-            best: tuple[float, str, int] | None = None
+            back = []
             for g in groups:
-                back = self._rounded(g.size - removed[g.root] + self.round_to, g.size) - (g.size - removed[g.root])
-                if not 0 < back <= removed[g.root]:
-                    continue
-                if ledger.cost(kind, {**removed, g.root: removed[g.root] - back}) > limit:
-                    continue
-                gain = np.interp(removed[g.root], *curves[g.root]) - np.interp(removed[g.root] - back, *curves[g.root])
-                if best is None or gain > best[0]:
-                    best = (float(gain), g.root, back)
-            if best is None:
+                gone = g.size - self._rounded(g.size - removed[g.root] + self.round_to, g.size)
+                if gone < removed[g.root]:
+                    after, harm = effect(g, gone)
+                    if after <= limit:
+                        back.append((harm, g.root, gone))
+            if not back:
                 return removed
-            removed[best[1]] -= best[2]
-
-    def _step(self, group: Group, gone: int) -> int:
-        """Channels to try next: about a 32nd of the group, in multiples of round_to; 0 when it is at its floor."""
-        left = group.size - gone
-        after = self._rounded(left - max(self.round_to, group.size // 32), group.size)
-        return max(left - after, 0)
+            _, root, gone = min(back, key=lambda step: step[0])
+            removed[root] = gone
 
 
 @METHODS.register("prune-filters")
@@ -310,7 +269,6 @@ class _Prune(Method):
 class PruneFilters(_Prune):
     """Remove the channels whose producing filters (rows) matter least."""
 
-    label: ClassVar[str] = "prune-filters"
     side: ClassVar[str] = "filters"
 
 
@@ -319,18 +277,14 @@ class PruneFilters(_Prune):
 class PruneChannels(_Prune):
     """Remove the channels whose readers (columns) matter least."""
 
-    label: ClassVar[str] = "prune-channels"
     side: ClassVar[str] = "channels"
 
 
 def _provable(model: nn.Module, seen: LayerInventory, group: Group, skipped: dict[str, str]) -> bool:
     """Try half of the group on a copy; note the reason in ``skipped`` if removal is not what masking is."""
-    channels = torch.arange(group.size // 2)
-    smaller, masked = copied(model), copied(model)
-    hide(masked, group, channels)
+    going = {group.root: torch.arange(group.size // 2)}
     try:
-        remove(smaller, seen, {group.root: group}, {group.root: channels})
-        worst = disagreement(smaller, masked, seen)
+        worst = remove_and_compare(copied(model), seen, {group.root: group}, going)
     except ConvsmithError as error:
         skipped[group.root] = f"a trial removal failed: {error.given}"
         return False

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.methods.channels import Group, hide
-from convsmith.compression.planning.moments import damped, summed
+from convsmith.compression.methods.channels import Group, by_input, hide
+from convsmith.compression.planning.moments import chosen_positions, damped, sampled_outputs, summed
 from convsmith.compression.planning.prefix import Prefix
 from convsmith.compression.planning.reconstruct import WIDEST
 from convsmith.inspection.layers import Weighted
@@ -50,9 +50,7 @@ def input_moments(model: nn.Module, images: Tensor, groups: Sequence[Group]) -> 
 
     def measure(module: Weighted, args: Any, _size: int) -> tuple[int, Tensor]:
         x = args[0].detach()
-        x = x.reshape(len(x), -1, x.shape[-1]) if isinstance(module, nn.Linear) else x.flatten(2).transpose(1, 2)
-        chosen = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(0))[:each].to(x.device)
-        rows = x[:, chosen].flatten(0, 1).double()
+        rows = sampled_outputs(module, x, chosen_positions(module, tuple(x.shape), each, 0)).double()
         return len(rows), rows.square().sum(0) if rows.shape[1] > WIDEST else rows.mT @ rows
 
     names = {part.name for group in groups for part in group.consumers}
@@ -114,16 +112,14 @@ def hide_made_good(
         gain = torch.cholesky_solve(known[~gone][:, gone] @ weight[gone], torch.linalg.cholesky(known[~gone][:, ~gone]))
         made = torch.zeros_like(weight)
         made[~gone] = weight[~gone] + gain
-        rows = _rows(model.get_submodule(part.name))
+        rows = by_input(model.get_submodule(part.name))
         with torch.no_grad():
             rows.copy_(made.reshape(rows.shape))
     return undo
 
 
-def curve(
-    prefix: Prefix, group: Group, ranking: Ranking, moments: dict[str, Tensor] | None
-) -> tuple[list[float], list[float]]:
-    """Return sensitivity by number of channels removed, non-decreasing: measured at `SCANNED` shares.
+def curve(prefix: Prefix, group: Group, ranking: Ranking, moments: dict[str, Tensor] | None) -> list[float]:
+    """Return the sensitivity with 0, 1, ... all channels removed, non-decreasing: measured at `SCANNED` shares.
 
     Between them it follows the worth of what is removed, scaled by what was measured. ``moments``: of the readers,
     whose other weights make good for what is removed, as they will once re-solved.
@@ -148,14 +144,10 @@ def curve(
     worth = np.append(0.0, ranking.worth.clamp_min(0).cumsum(0).numpy())
     worth = worth / max(worth[-1], 1e-300) + 1e-3 * numbers / group.size
     scale = np.interp(numbers, counts[1:], np.array(found[1:]) / worth[counts[1:]])
-    return numbers.tolist(), np.maximum.accumulate(scale * worth).tolist()
-
-
-def _rows(module: Weighted) -> Tensor:
-    """Return a view of a layer's weights [C, ...], one row an input channel."""
-    return module.weight if isinstance(module, nn.ConvTranspose2d) else module.weight.transpose(0, 1)
+    harms: list[float] = np.maximum.accumulate(scale * worth).tolist()
+    return harms
 
 
 def _numbers(module: Weighted) -> Tensor:
-    """Return a copy of `_rows` as [C, n] float64."""
-    return _rows(module).detach().double().cpu().flatten(1).clone()
+    """Return a copy of the weights [C, n] in float64, one row an input channel."""
+    return by_input(module).detach().double().cpu().flatten(1).clone()

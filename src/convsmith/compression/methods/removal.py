@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.methods.channels import Group, dependency_graph, inputs_of_parts
+from convsmith.compression.methods.channels import Group, dependency_graph, hide, inputs_of_parts
 from convsmith.errors import RunFailed
 from convsmith.inspection.layers import LayerInventory
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import copied, evaluating
 from convsmith.inspection.outputs import joined_output
 
 #: largest relative difference between removal and masking that float32 rounding explains
@@ -48,12 +48,20 @@ def remove(model: nn.Module, seen: LayerInventory, groups: Mapping[str, Group], 
         parameter.requires_grad_(learns[name])
 
 
-def disagreement(model: nn.Module, masked: nn.Module, seen: LayerInventory) -> float:
-    """Return max |model - masked| / max |masked| on two images of the example.
+def remove_and_compare(
+    model: nn.Module, seen: LayerInventory, groups: Mapping[str, Group], going: Mapping[str, Tensor]
+) -> float:
+    """Remove ``going`` in place; return max |model - masked| / max |masked| on two images of the example.
+
+    ``masked``: the network as it was, whose consumers read zeros in place of the same channels.
 
     Raises:
-        RunFailed: the smaller network does not run at all.
+        RunFailed: the smaller network does not run at all, or returns another shape.
     """
+    masked = copied(model)
+    for root, channels in going.items():
+        hide(masked, groups[root], channels)
+    remove(model, seen, groups, going)
     with evaluating(model), evaluating(masked), torch.no_grad():
         try:
             got = joined_output(model(seen.example[:2]))
@@ -93,14 +101,12 @@ def restructure(model: nn.Module, layers: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def rows_left(groups: Mapping[str, Group], going: Mapping[str, Tensor], before: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the output channels that are left of every layer that loses some."""
-    gone: dict[str, set[int]] = {}
+def rows_left(seen: LayerInventory, groups: Mapping[str, Group], going: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the output channels that will be left of every layer that loses ``going``."""
+    layers = seen.by_name()
+    stays: dict[str, Tensor] = {}
     for root, channels in going.items():
         for part in groups[root].producers:
-            gone.setdefault(part.name, set()).update(part.own[torch.isin(part.root, channels)].tolist())
-    widths = {name: before[name]["attributes"] for name in gone}
-    return {
-        name: torch.tensor(sorted(set(range(widths[name].get("out_channels") or widths[name]["out_features"])) - lost))
-        for name, lost in gone.items()
-    }
+            rows = stays.setdefault(part.name, torch.ones(layers[part.name].channels(), dtype=torch.bool))
+            rows[part.own[torch.isin(part.root, channels)]] = False
+    return {name: rows.nonzero()[:, 0] for name, rows in stays.items()}
