@@ -48,10 +48,14 @@ class FoldedInvertedBlock(nn.Module):
 class FoldedChain(nn.Module):
     """A long chain whose norm went into the last factor's weights and a shift; it runs as chains do."""
 
-    def __init__(self, chain: LinearChain, shift: Tensor) -> None:
+    def __init__(self, chain: LinearChain, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
-        self.chain = chain
+        self.chain = copy.deepcopy(chain)  # it may stand in a second place, before another norm
         self.shift = nn.Parameter(shift.detach().clone(), requires_grad=False)
+        order = chain.spec.final_order
+        scale = scale if order is None else scale[order.inverse().index().to(scale.device)]
+        with torch.no_grad():
+            self.chain.weights[-1].mul_(scale.view(-1, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, H, W] to [B, C', H', W']."""
@@ -148,20 +152,11 @@ def folded_chain(chain: LinearChain, norm: nn.BatchNorm2d | None) -> nn.Module:
     spec = chain.spec
     scale, shift = (None, None) if norm is None else scale_and_shift(norm)
     if spec.out_channels > MERGED_CHANNELS or len(spec.factors) < 2:
-        return chain if scale is None or shift is None else _chain_and_shift(chain, scale, shift)
+        return chain if scale is None or shift is None else FoldedChain(chain, scale, shift)
     first, g = spec.factors[0], chain.geometry
     like = {"device": chain.weights[0].device, "dtype": chain.weights[0].dtype}
-    start = nn.Conv2d(
-        first.in_channels,
-        first.out_channels,
-        g.kernel_size,
-        g.stride,
-        g.padding,
-        g.dilation,
-        first.groups,
-        bias=False,
-        **like,
-    )
+    sizes = g.kernel_size, g.stride, g.padding, g.dilation, first.groups
+    start = nn.Conv2d(first.in_channels, first.out_channels, *sizes, bias=False, **like)
     kernel = dense_kernel([w.detach() for w in chain.weights[1:]], ChainSpec(spec.factors[1:], spec.final_order))
     mix = nn.Conv2d(first.out_channels, spec.out_channels, 1, bias=shift is not None, **like)
     with torch.no_grad():
@@ -173,12 +168,3 @@ def folded_chain(chain: LinearChain, norm: nn.BatchNorm2d | None) -> nn.Module:
     if first.order is not None:
         layers.insert(0, ChannelOrder(first.order))
     return nn.Sequential(*layers).requires_grad_(False)
-
-
-def _chain_and_shift(chain: LinearChain, scale: Tensor, shift: Tensor) -> FoldedChain:
-    order = chain.spec.final_order
-    scale_of_factor = scale if order is None else scale[order.inverse().index().to(scale.device)]
-    chain = copy.deepcopy(chain)  # it may stand in a second place, before another norm
-    with torch.no_grad():
-        chain.weights[-1].mul_(scale_of_factor.view(-1, 1, 1, 1))
-    return FoldedChain(chain, shift)

@@ -15,16 +15,15 @@ from torch.nn.utils.parametrize import is_parametrized
 from convsmith.compression.folded import folded_chain, folded_inverted_block, pointwise_for_runtime
 from convsmith.compression.operators.blocks import InvertedInterleavedBlock, MergeAndRunBlock
 from convsmith.compression.operators.interleaved import ChannelOrder, LinearChain
-from convsmith.errors import InvalidArgument
+from convsmith.errors import refusing
 from convsmith.inspection.modes import copied, is_hooked
 
 
 def fold_for_inference(model: nn.Module) -> nn.Module:
     """Return a network for inference that computes what ``model`` computes in evaluation mode, in fewer operators.
 
-    Batch normalisations behind convolutions and chains, the permutations of `InvertedInterleavedBlock` and of short
-    chains are folded; everything else is kept. Grouped 1x1 convolutions whose groups do not fill a vector of the usual
-    runtimes are written out as dense ones (`convsmith.compression.folded.pointwise_for_runtime`). The model is not
+    What is not named in the module's description is kept. Grouped 1x1 convolutions whose groups do not fill a vector of
+    the usual runtimes are written out dense (`convsmith.compression.folded.pointwise_for_runtime`). The model is not
     changed.
 
     Args:
@@ -37,16 +36,10 @@ def fold_for_inference(model: nn.Module) -> nn.Module:
         >>> folded = fold_for_inference(model)
     """
     own = copied(model).eval().requires_grad_(False)
-    tracer = _Tracer()
-    try:
-        graph = tracer.trace(own)
-    except Exception as error:
-        raise InvalidArgument(
-            "only a network whose forward pass torch.fx can trace can be folded",
-            argument=f"fold_for_inference({type(model).__name__})",
-            given=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
-            hint="avoid control flow that depends on a tensor, or fold its convolutional parts",
-        ) from error
+    rule = "only a network whose forward pass torch.fx can trace can be folded"
+    hint = "avoid control flow that depends on a tensor, or fold its convolutional parts"
+    with refusing(rule, Exception, argument=f"fold_for_inference({type(model).__name__})", hint=hint):
+        graph = _Tracer().trace(own)
     net = fx.GraphModule(own, graph)
     modules = dict(net.named_modules())
     for node in list(graph.nodes):
@@ -58,9 +51,9 @@ def fold_for_inference(model: nn.Module) -> nn.Module:
         if isinstance(module, InvertedInterleavedBlock):
             _replace(net, node, folded_inverted_block(module))
         elif isinstance(module, MergeAndRunBlock):
-            module.branches = _folded_sequence(module.branches)
-            if isinstance(module.shortcut, nn.Sequential):
-                module.shortcut = _folded_sequence(module.shortcut)
+            for name in ("branches", "shortcut"):
+                if isinstance(getattr(module, name), nn.Sequential):
+                    setattr(module, name, fold_for_inference(getattr(module, name)))
         elif isinstance(module, nn.Conv2d | LinearChain):
             _fold_norm_behind(net, graph, modules, node)
     graph.eliminate_dead_code()
@@ -82,32 +75,11 @@ def _is_plain(module: nn.Module) -> bool:
     return not any(is_hooked(m) or is_parametrized(m) for m in module.modules())
 
 
-def _folded_sequence(layers: nn.Sequential) -> nn.Sequential:
-    out: list[nn.Module] = []
-    rest = list(layers)
-    while rest:
-        layer = rest.pop(0)
-        norm = rest[0] if rest else None
-        if isinstance(layer, nn.Conv2d) and type(norm) is nn.BatchNorm2d and norm.running_mean is not None:
-            layer = pointwise_for_runtime(fuse_conv_bn_eval(layer, norm))
-            rest.pop(0)
-        out.append(layer)
-    return nn.Sequential(*out)
-
-
-def _only_user(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, nn.Module] | None:
-    users = list(node.users)
-    if len(users) == 1 and users[0].op == "call_module":
-        return users[0], modules[str(users[0].target)]
-    return None
-
-
 def _fold_norm_behind(net: fx.GraphModule, graph: fx.Graph, modules: dict[str, nn.Module], node: fx.Node) -> None:
     """Fold the norm behind a convolution or a chain into it; what timm put inside the norm stays behind."""
-    layer = modules[str(node.target)]
-    after = _only_user(node, modules)
-    norm = after[1] if after is not None and isinstance(after[1], nn.BatchNorm2d) else None
-    if norm is not None and (norm.running_mean is None or not _is_plain(norm)):
+    layer, users = modules[str(node.target)], list(node.users)
+    norm = modules[str(users[0].target)] if len(users) == 1 and users[0].op == "call_module" else None
+    if not isinstance(norm, nn.BatchNorm2d) or norm.running_mean is None or not _is_plain(norm):
         norm = None
     if isinstance(layer, LinearChain):
         made: nn.Module = folded_chain(layer, norm)
@@ -115,14 +87,14 @@ def _fold_norm_behind(net: fx.GraphModule, graph: fx.Graph, modules: dict[str, n
         assert isinstance(layer, nn.Conv2d)
         made = pointwise_for_runtime(layer if norm is None else fuse_conv_bn_eval(layer, norm))
     _replace(net, node, made)
-    if norm is None or after is None:
+    if norm is None:
         return
     inner = [child for child in norm.children() if not isinstance(child, nn.Identity)]
     if inner:
-        _replace(net, after[0], nn.Sequential(*inner))
+        _replace(net, users[0], nn.Sequential(*inner))
     else:
-        after[0].replace_all_uses_with(node)
-        graph.erase_node(after[0])
+        users[0].replace_all_uses_with(node)
+        graph.erase_node(users[0])
 
 
 def _replace(net: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
