@@ -8,7 +8,7 @@ number that was learned: the codes of a quantised weight count wherever they lie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -79,12 +79,8 @@ class Cost:
         """
         arguments.one_of("convention", convention, tuple(CONVENTIONS))
         norm, bias, classifier = CONVENTIONS[convention]
-        total = 0
-        for layer in self.by_layer.values():
-            if layer.is_classifier and not classifier:
-                continue
-            total += layer.weights + norm * layer.norm + bias * layer.biases
-        return total
+        counted = [layer for layer in self.by_layer.values() if classifier or not layer.is_classifier]
+        return sum(layer.weights + norm * layer.norm + bias * layer.biases for layer in counted)
 
 
 def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
@@ -117,42 +113,22 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
     shares: dict[str, LayerCost] = {}
     seen: set[int] = set()
     for name, module in model.named_modules():
-        weights = biases = norm = size_in_bytes = 0
+        own = dict.fromkeys(("weights", "biases", "norm", "bytes"), 0)
         for key, tensor in [*module.named_parameters(recurse=False), *_codes(module)]:
             if id(tensor) in seen:
                 continue
             seen.add(id(tensor))
-            size_in_bytes += tensor.numel() * tensor.element_size()
-            if isinstance(module, _NORMS):
-                norm += tensor.numel()
-            elif "bias" in key:
-                biases += tensor.numel()
-            else:
-                weights += tensor.numel()
+            own["bytes"] += tensor.numel() * tensor.element_size()
+            own["norm" if isinstance(module, _NORMS) else "biases" if "bias" in key else "weights"] += tensor.numel()
         work = counts.by_module.get(name, Count())
-        if weights or biases or norm or work.macs or work.traffic:
-            shares[name] = LayerCost(
-                name,
-                type(module).__name__,
-                weights,
-                biases,
-                norm,
-                work.macs,
-                work.activations,
-                work.traffic,
-                size_in_bytes,
-                is_classifier=isinstance(module, nn.Linear),
-            )
-    layers = list(shares.values())
-    return Cost(
-        params=sum(layer.params for layer in layers),
-        macs=sum(layer.macs for layer in layers),
-        activations=sum(layer.activations for layer in layers),
-        traffic=sum(layer.traffic for layer in layers),
-        bytes=sum(layer.bytes for layer in layers),
-        by_layer=shares,
-        uncounted=counts.uncounted,
-    )
+        if any(own.values()) or work.macs or work.traffic:
+            kind, classifies = type(module).__name__, isinstance(module, nn.Linear)
+            shares[name] = LayerCost(name, kind, **own, **asdict(work), is_classifier=classifies)
+    totals = {
+        key: sum(getattr(layer, key) for layer in shares.values())
+        for key in ("params", "macs", "activations", "traffic", "bytes")
+    }
+    return Cost(**totals, by_layer=shares, uncounted=counts.uncounted)
 
 
 def _codes(module: nn.Module) -> list[tuple[str, Tensor]]:
