@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import of_type, tensor
+from convsmith.arguments import module, of_type, one_of, tensor
 from convsmith.compression.methods.method import HISTORY, METHODS, Method
 from convsmith.compression.planning.agreement import WARN_BELOW, agreement, is_scores, predicted_agreement
 from convsmith.compression.planning.budget import budget_of
@@ -21,16 +21,17 @@ from convsmith.compression.planning.reconstruct import reconstruct as solve
 from convsmith.compression.planning.subject import Progress, Subject
 from convsmith.compression.runtimes import check_runtime
 from convsmith.errors import InvalidArgument, close_matches, refusing
+from convsmith.inspection.feature_maps import input_shape
 from convsmith.inspection.layers import LayerInventory
 from convsmith.inspection.modes import copied, evaluating, unwrap
 from convsmith.inspection.outputs import main_output
 from convsmith.inspection.trace import trace_layers
-from convsmith.registry import setting_types
+from convsmith.registry import check_settings, setting_types
 
 #: one of so many example images is left out of a reconstruction and checks it
 HELD_OUT = 8
 _UNREADABLE = "settings are those that the method writes for layers of this network"
-#: square sizes tried when no example is given and the model names no input size
+#: square sizes tried when no example is given and the size that the model names fails
 _SIZES = (32, 64, 224, 28, 96, 128, 8)
 
 
@@ -88,15 +89,12 @@ def compress(
     Examples:
         >>> smaller = compress(model, "low-rank", example=images, keep_macs=0.5)
     """
-    methods = _methods(model, method, settings)
-    names = [name for name, _ in methods]
-    budget, obeying = budget_of(names, keep_macs=keep_macs, keep_params=keep_params, keep_latency=keep_latency)
-    check_runtime(runtime)
+    shares = {"keep_macs": keep_macs, "keep_params": keep_params, "keep_latency": keep_latency}
+    methods, budget, obeying = _request(model, method, settings, shares, runtime, reconstruct)
     if plan is not None and (budget is not None or len(methods) > 1):
         raise InvalidArgument("a plan replaces the budget and belongs to one method", given=f"method {method!r}")
     if plan is not None and plan.method != methods[0][0]:
         raise InvalidArgument("the plan was made for another method", argument=methods[0][0], given=plan.method)
-    _check_reconstruct(methods, reconstruct)
     model = unwrap(model)
     history = compression_history(model)
     result = copied(model)
@@ -108,14 +106,10 @@ def compress(
                     argument=name,
                     hint="put it last in the chain",
                 )
-            seen = look(result, example, calibrates=chosen.calibrates, name=name)
-            wanted = _reconstructs(chosen, seen, reconstruct)
-            subject = Subject(result, seen, progress, resolved=wanted)
-            made = plan
-            if made is None:
-                made = _plan(name, chosen, subject, budget if i == obeying else None, runtime)
-            _check(made, seen)
-            before = copied(result) if wanted else result
+            subject = _subject(result, name, chosen, example, reconstruct, progress)
+            made = plan or _plan(name, chosen, subject, budget if i == obeying else None, runtime)
+            _check(made, subject.seen)
+            before = copied(result) if subject.resolved else result
             broken = (KeyError, TypeError, ZeroDivisionError) if plan else ()
             with refusing(_UNREADABLE, *broken, argument="plan"):
                 applied = chosen.apply(subject, made)
@@ -124,13 +118,14 @@ def compress(
                 "method": name,
                 "settings": _json(chosen),
                 "layers": copy.deepcopy(applied.layers),  # a plan may be edited again
-                "skipped": {**made.skipped, **applied.skipped},
+                "skipped": dict(made.skipped),
                 "notes": list(applied.notes),
             }
-            if wanted:
-                held = torch.arange(len(seen.example)) % HELD_OUT == HELD_OUT - 1
-                images, others = seen.example[~held], seen.example[held]
-                solve(before, result, seen, images, rows=applied.rows, progress=progress)
+            if subject.resolved:
+                shown = subject.seen.example
+                held = torch.arange(len(shown)) % HELD_OUT == HELD_OUT - 1
+                images, others = shown[~held], shown[held]
+                solve(before, result, subject.seen, images, rows=applied.rows, progress=progress)
                 found = agreement(model, result, others)
                 entry["reconstructed"] = len(images)
                 entry["agreement"] = found
@@ -162,19 +157,14 @@ def plan_compression(
     Examples:
         >>> plan = plan_compression(model, "low-rank", example=images, keep_macs=0.5)
     """
-    methods = _methods(model, method, settings)
+    shares = {"keep_macs": keep_macs, "keep_params": keep_params, "keep_latency": keep_latency}
+    methods, budget, _ = _request(model, method, settings, shares, runtime, reconstruct)
     if len(methods) > 1:
         raise InvalidArgument("a plan belongs to one method", given=method, hint="plan the first one, then the next")
     name, chosen = methods[0]
-    _check_reconstruct(methods, reconstruct)
-    budget, _ = budget_of([name], keep_macs=keep_macs, keep_params=keep_params, keep_latency=keep_latency)
-    check_runtime(runtime)
-    model = unwrap(model)
     with torch.random.fork_rng(devices=[]):
-        work = copied(model)
-        seen = look(work, example, calibrates=chosen.calibrates, name=name)
-        resolved = _reconstructs(chosen, seen, reconstruct)
-        return _plan(name, chosen, Subject(work, seen, progress, resolved=resolved), budget, runtime)
+        subject = _subject(copied(unwrap(model)), name, chosen, example, reconstruct, progress)
+        return _plan(name, chosen, subject, budget, runtime)
 
 
 def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn.Module:
@@ -204,9 +194,7 @@ def compression_history(model: nn.Module) -> list[dict[str, Any]]:
     return copy.deepcopy(getattr(unwrap(model), HISTORY, []))
 
 
-def look(
-    model: nn.Module, example: Tensor | None, *, calibrates: bool = False, name: str = "compress"
-) -> LayerInventory:
+def look(model: nn.Module, example: Tensor | None) -> LayerInventory:
     """Trace ``model`` on ``example``, or on noise of the model's own input size if there is none."""
     parameter = next((p for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()), None)
     if parameter is None:
@@ -220,16 +208,11 @@ def look(
             given = "NaN or infinite pixels" if len(example) else "no image"
             raise InvalidArgument("an example is a non-empty batch of finite images", argument="example", given=given)
         return _trace(model, example.detach().to(parameter.device, parameter.dtype))
-    if calibrates:
-        raise InvalidArgument(
-            f"{name} needs real images to calibrate on",
-            argument="example",
-            given=None,
-            hint="pass a batch of 32 or more",
-        )
     failure: InvalidArgument | None = None
     generator = torch.Generator().manual_seed(0)
-    for shape in _shapes(model):
+    configured = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    shapes = [input_shape(model)] if configured else []
+    for shape in [*shapes, *(input_shape(model, (side, side)) for side in _SIZES)]:
         noise = torch.randn(2, *shape, generator=generator).to(parameter.device, parameter.dtype)
         try:
             return _trace(model, noise, real=False)
@@ -241,56 +224,68 @@ def look(
 
 
 def _trace(model: nn.Module, example: Tensor, *, real: bool = True) -> LayerInventory:
-    try:
+    rule, hint = "the network must run on the example", "pass example=, one batch of images as the network expects them"
+    with refusing(rule, Exception, argument=f"example {tuple(example.shape)}", hint=hint):
         first = trace_layers(model, example[:BATCH], real=real)
         if len(example) <= BATCH or not isinstance(first.output, Tensor):
             return first if len(example) <= BATCH else trace_layers(model, example, real=real)
         with evaluating(model), torch.no_grad():
             rest = [model(part) for part in example[BATCH:].split(BATCH)]
         return dataclasses.replace(first, example=example, output=torch.cat([first.output, *rest]))
-    except Exception as error:
-        raise InvalidArgument(
-            "the network must run on the example",
-            given=f"example {tuple(example.shape)}, and the network raised {type(error).__name__}: {error}",
-            hint="pass example=, one batch of images as the network expects them",
-        ) from error
 
 
-def _shapes(model: nn.Module) -> list[tuple[int, ...]]:
-    """Return input shapes worth trying: timm's own configuration first."""
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)), None)
-    channels = 3 if first is None else first.in_channels
-    known = [getattr(model, key, None) for key in ("pretrained_cfg", "default_cfg")]
-    sizes = [tuple(c["input_size"])[1:] for c in known if isinstance(c, dict) and c.get("input_size")]
-    return [(channels, *size) for size in [*sizes[:1], *((n, n) for n in _SIZES)]]
-
-
-def _methods(model: nn.Module, method: str, settings: dict[str, Any]) -> list[tuple[str, Method]]:
-    if not isinstance(model, nn.Module):
-        raise InvalidArgument("only a torch.nn.Module can be compressed", argument="model", given=type(model).__name__)
+def _request(
+    model: nn.Module,
+    method: str,
+    settings: dict[str, Any],
+    shares: dict[str, float | None],
+    runtime: str,
+    reconstruct: bool | None,
+) -> tuple[list[tuple[str, Method]], Budget | None, int]:
+    """Check what is asked; return the methods by name, the budget, and the place of the method that obeys it."""
+    module("model", model)
     if not isinstance(method, str) or not method.strip(", "):
         raise InvalidArgument("a method is a name", given=repr(method), hint=f"known: {', '.join(available())}")
     names = [name.strip() for name in method.split(",") if name.strip()]
-    classes = [METHODS[name] for name in names]
-    fields = [{f.name for f in dataclasses.fields(c)} for c in classes]  # type: ignore[arg-type]  # all are dataclasses
-    for key in settings:
-        if not any(key in known for known in fields):
-            everything = {"keep_macs", "keep_params", "keep_latency", "plan", "example"}.union(*fields)
-            raise InvalidArgument(
-                f"{method} has no such setting", argument=method, given=key, hint=close_matches(key, everything)
-            )
-    return [
-        (name, cls(**{k: of_type(k, settings[k], kind) for k, kind in setting_types(cls).items() if k in settings}))
-        for name, cls in zip(names, classes, strict=True)
+    types = {name: setting_types(METHODS[name]) for name in names}
+    check_settings(method, settings, {*shares, "example"}.union(*types.values()), argument=method)
+    methods = [
+        (name, METHODS[name](**{k: of_type(k, settings[k], types[name][k]) for k in settings if k in types[name]}))
+        for name in names
     ]
+    if reconstruct and not any(chosen.reconstructs for _, chosen in methods):
+        able = ", ".join(entry.name for entry in METHODS if entry.value.reconstructs)
+        rule = f"{','.join(names)} has no weights to re-solve"
+        raise InvalidArgument(rule, argument="reconstruct", hint=f"methods: {able}")
+    budget, obeying = budget_of(names, **shares)
+    check_runtime(runtime)
+    return methods, budget, obeying
+
+
+def _subject(
+    model: nn.Module,
+    name: str,
+    method: Method,
+    example: Tensor | None,
+    reconstruct: bool | None,
+    progress: Progress | None,
+) -> Subject:
+    """Look at a network that may be changed, and decide whether its weights are re-solved."""
+    if method.calibrates and example is None:
+        rule, hint = f"{name} needs real images to calibrate on", "pass a batch of 32 or more"
+        raise InvalidArgument(rule, argument="example", given=None, hint=hint)
+    seen = look(model, example)
+    if reconstruct and (not seen.real or len(seen.example) < HELD_OUT):
+        raise InvalidArgument(
+            "a reconstruction needs real images", argument="reconstruct", given=seen.rows, hint="pass 64 or more"
+        )
+    wanted = seen.real and len(seen.example) >= FEWEST if reconstruct is None else reconstruct
+    return Subject(model, seen, progress, resolved=wanted and method.reconstructs)
 
 
 def _plan(name: str, method: Method, subject: Subject, budget: Budget | None, runtime: str) -> Plan:
-    layers = [layer.name for layer in subject.seen.layers]
     for layer in method.skip:
-        if layer not in layers:
-            hint = close_matches(layer, layers)
-            raise InvalidArgument("the network has no such layer", argument="skip", given=repr(layer), hint=hint)
+        one_of("skip", layer, list(subject.seen.by_name()))
     if budget is not None and budget.kind == "latency":
         made = plan_for_latency(subject, method, budget, runtime=runtime)
     else:
@@ -300,25 +295,6 @@ def _plan(name: str, method: Method, subject: Subject, budget: Budget | None, ru
     if not (seen.real and known and is_scores(scores)):
         return made
     return dataclasses.replace(made, agreement=predicted_agreement(scores, sum(known)))
-
-
-def _check_reconstruct(methods: Sequence[tuple[str, Method]], asked: bool | None) -> None:
-    """Refuse to re-solve weights that no method of the chain leaves."""
-    if asked and not any(chosen.reconstructs for _, chosen in methods):
-        able = ", ".join(entry.name for entry in METHODS if entry.value.reconstructs)
-        said = ",".join(name for name, _ in methods)
-        raise InvalidArgument(f"{said} has no weights to re-solve", argument="reconstruct", hint=f"methods: {able}")
-
-
-def _reconstructs(method: Method, seen: LayerInventory, asked: bool | None) -> bool:
-    """Return whether the weights are re-solved."""
-    if asked is None:
-        return method.reconstructs and seen.real and len(seen.example) >= FEWEST
-    if asked and (not seen.real or len(seen.example) < HELD_OUT):
-        raise InvalidArgument(
-            "a reconstruction needs real images", argument="reconstruct", given=seen.rows, hint="pass 64 or more"
-        )
-    return asked and method.reconstructs
 
 
 def _check(plan: Plan, seen: LayerInventory) -> None:

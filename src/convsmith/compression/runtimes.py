@@ -28,13 +28,12 @@ RUNTIMES = ("torch", "compile", "onnxruntime")
 CHECKED = (1, 3)
 
 
-def check_runtime(name: str) -> str:
-    """Return ``name``, or raise with close matches; also if the runtime's packages are missing."""
+def check_runtime(name: str) -> None:
+    """Refuse an unknown runtime, with close matches, and one whose packages are missing."""
     one_of("runtime", name, RUNTIMES)
     if name == "onnxruntime":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             require(module, "onnx")
-    return name
 
 
 def write_onnx(model: nn.Module, images: Tensor, file: Path) -> Path:

@@ -120,7 +120,7 @@ def feature_layout(x: Tensor, channels: int | None, model: nn.Module) -> str:
 
 def input_shape(model: nn.Module, size: tuple[int, int] | None = None) -> tuple[int, int, int]:
     """Return (channels, height, width) that the network takes: its own configuration, else 224 x 224."""
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)), None)
     channels = 3 if first is None else first.in_channels
     if size is not None:
         return (channels, *size)
