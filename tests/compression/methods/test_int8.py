@@ -1,5 +1,8 @@
 """Int8: close to the original, storable as JSON, trainable, and safe to load."""
 
+import copy
+from operator import attrgetter
+
 import pytest
 import timm
 import torch
@@ -15,7 +18,7 @@ from convsmith.compression import (
     plan_compression,
     restore_structure,
 )
-from convsmith.compression.methods.graphs import graph_from_json, tensor_of
+from convsmith.compression.methods.graphs import graph_from_json
 from convsmith.compression.planning.plan import WHOLE
 from convsmith.errors import InvalidArgument
 
@@ -31,6 +34,17 @@ def network(Plain, settled):
 @pytest.fixture(scope="module")
 def quantised(network):
     return compress(network, "int8", example=IMAGES)
+
+
+def test_what_is_frozen_stays_frozen_in_the_graph(network, quantised):
+    frozen = compress(copy.deepcopy(network).requires_grad_(False), "int8", example=IMAGES)
+    for made in (frozen, restore_structure(network, compression_history(frozen))):
+        assert list(made.parameters())
+        assert not any(p.requires_grad for p in made.parameters())
+    assert quantised.program.fc.bias.requires_grad
+    part = copy.deepcopy(network)
+    part.fc.requires_grad_(False)
+    assert not compress(part, "int8", example=IMAGES).program.fc.bias.requires_grad
 
 
 def test_close_to_the_original_at_every_batch_size(network, quantised):
@@ -54,7 +68,7 @@ def test_weights_are_the_rounded_ones(network, quantised):
     """
     weight = network.conv3.weight.detach()
     reads = [n.args[1].args[:2] for n in quantised.program.graph.nodes if n.target is torch.ops.aten.conv2d.default]
-    found = [[tensor_of(quantised.program, str(node.target)) for node in pair] for pair in reads]
+    found = [[attrgetter(str(node.target))(quantised.program) for node in pair] for pair in reads]
     codes, steps = next(pair for pair in found[2:] if pair[0].shape == weight.shape)
     assert float((weight / steps.view(-1, 1, 1, 1) - codes).abs().max()) <= 0.5 + 1e-4  # a tie in float32
 

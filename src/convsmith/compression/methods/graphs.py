@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import fx, nn
 from convsmith.errors import InvalidArgument
 
 NAMESPACES = ("aten", "quantized_decomposed")
-_OPERATORS = {name: getattr(operator, name) for name in ("getitem", "add", "mul", "sub", "floordiv", "mod", "neg")}
+_OPERATORS = {f"operator.{n}": getattr(operator, n) for n in ("getitem", "add", "mul", "sub", "floordiv", "mod", "neg")}
 _REGIONS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 _KINDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 
@@ -35,10 +36,12 @@ def graph_to_json(graph: fx.GraphModule, structure: Any = 0) -> dict[str, Any]:
             continue  # guards that torch.export adds; the shape is checked by the operators themselves
         entry: dict[str, Any] = {"name": node.name, "op": node.op}
         if node.op == "get_attr":
-            value = tensor_of(graph, str(node.target))
+            value = attrgetter(str(node.target))(graph)
             if not isinstance(value, torch.Tensor):
                 raise InvalidArgument("a graph of plain operators is needed", given=f"a region in {node.target}")
-            kind = "parameter" if isinstance(value, nn.Parameter) else "buffer"
+            kind = "buffer"
+            if isinstance(value, nn.Parameter):
+                kind = "parameter" if value.requires_grad else "frozen"
             entry["target"] = str(node.target)
             tensors[str(node.target)] = {
                 "shape": list(value.shape),
@@ -85,14 +88,11 @@ def graph_from_json(value: dict[str, Any]) -> fx.GraphModule:
     """Return the graph that `graph_to_json` described, its tensors zero until a state is loaded."""
     import torch.ao.quantization.fx  # registers the quantize and dequantize operators
 
-    root = nn.Module()
+    tensors: dict[str, Any] = {}
     for name, form in value["tensors"].items():
         tensor = torch.zeros(form["shape"], dtype=getattr(torch, form["dtype"]))
-        holder, key = _holder(root, name)
-        if form["kind"] == "parameter":
-            holder.register_parameter(key, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
-        else:
-            holder.register_buffer(key, tensor)
+        learns = form["kind"] == "parameter" and tensor.is_floating_point()
+        tensors[name] = tensor if form["kind"] == "buffer" else nn.Parameter(tensor, requires_grad=learns)
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
     for entry in value["nodes"]:
@@ -112,7 +112,7 @@ def graph_from_json(value: dict[str, Any]) -> fx.GraphModule:
                 name=name,
             )
     graph.lint()
-    return fx.GraphModule(root, graph)
+    return fx.GraphModule(tensors, graph)
 
 
 def _filled(structure: Any, row: list[Any]) -> Any:
@@ -130,38 +130,21 @@ def _filled(structure: Any, row: list[Any]) -> Any:
     )
 
 
-def tensor_of(module: nn.Module, path: str) -> Any:
-    """Return what lies at ``path`` in ``module``."""
-    found: Any = module
-    for part in path.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def _holder(root: nn.Module, path: str) -> tuple[nn.Module, str]:
-    *parents, key = path.split(".")
-    for part in parents:
-        if part not in dict(root.named_children()):
-            root.add_module(part, nn.Module())
-        root = root.get_submodule(part)
-    return root, key
-
-
 def _name_of(target: Any) -> str:
     if getattr(target, "namespace", None) in NAMESPACES:
         return str(target)
     for name, function in _OPERATORS.items():
         if target is function:
-            return f"operator.{name}"
+            return name
     raise InvalidArgument(
         "an int8 graph may only call torch's own operators", given=str(target), hint="leave that part out of the model"
     )
 
 
 def _operator(name: str) -> Any:
+    if name in _OPERATORS:
+        return _OPERATORS[name]
     space, *rest = name.split(".")
-    if space == "operator" and len(rest) == 1 and rest[0] in _OPERATORS:
-        return _OPERATORS[rest[0]]
     if space in NAMESPACES and len(rest) == 2 and hasattr(getattr(torch.ops, space), rest[0]):
         return getattr(getattr(getattr(torch.ops, space), rest[0]), rest[1])
     raise InvalidArgument("the recipe names an operator this torch lacks or that is not allowed", given=name)

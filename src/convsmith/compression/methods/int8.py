@@ -5,12 +5,10 @@
 ``qat``          the same quantiser with fake quantisation that trains; `finish` turns the trained one into int8;
 ``weight-only``  int8 weights with a scale per output channel, computed in floating point: the file shrinks.
 
-Convolutions and linear layers become int8, with what stands between them; all else (a second-order pooling, products of
-activations) stays in floating point.
-
-The int8 result of the first two is a fixed graph (`Int8Model`): it answers any batch size, in evaluation mode, and
-gains its speed when compiled (``torch.compile`` with ``torch._inductor.config.freezing``); run eagerly it is slower
-than floating point, because every quantisation is an operator of its own.
+What becomes int8 and what stays in floating point: `quantiser`. The int8 result of the first two is a fixed graph
+(`Int8Model`): it answers any batch size, in evaluation mode, and gains its speed when compiled (``torch.compile`` with
+``torch._inductor.config.freezing``); run eagerly it is slower than floating point, because every quantisation is an
+operator of its own.
 """
 
 from __future__ import annotations
@@ -19,17 +17,20 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from convsmith.arguments import one_of
-from convsmith.compression.methods.graphs import graph_from_json, graph_to_json, inline_regions, tensor_of
+from convsmith.compression.folded import scale_and_shift
+from convsmith.compression.methods.graphs import graph_from_json, graph_to_json, inline_regions
 from convsmith.compression.methods.method import HISTORY, METHODS, Applied
 from convsmith.compression.methods.precision import LowBitMethod
 from convsmith.compression.methods.quantiser import Quantiser
 from convsmith.compression.methods.rounding import round_by_moments
+from convsmith.compression.planning.moments import padding_sides
 from convsmith.compression.planning.plan import WHOLE, Budget, Choice, Plan
 from convsmith.compression.planning.replacement import replace
 from convsmith.compression.planning.subject import Subject
@@ -71,20 +72,13 @@ class Int8Training(nn.Module):
 
     def train(self, mode: bool = True) -> Int8Training:
         """Switch normalisation and dropout inside the exported graph."""
-        from torchao.quantization.pt2e import move_exported_model_to_eval, move_exported_model_to_train
+        from torchao.quantization import pt2e
 
         self.training = mode
-        (move_exported_model_to_train if mode else move_exported_model_to_eval)(self.program)
+        (pt2e.move_exported_model_to_train if mode else pt2e.move_exported_model_to_eval)(self.program)
         # in evaluation the ranges must stand still, or every look at the network would change it
-        self.observe(mode)
+        self.program.apply(pt2e.enable_observer if mode else pt2e.disable_observer)
         return self
-
-    def observe(self, on: bool) -> None:
-        """Let the observers follow what they see, or keep their ranges."""
-        for module in self.program.modules():
-            switch: Any = getattr(module, "enable_observer", None)
-            if switch is not None:
-                switch(on)
 
 
 @METHODS.register("int8")
@@ -163,8 +157,9 @@ class Int8(LowBitMethod):
 def _calibrated(prepared: Int8Training, example: Tensor) -> Int8Training:
     """Show the example to the observers, in evaluation mode."""
     if prepared.training:
-        prepared.train(False)
-        prepared.observe(True)
+        from torchao.quantization.pt2e import enable_observer
+
+        prepared.train(False).program.apply(enable_observer)
     with torch.no_grad():
         for images in example.split(64):
             prepared.program(images)
@@ -212,16 +207,11 @@ def _padded_by_number(model: nn.Module) -> nn.Module:
     for name, conv in list(model.named_modules()):
         if type(conv) is not nn.Conv2d or not isinstance(conv.padding, str):
             continue
-        totals = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-        if conv.padding == "valid":
-            totals = [0, 0]
-        top, left = (total // 2 for total in totals)
-        if all(total % 2 == 0 for total in totals):
+        left, right, top, bottom = sides = padding_sides(conv)
+        if (top, left) == (bottom, right):
             conv.padding = (top, left)
             continue
-        conv.padding = (0, 0)
-        sides = (left, totals[1] - left, top, totals[0] - top)
-        conv.padding_mode, mode = "zeros", conv.padding_mode
+        conv.padding, conv.padding_mode, mode = (0, 0), "zeros", conv.padding_mode
         pad = {"zeros": nn.ZeroPad2d, "reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d}
         replace(model, name, nn.Sequential(pad.get(mode, nn.CircularPad2d)(sides), conv))
     return model
@@ -233,12 +223,10 @@ class _ChannelAffine(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, norm: Any) -> None:
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
-        scale = torch.rsqrt(norm.running_var + norm.eps) * (1.0 if norm.weight is None else norm.weight.detach())
-        self.register_buffer("scale", scale.view(-1, 1, 1))
-        shift = (0.0 if norm.bias is None else norm.bias.detach()) - norm.running_mean * scale
-        self.register_buffer("shift", shift.view(-1, 1, 1))
+        for name, value in zip(("scale", "shift"), scale_and_shift(norm), strict=True):
+            self.register_buffer(name, value.detach().view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale + self.shift
@@ -251,7 +239,7 @@ def _part_from_norms(model: nn.Module, example: Tensor) -> None:
     named = dict(model.named_modules())
     wide = [name for name, module in named.items() if isinstance(module, nn.ConvTranspose2d) and module.groups > 1]
     norms = [name for name, module in named.items() if isinstance(module, nn.BatchNorm2d)]
-    hooks: dict[str, Any] = {name: lambda _module, _args, out: outputs.append(out) for name in wide}
+    hooks: dict[str, Any] = dict.fromkeys(wide, lambda _module, _args, out: outputs.append(out))
     hooks |= {name: lambda _module, args, _out, name=name: read.setdefault(name, []).append(args[0]) for name in norms}
     with watching(model, hooks):
         model(example[:1])
@@ -279,7 +267,7 @@ def converted(prepared: Int8Training, *, images: Tensor | None = None) -> tuple[
             round_by_moments(graph, prepared.program, images)
     value = graph_to_json(graph, prepared.structure)
     fresh = graph_from_json(value)
-    state = {name: tensor_of(graph, name).detach() for name in value["tensors"]}
+    state = {name: attrgetter(name)(graph).detach() for name in value["tensors"]}
     fresh.load_state_dict(state, strict=True)
     return Int8Model(fresh), {WHOLE: value}
 

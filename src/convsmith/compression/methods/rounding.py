@@ -49,8 +49,8 @@ def round_to_grid(weight: Tensor, moments: Moments, scale: Tensor, low: int, hig
     return codes
 
 
-def round_by_moments(graph: fx.GraphModule, reference: fx.GraphModule, images: Tensor) -> int:
-    """Choose the codes and biases of ``graph`` anew, in place; return how many layers it did.
+def round_by_moments(graph: fx.GraphModule, reference: fx.GraphModule, images: Tensor) -> None:
+    """Choose the codes and biases of ``graph`` anew, in place.
 
     Args:
         graph: the int8 network: its layers read dequantised codes, one scale an output channel.
@@ -61,9 +61,7 @@ def round_by_moments(graph: fx.GraphModule, reference: fx.GraphModule, images: T
     with torch.no_grad():
         wanted = _Targets(reference)
         wanted.run(images)
-        rounding = _Rounding(graph, wanted.found)
-        rounding.run(images)
-    return rounding.done
+        _Rounding(graph, wanted.found).run(images)
 
 
 def _layer(node: fx.Node, weight: Tensor) -> Any:
@@ -98,14 +96,12 @@ class _Rounding(fx.Interpreter):
 
     def __init__(self, graph: fx.GraphModule, wanted: dict[str, tuple[Tensor, Tensor]]) -> None:
         super().__init__(graph)
-        self.wanted, self.done = wanted, 0
+        self.wanted = wanted
 
     def run_node(self, n: fx.Node) -> Any:
         output = super().run_node(n)
-        if n.target in _LAYERS and n.name in self.wanted and self._rounded(n, output):
-            self.done += 1
-            return super().run_node(n)
-        return output
+        rounded = n.target in _LAYERS and n.name in self.wanted and self._rounded(n, output)
+        return super().run_node(n) if rounded else output
 
     def _rounded(self, node: fx.Node, output: Tensor) -> bool:
         """Write new codes and a new bias where the layer reads codes with one scale an output channel."""
@@ -115,11 +111,8 @@ class _Rounding(fx.Interpreter):
         # small layers keep their weights in float beside the operator that makes codes of them
         coded = read.args[0].op == "get_attr"
         source = read.args[0] if coded else read.args[0].args[0]
-        stored, scales, (low, high) = (
-            self.fetch_attr(source.target),
-            self.fetch_attr(read.args[1].target),
-            read.args[4:6],
-        )
+        stored, scales = self.fetch_attr(source.target), self.fetch_attr(read.args[1].target)
+        low, high = read.args[4:6]
         inputs, _, bias, *_ = (*self.fetch_args_kwargs_from_env(node)[0], None)
         own, wanted = self.wanted[node.name]
         layer: Any = _layer(node, own)
