@@ -26,8 +26,8 @@ from torch import Tensor, fx, nn
 from convsmith.arguments import one_of
 from convsmith.compression.folded import scale_and_shift
 from convsmith.compression.methods.graphs import graph_from_json, graph_to_json, inline_regions
+from convsmith.compression.methods.low_bit import LowBitMethod
 from convsmith.compression.methods.method import HISTORY, METHODS, Applied
-from convsmith.compression.methods.precision import LowBitMethod
 from convsmith.compression.methods.quantiser import Quantiser
 from convsmith.compression.methods.rounding import round_by_moments
 from convsmith.compression.planning.moments import padding_sides

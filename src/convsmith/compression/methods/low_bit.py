@@ -1,4 +1,4 @@
-"""Weights of one, 1.6 or eight bits: layers that train on latent float weights and compute with the quantised ones.
+"""The methods ``binary`` and ``ternary``: layers that train on latent float weights and compute with quantised ones.
 
 ``binary``   w = a * sign(v), a = mean |v| per output channel (XNOR-Net's binary-weight network, section 3.1: the best
              scale for given signs). Gradient: straight through sign where |v| <= 1, and through the scale.
@@ -14,19 +14,28 @@ Differs from the papers: activations stay in floating point; transposed convolut
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from convsmith.arguments import one_of
+from convsmith.compression.methods.method import METHODS, Applied, Method
+from convsmith.compression.planning.budget import Option, assemble
 from convsmith.compression.planning.moments import padding_sides
-from convsmith.compression.planning.replacement import fresh_like
+from convsmith.compression.planning.plan import Budget, Plan
+from convsmith.compression.planning.replacement import fresh_like, replace
+from convsmith.compression.planning.subject import Subject
 from convsmith.inspection.layers import Weighted
 
 SCHEMES = ("binary", "ternary", "int8")
 #: the threshold of a ternary weight, in units of the channel's mean magnitude (TWN, eq. 6)
 TERNARY_THRESHOLD = 0.7
+_NOTE = (
+    "weights are {} on disk and in value, but computed in floating point: the file shrinks, MACs and latency do not; "
+    "training quantises them anew in every forward pass"
+)
 
 
 class _StraightThroughSign(torch.autograd.Function):
@@ -54,19 +63,20 @@ class _StraightThroughSign(torch.autograd.Function):
         return grad * (v.abs() <= 1)
 
 
-def _dims(weight: Tensor, per_channel: bool) -> tuple[int, ...]:
+def scaled_dims(weight: Tensor, per_channel: bool) -> tuple[int, ...]:
+    """Return the axes that share a scale: all but that of the output channels, or all."""
     return tuple(range(1 if per_channel else 0, weight.dim()))
 
 
 def binary_weight(v: Tensor, *, per_channel: bool = True) -> Tensor:
     """Return a * sign(v) with a = mean |v| over each output channel (first axis) or over everything."""
-    scale = v.abs().mean(_dims(v, per_channel), keepdim=True, dtype=torch.float64).to(v.dtype)
+    scale = v.abs().mean(scaled_dims(v, per_channel), keepdim=True, dtype=torch.float64).to(v.dtype)
     return scale * _StraightThroughSign.apply(v)
 
 
 def ternary_weight(v: Tensor, *, per_channel: bool = True) -> Tensor:
     """Return a * t with t in {-1, 0, 1}; see the module's formula."""
-    dims = _dims(v, per_channel)
+    dims = scaled_dims(v, per_channel)
     with torch.no_grad():
         size = v.abs().double()
         used = size > TERNARY_THRESHOLD * size.mean(dims, keepdim=True)
@@ -77,7 +87,7 @@ def ternary_weight(v: Tensor, *, per_channel: bool = True) -> Tensor:
 
 def int8_scale(v: Tensor, *, per_channel: bool = True) -> Tensor:
     """Return max |v| / 127 for each output channel, shaped to broadcast with ``v``; 1 where a channel is all zero."""
-    dims = _dims(v, per_channel)
+    dims = scaled_dims(v, per_channel)
     scale = v.detach().abs().amax(dims, keepdim=True) / 127
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
@@ -88,7 +98,7 @@ def int8_weight(v: Tensor, scale: Tensor) -> Tensor:
     return v + (hard - v).detach() if v.requires_grad and torch.is_grad_enabled() else hard
 
 
-class _LowBit(nn.Module):
+class LowBit(nn.Module):
     """What the three layer classes share: ``scheme``, the latent ``weight`` and the quantised one."""
 
     scheme: str
@@ -113,7 +123,7 @@ class _LowBit(nn.Module):
             self.__dict__["_known"] = (mark, fresh)
         return fresh
 
-    def train(self, mode: bool = True) -> _LowBit:
+    def train(self, mode: bool = True) -> LowBit:
         """Set the mode and forget the remembered weight."""
         self.__dict__.pop("_known", None)
         return super().train(mode)
@@ -126,22 +136,11 @@ class _LowBit(nn.Module):
         assert self.scale is not None
         return int8_weight(self.weight, self.scale)
 
-    def _adopt(self, old: Weighted, scheme: str, *, keep: bool) -> None:
-        one_of("scheme", scheme, SCHEMES)
-        self.scheme = scheme
-        if keep:
-            with torch.no_grad():
-                self.weight.copy_(old.weight)
-                if self.bias is not None:
-                    self.bias.copy_(old.bias)
-        scale = int8_scale(self.weight, per_channel=self.per_channel) if scheme == "int8" else None
-        self.register_buffer("scale", scale)
-
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.scheme} weights"
 
 
-class LowBitConv2d(_LowBit, nn.Conv2d):
+class LowBitConv2d(LowBit, nn.Conv2d):
     """A convolution with quantised weights; see the module."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,14 +151,14 @@ class LowBitConv2d(_LowBit, nn.Conv2d):
         return nn.functional.conv2d(x, self.quantised(), self.bias, self.stride, padding, self.dilation, self.groups)
 
 
-class LowBitLinear(_LowBit, nn.Linear):
+class LowBitLinear(LowBit, nn.Linear):
     """A fully connected layer with quantised weights; see the module."""
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.linear(x, self.quantised(), self.bias)
 
 
-class LowBitConvTranspose2d(_LowBit, nn.ConvTranspose2d):
+class LowBitConvTranspose2d(LowBit, nn.ConvTranspose2d):
     """A transposed convolution with quantised weights and one scale; see the module."""
 
     per_channel = False
@@ -168,13 +167,10 @@ class LowBitConvTranspose2d(_LowBit, nn.ConvTranspose2d):
         padding: Any = self.padding
         extra: Any = self.output_padding
         if output_size is not None:
-            least = [
-                (n - 1) * s - 2 * p + d * (k - 1) + 1
-                for n, s, p, d, k in zip(
-                    x.shape[-2:], self.stride, padding, self.dilation, self.kernel_size, strict=True
-                )
-            ]
-            extra = [size - n for size, n in zip(output_size[-2:], least, strict=True)]
+            sides = zip(
+                output_size[-2:], x.shape[-2:], self.stride, padding, self.dilation, self.kernel_size, strict=True
+            )
+            extra = [size - ((n - 1) * s - 2 * p + d * (k - 1) + 1) for size, n, s, p, d, k in sides]
         return nn.functional.conv_transpose2d(
             x, self.quantised(), self.bias, self.stride, padding, extra, self.groups, self.dilation
         )
@@ -182,7 +178,64 @@ class LowBitConvTranspose2d(_LowBit, nn.ConvTranspose2d):
 
 def lowbit(module: Weighted, scheme: str, *, keep: bool = True) -> nn.Module:
     """Return the quantised twin of a Conv2d, ConvTranspose2d or Linear; ``keep`` copies its weights."""
+    one_of("scheme", scheme, SCHEMES)
     kinds = {nn.Conv2d: LowBitConv2d, nn.ConvTranspose2d: LowBitConvTranspose2d, nn.Linear: LowBitLinear}
-    new: _LowBit = fresh_like(module, next(own for plain, own in kinds.items() if isinstance(module, plain)))
-    new._adopt(module, scheme, keep=keep)
+    new: LowBit = fresh_like(module, next(own for plain, own in kinds.items() if isinstance(module, plain)))
+    new.scheme = scheme
+    if keep:
+        new.load_state_dict(module.state_dict())
+    new.register_buffer("scale", int8_scale(new.weight, per_channel=new.per_channel) if scheme == "int8" else None)
     return new
+
+
+@dataclass(frozen=True)
+class LowBitMethod(Method):
+    """What binary, ternary and weight-only int8 share: which layers, and their replacement.
+
+    Args:
+        ends: also quantise the first and the last layer, which are kept otherwise (they lose the most accuracy).
+    """
+
+    ends: bool = False
+
+    scheme: ClassVar[str] = ""
+
+    def plan(self, subject: Subject, budget: Budget | None) -> Plan:
+        """Choose every usable layer, without ``ends`` not the first and the last that ran; there is no budget."""
+        seen, skipped = subject.seen, self.left_alone(subject)
+        ran = [layer for layer in seen.layers if layer.calls and layer.kind != "other"]
+        if not self.ends and ran:
+            kept = {ran[0].name: "first layer, kept", ran[-1].name: "last layer, kept"}
+            skipped = {**kept, **skipped}
+        layers = [x for x in seen.usable("conv", "linear", "transposed") if x.name not in skipped]
+        picked = [(x, Option({"scheme": self.scheme}, x.macs, x.params, 0.0), None) for x in layers]
+        return assemble(self.scheme, subject, picked, skipped=skipped)
+
+    def apply(self, subject: Subject, plan: Plan) -> Applied:
+        """Replace the planned layers by low-bit ones with the same latent weights."""
+        layers = plan.settings()
+        for name, setting in layers.items():
+            replace(subject.model, name, lowbit(subject.seen.by_name()[name].module, setting["scheme"]))
+        schemes = sorted({setting["scheme"] for setting in layers.values()})
+        return Applied(subject.model, layers, (_NOTE.format("/".join(schemes)),))
+
+    @classmethod
+    def empty(cls, layer: nn.Module, setting: dict[str, Any]) -> nn.Module:
+        """Return the low-bit layer with fresh weights."""
+        return lowbit(layer, setting["scheme"], keep=False)
+
+
+@METHODS.register("binary")
+@dataclass(frozen=True)
+class Binary(LowBitMethod):
+    """Weights of one bit and a scale per output channel (XNOR-Net's binary weights)."""
+
+    scheme: ClassVar[str] = "binary"
+
+
+@METHODS.register("ternary")
+@dataclass(frozen=True)
+class Ternary(LowBitMethod):
+    """Weights -1, 0, 1 and a scale per output channel (Ternary Weight Networks)."""
+
+    scheme: ClassVar[str] = "ternary"

@@ -9,26 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convsmith.compression.methods.low_bit import _LowBit
-from convsmith.errors import InvalidArgument
+from convsmith.compression.methods.low_bit import LowBit, scaled_dims
+from convsmith.errors import refusing
 
 _POWERS = (1, 3, 9, 27, 81)
 
 
 def pack_bits(flags: Tensor) -> Tensor:
     """Return uint8 [ceil(n / 8)] of booleans [n]; bit i of byte j is flag 8 j + i."""
-    flat = flags.reshape(-1).to(torch.uint8)
-    padded = torch.nn.functional.pad(flat, (0, -len(flat) % 8)).reshape(-1, 8)
-    return (padded << torch.arange(8, dtype=torch.uint8, device=flat.device)).sum(1).to(torch.uint8)
+    return torch.from_numpy(np.packbits(flags.reshape(-1).cpu().numpy(), bitorder="little"))
 
 
 def unpack_bits(packed: Tensor, count: int) -> Tensor:
     """Return the first ``count`` booleans of what `pack_bits` made."""
-    bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
-    return bits.reshape(-1)[:count].bool()
+    return torch.from_numpy(np.unpackbits(packed.cpu().numpy(), count=count, bitorder="little")).bool()
 
 
 def pack_trits(values: Tensor) -> Tensor:
@@ -51,7 +49,7 @@ def packed_state(model: nn.Module) -> dict[str, Tensor]:
         >>> state = packed_state(model)
     """
     state = model.state_dict(keep_vars=True)
-    low = {f"{name}.weight" if name else "weight": m for name, m in model.named_modules() if isinstance(m, _LowBit)}
+    low = _low_bit_weights(model)
     seen: set[int] = set()
     out: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -79,21 +77,16 @@ def load_packed_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Modul
     Examples:
         >>> same = load_packed_state(model, packed_state(model))
     """
-    try:
+    hint = "rebuild the model from the recipe that was saved beside these weights"
+    with refusing("the weights do not fit this structure", RuntimeError, KeyError, hint=hint):
         model.load_state_dict(unpack_state(model, state), strict=True)
-    except (RuntimeError, KeyError) as error:
-        raise InvalidArgument(
-            "the weights do not fit this structure",
-            given=str(error).replace("\n", " ")[:600],
-            hint="rebuild the model from the recipe that was saved beside these weights",
-        ) from error
     return model
 
 
 def unpack_state(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a plain state dict for ``model`` from a packed one."""
     targets = model.state_dict(keep_vars=True)
-    low = {f"{name}.weight" if name else "weight": m for name, m in model.named_modules() if isinstance(m, _LowBit)}
+    low = _low_bit_weights(model)
     first: dict[int, str] = {}
     out: dict[str, Tensor] = {}
     for name, target in targets.items():
@@ -114,6 +107,11 @@ def unpack_state(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Ten
     return {**out, **{key: state[key] for key in used - set(targets) if key in state}}
 
 
+def _low_bit_weights(model: nn.Module) -> dict[str, LowBit]:
+    """Return the low-bit layers by the name of their weight."""
+    return {f"{name}.weight" if name else "weight": m for name, m in model.named_modules() if isinstance(m, LowBit)}
+
+
 def _worth_packing(value: Tensor) -> bool:
     """Packed: n / 8 bytes of mask and the values; the header of one more tensor counts 100 bytes."""
     whole = value.numel() * value.element_size()
@@ -121,23 +119,19 @@ def _worth_packing(value: Tensor) -> bool:
     return packed < whole
 
 
-def _pack_lowbit(name: str, module: _LowBit) -> dict[str, Tensor]:
+def _pack_lowbit(name: str, module: LowBit) -> dict[str, Tensor]:
     with torch.no_grad():
-        weight = module.quantised()
-        dims = tuple(range(1 if module.per_channel else 0, weight.dim()))
-        if module.scheme == "int8":
-            assert module.scale is not None
-            return {
-                f"{name}|codes": (weight / module.scale).round().to(torch.int8),
-                f"{name}|scale": module.scale,
-            }
-        scale = weight.abs().amax(dims)
-        # a binary channel of scale 0 holds only +-0: its codes do not matter, its product is 0 either way
-        codes = pack_bits(weight > 0) if module.scheme == "binary" else pack_trits(torch.sign(weight))
+        weight, scale = module.quantised(), module.scale
+        if scale is not None:
+            codes = (weight / scale).round().to(torch.int8)
+        else:
+            scale = weight.abs().amax(scaled_dims(weight, module.per_channel))
+            # a binary channel of scale 0 holds only +-0: its codes do not matter, its product is 0 either way
+            codes = pack_bits(weight > 0) if module.scheme == "binary" else pack_trits(torch.sign(weight))
         return {f"{name}|codes": codes, f"{name}|scale": scale}
 
 
-def _unpack_lowbit(module: _LowBit, codes: Tensor, scale: Tensor) -> Tensor:
+def _unpack_lowbit(module: LowBit, codes: Tensor, scale: Tensor) -> Tensor:
     shape = module.weight.shape
     if module.scheme == "int8":
         return codes.to(scale.dtype) * scale
