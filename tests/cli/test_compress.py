@@ -92,7 +92,7 @@ BAD = [
     (["--method", "low-rank", "--keep-macs", "0.5", "--keep-params", "0.5"], "one budget"),
     (["--method", "ternary", "--keep-macs", "0.5"], "does not change"),
     (["--method", "low-rank", "--set", "decompositon=svd"], "decomposition"),
-    (["--method", "low-rank", "--set", "decomposition=cp"], "no such decomposition"),
+    (["--method", "low-rank", "--set", "decomposition=cp"], "decomposition has no such choice"),
     (["--method", "low-rank", "--plan", "nowhere.yaml"], "must exist"),
     (["--method", "low-rank", "--finetune-epochs", "-1"], "must be 0 or more"),
     (["--method", "int8", "--finetune-epochs", "1"], "mode=qat"),

@@ -178,7 +178,7 @@ def test_a_partly_dense_layer_holds_its_dense_rows_exactly(network, Plain):
     nn.functional.cross_entropy(made.train()(IMAGES), torch.zeros(16, dtype=torch.long)).backward()
     assert made.conv3.dense.weight.grad.abs().sum() > 0
     for bad in (-1, 16, 1.5):
-        with pytest.raises(InvalidArgument, match="stay dense"):
+        with pytest.raises(InvalidArgument, match="dense must be a whole number"):
             compress(network, "interleave", example=IMAGES, plan=plan.with_choice("conv3", {**setting, "dense": bad}))
 
 

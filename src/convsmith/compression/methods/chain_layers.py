@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import integer
 from convsmith.compression.operators.interleaved import InterleavedGroupConv2d
 from convsmith.compression.operators.projection import Projection, project
 from convsmith.compression.planning.moments import Moments, by_group, damped
 from convsmith.compression.planning.replacement import StandIn, fresh_like
-from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Weighted
 
 #: largest input patch (channels x taps) for which the data-aware projection is used: its cost grows with the cube
@@ -133,13 +133,7 @@ def alike(weight: Tensor, size: int, dense: int, moment: Tensor | None) -> Tenso
 def skeleton(conv: Weighted, setting: dict[str, Any]) -> Interleaved:
     """Return the layer for ``conv`` with fresh weights, frozen where that is."""
     (members, primary), (out_members, out_primary) = setting["partitions"], setting["out_partitions"]
-    dense = setting.get("dense", 0)
-    if not isinstance(dense, int) or not 0 <= dense < conv.out_channels:
-        raise InvalidArgument(
-            "some output channels stay dense, none to all but one",
-            argument=f"dense of {conv.out_channels} output channels",
-            given=dense,
-        )
+    dense = integer("dense", setting.get("dense", 0), least=0, most=conv.out_channels - 1)
     chain = InterleavedGroupConv2d(
         primary,
         members,

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from convsmith.arguments import integer, number, one_of
 from convsmith.compression.methods.chain_layers import AWARE_PATCH, projected, skeleton
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.operators.backends import BACKENDS
@@ -26,7 +27,7 @@ from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.reconstruct import FEWEST
 from convsmith.compression.planning.replacement import replace
 from convsmith.compression.planning.subject import Subject
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Layer
 
 #: images whose patches it looks at, at most
@@ -61,27 +62,17 @@ class Interleave(Method):
     reconstructs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.members is not None and (not isinstance(self.members, int) or self.members < 1):
-            raise InvalidArgument("a partition has one member or more", argument="members", given=self.members)
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise InvalidArgument("energy is a share above 0 and at most 1", argument="energy", given=self.energy)
+        if self.members is not None:
+            integer("members", self.members, least=1)
+        if self.energy is not None:
+            number("energy", self.energy, above=0, most=1)
         if self.members is not None and self.energy is not None:
             raise InvalidArgument("give members or energy, not both", given=f"{self.members}, {self.energy}")
-        if self.backend != "auto" and self.backend not in BACKENDS:
-            hint = close_matches(self.backend, ["auto", *BACKENDS])
-            raise InvalidArgument("no backend has this name", argument="backend", given=self.backend, hint=hint)
+        one_of("backend", self.backend, ("auto", *BACKENDS))
 
     def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Choose the partitions per layer."""
-        skipped = self.left_alone(subject)
-        table: list[tuple[Layer, list[Option]]] = []
-        for layer in subject.seen.usable("conv", "linear", "transposed", skip=self.skip):
-            reason = _unfit(layer)
-            options = [] if reason else self._options(layer)
-            if options:
-                table.append((layer, options))
-            else:
-                skipped[layer.name] = reason or self._none(layer)
+        table, skipped = self.table(subject, self._options)
         if budget is None and (self.members is not None or self.energy is not None):
             picked = [(layer, min(options, key=lambda o: o.macs), None) for layer, options in table]
             return assemble("interleave", subject, picked, skipped=skipped)
@@ -93,15 +84,8 @@ class Interleave(Method):
         def build(layer: Layer, option: Option) -> nn.Module:
             return projected(layer.module, self._whole(option.setting), moments.get(layer.name), SCAN_SWEEPS)
 
-        return plan_layers(
-            "interleave",
-            subject,
-            table,
-            build,
-            budget or Budget("macs", 0.5),
-            skipped=skipped,
-            finer=_finer,
-        )
+        wanted = budget or Budget("macs", 0.5)
+        return plan_layers("interleave", subject, table, build, wanted, skipped=skipped, finer=_finer)
 
     def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Replace the planned layers."""
@@ -126,35 +110,31 @@ class Interleave(Method):
     def _whole(self, setting: dict[str, Any]) -> dict[str, Any]:
         return {**setting, "backend": self.backend, "ordered": self.reorder}
 
-    def _options(self, layer: Layer) -> list[Option]:
-        """Return the chains that are cheaper than the layer, dearest first."""
-        found: dict[tuple[int, int], Option] = {}
-        conv = layer.module
-        for members in range(1, conv.in_channels):
-            if conv.in_channels % members or (self.members is not None and members != self.members):
-                continue
-            primary = conv.in_channels // members
-            for leaving in {(members, conv.out_channels // members), (conv.out_channels // primary, primary)}:
-                if leaving[0] < 1 or leaving[0] * leaving[1] != conv.out_channels or primary == 1:
-                    continue
-                setting = {"partitions": [members, primary], "out_partitions": list(leaving)}
-                weights = primary * members * leaving[0] * conv.weight[0, 0].numel() + leaving[0] * primary * leaving[1]
-                positions = layer.macs // conv.weight.numel()
-                if weights * positions >= layer.macs:
+    def _options(self, layer: Layer) -> list[Option] | str:
+        """Return the chains that are cheaper than the layer, dearest first, or why there is none."""
+        if reason := _unfit(layer):
+            return reason
+        conv, found = layer.module, list[Option]()
+        into, out, taps = conv.in_channels, conv.out_channels, conv.weight[0, 0].numel()
+        positions = layer.macs // conv.weight.numel()
+        for members in [m for m in range(1, into) if into % m == 0 and self.members in (None, m)]:
+            primary = into // members
+            for leaving in {(members, out // members), (out // primary, primary)}:
+                weights = taps * into * leaving[0] + out * primary
+                if leaving[0] * leaving[1] != out or weights * positions >= layer.macs:
                     continue
                 loss = 1 - project(conv.weight, (members, primary), leaving).energy
                 if self.energy is not None and 1 - loss < self.energy:
                     continue
-                params = weights + (0 if conv.bias is None else conv.bias.numel())
-                found[(members, leaving[0])] = Option(setting, weights * positions, params, max(loss, 0.0))
-        return sorted(found.values(), key=lambda o: -o.macs)
-
-    def _none(self, layer: Layer) -> str:
-        conv = layer.module
+                setting = {"partitions": [members, primary], "out_partitions": list(leaving)}
+                params = weights + (0 if conv.bias is None else out)
+                found.append(Option(setting, weights * positions, params, max(loss, 0.0)))
+        if found:
+            return sorted(found, key=lambda o: -o.macs)
         if self.energy is not None:
             return f"no cheaper chain keeps {self.energy:.3g} of its energy"
         wanted = "no partition" if self.members is None else f"no partition of {self.members}"
-        return f"{wanted} of its {conv.in_channels} to {conv.out_channels} channels makes it cheaper"
+        return f"{wanted} of its {into} to {out} channels makes it cheaper"
 
     def _moments(self, subject: Subject, names: list[str], scanned: int = 0) -> dict[str, Tensor]:
         """Return the second moments of what enters the layers whose patches are small enough, by name.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import number, one_of
 from convsmith.compression.methods.decomposition import (
     BY_OUTPUTS,
     DECOMPOSITIONS,
@@ -27,7 +28,7 @@ from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.reconstruct import FEWEST
 from convsmith.compression.planning.replacement import fresh_like, replace
 from convsmith.compression.planning.subject import Subject
-from convsmith.errors import InvalidArgument, close_matches
+from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import Layer, Weighted
 
 #: ranks offered to the budget per layer, at most
@@ -67,47 +68,22 @@ class LowRankMethod(Method):
     reconstructs: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.decomposition not in (*DECOMPOSITIONS, "auto"):
-            raise InvalidArgument(
-                "low-rank has no such decomposition",
-                argument="decomposition",
-                given=self.decomposition,
-                hint=close_matches(self.decomposition, (*DECOMPOSITIONS, "auto")),
-            )
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise InvalidArgument("energy is a share above 0 and at most 1", argument="energy", given=self.energy)
+        one_of("decomposition", self.decomposition, (*DECOMPOSITIONS, "auto"))
+        if self.energy is not None:
+            number("energy", self.energy, above=0, most=1)
         if self.rank is not None and self.energy is not None:
             raise InvalidArgument("give rank or energy, not both", given=f"rank {self.rank}, energy {self.energy}")
-        ok = (
-            self.rank is None
-            or self.rank == "full"
-            or (isinstance(self.rank, float) and 0 < self.rank <= 1)
-            or (isinstance(self.rank, int) and not isinstance(self.rank, bool) and self.rank >= 1)
-        )
-        if not ok:
-            raise InvalidArgument(
-                "a rank is 'full', a share in (0, 1] or a positive number of channels", argument="rank", given=self.rank
-            )
+        share = isinstance(self.rank, float) and 0 < self.rank <= 1
+        if self.rank not in (None, "full") and not share and not (isinstance(self.rank, int) and self.rank >= 1):
+            rule = "a rank is 'full', a share in (0, 1] or a positive number of channels"
+            raise InvalidArgument(rule, argument="rank", given=self.rank)
 
     def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Choose decomposition and rank per layer; see `Method.plan`."""
         # a basis fits the images it is taken from: the scan judges it on others where there are enough
         scanned = SCAN_IMAGES if len(subject.seen.example) >= FEWEST else 0
-        outputs, skipped = self._outputs(subject, scanned), self.left_alone(subject)
-        table: list[tuple[Layer, list[Option]]] = []
-        for layer in subject.seen.usable("conv", "linear", "transposed", skip=self.skip):
-            if layer.is_depthwise and self.decomposition == "auto":
-                skipped[layer.name] = _DEPTHWISE
-                continue
-            decomposition = self._decomposition(layer, outputs.get(layer.name), subject.timed)
-            if decomposition is None:
-                skipped[layer.name] = f"decomposition {self.decomposition!r} does not apply to this layer"
-                continue
-            options = self._options(layer, decomposition, outputs.get(layer.name))
-            if options:
-                table.append((layer, options))
-            else:
-                skipped[layer.name] = "no rank makes it cheaper"
+        outputs = self._outputs(subject, scanned)
+        table, skipped = self.table(subject, lambda x: self._options(x, outputs.get(x.name), subject.timed))
         if budget is None and (self.rank is not None or self.energy is not None):
             picked = [(layer, self._pick(layer, options, skipped), None) for layer, options in table]
             return assemble("low-rank", subject, picked, skipped=skipped)
@@ -133,7 +109,7 @@ class LowRankMethod(Method):
         for name, setting in layers.items():
             layer = subject.seen.by_name()[name]
             exact = setting["rank"] == full_rank(layer.module, "svd")
-            basis = None if exact or setting["decomposition"] not in BY_OUTPUTS else outputs.get(name)
+            basis = None if exact else outputs.get(name)
             replace(subject.model, name, factor(layer.module, setting["decomposition"], setting["rank"], basis))
             macs = _counts(layer, setting["decomposition"], setting["rank"])[0]
             if macs > layer.macs:
@@ -156,31 +132,32 @@ class LowRankMethod(Method):
             able = [decomposition for decomposition in able if decomposition != "interpolative"]
         if len(able) < 2:
             return able[0] if able else None
-        best = None
-        for decomposition in able:
-            kept = spectrum(layer.module, decomposition, outputs if decomposition in BY_OUTPUTS else None)
-            most = full_rank(layer.module, decomposition)
-            half = [r for r in range(1, most + 1) if _counts(layer, decomposition, r)[0] <= 0.5 * layer.macs]
-            energy = float(kept[half[-1] - 1]) if half else -1.0
-            if best is None or energy > best[0]:
-                best = (energy, decomposition)
-        return best[1] if best else None
 
-    def _options(self, layer: Layer, decomposition: str, outputs: Outputs | None) -> list[Option]:
-        kept = spectrum(layer.module, decomposition, outputs if decomposition in BY_OUTPUTS else None)
-        most = full_rank(layer.module, decomposition)
-        ranks: Sequence[int] = range(1, most + 1)
+        def energy(decomposition: str) -> float:
+            kept = spectrum(layer.module, decomposition, outputs)
+            half = [r for r in range(1, len(kept) + 1) if _counts(layer, decomposition, r)[0] <= 0.5 * layer.macs]
+            return float(kept[half[-1] - 1]) if half else -1.0
+
+        return max(able, key=energy)
+
+    def _options(self, layer: Layer, outputs: Outputs | None, timed: bool) -> list[Option] | str:
+        if layer.is_depthwise and self.decomposition == "auto":
+            return _DEPTHWISE
+        decomposition = self._decomposition(layer, outputs, timed)
+        if decomposition is None:
+            return f"decomposition {self.decomposition!r} does not apply to this layer"
+        kept = spectrum(layer.module, decomposition, outputs)
+        ranks: Sequence[int] = range(1, len(kept) + 1)
         if self.rank is None and self.energy is None:
             ranks = [r for r in ranks if _counts(layer, decomposition, r)[0] <= DEAREST * layer.macs]
             if len(ranks) > LEVELS:
                 ranks = sorted({ranks[round(i * (len(ranks) - 1) / (LEVELS - 1))] for i in range(LEVELS)})
-        found = []
-        for rank in ranks:
-            macs, params = _counts(layer, decomposition, rank)
-            found.append(
-                Option({"decomposition": decomposition, "rank": rank}, macs, params, float(1 - kept[rank - 1]))
+        return [
+            Option(
+                {"decomposition": decomposition, "rank": r}, *_counts(layer, decomposition, r), float(1 - kept[r - 1])
             )
-        return found
+            for r in ranks
+        ] or "no rank makes it cheaper"
 
     def _pick(self, layer: Layer, options: list[Option], skipped: dict[str, str]) -> Option:
         same = Option({}, layer.macs, layer.params, 0.0)

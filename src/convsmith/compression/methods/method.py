@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
 from convsmith.compression.planning.plan import Budget, Plan
 from convsmith.compression.planning.replacement import replace
 from convsmith.compression.planning.subject import Subject
+from convsmith.inspection.layers import Layer
 from convsmith.registry import Registry
+
+T = TypeVar("T")
 
 #: attribute under which a network carries the JSON of what was done to it
 HISTORY = "_convsmith_compression"
@@ -28,7 +31,6 @@ class Applied:
     model: nn.Module
     layers: dict[str, Any]
     notes: tuple[str, ...] = ()
-    skipped: Mapping[str, str] = field(default_factory=dict)
     rows: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -78,6 +80,19 @@ class Method(ABC):
     def left_alone(self, subject: Subject) -> dict[str, str]:
         """Return the reason by name for layers that no method may change and for those in ``skip``."""
         return {**subject.seen.skipped(), **dict.fromkeys(self.skip, "skipped on request")}
+
+    def table(
+        self, subject: Subject, options: Callable[[Layer], list[T] | str]
+    ) -> tuple[list[tuple[Layer, list[T]]], dict[str, str]]:
+        """Return the layers with their ``options``, and by name why the others are left alone (options that say so)."""
+        found, skipped = list[tuple[Layer, list[T]]](), self.left_alone(subject)
+        for layer in subject.seen.usable("conv", "linear", "transposed", skip=self.skip):
+            given = options(layer)
+            if isinstance(given, str):
+                skipped[layer.name] = given
+            else:
+                found.append((layer, given))
+        return found, skipped
 
 
 #: every method by name

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import integer, number, of_type
+from convsmith.arguments import integer, number
 from convsmith.compression.methods.method import METHODS, Applied, Method
 from convsmith.compression.planning.budget import Option, assemble, plan_layers
 from convsmith.compression.planning.plan import Budget, Plan
@@ -45,11 +45,11 @@ def mask(weight: Tensor, setting: dict[str, Any]) -> Tensor:
         if not 0 <= n <= m or size.shape[1] % m:
             rule = f"n of m weights stay, and m divides the {size.shape[1]} input channels per group"
             raise InvalidArgument(rule, argument="n:m", given=f"{n}:{m}")
-        grouped = _by_input(size)
+        grouped = size.movedim(1, -1)  # [out, taps..., in]
         rows = grouped.reshape(-1, m)
         keep = torch.zeros_like(rows, dtype=torch.bool)
         keep.scatter_(1, rows.argsort(dim=1, descending=True, stable=True)[:, :n], True)
-        return _from_input(keep.reshape(grouped.shape), weight)
+        return keep.reshape(grouped.shape).movedim(-1, 1)
     if "block" in setting:
         high, wide = setting["block"]
         flat = size.reshape(*size.shape[:2], -1).double().square().sum(-1)
@@ -70,15 +70,6 @@ def _largest(size: Tensor, sparsity: float) -> Tensor:
     return keep.reshape(size.shape)
 
 
-def _by_input(weight: Tensor) -> Tensor:
-    """Input channels last: [out, taps..., in]."""
-    return weight.movedim(1, -1).contiguous()
-
-
-def _from_input(value: Tensor, like: Tensor) -> Tensor:
-    return value.movedim(-1, 1).reshape(like.shape)
-
-
 @dataclass(frozen=True)
 class _Sparsity(Method):
     """What both methods share: options are densities, the layer class does not change."""
@@ -97,18 +88,35 @@ class _Sparsity(Method):
 
     def plan(self, subject: Subject, budget: Budget | None) -> Plan:
         """Choose a density per layer; MACs and parameters in the plan count non-zero weights only."""
-        skipped = self.left_alone(subject)
-        table: list[tuple[Layer, list[Option]]] = []
-        for layer in subject.seen.usable("conv", "linear", "transposed", skip=self.skip):
-            settings = self.settings_for(layer)
-            if isinstance(settings, str):
-                skipped[layer.name] = settings
-            else:
-                table.append((layer, _options(layer, settings)))
+        table, skipped = self.table(subject, self._options)
         if budget is None and self.fixed():
             picked = [(layer, options[0], None) for layer, options in table]
             return assemble(self.label, subject, picked, skipped=skipped)
         return plan_layers(self.label, subject, table, _thinned, budget or Budget("macs", 0.5), skipped=skipped)
+
+    def _options(self, layer: Layer) -> list[Option] | str:
+        """Count the non-zero weights and the lost energy of every setting; free patterns from one sort."""
+        settings = self.settings_for(layer)
+        if isinstance(settings, str):
+            return settings
+        weight = layer.module.weight.detach()
+        energy = weight.double().square()
+        total = float(energy.sum()) or 1.0
+        ranked = energy.reshape(-1).sort().values.cumsum(0) if settings[0].keys() == {"sparsity"} else None
+        zeros = weight.numel() - int(torch.count_nonzero(weight))
+        found = []
+        for setting in settings:
+            if ranked is not None:
+                gone = round(setting["sparsity"] * weight.numel())
+                used = weight.numel() - max(gone, zeros)
+                loss = float(ranked[gone - 1]) / total if gone else 0.0
+            else:
+                keep = mask(weight, setting)
+                used = int(torch.count_nonzero(weight * keep))
+                loss = float(energy[~keep].sum()) / total
+            macs = round(layer.macs / weight.numel() * used)
+            found.append(Option(setting, macs, layer.params - weight.numel() + used, loss))
+        return found
 
     def apply(self, subject: Subject, plan: Plan) -> Applied:
         """Zero the weights of the planned layers."""
@@ -182,7 +190,7 @@ class StructuredSparse(_Sparsity):
                 )
             if self.sparsity is not None:
                 raise InvalidArgument("the pattern n:m fixes the sparsity", argument="sparsity", given=self.sparsity)
-        for side in of_type("block", self.block, tuple[int, int]):
+        for side in self.block:
             integer("block", side, least=1)
 
     def settings_for(self, layer: Layer) -> list[dict[str, Any]] | str:
@@ -209,30 +217,6 @@ def _pattern(text: str) -> tuple[int, int]:
     if len(parts) != 2 or not all(p.isdigit() for p in parts):
         raise InvalidArgument("a pattern is 'n:m' or 'block'", argument="pattern", given=text, hint="'2:4', for one")
     return int(parts[0]), int(parts[1])
-
-
-def _options(layer: Layer, settings: list[dict[str, Any]]) -> list[Option]:
-    """Count the non-zero weights and the lost energy of every setting; free patterns from one sort."""
-    weight = layer.module.weight.detach()
-    energy = weight.double().square()
-    total = float(energy.sum()) or 1.0
-    ranked = (
-        energy.reshape(-1).sort().values.cumsum(0) if "sparsity" in settings[0] and "block" not in settings[0] else None
-    )
-    zeros = weight.numel() - int(torch.count_nonzero(weight))
-    found = []
-    for setting in settings:
-        if ranked is not None:
-            gone = round(setting["sparsity"] * weight.numel())
-            used = weight.numel() - max(gone, zeros)
-            loss = float(ranked[gone - 1]) / total if gone else 0.0
-        else:
-            keep = mask(weight, setting)
-            used = int(torch.count_nonzero(weight * keep))
-            loss = float(energy[~keep].sum()) / total
-        macs = round(layer.macs / weight.numel() * used)
-        found.append(Option(dict(setting), macs, layer.params - weight.numel() + used, loss))
-    return found
 
 
 def _thinned(layer: Layer, option: Option) -> nn.Module:
