@@ -68,3 +68,14 @@ def test_layers_that_do_not_fit_a_pattern_say_so():
         model, "structured-sparse", example=torch.randn(1, 3, 8, 8), pattern="block", block=(8, 8), sparsity=0.5
     )
     assert "single block" in plan.skipped["1"]
+
+
+def test_in_a_transposed_convolution_the_pattern_runs_along_the_outputs():
+    model = nn.Sequential(nn.ConvTranspose2d(3, 8, 3), nn.ConvTranspose2d(8, 6, 3))
+    example = torch.randn(1, 3, 4, 4)
+    assert (
+        "6 output channels per group are not a multiple of 4"
+        in plan_compression(model, "structured-sparse", example=example).skipped["1"]
+    )
+    weight = compress(model, "structured-sparse", example=example)[0].weight  # [in, out, taps]
+    assert bool(((weight != 0).reshape(3, 2, 4, 9).sum(2) == 2).all())

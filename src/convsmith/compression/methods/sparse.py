@@ -4,7 +4,7 @@ Patterns, all by magnitude:
 ``free``   any weight; a share of each layer's weights becomes zero (Han et al. 2015);
 ``n:m``    of every m consecutive input channels, per output and tap, n keep their weight (Mishra et al. 2021 for 2:4;
            in a transposed convolution of its output channels, per input and tap);
-``block``  tiles of out x in channels, all taps at once, ranked by their norm.
+``block``  tiles of out x in channels (in x out of a transposed one), all taps at once, ranked by their norm.
 
 A zero saves storage (`convsmith.compression.packed_state`). It saves time only on kernels that skip it, and torch's
 dense convolutions do not: the note on every result says so.
@@ -43,7 +43,7 @@ def mask(weight: Tensor, setting: dict[str, Any]) -> Tensor:
     if "m" in setting:
         n, m = setting["n"], setting["m"]
         if not 0 <= n <= m or size.shape[1] % m:
-            rule = f"n of m weights stay, and m divides the {size.shape[1]} input channels per group"
+            rule = f"n of m weights stay, and m divides the {size.shape[1]} channels per group that they run along"
             raise InvalidArgument(rule, argument="n:m", given=f"{n}:{m}")
         grouped = size.movedim(1, -1)  # [out, taps..., in]
         rows = grouped.reshape(-1, m)
@@ -204,7 +204,8 @@ class StructuredSparse(_Sparsity):
             return [{"block": [high, wide], "sparsity": s} for s in levels]
         n, m = _pattern(self.pattern)
         if weight.shape[1] % m:
-            return f"its {weight.shape[1]} input channels per group are not a multiple of {m}"
+            side = "output" if layer.kind == "transposed" else "input"
+            return f"its {weight.shape[1]} {side} channels per group are not a multiple of {m}"
         return [{"n": n, "m": m}, *({"n": k, "m": m} for k in range(m - 1, 0, -1) if k != n)]
 
     def fixed(self) -> bool:
