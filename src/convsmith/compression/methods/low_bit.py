@@ -38,29 +38,10 @@ _NOTE = (
 )
 
 
-class _StraightThroughSign(torch.autograd.Function):
-    """sign with sign(0) = 1; the gradient passes where the input is at most 1 in magnitude."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(v: Tensor) -> Tensor:
-        return torch.where(v >= 0, 1.0, -1.0).to(v.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        (v,) = ctx.saved_tensors
-        return tangent * (v.abs() <= 1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (v,) = ctx.saved_tensors
-        return grad * (v.abs() <= 1)
+def _sign(v: Tensor) -> Tensor:
+    """Return the sign, 1 at 0; the gradient passes where the input is at most 1 in magnitude."""
+    passing = v.clamp(-1, 1)
+    return torch.where(v >= 0, 1.0, -1.0).to(v.dtype) + (passing - passing.detach())
 
 
 def scaled_dims(weight: Tensor, per_channel: bool) -> tuple[int, ...]:
@@ -71,7 +52,7 @@ def scaled_dims(weight: Tensor, per_channel: bool) -> tuple[int, ...]:
 def binary_weight(v: Tensor, *, per_channel: bool = True) -> Tensor:
     """Return a * sign(v) with a = mean |v| over each output channel (first axis) or over everything."""
     scale = v.abs().mean(scaled_dims(v, per_channel), keepdim=True, dtype=torch.float64).to(v.dtype)
-    return scale * _StraightThroughSign.apply(v)
+    return scale * _sign(v)
 
 
 def ternary_weight(v: Tensor, *, per_channel: bool = True) -> Tensor:
