@@ -14,7 +14,6 @@ replaces unless the rank is explicit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ from convsmith.compression.methods.factors import Outputs
 from convsmith.compression.planning.moments import Moments, reduced_rank
 from convsmith.compression.planning.replacement import StandIn, fresh_like
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.layers import Weighted
+from convsmith.inspection.layers import Layer, Weighted
 
 DECOMPOSITIONS = ("svd", "interpolative", "spatial", "tucker")
 #: those of one matrix [C', C k^2], which images can give a better basis
@@ -266,25 +265,26 @@ def spectrum(module: Weighted, decomposition: str, outputs: Outputs | None = Non
     return (values.cumsum(0) / total if total > 0 else torch.ones_like(values)).clamp(max=1.0)[:most]
 
 
-def counts(
-    module: Weighted, decomposition: str, rank: int, inner: tuple[int, ...], outer: tuple[int, ...]
-) -> tuple[int, int]:
-    """Return (MACs of one call for one image, parameters) of the chain, given the layer's input and output shape."""
+def counts(layer: Layer, decomposition: str, rank: int) -> tuple[int, int]:
+    """Return (MACs for one image, parameters) of the chain in the place of ``layer``."""
+    module = layer.module
     bias = 0 if module.bias is None else module.bias.numel()
+    places = layer.macs // module.weight.numel()  # of all calls: a layer may run on windows of an image
     if isinstance(module, nn.Linear):
         weights = rank * (module.in_features + module.out_features)
-        return weights * math.prod(outer[1:-1]), weights + bias
+        return weights * places, weights + bias
     c_in, c_out, (kh, kw) = module.in_channels, module.out_channels, module.kernel_size
-    before, after = inner[2] * inner[3], outer[2] * outer[3]
     if isinstance(module, nn.ConvTranspose2d):
         weights = c_in * rank + rank * c_out * kh * kw
-        return weights * before, weights + bias
+        return weights * places, weights + bias
     if decomposition in BY_OUTPUTS:
         weights = rank * (c_in * kh * kw + c_out - (rank if decomposition == "interpolative" else 0))
-        return weights * after, weights + bias
+        return weights * places, weights + bias
+    (in_high, in_wide), (out_high, out_wide) = layer.input_shape[2:], layer.output_shape[2:]
     if decomposition == "spatial":
         tall, wide = rank * c_in * kh, c_out * rank * kw
-        return tall * outer[2] * inner[3] + wide * after, tall + wide + bias
+        return tall * places * in_wide // out_wide + wide * places, tall + wide + bias
     r_in, r_out = tucker_ranks(module, rank)
     core = r_in * r_out * kh * kw + r_out * c_out
-    return c_in * r_in * before + core * after, c_in * r_in + core + bias
+    before = places * in_high * in_wide // (out_high * out_wide)
+    return c_in * r_in * before + core * places, c_in * r_in + core + bias

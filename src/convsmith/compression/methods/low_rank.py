@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -111,7 +110,7 @@ class LowRankMethod(Method):
             exact = setting["rank"] == full_rank(layer.module, "svd")
             basis = None if exact else outputs.get(name)
             replace(subject.model, name, factor(layer.module, setting["decomposition"], setting["rank"], basis))
-            macs = _counts(layer, setting["decomposition"], setting["rank"])[0]
+            macs = counts(layer, setting["decomposition"], setting["rank"])[0]
             if macs > layer.macs:
                 notes.append(f"{name}: {macs / layer.macs:.2f} times the MACs of the layer it replaces")
         return Applied(subject.model, layers, tuple(notes))
@@ -135,7 +134,7 @@ class LowRankMethod(Method):
 
         def energy(decomposition: str) -> float:
             kept = spectrum(layer.module, decomposition, outputs)
-            half = [r for r in range(1, len(kept) + 1) if _counts(layer, decomposition, r)[0] <= 0.5 * layer.macs]
+            half = [r for r in range(1, len(kept) + 1) if counts(layer, decomposition, r)[0] <= 0.5 * layer.macs]
             return float(kept[half[-1] - 1]) if half else -1.0
 
         return max(able, key=energy)
@@ -149,12 +148,12 @@ class LowRankMethod(Method):
         kept = spectrum(layer.module, decomposition, outputs)
         ranks: Sequence[int] = range(1, len(kept) + 1)
         if self.rank is None and self.energy is None:
-            ranks = [r for r in ranks if _counts(layer, decomposition, r)[0] <= DEAREST * layer.macs]
+            ranks = [r for r in ranks if counts(layer, decomposition, r)[0] <= DEAREST * layer.macs]
             if len(ranks) > LEVELS:
                 ranks = sorted({ranks[round(i * (len(ranks) - 1) / (LEVELS - 1))] for i in range(LEVELS)})
         return [
             Option(
-                {"decomposition": decomposition, "rank": r}, *_counts(layer, decomposition, r), float(1 - kept[r - 1])
+                {"decomposition": decomposition, "rank": r}, *counts(layer, decomposition, r), float(1 - kept[r - 1])
             )
             for r in ranks
         ] or "no rank makes it cheaper"
@@ -191,14 +190,6 @@ def _biased(module: Weighted) -> Weighted:
         made.weight.copy_(module.weight)
         made.bias.zero_()
     return made
-
-
-def _counts(layer: Layer, decomposition: str, rank: int) -> tuple[int, int]:
-    """Return (MACs of all calls for one image, parameters) of the chain: a layer may run on windows of an image."""
-    macs, params = counts(layer.module, decomposition, rank, layer.input_shape, layer.output_shape)
-    shape = layer.input_shape if layer.kind == "transposed" else layer.output_shape
-    places = math.prod(shape[1:-1] if layer.kind == "linear" else shape[2:])
-    return macs * layer.macs // (layer.module.weight.numel() * places), params
 
 
 def output_moments(model: nn.Module, images: Tensor, names: Sequence[str]) -> dict[str, Outputs]:
