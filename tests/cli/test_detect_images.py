@@ -2,13 +2,16 @@
 
 import csv
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from convsmith.cli.main import main
+from convsmith.cli.reports.detect_report import best_fit
 from convsmith.cli.shell.progress import pass_seconds
 from convsmith.data import load
 from convsmith.interpretation import RouteDetector, find_routes
@@ -54,6 +57,29 @@ def test_the_images_of_a_table_are_drawn_from_all_classes(saved, tmp_path, monke
     assert main([*fit, "--test-images", "12", "--out", str(tmp_path / "run")]) == 130
     assert len(seen[0]) == 12
     assert len(seen[0].unique()) >= 4
+
+
+def test_the_best_features_are_chosen_on_the_images_to_fit_on(saved, tmp_path, capsys, monkeypatch):
+    """Regression: they were those with the largest area on the test images, which was then given as theirs."""
+    from convsmith import interpretation
+
+    table, titles = interpretation.detection_table, []
+    fit = ["detect", "fit", str(saved.folder), "--data", "digits", "--per-class", "2", "--test-images", "12", "--json"]
+    for favourite in ("logits", "max-probability"):
+
+        def flattering(*args, favourite=favourite, **settings):
+            rows = table(*args, **settings)
+            return [replace(r, report=replace(r.report, auroc=float(r.features == favourite))) for r in rows]
+
+        monkeypatch.setattr(interpretation, "detection_table", flattering)
+        assert main([*fit, "--features", "best", "--out", str(tmp_path / favourite)]) == 0
+        titles.append(json.loads(capsys.readouterr().out.splitlines()[-1])["title"])
+    assert titles[0] == titles[1]
+    detectors = {
+        name: SimpleNamespace(out_of_fold_=np.array(scores))
+        for name, scores in (("routes", [0.1, 0.6, 0.5, 0.7]), ("logits", [0.1, 0.2, 0.5, 0.7]))
+    }
+    assert best_fit(detectors) == "logits"
 
 
 @pytest.mark.parametrize("rate", ["0", "1", "1.5"])

@@ -275,18 +275,18 @@ def test_a_probability_claims_neither_0_nor_100():
 
 
 def test_a_detector_that_should_not_be_used_says_why():
-    from convsmith.cli.reports.detect_report import best_features, warnings
+    from convsmith.cli.reports.detect_report import warnings
 
     def row(features, area, low):
         report = SimpleNamespace(auroc=area, auroc_low=low, auroc_high=0.99)
         return SimpleNamespace(features=features, seen=True, report=report)
 
     rows = [row("routes", 0.6, 0.45), row("logits", 0.9, 0.8)]
-    assert best_features(rows) == "logits"
     chance, better = warnings(rows, "routes")
     assert "0.60 (0.45 to 0.99)" in chance
     assert "logits do better than routes" in better
     assert warnings(rows, "logits") == []
+    assert warnings(rows, "routes", chosen=True) == [chance]
 
 
 @pytest.mark.slow

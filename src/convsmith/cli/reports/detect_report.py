@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from convsmith.interpretation import DetectionRow
+    from convsmith.interpretation import DetectionRow, RouteDetector
     from convsmith.report import Section
 
 
@@ -46,20 +46,30 @@ def images_at_once(model: nn.Module, images: Tensor, steps: int) -> int:
     return max(1, min(32, 10**11 // max(1, steps * sum(count.macs for count in counts))))
 
 
-def best_features(rows: Sequence[DetectionRow]) -> str:
-    """Return the features with the largest area against the attack the detectors were fitted on."""
-    return max((row for row in rows if row.seen), key=lambda row: row.report.auroc).features
+def best_fit(detectors: Mapping[str, RouteDetector]) -> str:
+    """Return the features whose detector tells its own training images apart best: no image of the table is looked at.
+
+    Every score comes from trees that saw neither the image nor its attacked version (``out_of_fold_``, clean first).
+    """
+    from convsmith.interpretation.detector import auroc
+
+    areas = {name: auroc(*found.out_of_fold_.reshape(2, -1)) for name, found in detectors.items()}
+    return max(areas, key=lambda name: areas[name])
 
 
-def warnings(rows: Sequence[DetectionRow], features: str) -> list[str]:
-    """Return sentences on why a detector on ``features`` should not be used; empty if nothing speaks against it."""
-    own = next(row.report for row in rows if row.seen and row.features == features)
-    best, notes = best_features(rows), []
+def warnings(rows: Sequence[DetectionRow], features: str, *, chosen: bool = False) -> list[str]:
+    """Return sentences on why a detector on ``features`` should not be used; empty if nothing speaks against it.
+
+    ``chosen``: they are the best of all on the images to fit on, and others are not proposed.
+    """
+    seen = {row.features: row.report for row in rows if row.seen}
+    own, notes = seen[features], []
+    best = max(seen, key=lambda name: seen[name].auroc)
     if own.auroc_low <= 0.5:
         interval = f"{own.auroc:.2f} ({own.auroc_low:.2f} to {own.auroc_high:.2f})"
         notes.append(f"The area under its ROC curve is {interval}: it may be no better than chance. Do not use it.")
-    if best != features:
-        area = next(row.report.auroc for row in rows if row.seen and row.features == best)
+    if best != features and not chosen:
+        area = seen[best].auroc
         notes.append(f"{best} do better than {features}: {area:.2f} against {own.auroc:.2f}; fit with --features best.")
     return notes
 

@@ -44,7 +44,7 @@ class Arguments(classifier.ModelOptions, Work):
     )
     set: tuple[str, ...] = option((), "settings of the method, like entropy=0.2", metavar="NAME=VALUE")
     use_target_labels: bool = option(
-        False, "measure accuracy on the target's labels, if it has any; they select nothing"
+        False, "measure accuracy on the target's labels, if it has any; --validator oracle alone selects by them"
     )
     reference: bool = option(True, "train source-only too, for the guard and the alarms")
     num_evals: int = option(10, "how often source and target are measured in a run", metavar="N")

@@ -57,7 +57,7 @@ class Arguments(data_options.DataOptions, Work):
         "random-forest", "on routes", group="fit"
     )
     features: Literal["routes", "activations", "logits", "max-probability", "best"] = option(
-        "routes", "what the detector looks at; best: whatever tells the attack best", group="fit"
+        "routes", "what the detector looks at; best: what tells attacked images to fit on best", group="fit"
     )
     per_class: int = option(10, "clean images of each class", metavar="N", least=1, group="fit")
     test_images: int = option(100, "images of the table", metavar="N", least=1, group="fit")
@@ -121,17 +121,24 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
                 per_class=(arguments.per_class,), classifiers=(arguments.classifier,), seed=arguments.seed,
                 folder=parts, progress=callback,
             )  # fmt: skip
-        features = detect_report.best_features(rows) if arguments.features == "best" else arguments.features
-        extract = baselines.extractor(model, features, find, parts)
         size, kept = find["batch_size"], parts / "fit"
         moved = protocol.attacked(model, chosen, arguments.attack, epsilon, arguments.seed, at_once=size, folder=kept)
         clean, bad = (Batch(x, chosen.labels, chosen.index) for x in (protocol.rounded(chosen), moved))
-        detector = interpretation.RouteDetector(
-            arguments.classifier, seed=arguments.seed, false_positive_rate=arguments.rate
-        ).fit(extract(clean, "fit-clean"), extract(bad, f"fit-{arguments.attack}"), network=model)
+
+        def fitted(features: str) -> RouteDetector:
+            extract = baselines.extractor(model, features, find, parts)
+            detector = interpretation.RouteDetector(
+                arguments.classifier, seed=arguments.seed, false_positive_rate=arguments.rate
+            )
+            return detector.fit(extract(clean, "fit-clean"), extract(bad, f"fit-{arguments.attack}"), network=model)
+
+        best = arguments.features == "best"
+        detectors = {name: fitted(name) for name in (protocol.FEATURES if best else [arguments.features])}
+        features = detect_report.best_fit(detectors)
     except KeyboardInterrupt:
         raise run_folder.Interrupted("detect", folder, "what was found so far is kept") from None
-    notes = detect_report.warnings(rows, features)
+    detector = detectors[features]
+    notes = detect_report.warnings(rows, features, chosen=best)
     detector.save(folder / DETECTOR)
     detect_report.section(rows, epsilon, notes).save(folder, "48-detector")
     terminal.table(list(detect_report.COLUMNS), [detect_report.cells(row) for row in rows])
