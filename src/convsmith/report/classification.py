@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from torch import Tensor
 
-from convsmith.report.figures import Series, heatmap, lines, png
+from convsmith.report.figures import Series, heatmap, lines, png, small
 from convsmith.report.section import Figure, InlineImage, Section, Table
 from convsmith.training import Metrics
 
@@ -78,7 +78,7 @@ def wrong_examples_section(
                 png(image.numpy()),
                 f"{true}, taken for {said} at {100 * float(confidence[position]):.0f} %",
                 f"image of class {true}, predicted {said}",
-                pixelated=image.shape[-1] <= 64,
+                pixelated=small(image),
             )
         )
     text = f"{len(wrong)} of {len(labels)} images are wrong; shown are {len(pictures)}, the most confident first."

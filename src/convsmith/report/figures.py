@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+#: side in pixels at which images are shown; those of at most PIXELS show every pixel as a square
+SIDE, PIXELS = 320, 64
 _INK = "#010203"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#777777")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
@@ -318,15 +320,20 @@ def png(pixels: np.ndarray) -> str:
     return _encoded(_picture(pixels), format="PNG")
 
 
-def photo(pixels: np.ndarray, side: int = 320) -> str:
-    """Return a photograph as base64 JPEG, its larger side at most ``side``; one of at most 64 pixels stays PNG.
+def small(pixels: Any) -> bool:
+    """Tell whether an image [..., H, W] is shown pixel by pixel."""
+    return max(pixels.shape[-2:]) <= PIXELS
+
+
+def photo(pixels: np.ndarray) -> str:
+    """Return a photograph [C, H, W] as base64 JPEG, its larger side at most 320; a `small` one stays PNG.
 
     Sixty of them make at most three megabytes of a page.
     """
-    if max(pixels.shape[1:]) <= 64:
+    if small(pixels):
         return png(pixels)
     image = _picture(pixels).convert("RGB")
-    image.thumbnail((side, side))
+    image.thumbnail((SIDE, SIDE))
     return _encoded(image, format="JPEG", quality=82)
 
 

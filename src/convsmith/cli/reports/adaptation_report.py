@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from convsmith.adaptation import AdaptationResult
-    from convsmith.adaptation.inputs import Inputs
-    from convsmith.report import Figure, Section
+from convsmith.adaptation import AdaptationResult
+from convsmith.adaptation.evaluation.alarms import effective_classes
+from convsmith.adaptation.evaluation.diagnostics import embed, proxy_a_distance, shared_auroc
+from convsmith.adaptation.inputs import Inputs
+from convsmith.inspection.features import extract_features
+from convsmith.report import Figure, Section, Table
+from convsmith.report.figures import Series, groups, lines
 
 
 def sections(result: AdaptationResult, inputs: Inputs) -> dict[str, Section]:
@@ -33,8 +36,6 @@ _MEASURED = {
 
 
 def _outcome(result: AdaptationResult, inputs: Inputs) -> Section:
-    from convsmith.report import Section, Table
-
     base = {} if result.reference is None else result.reference.measurements
     rows: list[list[Any]] = []
     for key, value in result.measurements.items():
@@ -69,18 +70,12 @@ def _shares(result: AdaptationResult) -> list[list[Any]]:
     rows: list[list[Any]] = []
     for k, name in enumerate(result.classes):
         mine = labels == k
-        share = 100 * float(mine.double().mean())
-        rows.append(
-            [name, round(share, 2), round(100 * float(confidence[mine].mean()), 1) if bool(mine.any()) else None]
-        )
+        sure = round(100 * float(confidence[mine].mean()), 1) if bool(mine.any()) else None
+        rows.append([name, round(100 * float(mine.double().mean()), 2), sure])
     return rows
 
 
 def _weights(result: AdaptationResult, inputs: Inputs) -> Section:
-    from convsmith.adaptation.evaluation.alarms import effective_classes
-    from convsmith.adaptation.evaluation.diagnostics import shared_auroc
-    from convsmith.report import Section, Table
-
     assert result.class_weights is not None
     known = inputs.shared if "oracle_accuracy" in result.measurements else ()
     rows = [
@@ -92,33 +87,22 @@ def _weights(result: AdaptationResult, inputs: Inputs) -> Section:
     if known and len(known) < len(result.classes):
         auroc = shared_auroc(result.class_weights, known)
         text.append(f"Shared classes are ranked above outlier classes with AUROC {auroc:.3f} (uses target labels).")
-    figure = _weight_figure(result)
-    return Section(
-        "Class weights",
-        text,
-        [Table(["class", "weight", *(["truth"] if known else [])], rows, "Equal weights are no preference.")],
-        [figure] if figure is not None else [],
-    )
+    table = Table(["class", "weight", *(["truth"] if known else [])], rows, "Equal weights are no preference.")
+    return Section("Class weights", text, [table], _weight_figures(result))
 
 
-def _weight_figure(result: AdaptationResult) -> Figure | None:
-    from convsmith.report import Figure
-    from convsmith.report.figures import Series, lines
-
+def _weight_figures(result: AdaptationResult) -> list[Figure]:
     rows = [row for row in result.history if row["kind"] == "evaluation" and "weight_0" in row]
     if len(rows) < 2 or len(result.classes) > 12:
-        return None
+        return []
     steps = [row["step"] for row in rows]
     weights = result.weight_history / result.weight_history.mean(1, keepdim=True)
     series = {name: Series(steps, column) for name, column in zip(result.classes, weights.T.tolist(), strict=True)}
     svg = lines(series, xlabel="training step", ylabel="class weight, mean 1", reference=(1.0, "no preference"))
-    return Figure(svg=svg, caption="Class weights during training.", alt="One curve a class of its weight over steps.")
+    return [Figure(svg, "Class weights during training.", "One curve a class of its weight over steps.")]
 
 
 def _training(result: AdaptationResult) -> Section:
-    from convsmith.report import Figure, Section
-    from convsmith.report.figures import Series, lines
-
     rows = [row for row in result.history if row["kind"] == "evaluation"]
     curves = {"held-out source accuracy": "source_accuracy", "target accuracy (oracle)": "oracle_accuracy"}
     series = {
@@ -126,22 +110,17 @@ def _training(result: AdaptationResult) -> Section:
         for name, key in curves.items()
         if rows and key in rows[0]
     }
-    figures = []
-    if series:
-        svg = lines(series, xlabel="training step", ylabel="accuracy, %")
-        figures.append(Figure(svg=svg, caption="Accuracy during training.", alt="Curves of accuracy over steps."))
-    return Section("Adaptation during training", figures=figures)
+    if not series:
+        return Section("Adaptation during training")
+    svg = lines(series, xlabel="training step", ylabel="accuracy, %")
+    figure = Figure(svg, "Accuracy during training.", "Curves of accuracy over steps.")
+    return Section("Adaptation during training", figures=[figure])
 
 
 def _features(result: AdaptationResult, inputs: Inputs) -> Section:
-    from convsmith.adaptation.evaluation.diagnostics import embed, proxy_a_distance
-    from convsmith.inspection.features import extract_features
-    from convsmith.report import Figure, Section
-    from convsmith.report.figures import groups
-
-    few_source = inputs.source.subset(range(0, len(inputs.source), max(1, len(inputs.source) // 1000)))
-    few_target = inputs.target.subset(range(0, len(inputs.target), max(1, len(inputs.target) // 1000)))
-    source, target = (extract_features(result.model, inputs.batches(few)).features for few in (few_source, few_target))
+    sides = (inputs.source, inputs.target)
+    few = [side.subset(range(0, len(side), max(1, len(side) // 1000))) for side in sides]
+    source, target = (extract_features(result.model, inputs.batches(part)).features for part in few)
     if min(len(source), len(target)) < 4:
         return Section("Features", ["Too few images to compare the domains."])
     text = [
@@ -150,10 +129,7 @@ def _features(result: AdaptationResult, inputs: Inputs) -> Section:
         "remain, since the source shows classes that the target lacks."
     ]
     left, right, _, _ = embed(source, target)
-    svg = groups(
-        {"source": left.numpy(), "target": right.numpy()}, xlabel="t-SNE, first axis", ylabel="t-SNE, second axis"
-    )
-    figure = Figure(
-        svg=svg, caption="Features of source and target images.", alt="Points of source and target images in a plane."
-    )
-    return Section("Features", text, figures=[figure])
+    clouds = {"source": left.numpy(), "target": right.numpy()}
+    svg = groups(clouds, xlabel="t-SNE, first axis", ylabel="t-SNE, second axis")
+    alt = "Points of source and target images in a plane."
+    return Section("Features", text, figures=[Figure(svg, "Features of source and target images.", alt)])

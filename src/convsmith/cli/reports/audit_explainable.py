@@ -9,6 +9,9 @@ from typing import Any
 from convsmith.cli.reports.audit_subject import Chapter, Subject
 from convsmith.cli.reports.explain_report import ALL, maps_of
 from convsmith.cli.shell.progress import pass_seconds
+from convsmith.interpretation import find_routes, overlay
+from convsmith.report import InlineImage, Section, Table
+from convsmith.report.figures import photo, small
 
 TITLE = "Explainable: what carries a prediction"
 #: half of the passes are those of the blanks beside the images
@@ -18,10 +21,6 @@ IMAGES, PASSES = 12, 100
 def run(subject: Subject) -> Chapter:
     """Find routes of a dozen images, one a group, and overlay what they look at."""
     import torch
-
-    from convsmith.interpretation import find_routes, overlay
-    from convsmith.report import InlineImage, Section, Table
-    from convsmith.report.figures import photo
 
     rows = _different(subject, IMAGES)
     images = subject.tensor(subject.pictures)[rows]
@@ -57,9 +56,7 @@ def run(subject: Subject) -> Chapter:
             name, sure = Path(subject.pictures.name(rows[start + k])).name, float(routes.confidence[k])
             told = f"{share:.0%} of channels carry it" if carried else "no route found"
             caption = f"{first}, {sure:.0%} (then {second}): {told}"
-            jpeg = photo(shown[k].numpy())
-            small = max(pixels.shape[-2:]) <= 64
-            pictures.append(InlineImage(jpeg, caption, name, width=200, pixelated=small))
+            pictures.append(InlineImage(photo(shown[k].numpy()), caption, name, width=200, pixelated=small(pixels)))
             table.append([name, first, 100 * sure, second, 100 * share if carried else None])
     tried = len(table)
     if not shares and not closed:

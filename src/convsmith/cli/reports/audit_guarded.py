@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from convsmith.cli.reports.audit_subject import Chapter, Subject, percent, wilson
+from convsmith.cli.reports.audit_subject import Chapter, Subject, interval_bars, percent, wilson
+from convsmith.errors import ConvsmithError
+from convsmith.interpretation import DetectionReport, RouteDetector, attack, baseline_features, detection_report
+from convsmith.report import InlineImage, Section, Table
+from convsmith.report.figures import photo, small
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from convsmith.interpretation import DetectionReport
 
 TITLE = "Guarded: adversarial inputs"
 SIZES = (2, 8)
@@ -20,10 +22,6 @@ IMAGES, STEPS = 32, 5
 def run(subject: Subject) -> Chapter:
     """Attack, count flips, fit a small detector on half of the images and score it on the other half."""
     import torch
-
-    from convsmith.interpretation import attack
-    from convsmith.report import Figure, InlineImage, Section, Table
-    from convsmith.report.figures import bars, photo
 
     about, images = subject.loaded.preprocessing, subject.tensor(subject.pictures)[:IMAGES]
     labels = subject.logits[: len(images)].argmax(1).to(images.device)
@@ -47,8 +45,8 @@ def run(subject: Subject) -> Chapter:
     answers = {size: subject.answers(subject.model, moved[size], "answers").argmax(1) for size in SIZES}
     flips = {size: wilson(int((answers[size] != labels.cpu()).sum()), len(labels)) for size in SIZES}
     found, scored, reason = _detector(subject, images, moved[SIZES[-1]])
-    small, large = (percent(flips[size]) for size in SIZES)
-    sentence = f"A change of 2/255 a pixel, which nobody sees, flips {small} of predictions, 8/255 flips {large}. "
+    few, many = (percent(flips[size]) for size in SIZES)
+    sentence = f"A change of 2/255 a pixel, which nobody sees, flips {few} of predictions, 8/255 flips {many}. "
     if found is None:
         sentence += f"No detector was fitted: {reason}."
     else:
@@ -59,9 +57,10 @@ def run(subject: Subject) -> Chapter:
     shown = subject.pixels(torch.cat([images[:1], moved[SIZES[-1]][:1]]))
     names = [subject.name(int(labels[0])), subject.name(int(answers[SIZES[-1]][0]))]
     pictures = [
-        InlineImage(photo(one.numpy()), f"{kind}: {name}", f"{kind} image", width=200, pixelated=shown.shape[-1] <= 64)
+        InlineImage(photo(one.numpy()), f"{kind}: {name}", f"{kind} image", width=200, pixelated=small(one))
         for one, kind, name in zip(shown, ("original", "changed by 8/255"), names, strict=True)
     ]
+    shares = {f"{size}/255": share for size, share in flips.items()}
     section = Section(
         TITLE,
         [
@@ -70,29 +69,20 @@ def run(subject: Subject) -> Chapter:
             "learns from clean and attacked images of one half and is scored on the other half. It is no defence "
             "against somebody who knows it.",
         ],
-        [Table(["largest change", "predictions flipped"], [[f"{s}/255", percent(v)] for s, v in flips.items()])],
-        [
-            Figure(
-                bars({f"{s}/255": tuple(100 * v for v in flips[s]) for s in SIZES}, xlabel="predictions flipped, %"),  # type: ignore[misc]
-                "Predictions flipped by size of the change.",
-                "Two bars with intervals.",
-            )
-        ],
+        [Table(["largest change", "predictions flipped"], [[name, percent(share)] for name, share in shares.items()])],
+        [interval_bars(shares, "predictions flipped, %", "Predictions flipped by size of the change.")],
         pictures,
     )
     command = f"convsmith detect fit {subject.words['model']} --data {subject.words['data']}"
-    facts: dict[str, Any] = {f"flipped at {s}/255": v[0] for s, v in flips.items()}
+    facts: dict[str, Any] = {f"flipped at {name}": share[0] for name, share in shares.items()}
     if found is not None:
         facts |= {"detector AUROC": found.auroc, "caught": caught}
-    return Chapter(sentence, f"{small} flipped by 2/255", command, facts=facts, section=section)
+    return Chapter(sentence, f"{few} flipped by 2/255", command, facts=facts, section=section)
 
 
 def _detector(subject: Subject, images: Tensor, moved: Tensor) -> tuple[DetectionReport | None, int, str]:
     """Fit on clean and changed images of half of the groups, score the others: report, images, or why not."""
     import torch
-
-    from convsmith.errors import ConvsmithError
-    from convsmith.interpretation import RouteDetector, baseline_features, detection_report
 
     groups = torch.tensor(list(subject.groups)[: len(images)])
     known = groups.unique()

@@ -6,13 +6,17 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from convsmith import compression
 from convsmith.cli.reports.audit_subject import Chapter, OutOfTime, Subject, percent, wilson
+from convsmith.compression import runtimes
+from convsmith.compression.planning.latency import time_side_by_side
+from convsmith.compression.planning.measure import pinned_threads
 from convsmith.errors import ConvsmithError
+from convsmith.report import Figure, Section, Table
+from convsmith.report.figures import scatter
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from convsmith.report import Section
 
 TITLE = "Leaner: compression"
 #: what is tried: name, method, settings; cheap ones first, so that a small budget still has an answer
@@ -44,9 +48,6 @@ class Way:
 
 def run(subject: Subject) -> Chapter:
     """Compress in every way, time each beside the original, and compare what they answer."""
-    from convsmith import compression
-    from convsmith.compression import runtimes
-
     images = subject.tensor(subject.pictures)
     if len(images) < 2:
         return Chapter(absent="two images or more are needed")
@@ -113,9 +114,6 @@ def run(subject: Subject) -> Chapter:
 
 
 def _section(subject: Subject, sentence: str, ways: list[Way], original: list[Any], notes: list[str]) -> Section:
-    from convsmith.report import Figure, Section, Table
-    from convsmith.report.figures import scatter
-
     rows = [original]
     points = {"original": (100.0, 100.0)}
     for way in ways:
@@ -133,11 +131,7 @@ def _section(subject: Subject, sentence: str, ways: list[Way], original: list[An
             f"machine. Agreement is counted on {len(subject.pictures)} images. Nothing was trained.",
         ],
         [Table(columns, rows)],
-        [
-            Figure(
-                svg, "Left is faster, up is closer to the original; the dotted line joins the best.", "A scatter plot."
-            )
-        ],
+        [Figure(svg, "Left is faster, up is closer; the dotted line joins the best.", "A scatter plot.")],
         notes=notes,
     )
 
@@ -145,9 +139,6 @@ def _section(subject: Subject, sentence: str, ways: list[Way], original: list[An
 def _timed(base: Any, call: Any, image: Tensor, seed: int) -> tuple[tuple[float, float, float], float]:
     """Return the median of the call-by-call time ratio with its bootstrap interval, and the median milliseconds."""
     import numpy as np
-
-    from convsmith.compression.planning.latency import time_side_by_side
-    from convsmith.compression.planning.measure import pinned_threads
 
     with pinned_threads(1):
         first, second = time_side_by_side([base, call], image.contiguous(), seconds=SECONDS / 2)
@@ -159,6 +150,4 @@ def _timed(base: Any, call: Any, image: Tensor, seed: int) -> tuple[tuple[float,
 
 def _kilobytes(model: Any, image: Tensor) -> float:
     """Return the size of the weights file."""
-    from convsmith.compression import size
-
-    return size(model, image.shape[1:]).bytes / 1024
+    return compression.size(model, image.shape[1:]).bytes / 1024

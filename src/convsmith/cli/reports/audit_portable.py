@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from convsmith.adaptation import class_weights, validators
 from convsmith.cli.reports.audit_subject import Chapter, Subject, percent, rightly, wilson
+from convsmith.data import ImageSplit
+from convsmith.report import Figure, Section, Table
+from convsmith.report.figures import bars
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from convsmith.data import ImageSplit
-    from convsmith.report import Section
 
 TITLE = "Portable: another domain"
 #: a class with less than this share of the mean class weight is taken to be missing from the target
@@ -49,8 +50,6 @@ def _with_labels(
     text: list[str],
 ) -> Chapter:
     import torch
-
-    from convsmith.adaptation import class_weights, validators
 
     present, labels = source.labels.unique(return_inverse=True)  # a sample need not show every class
     source = source.with_labels(labels, tuple(source.classes[k] for k in present.tolist()))
@@ -108,9 +107,6 @@ def _with_labels(
 
 
 def _section(text: list[str], rows: Any = (), weights: dict[str, float] | None = None) -> Section:
-    from convsmith.report import Figure, Section, Table
-    from convsmith.report.figures import bars
-
     columns = ["head on the source", "InfoMax, nats", "target predictions that change, %", "target accuracy, %"]
     tables = [Table(columns, list(rows))] if rows else []
     figures = []

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from convsmith.cli.reports.audit_subject import Chapter, Subject, percent, rightly, wilson
+from convsmith.cli.reports.audit_subject import Chapter, Subject, interval_bars, percent, rightly, wilson
+from convsmith.pooling import isqrt_covariance, triu_vector
+from convsmith.report import Section, Table
+from convsmith.training import bootstrap_interval
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,10 +22,6 @@ def run(subject: Subject) -> Chapter:
     import numpy as np
     import torch
     from sklearn.linear_model import RidgeClassifierCV
-
-    from convsmith.report import Figure, Section, Table
-    from convsmith.report.figures import bars
-    from convsmith.training import bootstrap_interval
 
     chosen = subject.labelled
     if chosen is None:
@@ -63,13 +62,7 @@ def run(subject: Subject) -> Chapter:
             "principal channels. The network itself is not trained. The interval resamples images, in pairs.",
         ],
         [Table(["head", "accuracy (95 % interval)"], [[n, percent(s)] for n, s in shares.items()])],
-        [
-            Figure(
-                bars({n: tuple(100 * v for v in s) for n, s in shares.items()}, xlabel="accuracy, %"),  # type: ignore[misc]
-                "Accuracy of the two heads with 95 % intervals.",
-                "Two bars of accuracy with intervals.",
-            )
-        ],
+        [interval_bars(shares, "accuracy, %", "Accuracy of the two heads with 95 % intervals.")],
     )
     facts: dict[str, Any] = {"images": len(labels), "gain": gain, "low": float(low), "high": float(high)}
     facts |= {name: share[0] for name, share in shares.items()}
@@ -79,8 +72,6 @@ def run(subject: Subject) -> Chapter:
 def _second_order(maps: Tensor) -> Tensor:
     """Return the half-vectorised root of the covariance of the principal channels, [N, d (d + 1) / 2]."""
     import torch
-
-    from convsmith.pooling import isqrt_covariance, triu_vector
 
     columns = maps.transpose(1, 2).flatten(0, 1)
     centred = columns - columns.mean(0)

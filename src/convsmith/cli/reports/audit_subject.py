@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from convsmith import data
+from convsmith.data import ImageSplit
+from convsmith.data.folders import divided
+from convsmith.data.loading import parsed
+from convsmith.data.partition import TEST, VALIDATION
+from convsmith.data.pictures import Arrays, shortened
+from convsmith.data.source import existing
 from convsmith.errors import ConvsmithError
+from convsmith.inspection import feature_maps
+from convsmith.inspection.outputs import class_scores
+from convsmith.models.storage import LoadedModel
+from convsmith.report import Figure, Section
+from convsmith.report.figures import bars
+from convsmith.training.evaluation import wilson as wilson_interval
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from convsmith.data import ImageSplit
-    from convsmith.models.storage import LoadedModel
-    from convsmith.report import Section
 
 #: mean share of the largest possible entropy above which a network seems to know nothing
 UNTRAINED = 0.97
@@ -76,7 +85,6 @@ class Subject:
     groups: Sequence[int] = ()
     notes: Sequence[str] = ()
     report: Progress | None = None
-    began: float = 0.0
     deadline: float = float("inf")
     cache: dict[Any, Tensor] = field(default_factory=dict)
 
@@ -132,34 +140,30 @@ class Subject:
 
     def answers(self, model: Any, images: Tensor, note: str) -> Tensor:
         """Return a network's logits, [N, K] on the CPU."""
-        import torch
+        return self._in_batches(images, note, lambda batch: class_scores(model(batch)))
 
-        from convsmith.inspection.outputs import class_scores
+    def maps(self, split: ImageSplit) -> Tensor:
+        """Return the last feature maps as columns, [N, C, M] on the CPU: M positions of C channels."""
+        read, key = feature_maps.feature_fn(self.model), ("maps", split)
+
+        def columns(batch: Tensor) -> Tensor:
+            x = read(self.model, batch)
+            channels = int(getattr(self.model, "num_features", x.shape[1]))
+            return feature_maps.channels_first(x, channels, self.model).flatten(2)
+
+        if key not in self.cache:
+            self.cache[key] = self._in_batches(self.tensor(split), "features", columns)
+        return self.cache[key]
+
+    def _in_batches(self, images: Tensor, note: str, function: Callable[[Tensor], Tensor]) -> Tensor:
+        import torch
 
         found = []
         with torch.no_grad():
             for start in range(0, len(images), 16):
                 self.progress(start, len(images), note)
-                found.append(class_scores(model(images[start : start + 16])).float().cpu())
+                found.append(function(images[start : start + 16]).float().cpu())
         return torch.cat(found)
-
-    def maps(self, split: ImageSplit) -> Tensor:
-        """Return the last feature maps as columns, [N, C, M] on the CPU: M positions of C channels."""
-        import torch
-
-        from convsmith.inspection import feature_maps
-
-        key = ("maps", split)
-        if key not in self.cache:
-            read, images, found = feature_maps.feature_fn(self.model), self.tensor(split), []
-            with torch.no_grad():
-                for start in range(0, len(images), 16):
-                    self.progress(start, len(images), "features")
-                    x = read(self.model, images[start : start + 16])
-                    channels = int(getattr(self.model, "num_features", x.shape[1]))
-                    found.append(feature_maps.channels_first(x, channels, self.model).flatten(2).float().cpu())
-            self.cache[key] = torch.cat(found)
-        return self.cache[key]
 
 
 def read_images(spec: str, *, most: int, seed: int) -> tuple[ImageSplit, list[str]]:
@@ -168,13 +172,6 @@ def read_images(spec: str, *, most: int, seed: int) -> tuple[ImageSplit, list[st
     Of a folder the chosen files alone are read: it may hold millions. Without labels the split has no classes.
     """
     import torch
-
-    from convsmith import data
-    from convsmith.data.folders import divided
-    from convsmith.data.loading import parsed
-    from convsmith.data.partition import TEST, VALIDATION
-    from convsmith.data.pictures import Arrays, shortened
-    from convsmith.data.source import existing
 
     kind, place = parsed(spec)
     if kind not in ("imagefolder", "images"):
@@ -221,9 +218,13 @@ def rightly(head: Any, features: Tensor, labels: Any, seed: int) -> Any:
 
 def wilson(successes: float, count: int) -> tuple[float, float, float]:
     """Return a share and its 95 % Wilson interval."""
-    from convsmith.training.evaluation import wilson as interval
+    return (successes / count if count else 0.0, *wilson_interval(successes, count))
 
-    return (successes / count if count else 0.0, *interval(successes, count))
+
+def interval_bars(shares: Mapping[str, tuple[float, float, float]], xlabel: str, caption: str) -> Figure:
+    """Return bars of shares with their intervals, in percent."""
+    percents = {name: (100 * share, 100 * low, 100 * high) for name, (share, low, high) in shares.items()}
+    return Figure(bars(percents, xlabel=xlabel), caption, "Bars with intervals.")
 
 
 def percent(share: tuple[float, float, float]) -> str:

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convsmith import compression, training
 from convsmith.cli.shell import terminal
 from convsmith.cli.shell.progress import progress
+from convsmith.compression import Accuracy, Comparison, Plan
+from convsmith.data import ImageData, ImageSplit, Loader
 from convsmith.errors import InvalidArgument
+from convsmith.report import Figure, Section, Table
+from convsmith.report.figures import scatter
+from convsmith.training.checkpoint import saved_steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from convsmith.compression import Accuracy, Comparison, Plan
-    from convsmith.data import ImageData, ImageSplit, Loader
 
 
 @dataclass(kw_only=True)
@@ -52,8 +55,6 @@ def compress_stages(
     Fine-tuning follows every method whose result can be trained. A static int8 stage is not: what comes before it is
     fine-tuned first.
     """
-    from convsmith import compression
-
     stages: list[Stage] = []
     work = model
     for i, (name, settings) in enumerate(parts.items()):
@@ -93,8 +94,6 @@ def planned(
     model: nn.Module, example: Tensor, arguments: Any, parts: Mapping[str, Mapping[str, Any]], number: int
 ) -> Plan:
     """Plan the method of that number of the chain, with the budget if it is the one to obey it."""
-    from convsmith import compression
-
     name, settings = list(parts.items())[number]
     budget, place = compression.budget_of(list(parts), **arguments.budgets())
     share = {f"keep_{budget.kind}": budget.keep} if budget is not None and place == number else {}
@@ -117,9 +116,6 @@ def _asked(arguments: Any) -> bool | None:
 
 
 def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, arguments: Any, folder: Path) -> nn.Module:
-    from convsmith import compression, training
-    from convsmith.training.checkpoint import saved_steps
-
     config = training.TrainConfig(
         epochs=arguments.finetune_epochs,
         lr=arguments.finetune_lr,
@@ -147,18 +143,14 @@ def _finetuned(work: nn.Module, model: nn.Module, images: ImageData, arguments: 
 
 
 def _loader(split: ImageSplit, arguments: Any, **settings: Any) -> Loader:
-    from convsmith.data import Loader
-
     return Loader(split, arguments.batch_size, seed=arguments.seed, workers=arguments.num_workers, **settings)
 
 
 def accuracy(model: nn.Module, split: ImageSplit, arguments: Any) -> Accuracy:
     """Measure the share of right answers with its interval."""
-    from convsmith.compression import Accuracy
-    from convsmith.training import classification_metrics, predict, resolve_device
-
-    logits, labels, _ = predict(model, _loader(split, arguments), str(resolve_device(arguments.device)))
-    metrics = classification_metrics(logits, labels, arguments.seed)
+    device = training.resolve_device(arguments.device)
+    logits, labels, _ = training.predict(model, _loader(split, arguments), device)
+    metrics = training.classification_metrics(logits, labels, arguments.seed)
     return Accuracy(metrics.top1, *metrics.intervals["top1"])
 
 
@@ -166,8 +158,6 @@ def compare(
     original: nn.Module, before: Accuracy | None, stages: Sequence[Stage], example: Tensor, arguments: Any
 ) -> Comparison:
     """Measure sizes, latencies and layer errors of all stages beside the original, in one run."""
-    from convsmith import compression
-
     networks = {"original": original, **{stage.name: stage.model for stage in stages}}
     with progress("time") as callback:
         how = {"compiled": arguments.compiled, "onnx": arguments.onnx, "threads": arguments.threads}
@@ -208,10 +198,6 @@ def _parts(comparison: Comparison) -> list[tuple[list[str], list[list[str]]]]:
 
 def write_sections(comparison: Comparison, stages: Sequence[Stage], folder: Path) -> None:
     """Write the report's chapters: the table with its front, the plans, the error of every layer."""
-    from convsmith.report import Section, Table
-    from convsmith.report.figures import scatter
-    from convsmith.report.section import Figure
-
     figures = []
     points = {name: (ms, 100 * value) for name, (value, ms) in comparison.points().items()}
     if len(points) > 1:

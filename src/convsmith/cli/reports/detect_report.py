@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from convsmith.inspection import count_operations
+from convsmith.interpretation import DetectionRow, RouteDetector
+from convsmith.interpretation.detector import auroc
+from convsmith.report import Section, Table
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from convsmith.interpretation import DetectionRow, RouteDetector
-    from convsmith.report import Section
 
 
 def section(rows: Sequence[DetectionRow], epsilon: float, notes: Sequence[str] = ()) -> Section:
     """Return the table: every feature against seen and unseen attacks, harmless changes and the null."""
-    from convsmith.report import Section, Table
-
     first = [row for row in rows if row.features == rows[0].features]
     short = [cells(row)[3:] for row in first]
     tables = [Table(COLUMNS[3:], short, f"A detector on {rows[0].features}, a {rows[0].classifier}.")]
@@ -40,8 +40,6 @@ def images_at_once(model: nn.Module, images: Tensor, steps: int) -> int:
 
     From the operations, never from a clock: routes, and so a detector, depend on how many are solved at once.
     """
-    from convsmith.inspection import count_operations
-
     counts = count_operations(model, (1, *images.shape[1:])).by_module.values()
     return max(1, min(32, 10**11 // max(1, steps * sum(count.macs for count in counts))))
 
@@ -51,8 +49,6 @@ def best_fit(detectors: Mapping[str, RouteDetector]) -> str:
 
     Every score comes from trees that saw neither the image nor its attacked version (``out_of_fold_``, clean first).
     """
-    from convsmith.interpretation.detector import auroc
-
     areas = {name: auroc(*found.out_of_fold_.reshape(2, -1)) for name, found in detectors.items()}
     return max(areas, key=lambda name: areas[name])
 

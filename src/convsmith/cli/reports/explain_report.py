@@ -6,11 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convsmith.errors import InvalidArgument
+from convsmith.interpretation import (
+    Contrast,
+    Routes,
+    apply_routes,
+    heat_map,
+    overlay,
+    removal_curve,
+    runner_up_contrast,
+)
+from convsmith.report import Figure, InlineImage, Section, Table
+from convsmith.report.figures import SIDE, Series, lines, photo, png, strips
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from convsmith.interpretation import Contrast, Routes
-    from convsmith.report import Section
 
 FRACTIONS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 #: share of open channels above which the search has found no route
@@ -43,8 +53,6 @@ def write(
     seed: int,
 ) -> dict[str, Any]:
     """Write the sections into a run folder and return the numbers for its top."""
-    from convsmith.interpretation import apply_routes, runner_up_contrast
-
     shown = min(show, len(routes))
     if shown:
         some, images = routes[:shown], found.images[:shown]
@@ -69,9 +77,6 @@ def write(
 
 def maps_of(model: nn.Module, images: Tensor, routes: Routes) -> Tensor | None:
     """Return the heat maps [B, H, W], or None where no layer holds a map (a transformer's layers hold tokens)."""
-    from convsmith.errors import InvalidArgument
-    from convsmith.interpretation import heat_map
-
     try:
         return heat_map(model, images, routes).cpu()
     except InvalidArgument:
@@ -80,10 +85,6 @@ def maps_of(model: nn.Module, images: Tensor, routes: Routes) -> Tensor | None:
 
 def removal(model: nn.Module, images: Tensor, labels: Tensor, routes: Routes, seed: int) -> Section:
     """Measure what is left without the critical nodes; the truth is the label, or the full network's prediction."""
-    from convsmith.interpretation import removal_curve
-    from convsmith.report import Figure, Section, Table
-    from convsmith.report.figures import Series, lines
-
     known = bool((labels >= 0).all())
     truth = labels if known else routes.prediction.cpu()
     curves, rows = {}, []
@@ -124,10 +125,6 @@ def chapter(
     neighbours: tuple[Any, ...] | None,
 ) -> Section:
     """Return one image's chapter: photograph, overlay, the answer in words, strips of gates; tables are folded."""
-    from convsmith.interpretation import overlay
-    from convsmith.report import Figure, InlineImage, Section, Table
-    from convsmith.report.figures import photo, png, strips
-
     def named(label: int) -> str:
         return found.classes[label] if found.classes else f"class {label}"
 
@@ -148,12 +145,12 @@ def chapter(
     prediction, second = short(int(routes.prediction[row])), short(int(routes.runner_up[row]))
     pixels, name = _large(found.pixels[row].cpu().float()), found.names[row]
     pictures = [
-        InlineImage(photo(pixels.numpy()), prediction, f"{name}, as the network sees it", width=320, pixelated=False)
+        InlineImage(photo(pixels.numpy()), prediction, f"{name}, as the network sees it", SIDE, pixelated=False)
     ]
     if heat is not None:
         warm = f"warm places speak for {prediction}" if float(heat.max()) > 0 else f"no place speaks for {prediction}"
         under = photo(overlay(pixels[None], heat[None])[0].numpy())
-        pictures.append(InlineImage(under, warm, f"{name} under its heat map", 320, pixelated=False))
+        pictures.append(InlineImage(under, warm, f"{name} under its heat map", SIDE, pixelated=False))
     if neighbours is not None:
         for near_pixels, near, alike in zip(*neighbours, strict=True):
             shown = named(int(near)) if int(near) >= 0 else "unlabelled"
@@ -223,5 +220,5 @@ def _percent(share: float) -> str:
 
 def _large(pixels: Tensor) -> Tensor:
     """Return a small image [C, H, W] with every pixel as a square, so that heat can be smooth on it."""
-    factor = max(1, -(-320 // max(pixels.shape[-2:])))
+    factor = max(1, -(-SIDE // max(pixels.shape[-2:])))
     return pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from convsmith.errors import InvalidArgument
 from convsmith.files import write_text
+from convsmith.interpretation import Routes, find_routes_from_loader
+from convsmith.interpretation.detector import fingerprint
+from convsmith.interpretation.find import rows_at_once
+from convsmith.interpretation.settings import route_settings
+from convsmith.training import rank_and_world
+from convsmith.training.machine import gather
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from convsmith.interpretation import Routes
 
 #: written into the folder of parts: which network and images they belong to
 OWNER = "belongs-to.json"
@@ -33,13 +37,6 @@ def find_and_save(
     Parts that are there already, of the same network, images and settings, are not searched again. The processes of a
     launcher share the batches; the first one joins them, the others get None.
     """
-    from convsmith.interpretation import Routes, find_routes_from_loader
-    from convsmith.interpretation.detector import fingerprint
-    from convsmith.interpretation.find import rows_at_once
-    from convsmith.interpretation.settings import route_settings
-    from convsmith.training import rank_and_world
-    from convsmith.training.machine import gather
-
     rank, world = rank_and_world()
     parts = Path(file + ".parts")
     size = rows_at_once(images, settings["batch_size"])

@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convsmith.cli.reports import compression_stages
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.method_settings import method_settings
 from convsmith.cli.shell.options import MOST_WORKERS, Work, option
@@ -15,6 +14,7 @@ from convsmith.errors import InvalidArgument, RunFailed
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from convsmith.cli.reports.compression_stages import Stage
     from convsmith.data import ImageData
     from convsmith.models.storage import LoadedModel
 
@@ -71,6 +71,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Load, plan, compress, fine-tune, measure, write."""
     parts = check(arguments)
     from convsmith import compression, data
+    from convsmith.cli.reports import compression_stages
     from convsmith.cli.verbs.evaluate import trained_on
     from convsmith.compression import runtimes
     from convsmith.models.storage import load_model, save_model
@@ -167,7 +168,9 @@ def _dry_run(
     arguments: Arguments, parts: dict[str, dict[str, Any]], loaded: LoadedModel, example: Any
 ) -> dict[str, Any]:
     """Print the plan of the first method, and write it if a file is named."""
-    plan = compression_stages.planned(loaded.model, example, arguments, parts, 0)
+    from convsmith.cli.reports.compression_stages import planned
+
+    plan = planned(loaded.model, example, arguments, parts, 0)
     terminal.say(plan.text())
     if len(parts) > 1:
         terminal.say(f"the plan of {list(parts)[1]} depends on the network that {plan.method} leaves")
@@ -193,10 +196,11 @@ def _conclude(
     arguments: Arguments,
     folder: Path,
     comparison: Any,
-    stages: list[compression_stages.Stage],
+    stages: list[Stage],
     images: ImageData,
     shipped: dict[str, Any] | None,
 ) -> dict[str, Any]:
+    from convsmith.cli.reports.compression_stages import write_sections
     from convsmith.compression.planning.table import case_words
 
     base, last = comparison.rows[0], comparison.rows[-1]
@@ -219,5 +223,5 @@ def _conclude(
     }
     if shipped is not None:
         summary["onnx"] = shipped
-    compression_stages.write_sections(comparison, stages, folder)
+    write_sections(comparison, stages, folder)
     return run_folder.conclude(folder, summary)

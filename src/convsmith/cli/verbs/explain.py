@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from convsmith.cli.reports.explain_report import Explained
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import progress
@@ -17,6 +16,7 @@ from convsmith.errors import InvalidArgument
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from convsmith.cli.reports.explain_report import Explained
     from convsmith.data import DataDescription, ImageData
     from convsmith.interpretation import Routes
 
@@ -29,8 +29,6 @@ EXAMPLES = (
     "explain runs/first --data digits --limit 1000 --save routes.safetensors --show 0",
     "explain resnet18 photo.jpg --sites block --gamma 0.02",
 )
-#: side at which images are shown; inputs of at most SMALL pixels show their pixels instead
-SHOWN, SMALL = 320, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +133,9 @@ def _check(arguments: Arguments) -> None:
 
 def images_of(arguments: Any, about: DataDescription, shown: int) -> Explained:
     """Read the image files of a command (folders are searched) as the model takes them, ``shown`` also to look at."""
+    from convsmith.cli.reports.explain_report import Explained
     from convsmith.data import from_files, image_files
+    from convsmith.report.figures import PIXELS, SIDE
 
     files = list(dict.fromkeys(image_files(arguments.image_files)))[: arguments.limit]
     if arguments.channels not in (None, about.channels):
@@ -145,7 +145,7 @@ def images_of(arguments: Any, about: DataDescription, shown: int) -> Explained:
     split, broken = from_files(files, seen, broken=arguments.broken)
     for file in broken:
         terminal.complain("warning", f"skipped a broken image: {file}")
-    larger = -(-SHOWN // max(sides)) if max(sides) > SMALL else 1
+    larger = -(-SIDE // max(sides)) if max(sides) > PIXELS else 1
     big = replace(about.preprocessing, input_size=(about.channels, larger * sides[0], larger * sides[1]))
     pixels = replace(split, description=split.description.seen_through(big)).pixels(slice(shown))
     chosen = [files[number] for number in split.index.tolist()]
@@ -155,6 +155,8 @@ def images_of(arguments: Any, about: DataDescription, shown: int) -> Explained:
 
 
 def _from_data(arguments: Arguments, data: ImageData | None) -> Explained:
+    from convsmith.cli.reports.explain_report import Explained
+
     assert data is not None
     split = data.splits[arguments.split]
     if not len(split):
