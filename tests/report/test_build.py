@@ -146,8 +146,7 @@ def test_learning_curves_are_named_in_words():
     from convsmith.report.history import curves
 
     rows = [{"kind": "evaluation", "step": step, "ece": 0.1} for step in (2, 4)]
-    section = curves({"": rows})
-    assert section is not None
+    (section,) = curves({"": rows})
     assert section.figures[0].caption == "Validation calibration error (ECE), by update."
 
 

@@ -97,7 +97,12 @@ class Run:
     config: str
     history: list[dict[str, Any]]
     sections: list[Section]
-    outcomes: Outcomes | None = None
+    outcomes: Outcomes | None
+
+    @property
+    def headline(self) -> dict[str, Any]:
+        """The numbers on top, by name."""
+        return self.result.get("headline", {})
 
 
 def read_run(folder: Path) -> Run:
@@ -168,11 +173,6 @@ def _conditions(run: Run) -> list[Section]:
     return parts
 
 
-def _headline(run: Run) -> list[tuple[str, Any]]:
-    numbers = run.result.get("headline", {})
-    return list(numbers.items()) if isinstance(numbers, dict) else []
-
-
 def build_report(runs: Sequence[Path], out: Path | None = None, title: str | None = None) -> Path:
     """Write the report of one run, or of several side by side, and return its path.
 
@@ -188,9 +188,9 @@ def build_report(runs: Sequence[Path], out: Path | None = None, title: str | Non
         found = [replace(run, name=str(run.folder)) for run in found]
     if len(found) == 1:
         run = found[0]
-        own_curves = curves({"": run.history})
-        sections = [*run.sections, *([own_curves] if own_curves else []), *_conditions(run)]
-        page = render(title or run.result.get("title", run.name), run.result.get("lead", []), _headline(run), sections)
+        sections = [*run.sections, *curves({"": run.history}), *_conditions(run)]
+        facts = list(run.headline.items())
+        page = render(title or run.result.get("title", run.name), run.result.get("lead", []), facts, sections)
         path = out or run.folder / "report.html"
     else:
         if out is None:
@@ -203,13 +203,11 @@ def build_report(runs: Sequence[Path], out: Path | None = None, title: str | Non
 
 
 def _side_by_side(runs: Sequence[Run]) -> list[Section]:
-    names = list(dict.fromkeys(name for run in runs for name, _ in _headline(run)))
-    rows = [[run.name, *(dict(_headline(run)).get(name) for name in names)] for run in runs]
+    names = list(dict.fromkeys(name for run in runs for name in run.headline))
+    rows = [[run.name, *(run.headline.get(name) for name in names)] for run in runs]
     verdicts = [compared(runs[0].name, runs[0].outcomes, run.name, run.outcomes) for run in runs[1:]]
     sections = [Section("Numbers", [text for text in verdicts if text], [Table(["run", *names], rows)])]
-    joint = curves({run.name: run.history for run in runs})
-    if joint:
-        sections.append(joint)
+    sections += curves({run.name: run.history for run in runs})
     settings = {run.name: _settings(run.config) for run in runs}
     keys = list(dict.fromkeys(key for values in settings.values() for key in values))
     different = [key for key in keys if len({values.get(key) for values in settings.values()}) > 1]

@@ -20,44 +20,32 @@ def confusion_section(metrics: Metrics, classes: Sequence[str]) -> Section:
         total = int(matrix[number].sum())
         right = int(matrix[number, number])
         worst = int(np.where(np.arange(len(classes)) == number, -1, matrix[number]).argmax())
-        mistake = (
-            f"{classes[worst]} ({int(matrix[number, worst])})"
-            if matrix[number, worst] > 0 and worst != number
-            else None
-        )
+        wrong = int(matrix[number, worst]) if worst != number else 0
+        mistake = f"{classes[worst]} ({wrong})" if wrong else None
         bounds = metrics.per_class_intervals[number]
         interval = None if bounds is None else f"{100 * bounds[0]:.0f} to {100 * bounds[1]:.0f}"
         rows.append([name, total, 100.0 * right / total if total else None, interval, mistake])
     figures = []
     if len(classes) <= 40:
-        figures.append(
-            Figure(
-                heatmap(
-                    matrix, rows=list(classes), columns=list(classes), xlabel="predicted class", ylabel="true class"
-                ),
-                "Confusion matrix; a cell counts images.",
-                f"Confusion matrix of {len(classes)} classes, {int(np.trace(matrix))} of {int(matrix.sum())} correct.",
-            )
-        )
-    return Section(
-        "Classes",
-        [],
-        [Table(["class", "images", "accuracy, %", "95 % Wilson interval", "most often taken for"], rows)],
-        figures,
-    )
+        svg = heatmap(matrix, rows=classes, columns=classes, xlabel="predicted class", ylabel="true class")
+        alt = f"Confusion matrix of {len(classes)} classes, {int(np.trace(matrix))} of {int(matrix.sum())} correct."
+        figures.append(Figure(svg, "Confusion matrix; a cell counts images.", alt))
+    columns = ["class", "images", "accuracy, %", "95 % Wilson interval", "most often taken for"]
+    return Section("Classes", [], [Table(columns, rows)], figures)
 
 
 def calibration_section(metrics: Metrics) -> Section:
     """Return the reliability curve: mean confidence against accuracy in equal-width bins of confidence."""
     held = [(count, confidence, right) for count, confidence, right in metrics.calibration if count]
     counts, x, y = zip(*held, strict=True)
-    figure = Figure(
-        lines({"measured": Series(x, y)}, xlabel="mean confidence", ylabel="accuracy", diagonal=True, size=(4.6, 3.6)),
+    curve = {"measured": Series(x, y)}
+    svg = lines(curve, xlabel="mean confidence", ylabel="accuracy", diagonal=True, size=(4.6, 3.6))
+    caption = (
         f"Calibration in {len(metrics.calibration)} bins of confidence (images per bin that holds some: "
-        f"{', '.join(map(str, counts))}); on the dotted line confidence equals accuracy.",
-        "Reliability curve of accuracy against confidence.",
+        f"{', '.join(map(str, counts))}); on the dotted line confidence equals accuracy."
     )
     text = f"Expected calibration error: {100 * metrics.ece:.2f} % over {metrics.count} images."
+    figure = Figure(svg, caption, "Reliability curve of accuracy against confidence.")
     return Section("Calibration", [text], figures=[figure])
 
 
@@ -73,13 +61,8 @@ def wrong_examples_section(
     pictures = []
     for position, image in zip(order.tolist(), pixels(order), strict=True):
         said, true = classes[int(predicted[position])], classes[int(labels[position])]
-        pictures.append(
-            InlineImage(
-                png(image.numpy()),
-                f"{true}, taken for {said} at {100 * float(confidence[position]):.0f} %",
-                f"image of class {true}, predicted {said}",
-                pixelated=small(image),
-            )
-        )
+        caption = f"{true}, taken for {said} at {100 * float(confidence[position]):.0f} %"
+        alt = f"image of class {true}, predicted {said}"
+        pictures.append(InlineImage(png(image.numpy()), caption, alt, pixelated=small(image)))
     text = f"{len(wrong)} of {len(labels)} images are wrong; shown are {len(pictures)}, the most confident first."
     return Section("Wrong examples", [text], images=pictures)

@@ -94,21 +94,11 @@ def _svg(axes: Any) -> str:
     text = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = text.replace(_INK, "currentColor")
     text = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font: \1px system-ui, sans-serif", text)
-    return re.sub(
-        r'<svg ([^>]*?)width="[\d.]+pt" height="[\d.]+pt"|<svg height="[\d.]+pt" width="[\d.]+pt"',
-        _sized,
-        text,
-        count=1,
-    )
+    return re.sub(r'width="([\d.]+)pt" height="[\d.]+pt"', _as_wide_as_the_page, text, count=1)
 
 
-def _sized(match: re.Match[str]) -> str:
-    size = re.findall(r'(width|height)="([\d.]+)pt"', match.group(0))
-    width = dict(size)["width"]
-    return (
-        re.sub(r'(width|height)="[\d.]+pt"\s*', "", match.group(0))
-        + f' style="width:100%;max-width:{float(width) * 1.33:.0f}px;height:auto"'
-    )
+def _as_wide_as_the_page(size: re.Match[str]) -> str:
+    return f' style="width:100%;max-width:{float(size[1]) * 1.33:.0f}px;height:auto"'
 
 
 def _plain(names: Iterable[str]) -> list[str]:
@@ -132,7 +122,6 @@ def lines(
     xlabel: str,
     ylabel: str,
     logx: bool = False,
-    logy: bool = False,
     reference: tuple[float, str] | None = None,
     diagonal: bool = False,
     counted: bool = False,
@@ -166,7 +155,7 @@ def lines(
             axes.axhline(reference[0], color=_INK, linewidth=0.8, linestyle=":", label=reference[1])
         if diagonal:
             axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":")
-        axes.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+        axes.set_xscale("log" if logx else "linear")
         if len(series) > 1 or reference is not None:
             _legend(axes)
         return _svg(axes)
@@ -177,13 +166,12 @@ def bars(
     *,
     xlabel: str,
     reference: tuple[float, str] | None = None,
-    width: float = 6.0,
 ) -> str:
     """Return horizontal bars as SVG, each ``value`` or ``(value, low, high)`` with its interval drawn.
 
     Where all values lie close together, far from zero, points take the bars' place and the axis starts near them.
     """
-    with _axes(width, 0.9 + 0.36 * len(values), xlabel=xlabel) as axes:
+    with _axes(6.0, 0.9 + 0.36 * len(values), xlabel=xlabel) as axes:
         names = _plain(values)
         triples = [value if isinstance(value, tuple) else (value, value, value) for value in values.values()]
         close = min(low for _, low, _ in triples) > 0.75 * max(high for *_, high in triples)
@@ -210,22 +198,19 @@ def scatter(
     ylabel: str,
     front: Sequence[str] = (),
     logx: bool = False,
-    size: tuple[float, float] = (6.0, 4.0),
 ) -> str:
     """Return named points as SVG; those in ``front`` are joined in order of x (a Pareto front)."""
     from matplotlib import ticker
 
-    with _axes(*size, xlabel=xlabel, ylabel=ylabel) as axes:
+    with _axes(6.0, 4.0, xlabel=xlabel, ylabel=ylabel) as axes:
         for number, (name, (x, y)) in enumerate(points.items()):
             marker, letter = _MARKERS[number % len(_MARKERS)], chr(ord("a") + number % 26)
             look = {"marker": marker, "color": PALETTE[number % len(PALETTE)], "markersize": 7}
             axes.plot(x, y, linestyle="none", label=f"{letter}  {name}", **look)
             axes.annotate(letter, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=9)
         if front:
-            chosen = sorted(points[name] for name in front)
-            axes.plot(
-                [p[0] for p in chosen], [p[1] for p in chosen], color=_INK, linewidth=0.9, linestyle=":", zorder=0
-            )
+            x_front, y_front = zip(*sorted(points[name] for name in front), strict=True)
+            axes.plot(x_front, y_front, color=_INK, linewidth=0.9, linestyle=":", zorder=0)
         if logx:
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -236,11 +221,9 @@ def scatter(
         return _svg(axes)
 
 
-def groups(
-    points: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str, size: tuple[float, float] = (6.0, 4.6)
-) -> str:
+def groups(points: Mapping[str, np.ndarray], *, xlabel: str, ylabel: str) -> str:
     """Return clouds of points [N, 2] as SVG, one colour, marker and filling a group (an embedding)."""
-    with _axes(*size, xlabel=xlabel, ylabel=ylabel) as axes:
+    with _axes(6.0, 4.6, xlabel=xlabel, ylabel=ylabel) as axes:
         for number, (name, cloud) in enumerate(points.items()):
             look: dict[str, Any] = dict(_CLOUDS[number % len(_CLOUDS)])
             axes.plot(cloud[:, 0], cloud[:, 1], linestyle="none", label=name, **look)
@@ -248,67 +231,34 @@ def groups(
         return _svg(axes)
 
 
-def heatmap(
-    matrix: np.ndarray,
-    *,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    xlabel: str,
-    ylabel: str,
-    numbers: bool = True,
-    size: float = 5.0,
-) -> str:
+def heatmap(matrix: np.ndarray, *, rows: Sequence[str], columns: Sequence[str], xlabel: str, ylabel: str) -> str:
     """Return a matrix as SVG, darker is more; cells carry their number when there are at most 400 of them."""
     values = np.asarray(matrix, dtype=float)
-    with _axes(size, size * max(0.5, min(1.3, len(rows) / max(len(columns), 1))), xlabel=xlabel, ylabel=ylabel) as axes:
+    with _axes(5.0, 5.0 * max(0.5, min(1.3, len(rows) / max(len(columns), 1))), xlabel=xlabel, ylabel=ylabel) as axes:
         top = float(np.nanmax(values)) if values.size else 1.0
-        axes.pcolormesh(
-            np.arange(len(columns) + 1),
-            np.arange(len(rows) + 1),
-            values,
-            cmap="Blues",
-            vmin=min(0.0, float(np.nanmin(values))),
-            vmax=top or 1.0,
-        )
+        edges = np.arange(len(columns) + 1), np.arange(len(rows) + 1)
+        axes.pcolormesh(*edges, values, cmap="Blues", vmin=min(0.0, float(np.nanmin(values))), vmax=top or 1.0)
         axes.invert_yaxis()
-        axes.set_xticks(
-            np.arange(len(columns)) + 0.5,
-            _plain(columns),
-            rotation=45 if max(map(len, columns), default=0) > 3 else 0,
-            ha="center",
-        )
+        rotation = 45 if max(map(len, columns), default=0) > 3 else 0
+        axes.set_xticks(np.arange(len(columns)) + 0.5, _plain(columns), rotation=rotation, ha="center")
         axes.set_yticks(np.arange(len(rows)) + 0.5, _plain(rows))
-        if numbers and values.size <= 400:
-            whole = np.allclose(values, np.round(values))
-            for i in range(len(rows)):
-                for j in range(len(columns)):
-                    if values[i, j] != 0:
-                        shade = "#ffffff" if values[i, j] > 0.6 * top else "#111111"
-                        axes.text(
-                            j + 0.5,
-                            i + 0.5,
-                            f"{values[i, j]:.0f}" if whole else f"{values[i, j]:.2f}",
-                            ha="center",
-                            va="center",
-                            fontsize=8,
-                            color=shade,
-                        )
+        if values.size <= 400:
+            digits = 0 if np.allclose(values, np.round(values)) else 2
+            for (i, j), value in np.ndenumerate(values):
+                if value != 0:
+                    shade = "#ffffff" if value > 0.6 * top else "#111111"
+                    text = f"{value:.{digits}f}"
+                    axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=8, color=shade)
         return _svg(axes)
 
 
-def strips(values: Mapping[str, Sequence[float]], *, xlabel: str, width: float = 7.0) -> str:
+def strips(values: Mapping[str, Sequence[float]], *, xlabel: str) -> str:
     """Return one strip a name (a layer's gates by channel) as SVG; white is zero, dark is the strip's own maximum."""
-    with _axes(width, 0.7 + 0.34 * len(values), xlabel=xlabel) as axes:
+    with _axes(7.0, 0.7 + 0.34 * len(values), xlabel=xlabel) as axes:
         for place, numbers in enumerate(values.values()):
             row = np.asarray(numbers, dtype=float)[None]
-            axes.pcolormesh(
-                np.linspace(0, 1, row.shape[1] + 1),
-                [place - 0.4, place + 0.4],
-                row,
-                cmap="Blues",
-                vmin=0,
-                vmax=max(float(row.max()), 1e-12),
-            )
+            edges, top = np.linspace(0, 1, row.shape[1] + 1), max(float(row.max()), 1e-12)
+            axes.pcolormesh(edges, [place - 0.4, place + 0.4], row, cmap="Blues", vmin=0, vmax=top)
         axes.set_yticks(range(len(values)), _plain(values))
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.set_xticks([0, 1], ["first", "last"])

@@ -28,26 +28,15 @@ def _curve(rows: Rows, kind: str, name: str) -> Series | None:
     return Series(steps, [points[step] for step in steps])
 
 
-def _quantities(histories: Mapping[str, Rows]) -> list[tuple[str, str]]:
-    """Return (kind of row, name) of everything that was logged, in the order it first appeared."""
-    return list(
-        dict.fromkeys(
-            (row.get("kind", "train"), name)
-            for rows in histories.values()
-            for row in rows
-            for name in row
-            if name not in _PLACES
-        )
-    )
-
-
-def curves(histories: Mapping[str, Rows]) -> Section | None:
-    """Return a section with one figure a quantity, the runs over each other, or None without curves.
+def curves(histories: Mapping[str, Rows]) -> list[Section]:
+    """Return a section with one figure a quantity, the runs over each other; none without curves.
 
     ``histories`` maps a run's name (empty for the only one) to its rows as `convsmith.training` logs them.
     """
     groups: dict[str, list[tuple[str, str]]] = {}
-    for kind, name in _quantities(histories):
+    every = (row for rows in histories.values() for row in rows)
+    logged = ((row.get("kind", "train"), name) for row in every for name in row if name not in _PLACES)
+    for kind, name in dict.fromkeys(logged):
         label = next((group[0] for group in _TOGETHER if name in group), name)
         groups.setdefault(label, []).append((kind, name))
     figures = []
@@ -63,11 +52,7 @@ def curves(histories: Mapping[str, Rows]) -> Section | None:
         if found:
             label = _WORDS.get(label, label).replace("_", " ")
             drawn = ", ".join(found)
-            figures.append(
-                Figure(
-                    lines(found, xlabel="update", counted=True, ylabel=label, size=(6.0, 3.2)),
-                    f"{drawn[0].upper()}{drawn[1:]}, by update.",
-                    f"Curves of {label} over training updates.",
-                )
-            )
-    return Section("Learning curves", figures=figures) if figures else None
+            svg = lines(found, xlabel="update", counted=True, ylabel=label, size=(6.0, 3.2))
+            caption, alt = f"{drawn[0].upper()}{drawn[1:]}, by update.", f"Curves of {label} over training updates."
+            figures.append(Figure(svg, caption, alt))
+    return [Section("Learning curves", figures=figures)] if figures else []

@@ -52,19 +52,15 @@ def commit(here: Path | None = None) -> str:
     """
     source = Path(__file__).resolve()
     # an installed copy lies in somebody else's checkout, where their commit is not ours
-    ours = ["git", "ls-files", "--error-unmatch", source.name] if here is None else ["git", "rev-parse"]
-    here = here or source.parent
+    ours = ["git", "ls-files", "--error-unmatch", source.name]
+    describe = "git --no-optional-locks describe --always --exclude=* --abbrev=12 --dirty=+changes"
     try:
-        known = subprocess.run(ours, cwd=here, capture_output=True)
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True)
-        dirty = subprocess.run(
-            ["git", "--no-optional-locks", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True
-        )
+        if here is None and subprocess.run(ours, cwd=source.parent, capture_output=True).returncode:
+            return "unknown"
+        found = subprocess.run(describe.split(), cwd=here or source.parent, capture_output=True, text=True)
     except OSError:
         return "unknown"
-    if known.returncode or head.returncode:
-        return "unknown"
-    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+    return "unknown" if found.returncode else found.stdout.strip()
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

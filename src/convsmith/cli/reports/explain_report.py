@@ -125,6 +125,7 @@ def chapter(
     neighbours: tuple[Any, ...] | None,
 ) -> Section:
     """Return one image's chapter: photograph, overlay, the answer in words, strips of gates; tables are folded."""
+
     def named(label: int) -> str:
         return found.classes[label] if found.classes else f"class {label}"
 
