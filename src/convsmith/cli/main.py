@@ -93,11 +93,6 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
         words = [*words[1:], "--debug"]
     try:
         return _dispatch(words, program or Program())
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-        if code and "--json" in words:
-            _last_line(words, "wrong flags, see stderr", code)
-        return code
     except KeyboardInterrupt as stopped:
         _complain(words, "interrupted", str(stopped), code=130)
         return 130
@@ -141,15 +136,15 @@ def _dispatch(words: list[str], program: Program) -> int:
 def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
     from convsmith.cli.shell import environment, flags, options
 
+    if "-h" in rest or "--help" in rest:
+        options.show_help(module.Arguments, prog=f"{program.name} {verb}", full="-h" not in rest)
+        print("examples:", *(f"  {program.name} {line}" for line in module.EXAMPLES), sep="\n")
+        return 0
     environment.COMMAND.set((verb, *rest))
     try:
-        arguments = options.parse(verb, module.Arguments, rest, prog=f"{program.name} {verb}")
+        arguments = options.parse(verb, module.Arguments, rest)
     except ConvsmithError as error:
         flags.name_flags(error, module.Arguments)
-        raise
-    except SystemExit as ended:
-        if not ended.code:
-            print("examples:", *(f"  {program.name} {line}" for line in module.EXAMPLES), sep="\n")
         raise
     from convsmith.cli.shell import run_folder, terminal
 

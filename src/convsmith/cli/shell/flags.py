@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import re
@@ -20,8 +21,8 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
-def check(verb: str, arguments: type[Any], argv: Sequence[str]) -> set[str]:
-    """Return the names of the fields that ``argv`` fills, or raise `InvalidArgument` for its first mistake.
+def read(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, Any]:
+    """Return the values that ``argv`` gives to fields, by name, or raise `InvalidArgument` for its first mistake.
 
     Unknown flags come before wrong values, because a mistyped flag is also a missing one.
     """
@@ -29,18 +30,34 @@ def check(verb: str, arguments: type[Any], argv: Sequence[str]) -> set[str]:
     hints = {name: _plain(kind) for name, kind in get_type_hints(arguments).items()}
     flags = {name.replace("_", "-"): name for name, field in fields.items() if not field.metadata["positional"]}
     offs = {f"no-{flag}": name for flag, name in flags.items() if hints[name] is bool and name not in settings.SOURCES}
-    read = list(_read(argv, {**flags, **offs}, hints))
-    for flag, name, _ in read:
+    parts = list(_parts(argv, {**flags, **offs}, hints))
+    for flag, name, _ in parts:
         if flag and name is None:
             _refuse_unknown(verb, flag, [*flags, *offs])
-    given, bare = set(), []
-    for flag, name, values in read:
+    given: dict[str, Any] = {}
+    bare: list[str] = []
+    for flag, name, words in parts:
         if name is None:
-            bare += values
-            continue
-        given.add(name)
-        _check_values(flag, fields[name], hints[name], values, off=flag[2:] in offs)
-    return given | _check_bare(verb, [field for field in fields.values() if field.metadata["positional"]], hints, bare)
+            bare += words
+        elif hints[name] is bool:
+            given[name] = flag[2:] not in offs
+            if words:
+                also = f", or say --no-{flag[2:]}" if f"no-{flag[2:]}" in offs else ""
+                hint = f"leave out ={words[0]}{also}"
+                raise InvalidArgument("the flag takes no value", argument=flag, given=f"{flag}={words[0]}", hint=hint)
+        else:
+            given[name] = _value(fields[name], hints[name], words)
+    places = [field for field in fields.values() if field.metadata["positional"]]
+    for field in places:
+        most = _count(hints[field.name])
+        words, bare = bare[:most], bare[most:]
+        if words:
+            given[field.name] = _value(field, hints[field.name], words)
+    if bare:
+        asked = " ".join(_shown(field) for field in places) or "only flags"
+        hint = "a path with spaces stands in quotes; a value stands right after its flag"
+        raise InvalidArgument("a word too many", argument=f"convsmith {verb}: {asked}", given=repr(bare[0]), hint=hint)
+    return given
 
 
 def refuse_missing(verb: str, arguments: type[Any], there: Collection[str]) -> None:
@@ -91,7 +108,7 @@ def _as_flags(text: str, names: Collection[str]) -> str:
     return re.sub(rf"(?<![\w.-])({bare})()(?![\w=(-])", flag, text)
 
 
-def _read(argv: Sequence[str], names: dict[str, str], hints: dict[str, Any]) -> Iterator[tuple[str, Any, list[str]]]:
+def _parts(argv: Sequence[str], names: dict[str, str], hints: dict[str, Any]) -> Iterator[tuple[str, Any, list[str]]]:
     """Yield every flag with its field (None if unknown) and its values, and every bare word with an empty flag."""
     words = list(argv)
     while words:
@@ -126,54 +143,32 @@ def _plain(kind: Any) -> Any:
     return rest[0] if type(None) in get_args(kind) and len(rest) == 1 else kind
 
 
-def _check_values(flag: str, field: Any, kind: Any, values: list[str], *, off: bool) -> None:
-    if kind is bool:
-        if values:
-            name = field.name.replace("_", "-")
-            hint = f"leave out ={values[0]}" + (
-                "" if off or field.name in settings.SOURCES else f", or say --no-{name}"
-            )
-            raise InvalidArgument("the flag takes no value", argument=flag, given=f"{flag}={values[0]}", hint=hint)
-        return
+def _value(field: Any, kind: Any, words: list[str]) -> Any:
+    """Return the words as the type of their field."""
     many = get_origin(kind) is tuple
     least = 0 if many and get_args(kind)[-1] is Ellipsis else _count(kind)
-    if len(values) < least:
-        rule = f"the flag needs {'a value' if least == 1 else f'{least} values'}"
-        raise InvalidArgument(
-            rule, argument=_shown(field), given=" ".join(values) or "none", hint=field.metadata["help"]
-        )
-    for value in values:
-        _check_one(_shown(field), get_args(kind)[0] if many else kind, value)
+    if len(words) < least:
+        rule, given = f"the flag needs {'a value' if least == 1 else f'{least} values'}", " ".join(words) or "none"
+        raise InvalidArgument(rule, argument=_shown(field), given=given, hint=field.metadata["help"])
+    values = [_one(_shown(field), get_args(kind)[0] if many else kind, word) for word in words]
+    return tuple(values) if many else values[0]
 
 
-def _check_one(argument: str, kind: Any, value: str) -> None:
+def _one(argument: str, kind: Any, word: str) -> Any:
+    hint = None
     if get_origin(kind) is Literal:
-        if value not in map(str, get_args(kind)):
-            hint = close_matches(value, map(str, get_args(kind)))
-            raise InvalidArgument(f"must be {settings.spelled(kind)}", argument=argument, given=repr(value), hint=hint)
+        choices = {str(choice): choice for choice in get_args(kind)}
+        if word in choices:
+            return choices[word]
+        hint = close_matches(word, choices)
     elif kind in (int, float):
-        try:
-            fits, hint = settings.fits(kind(value), kind), "infinity and numbers beyond 64 bits are none here"
-        except ValueError:
-            fits, hint = False, None
-        if not fits:
-            raise InvalidArgument(f"must be {settings.spelled(kind)}", argument=argument, given=repr(value), hint=hint)
-
-
-def _check_bare(verb: str, places: list[Any], hints: dict[str, Any], bare: list[str]) -> set[str]:
-    """Return the positional fields that the bare words fill."""
-    given, rest = set(), list(bare)
-    for field in places:
-        most = _count(hints[field.name])
-        taken, rest = rest[:most], rest[most:]
-        if taken:
-            given.add(field.name)
-            _check_values("", field, hints[field.name], taken, off=False)
-    if rest:
-        asked = " ".join(_shown(field) for field in places) or "only flags"
-        hint = "a path with spaces stands in quotes; a value stands right after its flag"
-        raise InvalidArgument("a word too many", argument=f"convsmith {verb}: {asked}", given=repr(rest[0]), hint=hint)
-    return given
+        with contextlib.suppress(ValueError):
+            if settings.fits(kind(word), kind):
+                return kind(word)
+            hint = "infinity and numbers beyond 64 bits are none here"
+    else:
+        return word
+    raise InvalidArgument(f"must be {settings.spelled(kind)}", argument=argument, given=repr(word), hint=hint)
 
 
 def _refuse_unknown(verb: str, flag: str, known: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import operator
 from collections.abc import Mapping, Sequence
@@ -90,32 +91,27 @@ class Work(Computation):
     resume: bool = option(False, "go on in --out where its last checkpoint stands", group="common")
 
 
-def parse(verb: str, arguments: type[A], argv: Sequence[str], *, prog: str | None = None) -> A:
+def parse(verb: str, arguments: type[A], argv: Sequence[str]) -> A:
     """Return ``arguments`` filled from the flags in ``argv``, over the file, over the preset, over the defaults.
 
-    Raises SystemExit(0) after printing help, and `InvalidArgument` for wrong flags and a bad file or preset.
+    Raises `InvalidArgument` for wrong flags and a bad file or preset.
     """
-    wants_help = any(word in ("-h", "--help") for word in argv)
-    layers: Mapping[str, Any] = {}
-    if not wants_help:
-        given = flags.check(verb, arguments, argv)
-        layers = settings.layers(verb, arguments, argv)
-        flags.refuse_missing(verb, arguments, given | set(layers))
+    given = flags.read(verb, arguments, argv)
+    values = settings.layers(verb, arguments, given) | given if issubclass(arguments, Computation) else given
+    flags.refuse_missing(verb, arguments, values)
+    return arguments(**values)
+
+
+def show_help(arguments: type[Listing], *, prog: str, full: bool) -> None:
+    """Print what a verb does and its flags: the common ones, or all."""
     import tyro
 
-    hidden = _rare(arguments) if "-h" in argv else frozenset()
-    root, own, boxes = _form(arguments, layers, hidden)
-    filled: Any = tyro.cli(
-        root,
-        prog=prog or f"convsmith {verb}",
-        description=(arguments.__doc__ or "").strip()
-        + (f"\n\n{len(hidden)} more flags: --help shows them." if hidden else ""),
-        args=["--help"] if wants_help else list(argv),
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    values = {name: getattr(filled, name) for name, _, _ in own}
-    values |= {name: getattr(getattr(filled, box), name) for box, made in boxes for name in made.__dataclass_fields__}
-    return arguments(**values)
+    hidden = frozenset() if full else _rare(arguments)
+    more = f"\n\n{len(hidden)} more flags: --help shows them." if hidden else ""
+    about = (arguments.__doc__ or "").strip() + more
+    with contextlib.suppress(SystemExit):
+        how = (tyro.conf.OmitArgPrefixes,)
+        tyro.cli(_form(arguments, hidden), prog=prog, description=about, args=["--help"], config=how)
 
 
 def _rare(arguments: type[Listing]) -> frozenset[str]:
@@ -127,19 +123,16 @@ def _rare(arguments: type[Listing]) -> frozenset[str]:
     return frozenset(field.name for field in rare)
 
 
-def _form(
-    arguments: type[Listing], layers: Mapping[str, Any], hidden: frozenset[str] = frozenset()
-) -> tuple[type[Any], list[Any], list[tuple[str, Any]]]:
-    """Return the dataclass that tyro reads: the verb's own fields, and one box a group, without help on ``hidden``."""
+def _form(arguments: type[Listing], hidden: frozenset[str] = frozenset()) -> type[Any]:
+    """Return the dataclass that tyro shows: the verb's own fields, and one box a group, without help on ``hidden``."""
     import tyro
 
     groups: dict[str, list[Any]] = {}
     hints = get_type_hints(arguments)
     for field in _verb_fields_first(arguments):
-        default = layers.get(field.name, field.default)
-        metavar = field.metadata["metavar"]
-        plain = default is None or default == () or field.name in settings.SOURCES
-        shown = tyro.conf.arg(help=field.metadata["help"], metavar=metavar, help_behavior_hint="" if plain else None)
+        text, metavar = field.metadata["help"], field.metadata["metavar"]
+        plain = field.default is None or field.default == () or field.name in settings.SOURCES
+        shown = tyro.conf.arg(help=text, metavar=metavar, help_behavior_hint="" if plain else None)
         kind: Any = Annotated[hints[field.name], shown, tyro.conf.DisallowNone]
         if field.metadata["positional"]:
             kind = Annotated[kind, tyro.conf.Positional]
@@ -147,20 +140,18 @@ def _form(
             kind = Annotated[kind, tyro.conf.FlagCreatePairsOff]
         if field.name in hidden:
             kind = Annotated[kind, tyro.conf.Suppress]
-        made = dataclasses.field(default=default, kw_only=True)
+        made = dataclasses.field(default=field.default, kw_only=True)
         groups.setdefault(field.metadata["group"], []).append((field.name, kind, made))
     own = groups.pop("options", [])
     boxes = [
         (name.replace(" ", "_"), dataclasses.make_dataclass(name.title().replace(" ", ""), members))
         for name, members in groups.items()
     ]
-    root = dataclasses.make_dataclass("Arguments", [*own, *boxes], kw_only=True)
-    return root, own, boxes
+    return dataclasses.make_dataclass("Arguments", [*own, *boxes], kw_only=True)
 
 
 def completion(program: str, verbs: Mapping[str, type[Listing]], shell: str) -> str:
     """Return tyro's completion script of a program for bash or zsh."""
-    import contextlib
     import io
     from typing import Union
 
@@ -170,7 +161,7 @@ def completion(program: str, verbs: Mapping[str, type[Listing]], shell: str) -> 
         rule, hint = "completion exists for bash and zsh", close_matches(shell, ("bash", "zsh"))
         raise InvalidArgument(rule, argument="--completion SHELL", given=repr(shell), hint=hint)
     forms = [
-        Annotated[_form(arguments, {})[0], tyro.conf.subcommand(name=verb, prefix_name=False)]
+        Annotated[_form(arguments), tyro.conf.subcommand(name=verb, prefix_name=False)]
         for verb, arguments in verbs.items()
     ]
     every: Any = Union[tuple(forms)]  # noqa: UP007  (made at run time)

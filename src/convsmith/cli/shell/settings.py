@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -17,31 +16,29 @@ SOURCES = ("config", "preset", "resume", "overwrite", "json", "debug")
 _UNION = (Union, types.UnionType)
 
 
-def layers(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, Any]:
-    """Return the values that presets and files give for the verb, before flags.
+def layers(verb: str, arguments: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the preset and the file that the flags ``given`` name.
 
     ``--resume`` without ``--config`` takes the settings of the run folder named by ``--out``, so that a run goes on as
     it was begun.
     """
-    known = {field.name for field in dataclasses.fields(arguments)}
-    preset, file = (_flag_value(argv, name) if name in known else None for name in ("preset", "config"))
     values: dict[str, Any] = {}
-    if preset is not None:
-        values |= checked(verb, arguments, preset_text(verb, preset), where=f"preset {preset}")
-    if file is not None:
-        path = Path(file) / "config.yaml" if (Path(file) / "config.yaml").is_file() else Path(file)
+    if "preset" in given:
+        values |= checked(verb, arguments, preset_text(verb, given["preset"]), where=f"preset {given['preset']}")
+    if "config" in given:
+        path = Path(given["config"])
+        path = path / "config.yaml" if (path / "config.yaml").is_file() else path
         values |= checked(verb, arguments, text_of(path), where=str(path))
-    elif "resume" in known and "--resume" in argv:
-        folder = _flag_value(argv, "out")
-        if folder is None:
+    elif given.get("resume"):
+        if "out" not in given:
             raise InvalidArgument("--resume needs the run folder", argument="--resume", hint="add --out DIR")
-        stored = Path(folder) / "config.yaml"
+        folder = Path(given["out"])
+        stored = folder / "config.yaml"
         if not stored.is_file():
             rule, hint = "there is nothing to resume", "name the folder of an interrupted run, or leave --resume out"
-            given = "a folder without config.yaml" if Path(folder).is_dir() else "no such folder"
-            raise InvalidArgument(rule, argument=f"--resume --out {folder}", given=given, hint=hint)
+            missing = "a folder without config.yaml" if folder.is_dir() else "no such folder"
+            raise InvalidArgument(rule, argument=f"--resume --out {folder}", given=missing, hint=hint)
         values |= checked(verb, arguments, text_of(stored), where=str(stored))
-        values["out"] = folder
     return values
 
 
@@ -148,14 +145,3 @@ def text_of(path: Path) -> str:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         rule, hint = "the settings file cannot be read", "convsmith init writes one"
         raise InvalidArgument(rule, argument=f"--config {path}", given=reason, hint=hint) from None
-
-
-def _flag_value(argv: Sequence[str], name: str) -> str | None:
-    """Find ``--name VALUE`` or ``--name=VALUE`` before the parser proper runs; the last one wins, as in the parser."""
-    found = None
-    for position, word in enumerate(argv):
-        if word == f"--{name}" and position + 1 < len(argv) and not argv[position + 1].startswith("--"):
-            found = argv[position + 1]
-        elif word.startswith(f"--{name}="):
-            found = word.split("=", 1)[1]
-    return found
