@@ -37,6 +37,14 @@ class ModelOptions(Computation):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedOptions(Computation):
+    """Which trained network."""
+
+    model: str = option(help="run folder, weights file, timm name, hf-hub:ID", metavar="MODEL", positional=True)
+    weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
+
+
 def check(arguments: ModelOptions) -> None:
     """Refuse names that do not exist and flags that contradict each other, before anything is read."""
     keyword_arguments(arguments.model_args)
@@ -133,6 +141,16 @@ def load(spec: str, *, weights: str | None = None, num_classes: int | None = Non
     for note in loaded.notes:
         terminal.complain("note", note)
     return loaded
+
+
+def trained_on(loaded: LoadedModel) -> DataDescription:
+    """Return how the model sees images, and its classes (none where no names are known)."""
+    from convsmith.data import DataDescription
+
+    about = DataDescription(loaded.recipe.name, (), 1, (1, 1), (), ())
+    if loaded.description is not None:
+        about = DataDescription.from_json(loaded.description)
+    return replace(about.seen_through(loaded.preprocessing), classes=loaded.classes or ())
 
 
 def _pooling(arguments: ModelOptions) -> dict[str, Any] | None:

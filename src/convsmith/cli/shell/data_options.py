@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from convsmith.cli.shell import terminal
+from convsmith.cli.shell import classifier, terminal
 from convsmith.cli.shell.options import MOST_PIXELS, MOST_WORKERS, Computation, Listing, option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from convsmith.data import DataDescription, ImageData, Preprocessing
 
 
@@ -47,13 +49,18 @@ class DataOptions(ImageOptions, Computation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderOptions(DataOptions):
+class BatchOptions(Computation):
     """How images are given out."""
 
     batch_size: int = option(64, "images per batch (and process)", group="images", metavar="N", least=1)
     num_workers: int = option(
         0, "processes that read and change images ahead", group="images", metavar="N", least=0, most=MOST_WORKERS
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions(DataOptions, BatchOptions):
+    """Which images, how they are read and given out."""
 
 
 def read(arguments: Any, **settings: Any) -> ImageData:
@@ -105,3 +112,13 @@ def load(
     if arguments.limit is None:
         return loaded
     return loaded.map(**{n: split.drawn(arguments.limit, arguments.seed) for n, split in loaded.splits.items()})
+
+
+def load_with_network(arguments: Any) -> tuple[nn.Module, DataDescription, ImageData | None]:
+    """Load MODEL, in eval mode on its device, how it sees images, and ``--data`` seen so, None without the flag."""
+    from convsmith.training import resolve_device
+
+    device = resolve_device(arguments.device)
+    loaded = classifier.load(arguments.model, weights=arguments.weights, device=str(device))
+    about = classifier.trained_on(loaded)
+    return loaded.model.eval(), about, load(arguments, like=about) if arguments.data else None

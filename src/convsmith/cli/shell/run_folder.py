@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from convsmith.cli.shell import environment, lock, options, settings, terminal
 from convsmith.errors import InvalidArgument, MissingExtra, RunFailed
-from convsmith.files import write_json, write_text
+from convsmith.files import write_csv, write_json, write_text
 
 #: the file by which a folder is recognised as a run
 MARK = "config.yaml"
@@ -151,6 +151,16 @@ def table_file(arguments: options.Computation) -> Path | None:
     if not out.parent.is_dir():
         raise InvalidArgument("there is no such folder", argument="--out", given=str(out.parent))
     return out
+
+
+def write_table(out: Path | None, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, shown: int) -> str | None:
+    """Write all ``rows`` to the `table_file`, say where, and how many beyond those ``shown`` there are; return it."""
+    if len(rows) > shown:
+        terminal.say(f"... and {len(rows) - shown} more" + ("" if out else "; --out FILE.csv writes all"))
+    if out is None:
+        return None
+    terminal.say(f"table   {write_csv(out, [columns, *rows])}")
+    return str(out)
 
 
 def _unused(parent: Path, verb: str) -> Path:

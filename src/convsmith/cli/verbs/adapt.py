@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from convsmith.cli.shell import classifier, run_folder, terminal
-from convsmith.cli.shell.options import MOST_PIXELS, MOST_WORKERS, Work, option
+from convsmith.cli.shell import classifier, data_options, run_folder, terminal
+from convsmith.cli.shell.options import MOST_PIXELS, Work, option
 from convsmith.cli.shell.progress import progress
 from convsmith.registry import setting_types
 
@@ -27,7 +27,7 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(classifier.ModelOptions, Work):
+class Arguments(classifier.ModelOptions, data_options.BatchOptions, Work):
     """Adapt a network to images without labels that show some of the source's classes; predict every one of them.
 
     Source-only is trained first, with the same recipe: it is what the alarms compare with.
@@ -53,9 +53,6 @@ class Arguments(classifier.ModelOptions, Work):
     batch_size: int = option(64, "images of each domain in a step (and process)", metavar="N")
     augment: str = option(
         "none", "random changes of training images; see methods augmentation", group="images", metavar="NAME"
-    )
-    num_workers: int = option(
-        0, "processes that read and change images ahead", group="images", metavar="N", least=0, most=MOST_WORKERS
     )
     size: int | None = option(
         None,

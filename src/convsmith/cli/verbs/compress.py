@@ -31,11 +31,9 @@ EXAMPLE_IMAGES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(data_options.LoaderOptions, Work):
+class Arguments(classifier.TrainedOptions, data_options.LoaderOptions, Work):
     """Compress a trained network, fine-tune it, measure size, time and accuracy beside the original."""
 
-    model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
-    weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     method: str = option(help="one method or a chain A,B; see: methods 'compression method'", metavar="A[,B]")
     keep_macs: float | None = option(None, "share of operations to keep, 0 to 1", metavar="F", group="budget")
     keep_params: float | None = option(None, "share of parameters to keep", metavar="F", group="budget")
@@ -72,7 +70,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
     parts = check(arguments)
     from convsmith import compression, data
     from convsmith.cli.reports import compression_stages
-    from convsmith.cli.verbs.evaluate import trained_on
     from convsmith.compression import runtimes
     from convsmith.models.storage import load_model, save_model
     from convsmith.training import resolve_device
@@ -82,7 +79,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     saved = classifier.is_saved(arguments.model) or arguments.weights is not None
     if saved:
         loaded = load_model(arguments.model, weights=arguments.weights, device=device)
-        images = data_options.load(arguments, augment=arguments.augment, like=trained_on(loaded))
+        images = data_options.load(arguments, augment=arguments.augment, like=classifier.trained_on(loaded))
     else:
         images = data_options.load(arguments, augment=arguments.augment)
         about = images.description

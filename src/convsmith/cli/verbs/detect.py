@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.options import Work, option
 from convsmith.cli.shell.progress import duration, pass_seconds, progress
-from convsmith.cli.verbs.evaluate import trained_on
 from convsmith.errors import InvalidArgument
-from convsmith.files import write_csv
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,6 +25,7 @@ EXAMPLES = (
     "detect score runs/first --data digits --limit 50 --detector runs/guard/detector.safetensors --json",
 )
 DETECTOR = "detector.safetensors"
+SHOWN = 50
 #: how cheap features are marked in a detector's settings -> their name
 FEATURES = {"activation": "activations", "logits": "logits", "max-probability": "max-probability"}
 
@@ -92,7 +91,7 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
     from convsmith.interpretation.detector import fingerprint
     from convsmith.interpretation.settings import route_settings
 
-    model, _, data = _model_and_data(arguments)
+    model, _, data = _network_and_data(arguments)
     assert data is not None
     for name, split in (("fit on", data.train), ("test on", data.test)):
         if len(split) < 2:
@@ -187,7 +186,7 @@ def _score(arguments: Arguments) -> dict[str, Any]:
     image_files(arguments.image_files)  # a missing one is named before any network is looked for
     path = Path(arguments.detector)
     detector = interpretation.RouteDetector.load(path / DETECTOR if path.is_dir() else path)
-    model, about, data = _model_and_data(arguments)
+    model, about, data = _network_and_data(arguments)
     if data is not None:
         batch = data.test.fetch(range(len(data.test)))
         images, names = batch.images, [f"test image {int(i)}" for i in batch.index]
@@ -204,14 +203,9 @@ def _score(arguments: Arguments) -> dict[str, Any]:
     flagged = scores > detector.threshold_
     values = [float(score) for score in scores]
     rows = [[n, s, "adversarial" if f else "clean"] for n, s, f in zip(names, values, flagged, strict=True)]
-    terminal.table(["image", "score", f"above {detector.threshold_:.3f}"], rows[:50])
-    if len(rows) > 50:
-        terminal.say(f"... and {len(rows) - 50} more" + ("" if out else "; --out FILE.csv writes all"))
-    if out is not None:
-        write_csv(out, [("image", "score", "verdict"), *rows])
-        terminal.say(f"table   {out}")
+    terminal.table(["image", "score", f"above {detector.threshold_:.3f}"], rows[:SHOWN])
     return {
-        "out": None if out is None else str(out),
+        "out": run_folder.write_table(out, ("image", "score", "verdict"), rows, shown=SHOWN),
         "threshold": detector.threshold_,
         "flagged": int(flagged.sum()),
         "images": len(rows),
@@ -239,16 +233,11 @@ def _features(detector: RouteDetector, model: nn.Module, images: Tensor, callbac
     )
 
 
-def _model_and_data(arguments: Arguments) -> tuple[nn.Module, DataDescription, ImageData | None]:
-    from convsmith.training import resolve_device
-
-    device = resolve_device(arguments.device)
-    loaded = classifier.load(arguments.model, weights=arguments.weights, device=str(device))
-    about = trained_on(loaded)
-    data = data_options.load(arguments, like=about) if arguments.data else None
+def _network_and_data(arguments: Arguments) -> tuple[nn.Module, DataDescription, ImageData | None]:
+    model, about, data = data_options.load_with_network(arguments)
     if data is not None:
-        classifier.check_takes(loaded.model, data.test if len(data.test) else data.train)
-    return loaded.model.eval(), about, data
+        classifier.check_takes(model, data.test if len(data.test) else data.train)
+    return model, about, data
 
 
 def _images(split: ImageSplit, data: ImageData) -> Images:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from convsmith.cli.shell import classifier, data_options, evaluation, run_folder, terminal
 from convsmith.cli.shell.options import option
 from convsmith.errors import InvalidArgument
-
-if TYPE_CHECKING:
-    from convsmith.data import DataDescription
-    from convsmith.models.storage import LoadedModel
 
 #: processes of one launcher divide the work
 SHARES_WORK = True
@@ -49,7 +45,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
     device = resolve_device(arguments.device)
     loaded = classifier.load(model, weights=arguments.weights)
-    images = data_options.load(arguments, like=trained_on(loaded))
+    images = data_options.load(arguments, like=classifier.trained_on(loaded))
     split = images.splits[arguments.split]
     if not len(split) or bool((split.labels < 0).any()):
         given = f"{len(split)} images, {int((split.labels < 0).sum())} without label"
@@ -79,13 +75,3 @@ def run(arguments: Arguments) -> dict[str, Any]:
     folder = run_folder.open_run("evaluate", arguments)
     evaluation.write_sections(found, folder)
     return run_folder.conclude(folder, summary)
-
-
-def trained_on(loaded: LoadedModel) -> DataDescription:
-    """Return how the model sees images, and its classes (none where no names are known)."""
-    from convsmith.data import DataDescription
-
-    about = DataDescription(loaded.recipe.name, (), 1, (1, 1), (), ())
-    if loaded.description is not None:
-        about = DataDescription.from_json(loaded.description)
-    return replace(about.seen_through(loaded.preprocessing), classes=loaded.classes or ())

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
 from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import progress
-from convsmith.cli.verbs.evaluate import trained_on
 from convsmith.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -32,11 +31,9 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(data_options.DataOptions):
+class Arguments(classifier.TrainedOptions, data_options.DataOptions):
     """Find the critical routing path of every image and show it: gates, heat map, neighbours, removal curve."""
 
-    model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
-    weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     image_files: tuple[str, ...] = option((), "image files or folders of them", metavar="IMAGE", positional=True)
     data: str = option(
         "", "images to explain; beside IMAGEs, where similar training images are looked for", metavar="DATA"
@@ -66,15 +63,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
     run_folder.check("explain", arguments)
     from convsmith import interpretation
     from convsmith.cli.reports import explain_report, explain_save
-    from convsmith.training import resolve_device
 
-    device = resolve_device(arguments.device)
-    loaded = classifier.load(arguments.model, weights=arguments.weights, device=str(device))
-    loaded.model.eval()
-    about = trained_on(loaded)
-    data = data_options.load(arguments, like=about) if arguments.data else None
+    model, about, data = data_options.load_with_network(arguments)
     found = images_of(arguments, about, arguments.show) if arguments.image_files else _from_data(arguments, data)
-    classifier.check_answers(loaded.model, found.images[:2], found.classes, arguments.model)
+    classifier.check_answers(model, found.images[:2], found.classes, arguments.model)
     settings: dict[str, Any] = {
         "sites": arguments.sites,
         "mode": arguments.mode,
@@ -87,21 +79,17 @@ def run(arguments: Arguments) -> dict[str, Any]:
     routes: Routes | None
     with progress("routes") as callback:
         if arguments.save is None:
-            routes = interpretation.find_routes(
-                loaded.model, found.images, labels=found.labels, progress=callback, **settings
-            )
+            routes = interpretation.find_routes(model, found.images, labels=found.labels, progress=callback, **settings)
         else:
-            routes = explain_save.find_and_save(
-                arguments.save, loaded.model, found.images, found.labels, callback, settings
-            )
+            routes = explain_save.find_and_save(arguments.save, model, found.images, found.labels, callback, settings)
     if routes is None:
         return {}
     folder = run_folder.open_run("explain", arguments)
     neighbours = None
     if data is not None and arguments.neighbours and arguments.show:
-        neighbours = _neighbours(arguments, loaded.model, data, routes, settings)
+        neighbours = _neighbours(arguments, model, data, routes, settings)
     facts = explain_report.write(
-        folder, loaded.model, found, routes, neighbours=neighbours, show=arguments.show, seed=arguments.seed
+        folder, model, found, routes, neighbours=neighbours, show=arguments.show, seed=arguments.seed
     )
     _print(found, routes)
     what = "one image" if len(routes) == 1 else f"{len(routes)} images"

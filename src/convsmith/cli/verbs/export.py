@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, run_folder, terminal
-from convsmith.cli.shell.options import MOST_PIXELS, Computation, option
+from convsmith.cli.shell.options import MOST_PIXELS, option
 from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed
 
 if TYPE_CHECKING:
@@ -22,11 +22,9 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Computation):
+class Arguments(classifier.TrainedOptions):
     """Write a network as ONNX or as a torch.export program, and compare it with the network at two batch sizes."""
 
-    model: str = option(help="run folder, weights file or timm name", metavar="MODEL", positional=True)
-    weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     format: Literal["onnx", "torch-export"] = option("onnx", "kind of file")
     size: int | None = option(
         None, "side of the images (default: what the network was made for)", metavar="PIXELS", least=1, most=MOST_PIXELS

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from convsmith.cli.shell import classifier, evaluation, run_folder, terminal
-from convsmith.cli.shell.options import MOST_WORKERS, Computation, option
+from convsmith.cli.shell import classifier, data_options, evaluation, run_folder, terminal
+from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
-from convsmith.files import write_csv
 
 if TYPE_CHECKING:
     from convsmith.data import ImageSplit
@@ -28,18 +27,12 @@ SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments(Computation):
+class Arguments(classifier.TrainedOptions, data_options.BatchOptions):
     """Predict the class of every image: its name and probability, and the second class with its own."""
 
-    model: str = option(help="run folder, weights file, timm name, hf-hub:ID", metavar="MODEL", positional=True)
     image_files: tuple[str, ...] = option(help="image files or folders of them", metavar="IMAGE", positional=True)
-    weights: str | None = option(None, "weights for MODEL: .safetensors or .pth", metavar="FILE")
     out: str | None = option(None, "also write a table: FILE.csv", metavar="FILE", group="common")
     broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read", group="images")
-    batch_size: int = option(64, "images per batch", group="images", metavar="N", least=1)
-    num_workers: int = option(
-        0, "processes that read images ahead", group="images", metavar="N", least=0, most=MOST_WORKERS
-    )
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -72,15 +65,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     for file in skipped:
         terminal.complain("warning", f"skipped a broken image: {file}")
     terminal.table(COLUMNS[:4], [row[:4] for row in rows[:SHOWN]])
-    if len(rows) > SHOWN:
-        terminal.say(f"... and {len(rows) - SHOWN} more" + ("" if out else "; --out FILE.csv writes all"))
-    if out is not None:
-        write_csv(out, [COLUMNS, *rows])
-        terminal.say(f"table   {out}")
-    return {
-        "out": None if out is None else str(out),
-        "predictions": [dict(zip(COLUMNS, row, strict=True)) for row in rows],
-    }
+    written = run_folder.write_table(out, COLUMNS, rows, shown=SHOWN)
+    return {"out": written, "predictions": [dict(zip(COLUMNS, row, strict=True)) for row in rows]}
 
 
 def table(loaded: LoadedModel, split: ImageSplit, logits: Any) -> list[tuple[str, str, float, str, float]]:
