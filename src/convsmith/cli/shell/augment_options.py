@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from convsmith.cli.shell.method_settings import keyword_arguments
 from convsmith.cli.shell.options import Computation, option
 
-_GROUP = "augmentation"
+_augmentation = partial(option, group="augmentation")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentOptions(Computation):
     """How training images are changed."""
 
-    augment: str = option(
-        "none", "random changes of training images; see methods augmentation", metavar="NAME", group=_GROUP
-    )
-    set: tuple[str, ...] = option(
+    augment: str = _augmentation("none", "random changes of training images; see methods augmentation", metavar="NAME")
+    set: tuple[str, ...] = _augmentation(
         (),
         "settings of the augmentation; imagenet takes those of timm's create_transform, like re_prob=0.25",
-        group=_GROUP,
         metavar="NAME=VALUE",
     )
-    mixup: float = option(0.0, "alpha of mixup, 0 for none", group=_GROUP, metavar="X", least=0)
-    cutmix: float = option(0.0, "alpha of CutMix, 0 for none", group=_GROUP, metavar="X", least=0)
-    mixup_prob: float = option(1.0, "share of batches that are mixed", group=_GROUP, metavar="X", least=0, most=1)
-    mixup_switch_prob: float = option(
-        0.5, "share of CutMix where both are on", group=_GROUP, metavar="X", least=0, most=1
-    )
-    mixup_mode: Literal["batch", "pair", "elem"] = option("batch", "one factor a batch, pair or image", group=_GROUP)
+    mixup: float = _augmentation(0.0, "alpha of mixup, 0 for none", metavar="X", least=0)
+    cutmix: float = _augmentation(0.0, "alpha of CutMix, 0 for none", metavar="X", least=0)
+    mixup_prob: float = _augmentation(1.0, "share of batches that are mixed", metavar="X", least=0, most=1)
+    mixup_switch_prob: float = _augmentation(0.5, "share of CutMix where both are on", metavar="X", least=0, most=1)
+    mixup_mode: Literal["batch", "pair", "elem"] = _augmentation("batch", "one factor a batch, pair or image")
 
 
 def transform_settings(arguments: AugmentOptions) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, terminal
@@ -15,23 +16,24 @@ if TYPE_CHECKING:
 
     from convsmith.data import DataDescription, ImageData, Preprocessing
 
+image_option = partial(option, group="images")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions(Listing):
     """How images are read."""
 
-    size: int | None = option(
+    size: int | None = image_option(
         None,
         "side of the images in pixels (default: the network's, or their own)",
-        group="images",
         metavar="PIXELS",
         least=1,
         most=MOST_PIXELS,
     )
-    channels: int | None = option(None, "1 or 3 (default: what the images have)", group="images", metavar="1|3")
-    broken: Literal["refuse", "skip"] = option("refuse", "image files that cannot be read", group="images")
-    check_files: bool = option(False, "decode every file before work, in sets of any size", group="images")
-    data_root: str | None = option(None, "folder of downloaded data sets", group="images", metavar="DIR")
+    channels: int | None = image_option(None, "1 or 3 (default: what the images have)", metavar="1|3")
+    broken: Literal["refuse", "skip"] = image_option("refuse", "image files that cannot be read")
+    check_files: bool = image_option(False, "decode every file before work, in sets of any size")
+    data_root: str | None = image_option(None, "folder of downloaded data sets", metavar="DIR")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +44,17 @@ class DataOptions(ImageOptions, Computation):
         help="a folder, digits, mnist-5k, fashion-mnist, list:FILE, torchvision:NAME, timm:NAME, hf:NAME, wds:SHARDS",
         metavar="DATA",
     )
-    class_map: str | None = option(
-        None, "lines of CLASS=CLASS: the data's name, the network's", group="images", metavar="FILE"
-    )
-    limit: int | None = option(None, "use at most so many images of each split", group="images", metavar="N", least=1)
+    class_map: str | None = image_option(None, "lines of CLASS=CLASS: the data's name, the network's", metavar="FILE")
+    limit: int | None = image_option(None, "use at most so many images of each split", metavar="N", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions(Computation):
     """How images are given out."""
 
-    batch_size: int = option(64, "images per batch (and process)", group="images", metavar="N", least=1)
-    num_workers: int = option(
-        0, "processes that read and change images ahead", group="images", metavar="N", least=0, most=MOST_WORKERS
+    batch_size: int = image_option(64, "images per batch (and process)", metavar="N", least=1)
+    num_workers: int = image_option(
+        0, "processes that read and change images ahead", metavar="N", least=0, most=MOST_WORKERS
     )
 
 

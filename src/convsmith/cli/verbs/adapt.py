@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, data_options, run_folder, terminal
+from convsmith.cli.shell.data_options import image_option
 from convsmith.cli.shell.options import MOST_PIXELS, Work, option
 from convsmith.cli.shell.progress import progress
 from convsmith.registry import setting_types
@@ -51,20 +52,15 @@ class Arguments(classifier.ModelOptions, data_options.BatchOptions, Work):
     steps: int = option(1000, "updates", metavar="N")
     lr: float = option(0.03, "base learning rate", metavar="X")
     batch_size: int = option(64, "images of each domain in a step (and process)", metavar="N")
-    augment: str = option(
-        "none", "random changes of training images; see methods augmentation", group="images", metavar="NAME"
-    )
-    size: int | None = option(
+    augment: str = image_option("none", "random changes of training images; see methods augmentation", metavar="NAME")
+    size: int | None = image_option(
         None,
         "side of the images in pixels (default: the network's, or the smaller of both)",
-        group="images",
         metavar="N",
         most=MOST_PIXELS,
     )
-    channels: int | None = option(None, "1 or 3 (default: the source's)", group="images", metavar="1|3")
-    crop: tuple[int, int] = option(
-        (0, 0), "cut source and target around their ink to so many pixels; 0 does not", group="images"
-    )
+    channels: int | None = image_option(None, "1 or 3 (default: the source's)", metavar="1|3")
+    crop: tuple[int, int] = image_option((0, 0), "cut source and target around their ink to so many pixels; 0 does not")
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -141,26 +137,28 @@ def conclude(result: AdaptationResult, inputs: Inputs, arguments: Arguments, fol
     from convsmith.cli.reports.adaptation_report import sections
 
     predictions = result.predictions.save(folder / "predictions.csv")
+    base = {} if result.reference is None else dict(result.reference.measurements)
     headline: dict[str, Any] = {"method": result.method, "target images": len(result.predictions.index)}
-    if "oracle_accuracy" in result.measurements:
-        headline["target accuracy (oracle), %"] = round(100 * result.measurements["oracle_accuracy"], 2)
-        if result.reference is not None and "oracle_accuracy" in result.reference.measurements:
-            base = 100 * result.reference.measurements["oracle_accuracy"]
-            headline["source-only accuracy (oracle), %"] = round(base, 2)
-    headline["source accuracy, %"] = round(100 * result.measurements["source_accuracy"], 2)
+    for name, found, key in (
+        ("target accuracy (oracle), %", result.measurements, "oracle_accuracy"),
+        ("source-only accuracy (oracle), %", base, "oracle_accuracy"),
+        ("source accuracy, %", result.measurements, "source_accuracy"),
+    ):
+        if key in found:
+            headline[name] = round(100 * found[key], 2)
     headline["alarms"] = len(result.alarms)
-    weights = result.class_weights
+    weights = None
+    if result.class_weights is not None:
+        weights = {name: round(float(w), 4) for name, w in zip(result.classes, result.class_weights, strict=True)}
     summary = {
         "title": f"{arguments.model} from {arguments.source} to {arguments.target}, {result.method}",
         "lead": [f"Trained for {result.steps} updates in {result.seconds:.0f} s; kept step {result.selected_step}."],
         "headline": headline,
         "measurements": result.measurements,
-        "reference": None if result.reference is None else dict(result.reference.measurements),
+        "reference": base or None,
         "selected_step": result.selected_step,
         "validator": result.validator,
-        "class_weights": None
-        if weights is None
-        else {name: round(float(w), 4) for name, w in zip(result.classes, weights, strict=True)},
+        "class_weights": weights,
         "temperature": result.predictions.temperature,
         "warnings": list(result.warnings),
         "seed": arguments.seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,36 +30,34 @@ EXAMPLES = (
 #: images drawn from the training split for shapes, scan and calibration
 EXAMPLE_IMAGES = 128
 
+_budget, _finetune, _timing = (partial(option, group=group) for group in ("budget", "finetune", "timing"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(classifier.TrainedOptions, data_options.LoaderOptions, Work):
     """Compress a trained network, fine-tune it, measure size, time and accuracy beside the original."""
 
     method: str = option(help="one method or a chain A,B; see: methods 'compression method'", metavar="A[,B]")
-    keep_macs: float | None = option(None, "share of operations to keep, 0 to 1", metavar="F", group="budget")
-    keep_params: float | None = option(None, "share of parameters to keep", metavar="F", group="budget")
-    keep_latency: float | None = option(None, "share of the measured time to keep", metavar="F", group="budget")
-    runtime: str = option(
-        "torch", "where --keep-latency is measured: torch, compile, onnxruntime", metavar="NAME", group="budget"
+    keep_macs: float | None = _budget(None, "share of operations to keep, 0 to 1", metavar="F")
+    keep_params: float | None = _budget(None, "share of parameters to keep", metavar="F")
+    keep_latency: float | None = _budget(None, "share of the measured time to keep", metavar="F")
+    runtime: str = _budget("torch", "where --keep-latency is measured: torch, compile, onnxruntime", metavar="NAME")
+    plan: str | None = _budget(
+        None, "YAML or JSON plan of the first method: obeyed, or written with --dry-run", metavar="FILE"
     )
-    plan: str | None = option(
-        None, "YAML or JSON plan of the first method: obeyed, or written with --dry-run", metavar="FILE", group="budget"
-    )
-    dry_run: bool = option(False, "print (and with --plan write) the plan, change nothing", group="budget")
+    dry_run: bool = _budget(False, "print (and with --plan write) the plan, change nothing")
     set: tuple[str, ...] = option((), "settings of the methods, like decomposition=svd", metavar="NAME=VALUE")
-    augment: str = option("none", "random changes of images during fine-tuning", metavar="NAME", group="finetune")
-    finetune_epochs: int = option(
-        0, "epochs of training with the original as teacher", metavar="N", group="finetune", least=0
-    )
-    finetune_lr: float = option(0.02, "learning rate of the fine-tuning", metavar="X", group="finetune")
-    distill: float = option(0.5, "weight of the teacher against the labels, 0 to 1", metavar="X", group="finetune")
-    freeze_norm: bool = option(False, "keep the statistics of batch normalisation (few images)", group="finetune")
-    gradual: bool = option(False, "sparse methods: let the zeros grow during the fine-tuning", group="finetune")
+    augment: str = _finetune("none", "random changes of images during fine-tuning", metavar="NAME")
+    finetune_epochs: int = _finetune(0, "epochs of training with the original as teacher", metavar="N", least=0)
+    finetune_lr: float = _finetune(0.02, "learning rate of the fine-tuning", metavar="X")
+    distill: float = _finetune(0.5, "weight of the teacher against the labels, 0 to 1", metavar="X")
+    freeze_norm: bool = _finetune(False, "keep the statistics of batch normalisation (few images)")
+    gradual: bool = _finetune(False, "sparse methods: let the zeros grow during the fine-tuning")
     renorm: bool = option(False, "give batch normalisation the statistics of the smaller network (no labels)")
     reconstruct: bool = option(True, "re-solve weights on unlabelled images, layer by layer, where the method can")
-    onnx: bool = option(True, "end with model.onnx, checked and timed in ONNX Runtime", group="timing")
-    threads: int = option(1, "threads of the timing", metavar="N", group="timing", least=1, most=MOST_WORKERS)
-    compiled: bool = option(True, "also time under torch.compile (a minute or so)", group="timing")
+    onnx: bool = _timing(True, "end with model.onnx, checked and timed in ONNX Runtime")
+    threads: int = _timing(1, "threads of the timing", metavar="N", least=1, most=MOST_WORKERS)
+    compiled: bool = _timing(True, "also time under torch.compile (a minute or so)")
 
     def budgets(self) -> dict[str, float | None]:
         """Return the three budgets by their names in Python."""

@@ -60,7 +60,7 @@ class Arguments(
 def run(arguments: Arguments) -> dict[str, Any]:
     """Check everything, train, evaluate, write."""
     run_folder.check("train", arguments)
-    loop_options.check(arguments)
+    loop_options.train_config(arguments)
     classifier.check(arguments)
     settings, mixed = augment_options.transform_settings(arguments), augment_options.mixup_settings(arguments)
     if arguments.linear_probe and (arguments.augment != "none" or mixed or arguments.freeze or arguments.teacher):
