@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,6 @@ ENVIRONMENT = "environment.json"
 RESUME_FREE = frozenset(
     {"out", "data_root", "device", "log_every", "checkpoint_every", "keep_last", "num_workers", "trackers"}
 )
-
-
 #: folders that the command of this process began
 _made: list[Path] = []
 
@@ -43,7 +42,10 @@ def check(verb: str, arguments: options.Computation) -> Path:
     if arguments.out is None:
         if terminal.processes() > 1:
             raise InvalidArgument("several processes need one named run folder", argument="--out", hint="add --out DIR")
-        return _unused(Path("runs"), verb)
+        names = (Path("runs", f"{verb}-{number}") for number in itertools.count(1))
+        folder = next(name for name in names if not name.exists())
+        _check_writable(folder.parent)
+        return folder
     folder = Path(arguments.out)
     if not terminal.is_main_process():
         return folder
@@ -163,22 +165,11 @@ def write_table(out: Path | None, columns: Sequence[str], rows: Sequence[Sequenc
     return str(out)
 
 
-def _unused(parent: Path, verb: str) -> Path:
-    number = 1
-    while (parent / f"{verb}-{number}").exists():
-        number += 1
-    _check_writable(parent)
-    return parent / f"{verb}-{number}"
-
-
-def open_run(verb: str, arguments: options.Computation, *, name: str | None = None) -> Path:
-    """Check (see `check`), make the folder, write ``config.yaml`` and ``environment.json`` and return its path.
-
-    ``name`` stands for the verb where a folder is made up.
-    """
+def open_run(verb: str, arguments: options.Computation) -> Path:
+    """Check (see `check`), make the folder, write ``config.yaml`` and ``environment.json`` and return its path."""
     import yaml
 
-    folder = check(name or verb, arguments)
+    folder = check(verb, arguments)
     if not terminal.is_main_process():
         return folder
     try:

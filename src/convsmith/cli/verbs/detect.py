@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +30,8 @@ SHOWN = 50
 #: how cheap features are marked in a detector's settings -> their name
 FEATURES = {"activation": "activations", "logits": "logits", "max-probability": "max-probability"}
 
+_fit_option = partial(option, group="fit")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(data_options.DataOptions, Work):
@@ -48,22 +51,18 @@ class Arguments(data_options.DataOptions, Work):
         metavar="DIR|FILE",
         group="common",
     )
-    attack: Literal["fgsm", "ifgsm", "pgd", "targeted ifgsm"] = option(
-        "ifgsm", "the attack it is fitted on", group="fit"
+    attack: Literal["fgsm", "ifgsm", "pgd", "targeted ifgsm"] = _fit_option("ifgsm", "the attack it is fitted on")
+    epsilon: float = _fit_option(16.0, "largest change of a pixel, of 255", above=0, most=255)
+    classifier: Literal["random-forest", "adaboost", "gradient-boosting"] = _fit_option("random-forest", "on routes")
+    features: Literal["routes", "activations", "logits", "max-probability", "best"] = _fit_option(
+        "routes", "what the detector looks at; best: what tells attacked images to fit on best"
     )
-    epsilon: float = option(16.0, "largest change of a pixel, of 255", above=0, most=255, group="fit")
-    classifier: Literal["random-forest", "adaboost", "gradient-boosting"] = option(
-        "random-forest", "on routes", group="fit"
-    )
-    features: Literal["routes", "activations", "logits", "max-probability", "best"] = option(
-        "routes", "what the detector looks at; best: what tells attacked images to fit on best", group="fit"
-    )
-    per_class: int = option(10, "clean images of each class", metavar="N", least=1, group="fit")
-    test_images: int = option(100, "images of the table", metavar="N", least=1, group="fit")
-    rate: float = option(0.05, "false-positive rate of the threshold", above=0, below=1, group="fit")
-    sites: Literal["auto", "conv", "block", "activation"] = option("auto", "where gates sit", group="fit")
-    mode: Literal["paper", "converged"] = option("paper", "solver", group="fit")
-    gamma: float = option(0.05, "weight of the gates", group="fit")
+    per_class: int = _fit_option(10, "clean images of each class", metavar="N", least=1)
+    test_images: int = _fit_option(100, "images of the table", metavar="N", least=1)
+    rate: float = _fit_option(0.05, "false-positive rate of the threshold", above=0, below=1)
+    sites: Literal["auto", "conv", "block", "activation"] = _fit_option("auto", "where gates sit")
+    mode: Literal["paper", "converged"] = _fit_option("paper", "solver")
+    gamma: float = _fit_option(0.05, "weight of the gates")
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
@@ -187,29 +186,24 @@ def _score(arguments: Arguments) -> dict[str, Any]:
     path = Path(arguments.detector)
     detector = interpretation.RouteDetector.load(path / DETECTOR if path.is_dir() else path)
     model, about, data = _network_and_data(arguments)
-    if data is not None:
-        batch = data.test.fetch(range(len(data.test)))
-        images, names = batch.images, [f"test image {int(i)}" for i in batch.index]
-    else:
-        found = images_of(arguments, about, 0)
-        images, names = found.images, list(found.names)
-    unknown = torch.full((len(images),), -1)
+    found = images_of(arguments, about, data, "test", 0)
+    unknown = torch.full((len(found.images),), -1)
     # as in fitting: the values a stored image can have
-    images = rounded(interpretation.Images(images, unknown, unknown, about.mean, about.std))
+    images = rounded(interpretation.Images(found.images, unknown, unknown, about.mean, about.std))
     detector.check_network(model, images)
     with progress(FEATURES.get(detector.settings_["mode"], "routes")) as callback:
         routes = _features(detector, model, images, callback)
     scores = detector.score(routes)
     flagged = scores > detector.threshold_
     values = [float(score) for score in scores]
-    rows = [[n, s, "adversarial" if f else "clean"] for n, s, f in zip(names, values, flagged, strict=True)]
+    rows = [[n, s, "adversarial" if f else "clean"] for n, s, f in zip(found.names, values, flagged, strict=True)]
     terminal.table(["image", "score", f"above {detector.threshold_:.3f}"], rows[:SHOWN])
     return {
         "out": run_folder.write_table(out, ("image", "score", "verdict"), rows, shown=SHOWN),
         "threshold": detector.threshold_,
         "flagged": int(flagged.sum()),
         "images": len(rows),
-        "scores": {name: round(score, 6) for name, score in zip(names, values, strict=True)},
+        "scores": {name: round(score, 6) for name, score in zip(found.names, values, strict=True)},
     }
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from convsmith.cli.reports.explain_report import Explained
-    from convsmith.data import DataDescription, ImageData
+    from convsmith.data import DataDescription, ImageData, ImageSplit
     from convsmith.interpretation import Routes
 
 #: processes of one launcher divide the search of ``--save``
@@ -65,7 +65,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     from convsmith.cli.reports import explain_report, explain_save
 
     model, about, data = data_options.load_with_network(arguments)
-    found = images_of(arguments, about, arguments.show) if arguments.image_files else _from_data(arguments, data)
+    found = images_of(arguments, about, data, arguments.split, arguments.show)
     classifier.check_answers(model, found.images[:2], found.classes, arguments.model)
     settings: dict[str, Any] = {
         "sites": arguments.sites,
@@ -119,8 +119,13 @@ def _check(arguments: Arguments) -> None:
     RouteSettings(gamma=arguments.gamma, steps=arguments.steps, mode=arguments.mode)
 
 
-def images_of(arguments: Any, about: DataDescription, shown: int) -> Explained:
-    """Read the image files of a command (folders are searched) as the model takes them, ``shown`` also to look at."""
+def images_of(arguments: Any, about: DataDescription, data: ImageData | None, name: str, shown: int) -> Explained:
+    """Read the images of a command as the model takes them, ``shown`` also to look at.
+
+    They are its files (folders are searched), or where it names none the split ``name`` of its data.
+    """
+    if data is not None and not arguments.image_files:
+        return _of_split(data.splits[name], name, shown)
     from convsmith.cli.reports.explain_report import Explained
     from convsmith.data import from_files, image_files
     from convsmith.report.figures import PIXELS, SIDE
@@ -142,16 +147,15 @@ def images_of(arguments: Any, about: DataDescription, shown: int) -> Explained:
     return Explained(split.fetch(slice(None)).images, pixels, names, split.labels, tuple(about.classes))
 
 
-def _from_data(arguments: Arguments, data: ImageData | None) -> Explained:
+def _of_split(split: ImageSplit, name: str, shown: int) -> Explained:
     from convsmith.cli.reports.explain_report import Explained
 
-    assert data is not None
-    split = data.splits[arguments.split]
     if not len(split):
-        raise InvalidArgument("the split has no images", argument=f"--split {arguments.split}", given=arguments.data)
-    batch = split.fetch(range(len(split)))
-    names = tuple(f"{arguments.split} image {int(i)}" for i in batch.index)
-    return Explained(batch.images, split.pixels(slice(arguments.show)), names, batch.labels, tuple(split.classes))
+        rule = "the split has no images"
+        raise InvalidArgument(rule, argument=f"--split {name}", given=split.description.source)
+    batch = split.fetch(slice(None))
+    names = tuple(f"{name} image {int(i)}" for i in batch.index)
+    return Explained(batch.images, split.pixels(slice(shown)), names, batch.labels, tuple(split.classes))
 
 
 def _neighbours(
