@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 TITLE = "Portable: another domain"
 #: a class with less than this share of the mean class weight is taken to be missing from the target
 MISSING = 0.3
-WAYS = ("no alignment", "plain alignment", "class-weighted alignment")
+#: what is tried -> the method of ``adapt`` that does it
+METHODS = {"no alignment": "source-only", "plain alignment": "dann", "class-weighted alignment": "san"}
 
 
 def run(subject: Subject) -> Chapter:
     """Tell the domains apart, weigh the classes, and compare three heads by a score that needs no target label."""
+    import torch
+
     source, target = subject.labelled or subject.pictures, subject.target
     if target is None:
         return Chapter(absent="there is no second domain; name one with --target DATA")
@@ -37,30 +40,13 @@ def run(subject: Subject) -> Chapter:
         sentence = f"The domains are told apart in {percent(apart)} of cases; no more without source labels."
         return Chapter(sentence, percent(apart), facts={"told apart": apart[0]}, section=_section([sentence, *text]))
     subject.progress(1, 2, "heads on the source")
-    return _with_labels(subject, source, target, x, y, apart, text)
-
-
-def _with_labels(
-    subject: Subject,
-    source: ImageSplit,
-    target: ImageSplit,
-    x: Tensor,
-    y: Tensor,
-    apart: tuple[float, float, float],
-    text: list[str],
-) -> Chapter:
-    import torch
-
     present, labels = source.labels.unique(return_inverse=True)  # a sample need not show every class
     source = source.with_labels(labels, tuple(source.classes[k] for k in present.tolist()))
     plain = _head(x, labels, y)
     weights = class_weights(plain)
     importance = weights[labels]
-    found = {
-        "no alignment": plain,
-        "plain alignment": _head(_matched(x, y, torch.ones(len(x))), labels, y),
-        "class-weighted alignment": _head(_matched(x, y, importance), labels, y),
-    }
+    aligned = (_head(_matched(x, y, share), labels, y) for share in (torch.ones(len(x)), importance))
+    found = dict(zip(METHODS, (plain, *aligned), strict=True))
     scores = {name: validators.score("infomax", p) for name, p in found.items()}
     effective = float(weights.sum() ** 2 / (weights**2).sum())
     held = [source.classes[k] for k in range(len(weights)) if float(weights[k]) >= MISSING]
@@ -72,9 +58,8 @@ def _with_labels(
         moved = float((p.argmax(1) != base).double().mean())
         accuracy = None if truth is None else 100 * float((p.argmax(1) == truth).double().mean())
         rows.append([name, float(scores[name]), 100 * moved, accuracy])
-    best = max(WAYS, key=lambda name: scores[name] if validators.higher_is_better("infomax") else -scores[name])
+    best = max(found, key=lambda name: scores[name] if validators.higher_is_better("infomax") else -scores[name])
     recommended = "class-weighted alignment" if partial and best == "plain alignment" else best
-    method = {"no alignment": "source-only", "plain alignment": "dann", "class-weighted alignment": "san"}[recommended]
     sentence = (
         f"The domains are told apart in {percent(apart)} of cases; the target seems to hold {len(held)} of "
         f"{len(weights)} source classes, so plain alignment "
@@ -92,7 +77,7 @@ def _with_labels(
     ]
     command = (
         f"convsmith adapt --source {subject.words['labelled']} --target {subject.words['target']} "
-        f"{subject.words['start']} --method {method}"
+        f"{subject.words['start']} --method {METHODS[recommended]}"
     )
     facts = {
         "told apart": apart[0],

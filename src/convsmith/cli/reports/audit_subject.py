@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from convsmith import data
+from convsmith.cli.shell.progress import Callback
 from convsmith.data import ImageSplit
 from convsmith.data.folders import divided
 from convsmith.data.loading import parsed
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 #: mean share of the largest possible entropy above which a network seems to know nothing
 UNTRAINED = 0.97
-
-Progress = Callable[[int, int, str], None]
 
 
 class OutOfTime(ConvsmithError):
@@ -84,7 +83,7 @@ class Subject:
     device: str
     groups: Sequence[int] = ()
     notes: Sequence[str] = ()
-    report: Progress | None = None
+    report: Callback | None = None
     deadline: float = float("inf")
     cache: dict[Any, Tensor] = field(default_factory=dict)
 

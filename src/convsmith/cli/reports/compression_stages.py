@@ -60,21 +60,15 @@ def compress_stages(
     for i, (name, settings) in enumerate(parts.items()):
         made = plan if i == 0 and plan is not None else planned(work, example, arguments, parts, i)
         with progress(f"compress {name}") as callback:
+            again = _asked(arguments)
             work = compression.compress(
-                work,
-                name,
-                example=example,
-                plan=made,
-                reconstruct=_asked(arguments),
-                progress=callback,
-                **settings,
+                work, name, example=example, plan=made, reconstruct=again, progress=callback, **settings
             )
         for note in compression.compression_history(work)[-1]["notes"]:
             terminal.complain("note", f"{name}: {note}")
         trainable = not isinstance(work, compression.Int8Model)
         if arguments.renorm and trainable:
-            batches = _loader(images.train, arguments, shuffle=True)
-            work = compression.reestimate_batchnorm(work, batches)
+            work = compression.reestimate_batchnorm(work, _loader(images.train, arguments, shuffle=True))
         stage = Stage(name=",".join(list(parts)[: i + 1]), model=work, plan=made)
         stages.append(stage)
         if judge is not None:
@@ -164,17 +158,10 @@ def compare(
         times = compression.latencies(networks, example, progress=callback, **how)
     shape = tuple(example.shape[1:])
     rows = [compression.Row("original", compression.size(original, shape), times["original"], before)]
-    rows += [
-        compression.Row(
-            stage.name,
-            compression.size(stage.model, shape),
-            times[stage.name],
-            stage.accuracy,
-            stage.finetuned,
-            compression.layer_errors(original, stage.model, example),
-        )
-        for stage in stages
-    ]
+    for stage in stages:
+        size, errors = compression.size(stage.model, shape), compression.layer_errors(original, stage.model, example)
+        row = compression.Row(stage.name, size, times[stage.name], stage.accuracy, stage.finetuned, errors)
+        rows.append(row)
     return compression.Comparison(rows, arguments.threads)
 
 

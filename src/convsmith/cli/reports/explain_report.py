@@ -90,29 +90,19 @@ def removal(model: nn.Module, images: Tensor, labels: Tensor, routes: Routes, se
     curves, rows = {}, []
     for order, name in (("critical", "most critical"), ("random", "random"), ("least", "least critical")):
         curve = removal_curve(model, images, truth, routes, FRACTIONS, order=order, seed=seed)
-        curves[name] = Series(
-            [100 * f for f in curve.fractions],
-            [100 * a for a in curve.accuracy],
-            [100 * v for v in curve.low],
-            [100 * v for v in curve.high],
-        )
+        parts = (curve.fractions, curve.accuracy, curve.low, curve.high)
+        curves[name] = Series(*([100 * value for value in part] for part in parts))
         rows.append([name, *(round(100 * a, 1) for a in curve.accuracy)])
     ylabel = "accuracy, %" if known else "same prediction, %"
-    return Section(
-        "Without the critical nodes",
-        [
-            f"Nodes switched off image by image on {len(images)} images, highest gate first, beside the same number at "
-            "random and lowest gate first. Bands are 95 % Wilson intervals over images."
-        ],
-        [Table(["nodes removed", *(f"{100 * f:g} %" for f in FRACTIONS)], rows, f"{ylabel} after removal.")],
-        [
-            Figure(
-                lines(curves, xlabel="nodes removed, %", ylabel=ylabel),
-                f"{ylabel} by share of removed nodes.",
-                "Three falling curves: most critical nodes first, random, least critical first.",
-            )
-        ],
+    text = (
+        f"Nodes switched off image by image on {len(images)} images, highest gate first, beside the same number at "
+        "random and lowest gate first. Bands are 95 % Wilson intervals over images."
     )
+    columns = ["nodes removed", *(f"{100 * f:g} %" for f in FRACTIONS)]
+    svg = lines(curves, xlabel="nodes removed, %", ylabel=ylabel)
+    alt = "Three falling curves: most critical nodes first, random, least critical first."
+    figure = Figure(svg, f"{ylabel} by share of removed nodes.", alt)
+    return Section("Without the critical nodes", [text], [Table(columns, rows, f"{ylabel} after removal.")], [figure])
 
 
 def chapter(
@@ -136,18 +126,12 @@ def chapter(
     classes = [[named(int(k)), round(float(p), 4)] for p, k in zip(top.values, top.indices, strict=True)]
     gates = {name: g[row].cpu().tolist() for name, g in routes.gates.items()}
     layers = [[name, len(values), sum(v > 0 for v in values), round(max(values), 2)] for name, values in gates.items()]
-    deciding = [
-        [layer, int(channel), round(float(effect), 4)]
-        for layer, channel, effect in zip(
-            contrast.layer[row], contrast.channel[row], contrast.effect[row].cpu(), strict=True
-        )
-        if float(effect) != 0
-    ]
+    channels = zip(contrast.layer[row], contrast.channel[row], contrast.effect[row].tolist(), strict=True)
+    deciding = [[layer, int(channel), round(effect, 4)] for layer, channel, effect in channels if effect != 0]
     prediction, second = short(int(routes.prediction[row])), short(int(routes.runner_up[row]))
     pixels, name = _large(found.pixels[row].cpu().float()), found.names[row]
-    pictures = [
-        InlineImage(photo(pixels.numpy()), prediction, f"{name}, as the network sees it", SIDE, pixelated=False)
-    ]
+    plain = photo(pixels.numpy())
+    pictures = [InlineImage(plain, prediction, f"{name}, as the network sees it", SIDE, pixelated=False)]
     if heat is not None:
         warm = f"warm places speak for {prediction}" if float(heat.max()) > 0 else f"no place speaks for {prediction}"
         under = photo(overlay(pixels[None], heat[None])[0].numpy())
@@ -158,35 +142,24 @@ def chapter(
             if float(alike) > 0:  # a route without channels is near nothing
                 caption = f"training image of {shown}; cosine of the two routes {float(alike):.2f}"
                 pictures.append(InlineImage(png(near_pixels.numpy()), caption, "training image with a near route"))
-    weighing = Table(
-        ["layer", "channel", "effect"],
-        deciding,
-        f"Channels of the route that weigh most between {prediction} and {second} (margin "
-        f"{float(contrast.margin[row]):.2f}); a positive effect speaks for {prediction}.",
-        folded=True,
-    )
-    opened = Figure(
-        strips(gates, xlabel="channels of the layer"),
-        "Gates by layer; white is closed.",
-        "One strip per layer, dark where a gate is open.",
-    )
-    return Section(
-        name,
-        _words(
-            routes,
-            row,
-            prediction,
-            f"{second}, {_percent(float(probabilities[routes.runner_up[row]]))}",
-            "" if int(found.labels[row]) < 0 else f" Its label is {named(int(found.labels[row]))}.",
-        ),
-        [
-            Table(["class", "probability"], classes, "Top classes of the full network.", folded=True),
-            Table(["layer", "nodes", "critical", "largest gate"], layers, "The route by layer.", folded=True),
-            *([weighing] if deciding else []),
-        ],
-        [opened] if any(max(values) > 0 for values in gates.values()) else [],
-        pictures,
-    )
+    tables = [
+        Table(["class", "probability"], classes, "Top classes of the full network.", folded=True),
+        Table(["layer", "nodes", "critical", "largest gate"], layers, "The route by layer.", folded=True),
+    ]
+    if deciding:
+        weighing = (
+            f"Channels of the route that weigh most between {prediction} and {second} (margin "
+            f"{float(contrast.margin[row]):.2f}); a positive effect speaks for {prediction}."
+        )
+        tables.append(Table(["layer", "channel", "effect"], deciding, weighing, folded=True))
+    figures = []
+    if any(max(values) > 0 for values in gates.values()):
+        svg = strips(gates, xlabel="channels of the layer")
+        alt = "One strip per layer, dark where a gate is open."
+        figures.append(Figure(svg, "Gates by layer; white is closed.", alt))
+    then = f"{second}, {_percent(float(probabilities[routes.runner_up[row]]))}"
+    truth = "" if int(found.labels[row]) < 0 else f" Its label is {named(int(found.labels[row]))}."
+    return Section(name, _words(routes, row, prediction, then, truth), tables, figures, pictures)
 
 
 def _words(routes: Routes, row: int, first: str, second: str, truth: str) -> list[str]:

@@ -26,13 +26,13 @@ def command() -> str:
     return shlex.join(["convsmith", *COMMAND.get()])
 
 
-def record(device: str = "cpu") -> dict[str, Any]:
+def record() -> dict[str, Any]:
     """Return the environment as JSON-able values; loads torch."""
     import psutil
 
     from convsmith.report import machine
 
-    found = machine.conditions(device)
+    found = machine.conditions()
     found["versions"] = {"convsmith": convsmith.__version__, **found["versions"], **machine.versions(EXTRAS)}
     return {
         "command": command(),

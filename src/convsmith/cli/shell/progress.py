@@ -26,16 +26,12 @@ def progress(title: str, stream: TextIO | None = None) -> Iterator[Callback]:
     """
     stream = sys.stderr if stream is None else stream
     if not terminal.is_main_process():
-        yield _silent
+        yield lambda _done, _total, _note="": None  # another process speaks
     elif stream.isatty():
         with _bar(title, stream) as callback:
             yield callback
     else:
         yield Lines(title, stream)
-
-
-def _silent(done: int, total: int, note: str = "") -> None:
-    """Say nothing: another process does."""
 
 
 @contextmanager

@@ -29,14 +29,9 @@ EXAMPLES = (
 CHAPTERS = ("explainable", "leaner", "sharper", "guarded", "portable")
 #: the order they run in, each with its weight: what the quick ones leave of the time goes to the others
 WEIGHTS = {"sharper": 3, "portable": 3, "leaner": 6, "guarded": 2, "explainable": 3}
-FIELDS: dict[str, type | tuple[type, ...]] = {
-    "sentence": str,
-    "number": str,
-    "command": str,
-    "absent": str,
-    "facts": dict,
-    "seconds": (int, float),
-}
+#: what the file of a chapter holds
+FIELDS: dict[str, Any] = dict.fromkeys(("sentence", "number", "command", "absent"), str)
+FIELDS |= {"facts": dict, "seconds": (int, float)}
 #: images that are looked at, of DATA and of TARGET
 PICTURES, LABELLED = 64, 240
 
@@ -141,9 +136,8 @@ def audit(
             try:
                 found[name] = _one(subject, folder, name, max(5.0, seconds), broken)
             except KeyboardInterrupt:
-                raise run_folder.Interrupted(
-                    verb, folder, f"stopped in {name}, chapter {len(found) + 1} of 5"
-                ) from None
+                done = f"stopped in {name}, chapter {len(found) + 1} of {len(CHAPTERS)}"
+                raise run_folder.Interrupted(verb, folder, done) from None
         terminal.say(f"{name:<12} {_answer(found[name])}", "")
     return _conclude(subject, folder, title, {name: found[name] for name in CHAPTERS}, broken)
 
@@ -154,8 +148,8 @@ def _one(subject: Subject, folder: Path, name: str, seconds: float, broken: list
     from convsmith.report import Section
 
     module = importlib.import_module(f"convsmith.cli.reports.audit_{name}")
-    subject.began = time.monotonic()
-    subject.deadline = subject.began + seconds
+    began = time.monotonic()
+    subject.deadline = began + seconds
     with progress(name) as callback:
         subject.report = callback
         try:
@@ -165,14 +159,15 @@ def _one(subject: Subject, folder: Path, name: str, seconds: float, broken: list
         except Exception as error:  # noqa: BLE001  (one chapter that breaks must not take the page with it)
             broken.append(name)
             chapter = Chapter(absent=f"it broke: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-    took = round(time.monotonic() - subject.began, 1)
+    took = round(time.monotonic() - began, 1)
     if subject.untrained and chapter.command:
         data = subject.words["labelled"]
         chapter = replace(chapter, command=f"convsmith train {subject.words['start']} --data {data}")
     section = chapter.section or Section(module.TITLE, [f"Not answered: {chapter.absent}."])
     section = replace(section, commands=[chapter.command] if chapter.command else [])
     section.save(folder, f"{CHAPTERS.index(name) + 1}0-{name}")
-    values = {k: v for k, v in asdict(replace(chapter, section=None)).items() if k != "section"} | {"seconds": took}
+    values = asdict(replace(chapter, section=None)) | {"seconds": took}
+    del values["section"]
     values = json.loads(json.dumps(values, default=float).replace("NaN", "null"))
     if name not in broken:
         run_folder.write_json(folder / "audit" / f"{name}.json", values)
@@ -182,7 +177,7 @@ def _one(subject: Subject, folder: Path, name: str, seconds: float, broken: list
 def _conclude(
     subject: Subject, folder: Path, title: str, found: dict[str, dict[str, Any]], broken: list[str]
 ) -> dict[str, Any]:
-    from convsmith.report import Section, Table, build_report
+    from convsmith.report import Section, Table
 
     subject.deadline, subject.report = float("inf"), None  # the page is written whatever the time
     notes = list(subject.loaded.notes)[:1] if any("new" in n for n in subject.loaded.notes) else []
@@ -209,18 +204,17 @@ def _conclude(
         "chapters": found,
         "seconds": round(seconds, 1),
     }
-    run_folder.write_json(folder / "result.json", summary)
-    report = build_report([folder])
     following: dict[str, list[str]] = {}
     for name, chapter in found.items():
         if chapter["command"]:
             following.setdefault(chapter["command"], []).append(name)
     terminal.say(*notes, *(f"next: {', '.join(names):<12} {command}" for command, names in following.items()))
-    terminal.say("", f"done in {seconds:.0f} s", f"report  {report.resolve()}")
+    terminal.say("", f"done in {seconds:.0f} s")
+    result = run_folder.conclude(folder, summary)
     if broken:
         rule, given = f"{' and '.join(broken)} broke; the page holds the other chapters", found[broken[0]]["absent"]
         raise RunFailed(rule, argument=str(folder), given=given, hint="go on with --resume after the cause is gone")
-    return {"run": str(folder), "report": str(report), **summary}
+    return result
 
 
 def _answer(chapter: dict[str, Any]) -> str:
