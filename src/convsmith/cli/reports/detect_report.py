@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 def section(rows: Sequence[DetectionRow], epsilon: float, notes: Sequence[str] = ()) -> Section:
     """Return the table: every feature against seen and unseen attacks, harmless changes and the null."""
-    first = [row for row in rows if row.features == rows[0].features]
-    short = [cells(row)[3:] for row in first]
-    tables = [Table(COLUMNS[3:], short, f"A detector on {rows[0].features}, a {rows[0].classifier}.")]
+    columns, cells = table(rows)
+    first = [row[3:] for row in cells if row[0] == rows[0].features]
+    tables = [Table(columns[3:], first, f"A detector on {rows[0].features}, a {rows[0].classifier}.")]
     if len(first) < len(rows):
         said = "Beside it: every feature; area under the ROC curve and hit rate at 5 % false positives."
-        tables.append(Table(COLUMNS, [cells(row) for row in rows], said, folded=True))
+        tables.append(Table(columns, cells, said, folded=True))
     return Section(
         "Adversarial or not",
         [
@@ -70,33 +70,24 @@ def warnings(rows: Sequence[DetectionRow], features: str, *, chosen: bool = Fals
     return notes
 
 
-COLUMNS = (
-    "features",
-    "classifier",
-    "images a class",
-    "change",
-    "kind",
-    "predictions flipped, %",
-    "AUROC",
-    "95 % interval",
-    "caught at 5 % false alarms, %",
-    "95 % interval of that",
-)
+def table(rows: Sequence[DetectionRow]) -> tuple[list[str], list[list[object]]]:
+    """Return the columns and the cells of the whole table."""
+    cells = [_cells(row) for row in rows]
+    return list(cells[0]), [list(row.values()) for row in cells]
 
 
-def cells(row: DetectionRow) -> list[object]:
-    """Return one row of the table."""
+def _cells(row: DetectionRow) -> dict[str, object]:
     found = row.report
     kind = "null" if row.attack == "none" else "harmless" if row.harmless else "seen" if row.seen else "unseen"
-    return [
-        row.features,
-        row.classifier,
-        row.per_class,
-        row.attack,
-        kind,
-        round(100 * row.flipped, 1),
-        round(found.auroc, 3),
-        f"{found.auroc_low:.3f} to {found.auroc_high:.3f}",
-        round(100 * found.hit_rate, 1),
-        f"{100 * found.hit_low:.0f} to {100 * found.hit_high:.0f}",
-    ]
+    return {
+        "features": row.features,
+        "classifier": row.classifier,
+        "images a class": row.per_class,
+        "change": row.attack,
+        "kind": kind,
+        "predictions flipped, %": round(100 * row.flipped, 1),
+        "AUROC": round(found.auroc, 3),
+        "95 % interval": f"{found.auroc_low:.3f} to {found.auroc_high:.3f}",
+        "caught at 5 % false alarms, %": round(100 * found.hit_rate, 1),
+        "95 % interval of that": f"{100 * found.hit_low:.0f} to {100 * found.hit_high:.0f}",
+    }

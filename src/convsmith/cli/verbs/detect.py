@@ -139,7 +139,7 @@ def _fit(arguments: Arguments) -> dict[str, Any]:
     notes = detect_report.warnings(rows, features, chosen=best)
     detector.save(folder / DETECTOR)
     detect_report.section(rows, epsilon, notes).save(folder, "48-detector")
-    terminal.table(list(detect_report.COLUMNS), [detect_report.cells(row) for row in rows])
+    terminal.table(*detect_report.table(rows))
     for note in notes:
         terminal.complain("warning", note)
     own = next(row for row in rows if row.features == features and row.seen)
