@@ -116,6 +116,21 @@ def test_export_is_checked(saved, tmp_path, capsys, kind):
     assert found["input"] == ["batch", 1, 8, 8]
 
 
+def test_a_network_without_a_configuration_is_exported_at_the_size_asked_for(tmp_path, capsys, monkeypatch):
+    """Regression: the error said to add --size, and came again with it."""
+    (tmp_path / "bare_networks.py").write_text(
+        "from torch import nn\n\ndef build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["export", "bare_networks:build", "--format", "torch-export", "--json"]
+    assert main(words) == 2
+    assert "add --size" in capsys.readouterr().err
+    assert main([*words, "--size", "12"]) == 0
+    assert last(capsys)["input"] == ["batch", 3, 12, 12]
+
+
 def test_an_int8_file_is_judged_by_what_the_codes_cost(saved):
     """One that computes what the network was made of passes, one of zeros does not, whatever the codes cost."""
     from convsmith.compression import compress, compression_history, restore_structure, runtimes

@@ -92,15 +92,17 @@ def written(model: nn.Module, images: Tensor, folder: Path, arguments: Arguments
 
 def input_shape(model: nn.Module, description: Any, size: int | None) -> tuple[int, int, int]:
     """Return (C, H, W): from the training data's description, else timm's configuration, else the flag."""
-    published = getattr(model, "pretrained_cfg", None) or {}
-    known: list[int] = []
+    published = (getattr(model, "pretrained_cfg", None) or {}).get("input_size")
     if description is not None:
-        known = [description["channels"], *description["size"]]
-    elif published.get("input_size"):
-        known = [getattr(model, "in_chans", published["input_size"][0]), *published["input_size"][1:]]
-    if not known:
+        channels, (height, width) = description["channels"], description["size"]
+    elif published:
+        channels, (height, width) = getattr(model, "in_chans", published[0]), published[1:]
+    elif size is not None:
+        from convsmith.inspection import feature_maps
+
+        return feature_maps.input_shape(model, (size, size))
+    else:
         raise InvalidArgument("the size of the images is not known", argument="MODEL", hint="add --size PIXELS")
-    channels, height, width = known
     return (channels, size or height, size or width)
 
 
