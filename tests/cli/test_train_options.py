@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from convsmith.cli.shell import classifier, data_options, loop_options, method_settings
+from convsmith.cli.shell import classifier, data_options, method_settings, train_options
 from convsmith.cli.verbs import train
 from convsmith.errors import InvalidArgument
 from convsmith.training import TrainConfig
@@ -17,7 +17,7 @@ NOT_FLAGS = {
 
 
 def test_loop_flags_and_train_config_agree():
-    flags = {f.name: f for f in dataclasses.fields(loop_options.LoopOptions)}
+    flags = {f.name: f for f in dataclasses.fields(train_options.LoopOptions)}
     for field in dataclasses.fields(TrainConfig):
         if field.name in NOT_FLAGS:
             assert field.name not in flags
@@ -32,7 +32,7 @@ def test_every_loop_flag_reaches_the_configuration():
         "patience": 3, "restore": "best", "evaluate_every": 5, "checkpoint_every": 6, "keep_last": 7, "log_every": 8,
         "trackers": ("tensorboard",), "seed": 9, "device": "cpu", "milestones": (0.3, 0.6), "step_factor": 0.5,
     }  # fmt: skip
-    config = loop_options.train_config(loop_options.LoopOptions(**given))
+    config = train_options.train_config(train_options.LoopOptions(**given))
     assert {name: getattr(config, name) for name in given} == given
 
 

@@ -7,7 +7,7 @@ How to add a verb
 
        ``Arguments``: a frozen, keyword-only dataclass, based on `options.Listing` (``--json``, ``--debug``),
        `options.Computation` (those and ``--config --preset --out --seed --device --overwrite``) or `options.Work`
-       (those and ``--resume``), and on any of `data_options`, `loop_options`, `augment_options` and `classifier`.
+       (those and ``--resume``), and on any of `data_options`, `train_options` and `classifier`.
        Each field is ``name: type = option(default, "help text", group="...", metavar="...")`` and becomes the flag
        ``--name`` and the YAML key ``name``. Without a default the flag is required; ``positional=True`` makes a bare
        word of it. The docstring of the class is the description in ``-h``.

@@ -53,9 +53,6 @@ def check(arguments: ModelOptions) -> None:
             shown = f"--{flag.replace('_', '-')}"
             raise InvalidArgument(f"{shown} belongs to a pooling", argument=shown, hint="add --pooling NAME")
     if arguments.pooling is not None:
-        from convsmith import pooling
-
-        pooling.POOLINGS.entry(arguments.pooling)
         pooling_arguments(arguments.pooling, arguments.pooling_args)
     if is_saved(arguments.model) or arguments.weights is not None:
         # a preset or file that asks for published weights gives way to weights named in particular; two flags clash
@@ -131,13 +128,13 @@ def create(arguments: ModelOptions, about: DataDescription) -> tuple[nn.Module, 
     return attach(loaded.model, num_classes=len(about.classes), **pooling), replace(recipe, pooling=pooling)
 
 
-def load(spec: str, *, weights: str | None = None, num_classes: int | None = None, device: str = "cpu") -> LoadedModel:
+def load(spec: str, *, weights: str | None = None, device: str = "cpu") -> LoadedModel:
     """Load MODEL: anything `convsmith.models.load_model` knows, a bare name with its published weights."""
     from convsmith.models import recipes, sources, storage
 
     if sources.is_name(spec):
         recipes.check_name(spec)
-    loaded = storage.load(spec, weights=weights, num_classes=num_classes, device=device)
+    loaded = storage.load(spec, weights=weights, device=device)
     for note in loaded.notes:
         terminal.complain("note", note)
     return loaded

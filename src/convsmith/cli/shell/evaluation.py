@@ -29,37 +29,36 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module,
-    split: ImageSplit,
-    *,
-    name: str,
-    device: str,
-    batch_size: int,
-    seed: int,
-    workers: int = 0,
-    share: tuple[int, int] = (0, 1),
+    model: nn.Module, split: ImageSplit, name: str, arguments: Any, share: tuple[int, int] = (0, 1)
 ) -> Evaluation:
-    """Run the model over a split; intervals are 95 % bootstrap intervals over images, drawn by ``seed``.
+    """Run the model over a split; intervals are 95 % bootstrap intervals over images, drawn by ``--seed``."""
+    from convsmith.training import classification_metrics
 
-    ``share``: number of this process and of all that evaluate together.
-    """
-    from convsmith.training import classification_metrics, predict_split
-
-    with progress(f"evaluate {name}") as callback:
-        logits, labels, _ = predict_split(
-            model, split, batch_size, device, workers=workers, share=share, progress=callback
-        )
-    refuse_broken(logits, f"evaluation on {len(labels)} {name} images")
-    metrics = classification_metrics(logits, labels, seed)
+    logits, labels = predict(model, split, f"evaluate {name}", arguments, share)
+    metrics = classification_metrics(logits, labels, arguments.seed)
     return Evaluation(split, name, metrics, logits.softmax(1), labels)
 
 
-def refuse_broken(logits: Tensor, argument: str) -> None:
-    """Raise `RunFailed` where logits [N, K] are nan or infinite: no probability follows from these."""
+def predict(
+    model: nn.Module, split: ImageSplit, title: str, arguments: Any, share: tuple[int, int] = (0, 1)
+) -> tuple[Tensor, Tensor]:
+    """Return logits [N, K] and labels [N] of a split, or raise `RunFailed` where logits are nan or infinite.
+
+    ``share``: number of this process and of all that predict together.
+    """
+    from convsmith.training import predict_split, resolve_device
+
+    device, workers = resolve_device(arguments.device), arguments.num_workers
+    with progress(title) as callback:
+        logits, labels, _ = predict_split(
+            model, split, arguments.batch_size, device, workers=workers, share=share, progress=callback
+        )
     if not bool(logits.isfinite().all()):
+        argument = f"{title}, {len(split)} images"
         given = f"{int((~logits.isfinite()).any(1).sum())} images with nan or infinite outputs"
         hint = "lower the learning rate, warm up or clip gradients; checkpoints from before are kept"
         raise RunFailed("the network's output is not finite", argument=argument, given=given, hint=hint)
+    return logits, labels
 
 
 def rows(found: Evaluation) -> list[tuple[str, float, str]]:

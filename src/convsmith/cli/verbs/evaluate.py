@@ -43,7 +43,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         raise InvalidArgument("one model is evaluated", argument="MODEL", hint="evaluate MODEL --data DATA")
     from convsmith.training import rank_and_world, resolve_device
 
-    device = resolve_device(arguments.device)
+    resolve_device(arguments.device)
     loaded = classifier.load(model, weights=arguments.weights)
     images = data_options.load(arguments, like=classifier.trained_on(loaded))
     split = images.splits[arguments.split]
@@ -51,16 +51,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         given = f"{len(split)} images, {int((split.labels < 0).sum())} without label"
         raise InvalidArgument("the split has no labelled images", argument=f"--split {arguments.split}", given=given)
     classifier.check_takes(loaded.model, split)
-    found = evaluation.evaluate(
-        loaded.model,
-        split,
-        name=arguments.split,
-        device=str(device),
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-        workers=arguments.num_workers,
-        share=rank_and_world(),
-    )
+    found = evaluation.evaluate(loaded.model, split, arguments.split, arguments, rank_and_world())
     if not terminal.is_main_process():
         return {}
     evaluation.show(found)

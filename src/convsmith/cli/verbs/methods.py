@@ -89,12 +89,7 @@ def setting_rows(source: Any) -> list[tuple[str, str, str, str]]:
     else:
         defaults = {p.name: p.default for p in inspect.signature(kind).parameters.values()}
     return [
-        (
-            name,
-            settings.spelled(hint),
-            str(defaults.get(name)),
-            meanings.get(name, "").replace("``", "").replace("`", ""),
-        )
+        (name, settings.spelled(hint), str(defaults.get(name)), meanings.get(name, "").replace("`", ""))
         for name, hint in setting_types(source).items()
     ]
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from convsmith.cli.shell import classifier, data_options, evaluation, run_folder, terminal
 from convsmith.cli.shell.options import option
-from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Load, predict, print; write the table if asked."""
     out = run_folder.table_file(arguments)
     from convsmith import data
-    from convsmith.training import predict_split, rank_and_world, resolve_device
+    from convsmith.training import rank_and_world, resolve_device
 
     if not arguments.image_files:
         raise InvalidArgument("there is nothing to predict", argument="predict MODEL", hint="name images or folders")
@@ -48,17 +47,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     loaded = classifier.load(arguments.model, weights=arguments.weights, device=str(device))
     split, skipped = data.from_files(files, loaded.preprocessing, broken=arguments.broken)
     classifier.check_takes(loaded.model, split)
-    with progress("predict") as callback:
-        logits, _, _ = predict_split(
-            loaded.model,
-            split,
-            arguments.batch_size,
-            device,
-            workers=arguments.num_workers,
-            share=rank_and_world(),
-            progress=callback,
-        )
-    evaluation.refuse_broken(logits, f"prediction on {len(split)} images")
+    logits, _ = evaluation.predict(loaded.model, split, "predict", arguments, rank_and_world())
     if not terminal.is_main_process():
         return {}
     rows = table(loaded, split, logits)

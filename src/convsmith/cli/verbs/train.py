@@ -6,15 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convsmith.cli.shell import (
-    augment_options,
-    classifier,
-    data_options,
-    evaluation,
-    loop_options,
-    run_folder,
-    terminal,
-)
+from convsmith.cli.shell import classifier, data_options, evaluation, run_folder, terminal, train_options
 from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
@@ -42,7 +34,7 @@ EXAMPLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(
-    classifier.ModelOptions, data_options.LoaderOptions, loop_options.LoopOptions, augment_options.AugmentOptions
+    classifier.ModelOptions, data_options.LoaderOptions, train_options.LoopOptions, train_options.AugmentOptions
 ):
     """Train a classifier, measure it on held-out images and write a run folder with weights, numbers and a report."""
 
@@ -60,9 +52,9 @@ class Arguments(
 def run(arguments: Arguments) -> dict[str, Any]:
     """Check everything, train, evaluate, write."""
     run_folder.check("train", arguments)
-    loop_options.train_config(arguments)
+    train_options.train_config(arguments)
     classifier.check(arguments)
-    settings, mixed = augment_options.transform_settings(arguments), augment_options.mixup_settings(arguments)
+    settings, mixed = train_options.transform_settings(arguments), train_options.mixup_settings(arguments)
     if arguments.linear_probe and (arguments.augment != "none" or mixed or arguments.freeze or arguments.teacher):
         hint = "leave --augment, --mixup, --cutmix, --freeze and --teacher out"
         raise InvalidArgument("a linear probe sees every image once, as it is", argument="--linear-probe", hint=hint)
@@ -139,7 +131,7 @@ def fitted_head(model: nn.Module, images: ImageData, arguments: Arguments) -> nn
 
 def plan(batches: int, parameters: int, arguments: Arguments) -> dict[str, Any]:
     """Say what a run would do."""
-    steps = 0 if arguments.linear_probe else loop_options.train_config(arguments).total_steps(batches)
+    steps = 0 if arguments.linear_probe else train_options.train_config(arguments).total_steps(batches)
     folder = run_folder.check("train", arguments)
     terminal.say(f"updates {steps:,} of {arguments.batch_size * arguments.accumulate} images", f"run     {folder}")
     return {"run": str(folder), "steps": steps, "parameters": parameters}
@@ -160,7 +152,7 @@ def training_loader(images: ImageData, arguments: Arguments) -> Loader:
         world=world,
         fill_last=True,
         workers=arguments.num_workers,
-        mixup=augment_options.mixup_settings(arguments, arguments.label_smoothing),
+        mixup=train_options.mixup_settings(arguments, arguments.label_smoothing),
     )
     if loader.filled:
         among = f" of {world} processes" if world > 1 else ""
@@ -180,7 +172,7 @@ def fit(task: Task, loader: Loader, images: ImageData, arguments: Arguments, fol
         return training.fit(
             task,
             loader,
-            loop_options.train_config(arguments),
+            train_options.train_config(arguments),
             validation=validation,
             out=folder,
             # killed before its first checkpoint a run has nothing to go on from: it begins again
@@ -201,34 +193,26 @@ def conclude(
     from convsmith.models.storage import save_model
 
     name, split = held_out(images)
-    found = evaluation.evaluate(
-        model,
-        split,
-        name=name,
-        device=result.device if result is not None else str(next(model.parameters()).device),
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-        workers=arguments.num_workers,
-    )
+    found = evaluation.evaluate(model, split, name, arguments)
     save_model(folder, model, recipe)
     parameters = sum(weight.numel() for weight in model.parameters())
-    summary = {
-        "title": f"{arguments.model} on {images.description.name}",
-        "lead": ["Its classifier was fitted to features computed once."]
-        if result is None
-        else [f"Trained for {result.steps} updates in {result.seconds:.0f} s on {result.device}, {result.precision}."],
-        "headline": {**evaluation.headline(found), "parameters": parameters},
-        "split": name,
-        "metrics": found.metrics.to_json(),
-        "training": {}
-        if result is None
-        else {
+    lead, trained = "Its classifier was fitted to features computed once.", {}
+    if result is not None:
+        lead = f"Trained for {result.steps} updates in {result.seconds:.0f} s on {result.device}, {result.precision}."
+        trained = {
             "steps": result.steps,
             "best_step": result.best_step,
             "best_validation_accuracy": result.best_value,
             "seconds": result.seconds,
             "stopped_early": result.stopped_early,
-        },
+        }
+    summary = {
+        "title": f"{arguments.model} on {images.description.name}",
+        "lead": [lead],
+        "headline": {**evaluation.headline(found), "parameters": parameters},
+        "split": name,
+        "metrics": found.metrics.to_json(),
+        "training": trained,
         "parameters": parameters,
         "seed": arguments.seed,
     }
