@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from convsmith.cli.reports.audit_subject import Chapter, Subject
 from convsmith.cli.reports.explain_report import ALL, maps_of
 from convsmith.cli.shell.progress import pass_seconds
@@ -20,8 +22,6 @@ IMAGES, PASSES = 12, 100
 
 def run(subject: Subject) -> Chapter:
     """Find routes of a dozen images, one a group, and overlay what they look at."""
-    import torch
-
     rows = _different(subject, IMAGES)
     images = subject.tensor(subject.pictures)[rows]
     found, took = [], PASSES * pass_seconds(subject.model, images[:1])

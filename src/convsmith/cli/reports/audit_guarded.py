@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from convsmith.cli.reports.audit_subject import Chapter, Subject, interval_bars, percent, wilson
 from convsmith.errors import ConvsmithError
 from convsmith.interpretation import DetectionReport, RouteDetector, attack, baseline_features, detection_report
 from convsmith.report import InlineImage, Section, Table
 from convsmith.report.figures import photo, small
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TITLE = "Guarded: adversarial inputs"
 SIZES = (2, 8)
@@ -21,8 +21,6 @@ IMAGES, STEPS = 32, 5
 
 def run(subject: Subject) -> Chapter:
     """Attack, count flips, fit a small detector on half of the images and score it on the other half."""
-    import torch
-
     about, images = subject.loaded.preprocessing, subject.tensor(subject.pictures)[:IMAGES]
     labels = subject.logits[: len(images)].argmax(1).to(images.device)
     parts: dict[int, list[Tensor]] = {size: [] for size in SIZES}
@@ -82,8 +80,6 @@ def run(subject: Subject) -> Chapter:
 
 def _detector(subject: Subject, images: Tensor, moved: Tensor) -> tuple[DetectionReport | None, int, str]:
     """Fit on clean and changed images of half of the groups, score the others: report, images, or why not."""
-    import torch
-
     groups = torch.tensor(list(subject.groups)[: len(images)])
     known = groups.unique()
     if len(known) < 8:

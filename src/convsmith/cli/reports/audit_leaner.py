@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from convsmith import compression
 from convsmith.cli.reports.audit_subject import Chapter, OutOfTime, Subject, percent, wilson
@@ -14,9 +17,6 @@ from convsmith.compression.planning.measure import pinned_threads
 from convsmith.errors import ConvsmithError
 from convsmith.report import Figure, Section, Table
 from convsmith.report.figures import scatter
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TITLE = "Leaner: compression"
 #: what is tried: name, method, settings; cheap ones first, so that a small budget still has an answer
@@ -138,8 +138,6 @@ def _section(subject: Subject, sentence: str, ways: list[Way], original: list[An
 
 def _timed(base: Any, call: Any, image: Tensor, seed: int) -> tuple[tuple[float, float, float], float]:
     """Return the median of the call-by-call time ratio with its bootstrap interval, and the median milliseconds."""
-    import numpy as np
-
     with pinned_threads(1):
         first, second = time_side_by_side([base, call], image.contiguous(), seconds=SECONDS / 2)
     ratios = np.asarray(second) / np.asarray(first)

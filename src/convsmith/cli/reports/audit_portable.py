@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from convsmith.adaptation import class_weights, validators
 from convsmith.cli.reports.audit_subject import Chapter, Subject, percent, rightly, wilson
 from convsmith.data import ImageSplit
 from convsmith.report import Figure, Section, Table
 from convsmith.report.figures import bars
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TITLE = "Portable: another domain"
 #: a class with less than this share of the mean class weight is taken to be missing from the target
@@ -22,8 +27,6 @@ METHODS = {"no alignment": "source-only", "plain alignment": "dann", "class-weig
 
 def run(subject: Subject) -> Chapter:
     """Tell the domains apart, weigh the classes, and compare three heads by a score that needs no target label."""
-    import torch
-
     source, target = subject.labelled or subject.pictures, subject.target
     if target is None:
         return Chapter(absent="there is no second domain; name one with --target DATA")
@@ -110,10 +113,6 @@ def _truth(source: ImageSplit, target: ImageSplit) -> Tensor | None:
 
 def _told_apart(x: Tensor, y: Tensor, seed: int) -> tuple[float, float, float]:
     """Return the cross-validated accuracy of a linear classifier between equally many rows of both, with interval."""
-    import numpy as np
-    import torch
-    from sklearn.linear_model import RidgeClassifier
-
     count = min(len(x), len(y))
     generator = torch.Generator().manual_seed(seed)
     rows = [part[torch.randperm(len(part), generator=generator)[:count]] for part in (x, y)]
@@ -123,13 +122,6 @@ def _told_apart(x: Tensor, y: Tensor, seed: int) -> tuple[float, float, float]:
 
 def _head(x: Tensor, labels: Tensor, y: Tensor) -> Tensor:
     """Return probabilities [n, K] of a multinomial head, fitted on the source, for the target."""
-    import warnings
-
-    import torch
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     head = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=200))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import RidgeClassifierCV
+from torch import Tensor
 
 from convsmith.cli.reports.audit_subject import Chapter, Subject, interval_bars, percent, rightly, wilson
 from convsmith.pooling import isqrt_covariance, triu_vector
 from convsmith.report import Section, Table
 from convsmith.training import bootstrap_interval
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 TITLE = "Sharper: second-order pooling"
 #: channels after the projection whose covariance is taken
@@ -19,10 +21,6 @@ DIM = 64
 
 def run(subject: Subject) -> Chapter:
     """Cross-validate two ridge heads on frozen features of the labelled images."""
-    import numpy as np
-    import torch
-    from sklearn.linear_model import RidgeClassifierCV
-
     chosen = subject.labelled
     if chosen is None:
         return Chapter(absent="DATA has no labels; put the images into one folder a class")
@@ -71,8 +69,6 @@ def run(subject: Subject) -> Chapter:
 
 def _second_order(maps: Tensor) -> Tensor:
     """Return the half-vectorised root of the covariance of the principal channels, [N, d (d + 1) / 2]."""
-    import torch
-
     columns = maps.transpose(1, 2).flatten(0, 1)
     centred = columns - columns.mean(0)
     generator = torch.Generator().manual_seed(0)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 
 from convsmith import data
 from convsmith.cli.shell.progress import Callback
@@ -25,9 +33,6 @@ from convsmith.report import Figure, Section
 from convsmith.report.figures import bars
 from convsmith.training.evaluation import wilson as wilson_interval
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 #: mean share of the largest possible entropy above which a network seems to know nothing
 UNTRAINED = 0.97
 
@@ -38,8 +43,6 @@ class OutOfTime(ConvsmithError):
 
 def in_turn(keys: Sequence[int], most: int, seed: int) -> list[int]:
     """Return at most so many places, in turn from every class or group, drawn by the seed, in their order."""
-    import torch
-
     order = torch.randperm(len(keys), generator=torch.Generator().manual_seed(seed)).tolist()
     seen: dict[int, int] = {}
     ranks = []
@@ -119,8 +122,6 @@ class Subject:
 
     def pixels(self, images: Tensor) -> Tensor:
         """Return network inputs as pixels in [0, 1], [N, C, H, W] on the CPU."""
-        import torch
-
         about = self.loaded.preprocessing
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (about.mean, about.std))
         return (images.cpu() * std + mean).clamp(0, 1)
@@ -155,8 +156,6 @@ class Subject:
         return self.cache[key]
 
     def _in_batches(self, images: Tensor, note: str, function: Callable[[Tensor], Tensor]) -> Tensor:
-        import torch
-
         found = []
         with torch.no_grad():
             for start in range(0, len(images), 16):
@@ -170,8 +169,6 @@ def read_images(spec: str, *, most: int, seed: int) -> tuple[ImageSplit, list[st
 
     Of a folder the chosen files alone are read: it may hold millions. Without labels the split has no classes.
     """
-    import torch
-
     kind, place = parsed(spec)
     if kind not in ("imagefolder", "images"):
         loaded = data.load(spec, seed=seed)
@@ -200,13 +197,6 @@ def rightly(head: Any, features: Tensor, labels: Any, seed: int) -> Any:
 
     Parts: five, or as many as the smallest class has rows.
     """
-    import warnings
-
-    import numpy as np
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     parts = min(5, int(np.unique(labels, return_counts=True)[1].min()))
     folds = StratifiedKFold(parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor, nn
 
 from convsmith import compression, training
 from convsmith.cli.shell import terminal
@@ -16,9 +18,6 @@ from convsmith.errors import InvalidArgument
 from convsmith.report import Figure, Section, Table
 from convsmith.report.figures import scatter
 from convsmith.training.checkpoint import saved_steps
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 @dataclass(kw_only=True)

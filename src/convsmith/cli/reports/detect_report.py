@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
 
 from convsmith.inspection import count_operations
 from convsmith.interpretation import DetectionRow, RouteDetector
 from convsmith.interpretation.detector import auroc
 from convsmith.report import Section, Table
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 def section(rows: Sequence[DetectionRow], epsilon: float, notes: Sequence[str] = ()) -> Section:

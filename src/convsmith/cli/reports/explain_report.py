@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation import (
@@ -18,9 +20,6 @@ from convsmith.interpretation import (
 )
 from convsmith.report import Figure, InlineImage, Section, Table
 from convsmith.report.figures import SIDE, Series, lines, photo, png, strips
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 FRACTIONS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 #: share of open channels above which the search has found no route

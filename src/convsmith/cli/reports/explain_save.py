@@ -6,7 +6,9 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument
 from convsmith.files import write_text
@@ -16,9 +18,6 @@ from convsmith.interpretation.find import rows_at_once
 from convsmith.interpretation.settings import route_settings
 from convsmith.training import rank_and_world
 from convsmith.training.machine import gather
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 #: written into the folder of parts: which network and images they belong to
 OWNER = "belongs-to.json"
