@@ -48,6 +48,11 @@ def test_defaults_and_flags():
     assert (found.seed, found.device, found.resume) == (0, "auto", False)
 
 
+def test_bare_words_may_stand_on_both_sides_of_a_flag():
+    """Regression: those after the flag were refused, in another voice than every other error."""
+    assert parse("a.png", "--json", "b.png", "--data", "x", "--flip").images == ("a.png", "b.png")
+
+
 def test_flag_beats_file_beats_preset_beats_default(file, monkeypatch):
     monkeypatch.setattr(
         settings, "presets", lambda verb=None: {"verb-small": "data: preset\nlr: 1\nepochs: 1\nseed: 1\n"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,17 +34,13 @@ def shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    if isinstance(value, float):
-        if value != value or value in (float("inf"), float("-inf")):
-            return str(value)
-        if value == 0:
-            return "0"
-        if abs(value) >= 10_000:
-            return f"{value:,.0f}"
-        if abs(value) < 0.001:
-            return f"{value:.2e}"
-        return f"{value:.4g}"
-    return str(value)
+    if not isinstance(value, float) or not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:.2e}" if abs(value) < 0.001 else f"{value:.4g}"
 
 
 def folds(table: Table) -> bool:

@@ -81,12 +81,10 @@ def name_flags(error: ConvsmithError, arguments: Any) -> None:
     if shown is None and "--" not in said and not isinstance(arguments, type):
         written = [(value, f) for f in fields if (value := getattr(arguments, f.name)) and isinstance(value, str)]
         for value, field in sorted(written, key=lambda one: -len(one[0])):
-            place = field.metadata["metavar"] if field.metadata["positional"] else f"--{field.name.replace('_', '-')}"
-            if said == value or (said == "data set" and given == repr(value)):
-                shown = f"{place} {value}"
-            elif re.search(rf"(^|[\s:/'\"]){re.escape(value)}($|[\s:/'\"])", said):
-                shown = f"{place} {value}: {said}"
-            if shown is not None:
+            whole = said == value or (said == "data set" and given == repr(value))
+            if whole or re.search(rf"(^|[\s:/'\"]){re.escape(value)}($|[\s:/'\"])", said):
+                place = _shown(field) if field.metadata["positional"] else f"--{field.name.replace('_', '-')}"
+                shown = f"{place} {value}" if whole else f"{place} {value}: {said}"
                 break
     flags = {field.name for field in fields if not field.metadata["positional"]}
     rule, hint = (text if text is None else _as_flags(text, flags) for text in (error.rule, error.hint))

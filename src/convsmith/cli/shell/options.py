@@ -19,10 +19,9 @@ SHORT = 20
 #: flags outside a verb's own box that ``-h`` shows all the same
 COMMON = frozenset({"epochs", "steps", "lr", "batch_size", "size", "out", "resume", "config", "seed", "json"})
 COMMON |= frozenset({"keep_macs", "finetune_epochs", "keep_latency"})
-
-#: bounds of a number -> how it is kept, and its words
 #: sides of images, and threads or processes, beyond which a slip of the hand would fill the memory
 MOST_PIXELS, MOST_WORKERS = 16_384, 1024
+#: bounds of a number -> how it is kept, and its words
 _BOUNDS = {
     "least": (operator.ge, "{} or more"),
     "most": (operator.le, "{} or less"),
@@ -143,10 +142,7 @@ def _form(arguments: type[Listing], hidden: frozenset[str] = frozenset()) -> typ
         made = dataclasses.field(default=field.default, kw_only=True)
         groups.setdefault(field.metadata["group"], []).append((field.name, kind, made))
     own = groups.pop("options", [])
-    boxes = [
-        (name.replace(" ", "_"), dataclasses.make_dataclass(name.title().replace(" ", ""), members))
-        for name, members in groups.items()
-    ]
+    boxes = [(name, dataclasses.make_dataclass(name.title(), members)) for name, members in groups.items()]
     return dataclasses.make_dataclass("Arguments", [*own, *boxes], kw_only=True)
 
 

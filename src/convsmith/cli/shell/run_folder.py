@@ -54,18 +54,16 @@ def check(verb: str, arguments: options.Computation) -> Path:
     lock.check(folder)
     if resumes(arguments):
         _check_same_settings(verb, folder, arguments)
-    elif folder.is_dir() and _entries(folder):
-        _check_occupied(folder, arguments)
+    elif folder.is_dir():
+        _check_free(folder, arguments)
     _check_writable(folder)
     return folder
 
 
-def _entries(folder: Path) -> list[Path]:
-    """Return what a folder holds beside the lock and the drafts of a run that was killed before it began."""
-    return [p for p in folder.iterdir() if p.name != lock.NAME and not p.name.endswith(".draft")]
-
-
-def _check_occupied(folder: Path, arguments: options.Computation) -> None:
+def _check_free(folder: Path, arguments: options.Computation) -> None:
+    # a run that was killed before it began leaves its lock and drafts
+    if all(path.name == lock.NAME or path.suffix == ".draft" for path in folder.iterdir()):
+        return
     is_run = (folder / MARK).is_file()
     if not arguments.overwrite:
         go_on = "--resume to go on, " if isinstance(arguments, options.Work) else ""

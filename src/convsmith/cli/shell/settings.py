@@ -13,6 +13,8 @@ from convsmith.registry import fitted
 
 #: fields that say where settings come from or how to speak; no file can set them
 SOURCES = ("config", "preset", "resume", "overwrite", "json", "debug")
+#: the hint where a file is none
+TEMPLATE = "convsmith init writes one to start from"
 _UNION = (Union, types.UnionType)
 
 
@@ -51,15 +53,14 @@ def checked(verb: str, arguments: type[Any], text: str, *, where: str) -> dict[s
         node = yaml.compose(text, yaml.SafeLoader)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        place = f", line {mark.line + 1}" if mark is not None else ""
-        rule, given = "a settings file must be YAML", str(getattr(error, "problem", None) or error).splitlines()[0]
-        hint = "convsmith init writes one to start from"
-        raise InvalidArgument(rule, argument=f"{where}{place}", given=given, hint=hint) from None
+        place = where if mark is None else f"{where}, line {mark.line + 1}"
+        given = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise InvalidArgument("a settings file must be YAML", argument=place, given=given, hint=TEMPLATE) from None
     _refuse_repeated(node, where)
     loaded = {} if loaded is None else loaded
     if not isinstance(loaded, Mapping):
-        given, hint = f"a {type(loaded).__name__} ({str(loaded)[:60]!r})", "convsmith init writes one to start from"
-        raise InvalidArgument("a settings file must hold 'key: value' lines", argument=where, given=given, hint=hint)
+        rule, given = "a settings file must hold 'key: value' lines", f"a {type(loaded).__name__} ({str(loaded)[:60]!r})"
+        raise InvalidArgument(rule, argument=where, given=given, hint=TEMPLATE)
     hints = get_type_hints(arguments)
     allowed = {name: kind for name, kind in hints.items() if name not in SOURCES}
     values: dict[str, Any] = {}
@@ -143,5 +144,5 @@ def text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        rule, hint = "the settings file cannot be read", "convsmith init writes one"
-        raise InvalidArgument(rule, argument=f"--config {path}", given=reason, hint=hint) from None
+        rule = "the settings file cannot be read"
+        raise InvalidArgument(rule, argument=f"--config {path}", given=reason, hint=TEMPLATE) from None
