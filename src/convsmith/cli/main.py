@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import os
-import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,7 +20,7 @@ from convsmith.errors import ConvsmithError, InvalidArgument, close_matches
 
 #: how ``--help`` sorts the verbs; a verb is any file of ``cli/verbs``, and one that is not named here comes last
 ORDER = (
-    "audit", "demo", "train", "evaluate", "compress", "structures", "explain", "detect", "adapt",
+    "audit", "demo", "train", "evaluate", "predict", "compress", "structures", "explain", "detect", "adapt",
     "export", "report", "models", "methods", "data", "init", "doctor",
 )  # fmt: skip
 
@@ -57,12 +55,10 @@ class Program:
 
     def verbs(self) -> dict[str, str]:
         """Return every verb with the first line of its file, read without importing it."""
-        folder = importlib.util.find_spec(self.package)
-        assert folder is not None
-        assert folder.submodule_search_locations
-        names = [item.name for item in pkgutil.iter_modules(folder.submodule_search_locations)]
+        folder = Path(importlib.import_module(self.package).__path__[0])
+        names = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
         names.sort(key=lambda name: (self.order.index(name) if name in self.order else len(self.order), name))
-        return {name: _summary(Path(folder.submodule_search_locations[0]) / f"{name}.py") for name in names}
+        return {name: _summary(folder / f"{name}.py") for name in names}
 
     def help(self) -> str:
         """Return what ``--help`` prints."""

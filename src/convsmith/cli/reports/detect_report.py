@@ -1,4 +1,4 @@
-"""The detection table as a report section; shared by ``convsmith detect`` and the demonstration."""
+"""What ``convsmith detect fit`` chooses, warns of and shows of its detection table."""
 
 from __future__ import annotations
 

@@ -66,9 +66,5 @@ def _refusal(folder: Path) -> InvalidArgument:
         given = f"process {owner['process']} on {owner['host']}: {owner['command']}"
     except (OSError, ValueError, KeyError, TypeError):
         given = "a process that has not said its name"
-    return InvalidArgument(
-        "another process is writing this run folder",
-        argument=f"--out {folder}",
-        given=given,
-        hint="wait until it ends or stop it, or name another --out",
-    )
+    rule, hint = "another process is writing this run folder", "wait until it ends or stop it, or name another --out"
+    return InvalidArgument(rule, argument=f"--out {folder}", given=given, hint=hint)

@@ -26,7 +26,7 @@ def progress(title: str, stream: TextIO | None = None) -> Iterator[Callback]:
     """
     stream = sys.stderr if stream is None else stream
     if not terminal.is_main_process():
-        yield lambda _done, _total, _note="": None  # another process speaks
+        yield lambda *_: None  # another process speaks
     elif stream.isatty():
         with _bar(title, stream) as callback:
             yield callback

@@ -59,7 +59,8 @@ def checked(verb: str, arguments: type[Any], text: str, *, where: str) -> dict[s
     _refuse_repeated(node, where)
     loaded = {} if loaded is None else loaded
     if not isinstance(loaded, Mapping):
-        rule, given = "a settings file must hold 'key: value' lines", f"a {type(loaded).__name__} ({str(loaded)[:60]!r})"
+        rule = "a settings file must hold 'key: value' lines"
+        given = f"a {type(loaded).__name__} ({str(loaded)[:60]!r})"
         raise InvalidArgument(rule, argument=where, given=given, hint=TEMPLATE)
     hints = get_type_hints(arguments)
     allowed = {name: kind for name, kind in hints.items() if name not in SOURCES}

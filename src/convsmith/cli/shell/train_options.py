@@ -70,10 +70,10 @@ def train_config(arguments: LoopOptions) -> TrainConfig:
     """Return the loop's configuration, or raise `InvalidArgument` for a value outside its rule or an absent device."""
     from convsmith.training import TrainConfig, resolve_device
 
-    resolve_device(arguments.device)
-    names = [field.name for field in fields(LoopOptions)]
-    known = {field.name for field in fields(TrainConfig)}
-    return TrainConfig(**{name: getattr(arguments, name) for name in names if name in known})
+    names = {field.name for field in fields(LoopOptions)} & {field.name for field in fields(TrainConfig)}
+    config = TrainConfig(**{name: getattr(arguments, name) for name in names})
+    resolve_device(config.device)
+    return config
 
 
 def transform_settings(arguments: AugmentOptions) -> dict[str, Any]:

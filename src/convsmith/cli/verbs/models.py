@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 from dataclasses import dataclass
 from typing import Any
@@ -48,16 +49,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
 def own() -> list[str]:
     """Return the names that convsmith itself registers with timm."""
-    import sys
-
     import timm
 
-    found = []
-    for name in timm.list_models():
-        module = sys.modules.get(timm.model_entrypoint(name).__module__)
-        if module is not None and module.__name__.startswith("convsmith."):
-            found.append(name)
-    return found
+    return [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("convsmith.")]
 
 
 def _row(name: str, parameters: bool) -> tuple[Any, ...]:
@@ -77,11 +71,8 @@ def _counted(name: str, size: tuple[int, ...] | None) -> tuple[int, int | None]:
     from convsmith.compression import cost
 
     with torch.device("meta"):
-        model = timm.create_model(name)
-        parameters = sum(weight.numel() for weight in model.parameters())
-        if size is None:
-            return parameters, None
-        try:
-            return parameters, cost(model, size).macs
-        except (RuntimeError, NotImplementedError):
-            return parameters, None
+        model, macs = timm.create_model(name), None
+        if size is not None:
+            with contextlib.suppress(RuntimeError, NotImplementedError):
+                macs = cost(model, size).macs
+        return sum(weight.numel() for weight in model.parameters()), macs
