@@ -75,6 +75,7 @@ class Listing:
 class Computation(Listing):
     """What every verb that computes something understands."""
 
+    resume = False  # no flag: see `Work`
     config: str | None = option(None, "YAML file of settings; flags win over it", metavar="FILE", group="common")
     preset: str | None = option(None, "packaged settings; file and flags win over it", metavar="NAME", group="common")
     out: str | None = option(None, "run folder to write (default: a new one in runs/)", metavar="DIR", group="common")

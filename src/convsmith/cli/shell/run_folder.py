@@ -32,11 +32,6 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"{done}; the state is saved\n  go on with: convsmith {verb} --out {folder} --resume")
 
 
-def resumes(arguments: options.Computation) -> bool:
-    """Tell whether a run is asked to go on."""
-    return isinstance(arguments, options.Work) and arguments.resume
-
-
 def check(verb: str, arguments: options.Computation) -> Path:
     """Return the folder the run will write, without touching it, or raise `InvalidArgument`."""
     if arguments.out is None:
@@ -52,7 +47,7 @@ def check(verb: str, arguments: options.Computation) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InvalidArgument("the run folder is a file", argument=f"--out {folder}", hint="name another place")
     lock.check(folder)
-    if resumes(arguments):
+    if arguments.resume:
         _check_same_settings(verb, folder, arguments)
     elif folder.is_dir():
         _check_free(folder, arguments)
@@ -92,7 +87,7 @@ def _check_same_settings(verb: str, folder: Path, arguments: options.Computation
 
 def discard(folder: Path, arguments: options.Computation) -> None:
     """Remove the folder of a run that was refused before it began; one that goes on is left alone."""
-    if terminal.is_main_process() and not resumes(arguments):
+    if terminal.is_main_process() and not arguments.resume:
         lock.release()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -173,20 +168,20 @@ def open_run(verb: str, arguments: options.Computation) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.hold(folder)
-        if arguments.overwrite and not resumes(arguments) and (folder / MARK).is_file():
+        if arguments.overwrite and not arguments.resume and (folder / MARK).is_file():
             _clear(folder)
         for draft in folder.rglob(".*.draft"):  # of a run that was killed while it wrote
             draft.unlink()
     except OSError as error:
         rule = "the run folder cannot be made"
         raise InvalidArgument(rule, argument=str(folder), given=error.strerror, hint="another --out") from None
-    if not resumes(arguments):
+    if not arguments.resume:
         _made.append(folder)
         values = options.resolved(verb, arguments) | {"out": str(folder)}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         write_text(folder / MARK, f"# {environment.command()}\n{text}")
     known = folder / ENVIRONMENT
-    if resumes(arguments) and known.is_file():
+    if arguments.resume and known.is_file():
         known = folder / f"environment-resumed-{len(list(folder.glob('environment-resumed-*.json'))) + 1}.json"
     write_json(known, environment.record())
     return folder
