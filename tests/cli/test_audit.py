@@ -21,9 +21,7 @@ CHAPTERS = ("explainable", "leaner", "sharper", "guarded", "portable")
 
 def network(folder, classes=3):
     torch.manual_seed(0)
-    about = {"classes": classes, "size": (8, 8)}
     recipe = ModelRecipe("cs_resnet20", {"width": 4, "depth": 8, "num_classes": classes, "in_chans": 3})
-    del about
     save_model(folder, build(recipe).eval(), recipe)
     return str(folder)
 

@@ -64,18 +64,8 @@ def test_a_chain_ends_in_int8(saved, tmp_path, capsys):
 @pytest.mark.parametrize("renorm", [False, True])
 def test_renorm_changes_nothing_but_the_statistics(saved, tmp_path, renorm):
     out = tmp_path / "small"
-    words = [
-        "compress",
-        str(saved),
-        "--data",
-        "digits",
-        "--method",
-        "ternary",
-        "--limit",
-        "64",
-        "--no-compiled",
-        "--no-onnx",
-    ]
+    words = ["compress", str(saved), "--data", "digits", "--method", "ternary", "--limit", "64"]
+    words += ["--no-compiled", "--no-onnx"]
     assert main([*words, "--out", str(out), *(["--renorm"] if renorm else [])]) == 0
     before, after = load_model(saved).model.state_dict(), load_model(out).model.state_dict()
     norms = [name for name in before if name.endswith(("running_mean", "running_var"))]
