@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from convsmith.cli.shell import environment, lock, options, settings, terminal
+from convsmith.cli.shell.settings import MARK
 from convsmith.errors import InvalidArgument, MissingExtra, RunFailed
 from convsmith.files import write_csv, write_json, write_text
 
-#: the file by which a folder is recognised as a run
-MARK = "config.yaml"
 ENVIRONMENT = "environment.json"
 #: settings that may differ when a run goes on: they change no number that comes out
 RESUME_FREE = frozenset(

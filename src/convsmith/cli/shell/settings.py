@@ -13,6 +13,8 @@ from convsmith.registry import fitted
 
 #: fields that say where settings come from or how to speak; no file can set them
 SOURCES = ("config", "preset", "resume", "overwrite", "json", "debug")
+#: the settings file by which a folder is recognised as a run
+MARK = "config.yaml"
 #: the hint where a file is none
 TEMPLATE = "convsmith init writes one to start from"
 _UNION = (Union, types.UnionType)
@@ -29,16 +31,16 @@ def layers(verb: str, arguments: type[Any], given: Mapping[str, Any]) -> dict[st
         values |= checked(verb, arguments, preset_text(verb, given["preset"]), where=f"preset {given['preset']}")
     if "config" in given:
         path = Path(given["config"])
-        path = path / "config.yaml" if (path / "config.yaml").is_file() else path
+        path = path / MARK if (path / MARK).is_file() else path
         values |= checked(verb, arguments, text_of(path), where=str(path))
     elif given.get("resume"):
         if "out" not in given:
             raise InvalidArgument("--resume needs the run folder", argument="--resume", hint="add --out DIR")
         folder = Path(given["out"])
-        stored = folder / "config.yaml"
+        stored = folder / MARK
         if not stored.is_file():
             rule, hint = "there is nothing to resume", "name the folder of an interrupted run, or leave --resume out"
-            missing = "a folder without config.yaml" if folder.is_dir() else "no such folder"
+            missing = f"a folder without {MARK}" if folder.is_dir() else "no such folder"
             raise InvalidArgument(rule, argument=f"--resume --out {folder}", given=missing, hint=hint)
         values |= checked(verb, arguments, text_of(stored), where=str(stored))
     return values
