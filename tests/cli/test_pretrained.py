@@ -40,7 +40,9 @@ def test_the_page_runs_from_weights_to_every_verb(tmp_path, monkeypatch):
     assert [line.split()[1] for line in lines] == [*["train"] * 3, *LATER]
     for line in lines:
         words = shlex.split(line)[1:]
-        assert main.main([*words, *SHORTER.get(words[0], ())]) == 0, line
+        shorter = SHORTER.get(words[0], ())
+        shorter = shorter[: shorter.index("--epochs")] if "linear-probe" in words else shorter  # it has no epochs
+        assert main.main([*words, *shorter]) == 0, line
     results = {run: json.loads(Path("runs", run, "result.json").read_text()) for run in ("probe", "tuned", "scratch")}
     right = {run: result["metrics"]["top1"] for run, result in results.items()}
     print(right)

@@ -97,6 +97,19 @@ def test_a_linear_probe_of_a_head_without_bias_is_fitted_without_one():
     torch.testing.assert_close(predict(found, Loader(split, 16))[0].double().softmax(1), expected, atol=2e-3, rtol=0)
 
 
+def test_a_linear_probe_smooths_its_labels():
+    split, net = images(60), model().eval()
+    plain, smooth = (
+        predict(linear_probe(net, Loader(split, 16), label_smoothing=s), Loader(split, 16))[0].double().softmax(1)
+        for s in (0.0, 0.3)
+    )
+    # where the bias is free, the mean of the probabilities is that of the targets
+    shares = torch.bincount(split.labels, minlength=3).double() / 60
+    torch.testing.assert_close(plain.mean(0), shares, atol=1e-4, rtol=0)
+    torch.testing.assert_close(smooth.mean(0), 0.7 * shares + 0.1, atol=1e-4, rtol=0)
+    assert float(smooth.max()) < float(plain.max())
+
+
 def test_a_linear_probe_refuses_labels_that_its_classifier_lacks():
     net = model().eval()
     net.reset_classifier(2)

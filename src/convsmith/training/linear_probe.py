@@ -31,6 +31,7 @@ def linear_probe(
     batches: Iterable[Batch],
     *,
     weight_decay: float = 1e-3,
+    label_smoothing: float = 0.0,
     iterations: int = 200,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> nn.Module:
@@ -43,6 +44,7 @@ def linear_probe(
         model: a network of timm whose classifier is one ``nn.Linear``.
         batches: labelled images, without augmentation.
         weight_decay: L2 factor of the weights (not of the bias).
+        label_smoothing: of the cross-entropy, in [0, 1).
         iterations: largest number of L-BFGS steps.
         progress: called after each batch of features.
 
@@ -71,7 +73,8 @@ def linear_probe(
 
     def loss() -> Tensor:
         solver.zero_grad()
-        value = F.cross_entropy(features @ weight.T + bias, labels) + weight_decay / 2 * weight.square().sum()
+        value = F.cross_entropy(features @ weight.T + bias, labels, label_smoothing=label_smoothing)
+        value = value + weight_decay / 2 * weight.square().sum()
         value.backward()
         return value
 

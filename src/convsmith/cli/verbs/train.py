@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +54,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     run_folder.check("train", arguments)
     train_options.train_config(arguments)
     classifier.check(arguments)
-    settings, mixed = train_options.transform_settings(arguments), train_options.mixup_settings(arguments)
-    if arguments.linear_probe and (arguments.augment != "none" or mixed or arguments.freeze or arguments.teacher):
-        hint = "leave --augment, --mixup, --cutmix, --freeze and --teacher out"
-        raise InvalidArgument("a linear probe sees every image once, as it is", argument="--linear-probe", hint=hint)
-    if arguments.linear_probe and terminal.processes() > 1:
-        rule, hint = "a linear probe is the work of one process", "start it once, without torchrun or accelerate launch"
-        raise InvalidArgument(rule, argument="--linear-probe", given=f"{terminal.processes()} processes", hint=hint)
+    settings = train_options.transform_settings(arguments)
+    if arguments.linear_probe:
+        check_probe(arguments)
     shown = classifier.preprocessing_of(arguments)
     images = data_options.load(arguments, augment=arguments.augment, preprocessing=shown, **settings)
     if not images.classes:
@@ -85,6 +81,20 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if not terminal.is_main_process():
         return {}
     return conclude(model, recipe, images, result, arguments, folder)
+
+
+def check_probe(arguments: Arguments) -> None:
+    """Refuse what a linear probe does not read: it sees every image once, as it is, and is solved, not stepped."""
+    groups, others = ("optimisation", "record", "augmentation"), ("freeze", "teacher")
+    own = [f for f in fields(arguments) if f.metadata["group"] in groups or f.name in others]
+    given = [f.name for f in own if f.name != "weight_decay" and getattr(arguments, f.name) != f.default]
+    if given:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        rule, hint = "a linear probe is solved on images as they are", f"leave {flags} out; --weight-decay is read"
+        raise InvalidArgument(rule, argument="--linear-probe", given=flags, hint=hint)
+    if terminal.processes() > 1:
+        rule, hint = "a linear probe is the work of one process", "start it once, without torchrun or accelerate launch"
+        raise InvalidArgument(rule, argument="--linear-probe", given=f"{terminal.processes()} processes", hint=hint)
 
 
 def make_task(model: Any, images: ImageData, arguments: Arguments) -> ClassificationTask:
@@ -126,7 +136,13 @@ def fitted_head(model: nn.Module, images: ImageData, arguments: Arguments) -> nn
     loader = data.Loader(images.train, arguments.batch_size, workers=arguments.num_workers)
     with progress("features") as callback:
         model = model.to(training.resolve_device(arguments.device))
-        return training.linear_probe(model, loader, weight_decay=arguments.weight_decay, progress=callback)
+        return training.linear_probe(
+            model,
+            loader,
+            weight_decay=arguments.weight_decay,
+            label_smoothing=arguments.label_smoothing,
+            progress=callback,
+        )
 
 
 def plan(batches: int, parameters: int, arguments: Arguments) -> dict[str, Any]:
