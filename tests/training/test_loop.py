@@ -80,6 +80,29 @@ def test_accumulation_equals_the_big_batch():
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)
 
 
+def test_evaluations_stay_with_the_epochs_that_no_number_of_steps_makes_up(tmp_path):
+    """Regression: every 4 steps of 3 batches for an epoch of 10, so that the eighth evaluation came in the tenth."""
+    done = fit(
+        ClassificationTask(network(), 3),
+        batches(count=10),
+        config(epochs=9, steps=None, accumulate=3),
+        validation=batches(),
+        out=tmp_path,
+    )
+    evaluated = [r["step"] for r in done.history if r["kind"] == "evaluation"]
+    assert evaluated == [math.ceil(10 * epoch / 3) for epoch in range(1, 10)]
+
+
+def test_a_float64_network_takes_float32_images_and_mixed_targets():
+    """Regression: the loop ended in torch's error about two types."""
+    data = [Batch(b.images, b.labels, b.index, torch.full((8, 3), 1 / 3)) for b in batches(2)] + batches(2)
+    teacher = network()
+    task = ClassificationTask(network().double(), 3, teacher=teacher, distill=0.5)
+    done = fit(task, data, config(), validation=data)
+    assert next(task.parameters()).dtype == torch.float64
+    assert all(math.isfinite(row["loss"]) for row in done.history if row["kind"] == "train")
+
+
 def test_learns_and_logs(tmp_path):
     task = ClassificationTask(network(), 3)
     notes = []

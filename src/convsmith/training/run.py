@@ -52,9 +52,6 @@ class Run:
         self.out = out
         self.batches = len(loader)
         self.total = config.total_steps(self.batches)
-        per_epoch = max(1, math.ceil(self.batches / config.accumulate))
-        self.evaluate_every = config.evaluate_every or per_epoch
-        self.checkpoint_every = config.checkpoint_every or per_epoch
         self.validation = validation
         randomness.seed_all(config.seed + machine.rank)
         self.wrapped: nn.Module = self._place()
@@ -138,12 +135,12 @@ class Run:
             last = step == self.total
             if step % config.log_every == 0 or last:
                 self._log()
-            if self.validation is not None and (step % self.evaluate_every == 0 or last):
+            if self.validation is not None and (last or self._due(config.evaluate_every)):
                 self._evaluate()
             stop = (alone or step % config.log_every == 0) and machine.any(interruption.asked)
             if last or self._patience_is_over():
                 self.position = replace(self.position, complete=True)
-            elif stop or step % self.checkpoint_every == 0 or self.position.best_step == step:
+            elif stop or self._due(config.checkpoint_every) or self.position.best_step == step:
                 self._save()
             if self.progress is not None and (last or time.perf_counter() - shown > 0.1):
                 shown = time.perf_counter()
@@ -178,6 +175,13 @@ class Run:
             precision=self.machine.precision,
             checkpoint=checkpoints.path_of(self.out, self.position.step) if self.out is not None else None,
         )
+
+    def _due(self, every: int | None) -> bool:
+        """Tell whether ``every`` steps have just ended, or without a number an epoch (within the step, if need be)."""
+        step, accumulate = self.position.step, self.config.accumulate
+        if every is not None:
+            return step % every == 0
+        return step * accumulate // self.batches > (step - 1) * accumulate // self.batches
 
     def _keep(self, losses: Losses) -> None:
         self.window.append(losses.total.detach())
