@@ -16,7 +16,7 @@ from convsmith.training.freezing import freeze, norms
 from convsmith.training.linear_probe import linear_probe
 from convsmith.training.loop import fit
 from convsmith.training.machine import rank_and_world, resolve_device
-from convsmith.training.result import FitResult
+from convsmith.training.run import FitResult
 from convsmith.training.task import Losses, Task
 
 __all__ = [

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, get_origin, get_type_hints
 
 from convsmith.arguments import integer, number, of_type, one_of
 from convsmith.errors import InvalidArgument
-from convsmith.registry import check_settings
 
 DEFAULT_EPOCHS = 20
 SCHEDULES = ("cosine", "step", "inverse", "constant", "poly", "tanh", "wsd", "rsqrt")
@@ -167,11 +165,5 @@ class TrainConfig:
         return self.warmup_steps
 
     def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold; `from_json` reads it back."""
+        """Return a dictionary that JSON can hold; ``TrainConfig(**value)`` reads it back."""
         return {**asdict(self), "milestones": list(self.milestones), "trackers": list(self.trackers)}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> TrainConfig:
-        """Read what `to_json` wrote; an unknown key is an error with close matches."""
-        check_settings("the training configuration", value, [field.name for field in fields(cls)])
-        return cls(**value)

@@ -124,8 +124,8 @@ def predict_split(
     return logits, labels, index
 
 
-def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS) -> float:
-    """``sum_b n_b / N |accuracy_b - confidence_b|`` over equal bins of the top probability; ``[N, K], [N] -> float``.
+def expected_calibration_error(logits: Tensor, labels: Tensor) -> float:
+    """``sum_b n_b / N |accuracy_b - confidence_b|`` over 15 equal bins of the top probability; ``[N, K], [N] -> float``.
 
     Paper: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks" (2017), eq. 3.
 
@@ -137,7 +137,7 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = BINS)
 
     # torchmetrics gives a confidence of exactly 1 a bin of its own, beside the last
     probabilities = wide(logits).softmax(1).clamp(max=1 - 2**-24)
-    return float(multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=bins, norm="l1"))
+    return float(multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=BINS, norm="l1"))
 
 
 def classification_metrics(logits: Tensor, labels: Tensor, seed: int = 0, *, resamples: int = 1000) -> Metrics:
@@ -249,11 +249,11 @@ def _class_draws(right: np.ndarray, total: np.ndarray, resamples: int, rng: np.r
         return good / (good + bad)
 
 
-def wilson(successes: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(successes: float, count: int) -> tuple[float, float]:
     """95 % Wilson score interval of a proportion."""
     if count == 0:
         return 0.0, 1.0
-    p = successes / count
+    p, z = successes / count, 1.959964
     middle = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z * ((p * (1 - p) + z * z / (4 * count)) / count) ** 0.5 / (1 + z * z / count)
     return max(0.0, middle - half), min(1.0, middle + half)

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from convsmith.files import replacing, write_text
+from convsmith.files import write_csv, write_text
 
 
 class History:
@@ -42,10 +42,8 @@ class History:
     def _write_csv(self) -> None:
         assert self.run is not None
         self._columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        with replacing(self.run / "history.csv") as draft, draft.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(_finite(row) for row in self.rows)
+        rows = ([_finite(row).get(name) for name in self._columns] for row in self.rows)
+        write_csv(self.run / "history.csv", [self._columns, *rows])
 
 
 def read_history(run: Path, up_to: int | None = None) -> list[dict[str, Any]]:

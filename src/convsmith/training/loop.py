@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from convsmith.data.batch import Batch
+from convsmith.data.source import Progress
 from convsmith.errors import InvalidArgument
 from convsmith.training import checkpoint as checkpoints
 from convsmith.training import randomness
 from convsmith.training.config import TrainConfig
-from convsmith.training.interruption import Interruption
 from convsmith.training.machine import rank_and_world, start_machine
-from convsmith.training.result import FitResult, Progress
-from convsmith.training.run import Run
+from convsmith.training.run import FitResult, Run
 from convsmith.training.task import Task
 
 
@@ -54,13 +57,36 @@ def fit(
     _check(loader, config, validation, out, resume)
     before = randomness.capture()
     try:
-        with start_machine(config, out) as machine, Interruption() as interruption, machine.together(out):
+        with start_machine(config, out) as machine, signals() as asked, machine.together(out):
             run = Run(task, loader, config, validation, out, progress, machine)
             run.start(resume)
-            interrupted = run.train(interruption)
-            return run.finish(interrupted)
+            return run.finish(run.train(asked))
     finally:
         randomness.restore(before)
+
+
+@contextmanager
+def signals() -> Iterator[Callable[[], bool]]:
+    """Give a function that tells whether SIGTERM or Ctrl-C has come; a second Ctrl-C stops at once.
+
+    Outside the main thread, where Python delivers no signals, nothing is installed.
+    """
+    came = False
+
+    def remember(number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        if came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        came = True
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _check(loader: Any, config: TrainConfig, validation: Any, out: Path | None, resume: bool) -> None:

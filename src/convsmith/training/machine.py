@@ -125,11 +125,7 @@ class Machine:
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
-        if self.world == 1:
-            return flag
-        word = torch.tensor([int(flag)], device=self.device)
-        torch.distributed.all_reduce(word, op=torch.distributed.ReduceOp.MAX)
-        return bool(word.item())
+        return any(gather(flag, self.world))
 
     def copy_from_main(self, tensors: list[Tensor]) -> None:
         """Overwrite the tensors with the main process's."""

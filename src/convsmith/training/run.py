@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,36 @@ from torch import Tensor, nn
 
 from convsmith.data.batch import Batch
 from convsmith.data.loader import endless
+from convsmith.data.source import Progress
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.training import checkpoint as checkpoints
 from convsmith.training import randomness
 from convsmith.training.config import RESUME_FREE, TrainConfig
 from convsmith.training.history import History, read_history
-from convsmith.training.interruption import Interruption
 from convsmith.training.machine import Machine, OnDevice, distributed, gather
 from convsmith.training.recipe import create_optimizer, create_schedule
-from convsmith.training.result import FitResult, Progress
 from convsmith.training.task import Losses, Task
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What came out of `convsmith.training.fit`.
+
+    ``steps`` updates were done of ``total_steps``; ``best_step`` and ``best_value`` belong to the best evaluation of
+    the task's monitored metric; ``seconds`` is training time, earlier parts of a resumed run included.
+    """
+
+    history: list[dict[str, Any]]
+    steps: int
+    total_steps: int
+    best_step: int | None
+    best_value: float | None
+    seconds: float
+    interrupted: bool
+    stopped_early: bool
+    device: str
+    precision: str
+    checkpoint: Path | None = None
 
 
 class Run:
@@ -54,7 +74,11 @@ class Run:
         self.total = config.total_steps(self.batches)
         self.validation = validation
         randomness.seed_all(config.seed + machine.rank)
-        self.wrapped: nn.Module = self._place()
+        self.wrapped: nn.Module = task.to(machine.device)
+        if machine.world > 1:
+            if config.sync_batchnorm:
+                nn.SyncBatchNorm.convert_sync_batchnorm(task)
+            self.wrapped = distributed(task, machine.device, config.find_unused)
         self.optimizer = create_optimizer(task, config)
         self.parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
         self.schedule = create_schedule(self.optimizer, config, self.total)
@@ -65,14 +89,6 @@ class Run:
         self.parts: dict[str, list[Tensor]] = {}
         self.note = ""
         self.saved: int | None = None
-
-    def _place(self) -> nn.Module:
-        self.task.to(self.machine.device)
-        if self.machine.world == 1:
-            return self.task
-        if self.config.sync_batchnorm:
-            nn.SyncBatchNorm.convert_sync_batchnorm(self.task)
-        return distributed(self.task, self.machine.device, self.config.find_unused)
 
     def start(self, resume: bool) -> None:
         """Begin at step 0, or where the latest checkpoint stands."""
@@ -89,13 +105,13 @@ class Run:
         if not resume:
             self._save()
 
-    def train(self, interruption: Interruption) -> bool:
-        """Do the remaining steps; return whether a signal ended them early."""
+    def train(self, asked: Callable[[], bool]) -> bool:
+        """Do the remaining steps, as long as nobody has ``asked`` for an end; return whether somebody has."""
         start = self.position.step * self.config.accumulate
         with closing(endless(self.loader, self.batches, start)) as stream:  # a loader's threads end with it
-            return self._steps(stream, interruption)
+            return self._steps(stream, asked)
 
-    def _steps(self, stream: Iterator[Any], interruption: Interruption) -> bool:
+    def _steps(self, stream: Iterator[Any], asked: Callable[[], bool]) -> bool:
         config, machine, task = self.config, self.machine, self.task
         scaler, clip, accumulate = machine.accelerator.scaler, config.clip, config.accumulate
         on_cpu, alone = machine.device.type == "cpu", machine.world == 1
@@ -114,7 +130,9 @@ class Run:
                         losses: Losses = self.wrapped(batch, step)
                     loss = losses.total if accumulate == 1 else losses.total / accumulate
                     (loss if scaler is None else scaler.scale(loss)).backward()
-                self._keep(losses)
+                self.window.append(losses.total.detach())
+                for name, value in losses.parts.items():
+                    self.parts.setdefault(name, []).append(value.detach())
                 if on_cpu and not math.isfinite(losses.total.item()):
                     self._fail(step, losses.total.item())
             if scaler is not None and clip is not None:
@@ -137,8 +155,8 @@ class Run:
                 self._log()
             if self.validation is not None and (last or self._due(config.evaluate_every)):
                 self._evaluate()
-            stop = (alone or step % config.log_every == 0) and machine.any(interruption.asked)
-            if last or self._patience_is_over():
+            stop = (alone or step % config.log_every == 0) and machine.any(asked())
+            if last or (config.patience is not None and self.position.stale >= config.patience):
                 self.position = replace(self.position, complete=True)
             elif stop or self._due(config.checkpoint_every) or self.position.best_step == step:
                 self._save()
@@ -183,11 +201,6 @@ class Run:
             return step % every == 0
         return step * accumulate // self.batches > (step - 1) * accumulate // self.batches
 
-    def _keep(self, losses: Losses) -> None:
-        self.window.append(losses.total.detach())
-        for name, value in losses.parts.items():
-            self.parts.setdefault(name, []).append(value.detach())
-
     def _check_window(self) -> list[float]:
         """Read the losses kept since the last row; the one place where a GPU is waited for."""
         values = torch.stack(self.window).float().tolist() if self.window else []
@@ -209,16 +222,17 @@ class Run:
         row["loss"] = sum(values) / len(values)
         for name, kept in self.parts.items():
             row[name] = torch.stack(kept).float().mean().item()
-        row["seconds"] = round(time.perf_counter() - self.began, 3)
+        row["seconds"] = self._seconds()
         self.window, self.parts = [], {}
         self.note = f"loss {row['loss']:.4g}"
         self._add(row)
 
     def _where(self) -> dict[str, Any]:
-        return {
-            "step": self.position.step,
-            "epoch": round(self.position.step * self.config.accumulate / self.batches, 4),
-        }
+        epochs = self.position.step * self.config.accumulate / self.batches
+        return {"step": self.position.step, "epoch": round(epochs, 4)}
+
+    def _seconds(self) -> float:
+        return round(time.perf_counter() - self.began, 3)
 
     def _add(self, row: dict[str, Any]) -> None:
         self.history.add(row)
@@ -241,14 +255,11 @@ class Run:
             self.task.train()
         metrics = self.machine.share(metrics)
         assert metrics is not None
+        changed: dict[str, Any] = {"stale": self.position.stale + 1}
         if self._improves(metrics):
-            self.position = replace(
-                self.position, best_step=self.position.step, best_value=metrics[self.task.monitor], stale=0
-            )
-        else:
-            self.position = replace(self.position, stale=self.position.stale + 1)
-        seconds = round(time.perf_counter() - self.began, 3)
-        self._add({"kind": "evaluation", **self._where(), **metrics, "seconds": seconds})
+            changed = {"best_step": self.position.step, "best_value": metrics[self.task.monitor], "stale": 0}
+        self.position = replace(self.position, **changed)
+        self._add({"kind": "evaluation", **self._where(), **metrics, "seconds": self._seconds()})
         self.note = f"{self.note.split(',')[0]}, {self.task.monitor} {metrics[self.task.monitor]:.4g}".lstrip(", ")
 
     @contextmanager
@@ -270,9 +281,6 @@ class Run:
         value, best = metrics[self.task.monitor], self.position.best_value
         return math.isfinite(value) and (best is None or value > best)
 
-    def _patience_is_over(self) -> bool:
-        return self.config.patience is not None and self.position.stale >= self.config.patience
-
     def _save(self) -> None:
         if self.out is None:
             return
@@ -283,9 +291,7 @@ class Run:
         if not self.machine.main:
             return
         epoch, batch = divmod(self.position.step * self.config.accumulate, self.batches)
-        self.position = replace(
-            self.position, epoch=epoch, batch=batch, seconds=round(time.perf_counter() - self.began, 3)
-        )
+        self.position = replace(self.position, epoch=epoch, batch=batch, seconds=self._seconds())
         scaler = self.machine.accelerator.scaler
         state = {
             "optimizer": self.optimizer.state_dict(),
