@@ -97,10 +97,12 @@ def test_data_already_loaded_must_fit():
 
 
 def test_a_loader_of_the_pair_hides_the_target_s_labels_and_training_ends_where_it_should():
-    both = pair("digits", "mnist-5k", target_classes="first-3", augment="digits")
+    both = pair("digits", "mnist-5k", target_classes="first-3")
     loader = DomainLoader(
-        Loader(both.source.train, 64, shuffle=True, augment=True, drop_last=True),
-        Loader(both.target.train, 64, shuffle=True, augment=True, drop_last=True),
+        *(
+            Loader(side.train.with_augment("digits"), 64, shuffle=True, augment=True, drop_last=True)
+            for side in (both.source, both.target)
+        )
     )
     steps = list(loader.epoch(0))
     assert len(steps) == max(1259 // 64, 1050 // 64)

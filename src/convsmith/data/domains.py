@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -35,11 +33,8 @@ def pair(
     size: int | Size | None = None,
     channels: int | None = None,
     seed: int = 0,
-    augment: str = "none",
     normalise: str = "source",
     crop: tuple[int | None, int | None] = (None, None),
-    broken: str = "refuse",
-    root: str | Path | None = None,
 ) -> DomainPair:
     """Load two domains at one size and one number of channels, with the target cut to some classes.
 
@@ -50,13 +45,10 @@ def pair(
         size: of both; None is the smaller of the two native sizes (detail can be averaged away but not invented).
         channels: of both; None is the source's.
         seed: key of the divisions.
-        augment: of the train splits of both.
         normalise: "source" normalises both domains by the source's mean and std, as a network trained on the source
             expects; "own" each by its own, which removes differences of brightness and contrast between the domains.
         crop: windows cut around the ink of source and target images before resizing; 20 for MNIST makes it comparable
             with digits that fill their image, such as the UCI ones.
-        broken: see `load`.
-        root: see `load`.
 
     Classes are matched by name; a target without classes (``images:PATH``) keeps all its images, with labels
     -1. Images of other target classes are left out, whatever their split.
@@ -69,32 +61,23 @@ def pair(
         >>> domains = pair("mnist-5k", "digits", target_classes="0-4", size=16)
     """
     one_of("normalise", normalise, ("source", "own"))
-    common: dict[str, Any] = {"seed": seed, "augment": augment, "broken": broken, "root": root}
-
-    def loaded(side: str | ImageData, window: int | None, size: Size | None, channels: int | None) -> ImageData:
-        if isinstance(side, str):
-            return load(side, size=size, channels=channels, crop=window, **common)
-        if window is not None:
-            raise InvalidArgument("crop needs a spec, not data already loaded", argument="crop", given=window)
-        return side
-
-    wanted, sides = checked_size(size), ((source, crop[0]), (target, crop[1]))
-    first = [loaded(side, window, wanted, channels) for side, window in sides]
-    final = wanted or min((data.description.size for data in first), key=lambda s: (s[0] * s[1], s))
-    count = channels or first[0].description.channels
-    fits = [(data.description.size, data.description.channels) == (final, count) for data in first]
-    for data, (side, _), fit in zip(first, sides, fits, strict=True):
-        if not fit and not isinstance(side, str):
-            about = data.description
+    final, sides = checked_size(size), list(zip((source, target), crop, strict=True))
+    found = [_loaded(side, final, channels, seed, window) for side, window in sides]
+    if final is None:
+        final = min((data.description.size for data in found), key=lambda s: (s[0] * s[1], s))
+    channels = channels or found[0].description.channels
+    for number, (side, window) in enumerate(sides):
+        about = found[number].description
+        if (about.size, about.channels) == (final, channels):
+            continue
+        if not isinstance(side, str):
             rule = "data already loaded must have the common size and channels"
-            argument = f"{final[0]} x {final[1]} with {count} channels"
+            argument = f"{final[0]} x {final[1]} with {channels} channels"
             given = f"{about.name}: {about.size}, {about.channels} channels"
             hint = "pass its spec, or load it with size= and channels="
             raise InvalidArgument(rule, argument=argument, given=given, hint=hint)
-    left, right = (
-        data if fit else loaded(side, window, final, count)
-        for data, (side, window), fit in zip(first, sides, fits, strict=True)
-    )
+        found[number] = load(side, size=final, channels=channels, seed=seed, crop=window)
+    left, right = found
     shared = _shared(left.classes, right.classes, target_classes)
     kept = torch.tensor([*shared] if right.classes else [-1])
     right = right.renumbered([left.classes.index(n) if n in left.classes else -1 for n in right.classes], left.classes)
@@ -102,6 +85,14 @@ def pair(
     if normalise == "source":
         right = right.with_normalisation(left.description.mean, left.description.std)
     return DomainPair(left, right, shared)
+
+
+def _loaded(side: str | ImageData, size: Size | None, channels: int | None, seed: int, crop: int | None) -> ImageData:
+    if isinstance(side, str):
+        return load(side, size=size, channels=channels, seed=seed, crop=crop)
+    if crop is not None:
+        raise InvalidArgument("crop needs a spec, not data already loaded", argument="crop", given=crop)
+    return side
 
 
 def _shared(source: Sequence[str], target: Sequence[str], spec: ClassSpec | None) -> tuple[int, ...]:
