@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from convsmith.data import Preprocessing, chosen_classes, image_files, load, pair
-from convsmith.data.folders import Listing
 from convsmith.data.pictures import Files
 from convsmith.errors import InvalidArgument
 from tests.data_room.pictures_on_disk import folder, picture
@@ -99,7 +98,6 @@ def test_an_existing_folder_is_a_data_set(tmp_path):
 
 
 def test_a_file_takes_some_bytes_and_no_object(tmp_path):
-    listing = Listing()
     paths = [f"/data/train/n01440764/n01440764_{n:08d}.JPEG" for n in range(20_000)]
     tracemalloc.start()
     files = Files(paths)
@@ -108,7 +106,6 @@ def test_a_file_takes_some_bytes_and_no_object(tmp_path):
     assert used < 80 * len(paths)
     assert files.path(19_999) == paths[-1]
     assert files.path(0) == paths[0]
-    assert listing.paths == []
 
 
 @pytest.mark.parametrize("name", ["resnet18.a1_in1k", "vit_tiny_patch16_224", "tf_efficientnet_lite0", "inception_v3"])

@@ -6,7 +6,6 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,30 +18,19 @@ from convsmith.errors import InvalidArgument
 _ENDINGS = f"files ending in {' '.join(sorted(EXTENSIONS))}"
 
 
-@dataclass
-class Listing:
-    """Files found in folders, in order, with the class number of each and the split it lies in.
+class Walk:
+    """Files of images under folders; ``others`` counts what is passed over, by ending.
 
     Every folder is visited once, whatever links lead to it; what is no regular file (a pipe, a device) is no image.
     """
 
-    paths: list[bytes] = field(default_factory=list)
-    labels: list[int] = field(default_factory=list)
-    official: list[int] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
-    visited: set[tuple[int, int]] = field(default_factory=set)
+    def __init__(self, *visited: Path) -> None:
+        self.visited = {_identity(folder) for folder in visited}
+        self.others: Counter[str] = Counter()
 
-    def add_folder(self, folder: Path, label: int, part: int) -> int:
-        """Add every image under ``folder``, at any depth, with this label; return how many there are."""
-        before = len(self.paths)
+    def files(self, folder: str | Path) -> Iterator[bytes]:
+        """Yield the path of every image under ``folder``, at any depth, in order."""
         self.visited.add(_identity(folder))
-        self.paths.extend(os.fsencode(path) for path in self._walk(str(folder)))
-        count = len(self.paths) - before
-        self.labels += [label] * count
-        self.official += [part] * count
-        return count
-
-    def _walk(self, folder: str) -> Iterator[str]:
         inner = []
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
@@ -52,21 +40,18 @@ class Listing:
                 if entry.is_dir():
                     inner.append(entry.path)
                 elif entry.is_file() and suffix.lower() in EXTENSIONS:
-                    yield entry.path
+                    yield os.fsencode(entry.path)
                 else:
                     self.others[suffix or "(none)"] += 1
         for path in inner:
             if _identity(path) not in self.visited:
-                self.visited.add(_identity(path))
-                yield from self._walk(path)
+                yield from self.files(path)
 
-    def material(self, request: Request, classes: tuple[str, ...], source: str) -> Material:
-        """Return the data set."""
+    def notes(self) -> tuple[str, ...]:
+        """Say which files are not read."""
         told = ", ".join(f"{count} {kind}" for kind, count in sorted(self.others.items()))
         note = f"{self.others.total()} files are not read, being no image or without an image extension: {told}"
-        notes = (note,) if told else ()
-        labels, official = torch.tensor(self.labels), torch.tensor(self.official)
-        return Material(request.spec, classes, Files(self.paths), labels, source, official, notes)
+        return (note,) if told else ()
 
 
 def _identity(folder: str | Path) -> tuple[int, int]:
@@ -92,33 +77,40 @@ def imagefolder(request: Request) -> Material:
     """Images in one folder per class, or such folders inside train, val and test."""
     folder = existing(request.argument, request.spec, folder=True)
     parts = divided(folder) or {TRAIN: folder}
-    classes = list(subfolders(parts[TRAIN]))
-    listing = Listing()
-    listing.visited.update(
-        _identity(p) for place in (folder, *parts.values()) for p in (place, *subfolders(place).values())
-    )
+    classes = tuple(subfolders(parts[TRAIN]))
+    walk = Walk(*(inside for place in (folder, *parts.values()) for inside in (place, *subfolders(place).values())))
+    paths: list[bytes] = []
+    counts, numbers, codes = [], [], []
     for part, place in parts.items():
         unknown = [name for name in subfolders(place) if name not in classes]
         if unknown:
             rule, given = "every class needs training images", f"{place} has also {shortened(unknown)}"
             raise InvalidArgument(rule, argument=f"the classes of {parts[TRAIN]}", given=given)
-        found = {n: listing.add_folder(path, classes.index(n), part) for n, path in subfolders(place).items()}
-        empty = [name for name, count in found.items() if count == 0]
-        if part == TRAIN and empty and any(found.values()):
-            raise InvalidArgument("a class folder holds no image", argument=request.spec, given=shortened(empty))
-    if not listing.paths:
-        raise _no_pictures(request, folder, listing, len(classes))
+        for name, path in subfolders(place).items():
+            before = len(paths)
+            paths.extend(walk.files(path))
+            counts.append(len(paths) - before)
+            numbers.append(classes.index(name))
+            codes.append(part)
+    empty = [classes[n] for n, count, part in zip(numbers, counts, codes, strict=True) if part == TRAIN and not count]
+    if not paths:
+        raise _no_pictures(request, folder, walk, len(classes))
+    if empty and len(empty) < len(classes):
+        raise InvalidArgument("a class folder holds no image", argument=request.spec, given=shortened(empty))
     if len(classes) < 2:
         given = f"{folder}: the one class folder {classes[0]!r}"
         hint = f"add class folders, or images:{folder} for images without classes"
         raise InvalidArgument("a data set with classes has two or more", argument=request.spec, given=given, hint=hint)
-    return listing.material(request, tuple(classes), f"images in {folder}")
+    repeats = torch.tensor(counts)
+    labels, official = (torch.tensor(each).repeat_interleave(repeats) for each in (numbers, codes))
+    about = f"images in {folder}"
+    return Material(request.spec, classes, Files(paths), labels, about, official, walk.notes())
 
 
-def _no_pictures(request: Request, folder: Path, listing: Listing, classes: int) -> InvalidArgument:
+def _no_pictures(request: Request, folder: Path, walk: Walk, classes: int) -> InvalidArgument:
     loose = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     pictures = sum(p.suffix.lower() in EXTENSIONS for p in loose)
-    kinds = sorted({*listing.others, *(p.suffix or "(none)" for p in loose)})
+    kinds = sorted({*walk.others, *(p.suffix or "(none)" for p in loose)})
     given = f"{folder}: {classes} sub-folders, {len(loose)} files, endings {', '.join(kinds) or 'none'}"
     hint = f"images:{folder} reads {pictures} images without classes" if pictures else None
     wanted = f"{request.spec}: {_ENDINGS} in one sub-folder per class"
@@ -129,11 +121,13 @@ def _no_pictures(request: Request, folder: Path, listing: Listing, classes: int)
 def images(request: Request) -> Material:
     """Images in a folder, at any depth, without classes: the unlabelled side of an adaptation."""
     folder = existing(request.argument, request.spec, folder=True)
-    listing = Listing()
-    if not listing.add_folder(folder, -1, TRAIN):
-        given = f"{folder}: {listing.others.total()} files, endings {', '.join(sorted(listing.others)) or 'none'}"
+    walk = Walk()
+    pictures = Files(walk.files(folder))
+    if not len(pictures):
+        given = f"{folder}: {walk.others.total()} files, endings {', '.join(sorted(walk.others)) or 'none'}"
         raise InvalidArgument("the folder holds no image", argument=f"{request.spec}: {_ENDINGS}", given=given)
-    return listing.material(request, (), f"unlabelled images in {folder}")
+    labels, about = torch.full((len(pictures),), -1), f"unlabelled images in {folder}"
+    return Material(request.spec, (), pictures, labels, about, notes=walk.notes())
 
 
 def image_files(names: Sequence[str | Path]) -> list[Path]:
@@ -148,12 +142,10 @@ def image_files(names: Sequence[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for name in names:
-        path, listing = Path(name).expanduser(), Listing()
-        if path.is_dir() and listing.add_folder(path, -1, TRAIN):
-            found += [Path(os.fsdecode(inside)) for inside in listing.paths]
-        elif path.is_file():
-            found.append(path)
-        else:
+        path = Path(name).expanduser()
+        inside = [Path(os.fsdecode(file)) for file in Walk().files(path)] if path.is_dir() else [path]
+        found += inside
+        if not inside or not (path.is_dir() or path.is_file()):
             given = f"{printable(str(name))}: {'no image in it' if path.is_dir() else 'no such image'}"
             raise InvalidArgument(f"an image is a file, or a folder of {_ENDINGS}", argument="IMAGE", given=given)
     return found

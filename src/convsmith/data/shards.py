@@ -52,26 +52,20 @@ def webdataset(request: Request) -> Material:
     by the first word of a shard's name (train-000.tar, val-000.tar). Streams from the network are refused.
     """
     shards = _shards(request)
-    place, words, official = [], [], []
-    parts = official_parts({_part(shard) for shard in shards})
-    part_of = {name: part for part, name in parts.items()}
-    for number, shard in enumerate(shards):
-        for offset, length, word in _samples(shard, request):
-            place.append((number, offset, length))
-            words.append(word)
-            official.append(part_of.get(_part(shard), TRAIN))
-    if not place:
+    kinds = [re.split(r"[-_.]", Path(shard).name)[0].lower() for shard in shards]
+    part_of = {name: part for part, name in official_parts(set(kinds)).items()}
+    samples = [(number, *sample) for number, shard in enumerate(shards) for sample in _samples(shard, request)]
+    if not samples:
         raise InvalidArgument("the shards hold no image", argument=request.spec, given=f"{len(shards)} files")
-    pictures = Members(shards, np.array(place, np.int64))
-    missing = sum(word is None for word in words)
+    pictures = Members(shards, np.array([place for *place, _ in samples], np.int64))
+    official = torch.tensor([part_of.get(kinds[number], TRAIN) for number, *_ in samples])
+    words = [word for *_, word in samples]
+    missing = words.count(None)
     if 0 < missing < len(words):
         given = f"{missing} of {len(words)} samples without one"
         raise InvalidArgument("every sample has a label, or none", argument=request.spec, given=given)
-    source, division = f"{len(shards)} tar shards", torch.tensor(official)
-    if missing:
-        return Material(request.spec, (), pictures, torch.full((len(words),), -1), source, division)
-    classes, labels = numbered([str(word) for word in words], request)
-    return Material(request.spec, classes, pictures, labels, source, division)
+    classes, labels = ((), torch.full((len(words),), -1)) if missing else numbered(words, request)
+    return Material(request.spec, classes, pictures, labels, f"{len(shards)} tar shards", official)
 
 
 def _shards(request: Request) -> list[str]:
@@ -91,10 +85,6 @@ def _shards(request: Request) -> list[str]:
     if not shards:
         raise InvalidArgument("no shard is there", argument=request.spec, given=text)
     return [str(existing(shard, request.spec, folder=False)) for shard in shards]
-
-
-def _part(shard: str) -> str:
-    return re.split(r"[-_.]", Path(shard).name)[0].lower()
 
 
 def _samples(shard: str, request: Request) -> Iterator[tuple[int, int, str | None]]:

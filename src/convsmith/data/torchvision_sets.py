@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,12 +67,22 @@ class Items(Pictures):
 @SOURCES.register("torchvision", takes="NAME")
 def torchvision_set(request: Request) -> Material:
     """Any classification set of torchvision, from files under the root or downloaded there."""
+    import torchvision
+
     name = request.argument
     if name not in TORCHVISION:
         rule, hint = "no torchvision set of images with classes has this name", close_matches(name, TORCHVISION)
         raise InvalidArgument(rule, argument=request.spec, given=repr(name), hint=hint)
     home = request.root or data_home()
-    parts = {part: downloaded(name, home, request.spec, **chosen) for part, chosen in TORCHVISION[name].items()}
+    read = partial(getattr(torchvision.datasets, name), str(home))
+    hint = f"connect to the network, or put its files under {home} (root= or CONVSMITH_DATA name another folder)"
+    parts = {}
+    for part, chosen in TORCHVISION[name].items():
+        try:
+            parts[part] = read(**chosen, download=False)
+        except (RuntimeError, OSError):
+            home.mkdir(parents=True, exist_ok=True)
+            parts[part] = quietly(request.spec, hint, read, **chosen, download=True)
     return material(request, parts, f"torchvision.datasets.{name}, files in {home}")
 
 
@@ -97,18 +105,6 @@ def timm_set(request: Request) -> Material:
     if name in _FOLDERS and parts[TEST].reader.root == str(home):  # no folder for it: timm takes the whole
         del parts[TEST]
     return material(request, parts, f"timm.data.create_dataset({name!r}), files in {home}")
-
-
-def downloaded(name: str, home: Path, spec: str, **arguments: Any) -> Any:
-    """Return ``torchvision.datasets.NAME``, from files under ``home`` or else downloaded there, without printing."""
-    import torchvision
-
-    read = partial(getattr(torchvision.datasets, name), str(home), **arguments)
-    with contextlib.suppress(RuntimeError, OSError):
-        return read(download=False)
-    hint = f"connect to the network, or put its files under {home} (root= or CONVSMITH_DATA name another folder)"
-    home.mkdir(parents=True, exist_ok=True)
-    return quietly(spec, hint, read, download=True)
 
 
 def material(request: Request, parts: dict[int, Any], source: str) -> Material:
