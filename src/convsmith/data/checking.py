@@ -42,13 +42,14 @@ class Examined:
     copies: Tensor
     channels: int
     size: tuple[int, int] | None
-    levels: int
     skipped: tuple[BrokenFile, ...]
     notes: tuple[str, ...]
 
 
 def examine(pictures: Pictures, request: Request) -> Examined:
     """Look at a sample of headers; at every pixel of small sets, or where ``request.check`` or "skip" asks for it.
+
+    ``pictures`` are told the white of their 16-bit images.
 
     Raises:
         InvalidArgument: broken images that are to be refused; none that can be read; grey beside colour images
@@ -73,7 +74,11 @@ def examine(pictures: Pictures, request: Request) -> Examined:
         rule = f"{len(bad)} of {count} image files cannot be read" if looks else "no image file can be read"
         hint = 'repair or remove them, or leave them out: --broken skip, in Python broken="skip"'
         raise InvalidArgument(rule, argument=request.spec, given=shortened(bad, 200), hint=hint)
-    levels, notes = _levels(looks)
+    wide, notes = [look.largest for look in looks.values() if look.largest], []
+    if wide:  # 10 and 12 bit in 16 bit show by their largest value over the set
+        bits = next((bits for bits in (10, 12) if max(wide) < 2**bits), 16)
+        pictures.levels = 2**bits - 1
+        notes.append(f"{len(wide)} images have 16 bits and a largest value of {max(wide)}: read as {bits}-bit levels")
     if len(chosen) < count:
         notes.insert(0, f"{len(chosen):,} of {count:,} files were looked at, none decoded")
     groups = copies(look.mark for look in looks.values()) if whole else _copies_by_bytes(pictures)
@@ -83,13 +88,12 @@ def examine(pictures: Pictures, request: Request) -> Examined:
     sizes = {look.size for look in looks.values()}
     channels = request.channels or _one_count(pictures, looks, request.spec)
     good = torch.tensor(list(looks)) if whole else torch.arange(count)
-    return Examined(good, groups, channels, sizes.pop() if len(sizes) == 1 else None, levels, tuple(bad), tuple(notes))
+    return Examined(good, groups, channels, sizes.pop() if len(sizes) == 1 else None, tuple(bad), tuple(notes))
 
 
 def _small(pictures: Pictures) -> bool:
     try:
-        known = range(len(pictures)) if len(pictures) <= CHECKED else ()
-        return bool(known) and sum(pictures.length(n) or 0 for n in known) <= CHECKED_BYTES
+        return len(pictures) <= CHECKED and sum(pictures.length(n) or 0 for n in range(len(pictures))) <= CHECKED_BYTES
     except OSError:
         return True  # a missing file: looking names it
 
@@ -115,16 +119,6 @@ def _look(pictures: Pictures, position: int, whole: bool) -> Look | str:
             return Look(channels, (height, width), largest, mark)
     except FAILURES as error:
         return reason(error)
-
-
-def _levels(looks: Mapping[int, Look]) -> tuple[int, list[str]]:
-    """Return the white of 16-bit images: 10 and 12 bit in 16 bit show by their largest value over the set."""
-    wide = [look.largest for look in looks.values() if look.largest]
-    if not wide:
-        return 65535, []
-    bits = next((bits for bits in (10, 12) if max(wide) < 2**bits), 16)
-    told = f"{len(wide)} images have 16 bits and a largest value of {max(wide)}: read as {bits}-bit levels"
-    return 2**bits - 1, [told]
 
 
 def _copies_by_bytes(pictures: Pictures) -> Tensor | None:

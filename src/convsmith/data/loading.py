@@ -111,7 +111,6 @@ def from_files(
     one_of("channels", preprocessing.channels, (1, 3))
     pictures = Files(files)
     found = examine(pictures, Request("images", "", broken=broken, channels=preprocessing.channels))
-    pictures.levels = found.levels
     about = DataDescription("images", (), 1, (1, 1), (), (), {"test": len(found.good)}, "files given by name")
     labels = torch.full((len(found.good),), -1)
     return ImageSplit(pictures, labels, found.good, about.seen_through(preprocessing)), found.skipped
@@ -176,7 +175,6 @@ def build(
         numbers, groups, skipped, notes = found.good, found.copies, found.skipped, notes + found.notes
         _check_classes(material, labels[numbers[official[numbers] == TRAIN]], official)
         labels, official = labels[numbers], official[numbers]
-        pictures.levels = found.levels
         final = preprocessing or _plain(material.name, size or found.size, found.channels)
         pictures.size = found.size if preprocessing is None and size is None else None
     part = partition(labels, groups, official, seed)
