@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convsmith.data import read_image
 from convsmith.data.pictures import Files, printable
 from convsmith.errors import RunFailed
 from tests.data_room.pictures_on_disk import picture
+
+
+def read_image(path, channels=3):
+    return Files([path]).picture(0, channels)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

@@ -8,7 +8,6 @@ from convsmith.data.domains import DomainPair, pair
 from convsmith.data.folders import image_files
 from convsmith.data.loader import DomainLoader, Loader
 from convsmith.data.loading import available, from_files, load
-from convsmith.data.pictures import read_image
 from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.data.source import SOURCES, BrokenFile
 from convsmith.data.split import ImageData, ImageSplit
@@ -33,5 +32,4 @@ __all__ = [
     "image_files",
     "load",
     "pair",
-    "read_image",
 ]

@@ -213,21 +213,6 @@ class Prepared(Arrays):
         return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen
 
 
-def read_image(path: str | Path, channels: int = 3) -> Image.Image:
-    """Return an image file in the form of `upright`.
-
-    Raises:
-        RunFailed: the file cannot be decoded; the message names it.
-
-    Examples:
-        >>> read_image("photo.png").mode
-        'RGB'
-    """
-    found = Files([path]).picture(0, channels)
-    assert isinstance(found, Image.Image)
-    return found
-
-
 def printable(name: str) -> str:
     """Return a file name that every terminal can show; bytes that are no UTF-8 are written as escapes."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, get_type_hints
 
@@ -173,13 +173,6 @@ class DataDescription:
         channels, height, width = preprocessing.input_size
         rest = {k: v for k, v in asdict(preprocessing).items() if k != "input_size"}
         return replace(self, channels=channels, size=(height, width), **rest)
-
-    def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> DataDescription:
-        """Return the description with other statistics, one number per channel, checked."""
-        if {len(mean), len(std)} != {self.channels}:
-            rule, given = f"one mean and one positive std per channel: {self.channels}", (tuple(mean), tuple(std))
-            raise InvalidArgument(rule, argument="normalisation", given=given)
-        return self.seen_through(replace(self.preprocessing, mean=tuple(mean), std=tuple(std)))
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold; `from_json` reads it back."""

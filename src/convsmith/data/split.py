@@ -128,7 +128,12 @@ class ImageSplit:
 
     def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> ImageSplit:
         """Return the same images normalised by other statistics, one number per channel (of ImageNet, for one)."""
-        return replace(self, description=self.description.with_normalisation(mean, std))
+        about = self.description
+        if {len(mean), len(std)} != {about.channels}:
+            rule, given = f"one mean and one positive std per channel: {about.channels}", (tuple(mean), tuple(std))
+            raise InvalidArgument(rule, argument="normalisation", given=given)
+        seen = replace(about.preprocessing, mean=tuple(mean), std=tuple(std))
+        return replace(self, description=about.seen_through(seen))
 
     def _checked(self, positions: Positions) -> Tensor:
         every = torch.arange(len(self))

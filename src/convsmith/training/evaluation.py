@@ -125,7 +125,7 @@ def predict_split(
 
 
 def expected_calibration_error(logits: Tensor, labels: Tensor) -> float:
-    """``sum_b n_b / N |accuracy_b - confidence_b|`` over 15 equal bins of the top probability; ``[N, K], [N] -> float``.
+    """``sum_b n_b / N |accuracy_b - confidence_b|``, 15 equal bins of the top probability; ``[N, K], [N] -> float``.
 
     Paper: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks" (2017), eq. 3.
 
