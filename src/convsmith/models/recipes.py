@@ -6,7 +6,8 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -112,14 +113,21 @@ class ModelRecipe:
         return cls(name, kwargs, pooling, compression, description, preprocessing)
 
 
+@contextmanager
+def named(file: Path, before: str = "") -> Iterator[None]:
+    """Make a refusal name ``file``, with what it named itself beside what was given; ``before`` precedes its rule."""
+    try:
+        yield
+    except ConvsmithError as error:
+        given = "; ".join(str(part) for part in (error.argument, error.given) if part is not None)
+        rule = before + error.rule
+        raise InvalidArgument(rule, argument=str(file), given=given or None, hint=error.hint) from error
+
+
 def read_recipe(file: Path, *, factory: str | None = None) -> ModelRecipe:
     """Read a recipe file; whatever is wrong with it is one `InvalidArgument` that names the file."""
-    try:
+    with named(file, "this is not a model recipe: "):
         return ModelRecipe.from_json(read_json(file, "the recipe"), factory=factory)
-    except InvalidArgument as error:
-        given = "; ".join(str(part) for part in (error.argument, error.given) if part is not None)
-        rule = f"this is not a model recipe: {error.rule}"
-        raise InvalidArgument(rule, argument=str(file), given=given or None, hint=error.hint) from error
 
 
 def check_name(name: str) -> None:
@@ -199,7 +207,8 @@ def build_from_file(recipe: ModelRecipe, file: Path, shapes: Mapping[str, Sequen
 
     ``shapes`` are those of the weights: a structure whose tensors are far larger is refused before it is allocated.
     """
-    try:
+    rule = "this recipe cannot be built"
+    with refusing(rule, *BUILDING, argument=str(file)), named(file, f"{rule}: "):
         if not recipe.compression:
             with torch.device("meta"):
                 plain = timm.create_model(recipe.name, **recipe.kwargs)
@@ -208,12 +217,6 @@ def build_from_file(recipe: ModelRecipe, file: Path, shapes: Mapping[str, Sequen
             if size > 4 * stored + 10**8:
                 raise InvalidArgument("its network is far larger than the weights beside it", given=f"{size} numbers")
         return build(recipe)
-    except ConvsmithError as error:
-        rule = f"this recipe cannot be built: {error.rule}"
-        raise InvalidArgument(rule, argument=str(file), given=error.given, hint=error.hint) from error
-    except BUILDING as error:
-        given = f"{type(error).__name__}: {error}"[:200]
-        raise InvalidArgument("this recipe cannot be built", argument=str(file), given=given) from error
 
 
 def _mapping(what: str, value: object) -> dict[str, Any]:

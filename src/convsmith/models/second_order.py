@@ -27,9 +27,6 @@ def second_order_net(
     drop_rate: float = 0.0,
     global_pool: str | None = None,
     iterations: int = 5,
-    method: str = "newton-schulz",
-    normalization: str | None = "trace",
-    compensate: bool = True,
     pretrained_backbone: bool = False,
     **backbone_args: Any,
 ) -> PooledClassifier:
@@ -43,9 +40,6 @@ def second_order_net(
         drop_rate: dropout of the head.
         global_pool: ``""`` with 0 classes gives the feature map; another pooling is an error.
         iterations: Newton-Schulz steps.
-        method: as the next two, of `convsmith.pooling.ISQRTCOV`.
-        normalization: trace, Frobenius norm or None.
-        compensate: multiply the trace back.
         pretrained_backbone: start from timm's published features.
         **backbone_args: of the backbone (``in_chans``, ``act_layer``, ...).
     """
@@ -62,9 +56,6 @@ def second_order_net(
         hidden=hidden,
         drop_rate=drop_rate,
         iterations=iterations,
-        method=method,
-        normalization=normalization,
-        compensate=compensate,
     )
     attached._model_args = {}  # timm records the arguments of this name instead
     if global_pool == "":

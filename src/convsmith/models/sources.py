@@ -124,13 +124,9 @@ def _from_timm_folder(folder: Path, asked: Mapping[str, Any]) -> Source:
     file = folder / "config.json"
     with refusing("this is not timm's configuration of a model", OSError, ValueError, RecursionError, argument=file):
         value = json.loads(file.read_bytes())
-    try:
-        with refusing("this configuration cannot be built", *BUILDING, argument=file):
-            recipe = _timm_recipe(value, asked)
-            network = timm.create_model(f"{_LOCAL}{folder}", **_arguments(asked))
-    except InvalidArgument as error:
-        given = "; ".join(str(part) for part in (error.argument, error.given) if part is not None)
-        raise InvalidArgument(error.rule, argument=str(file), given=given or None, hint=error.hint) from error
+    with refusing("this configuration cannot be built", *BUILDING, argument=file), recipes.named(file):
+        recipe = _timm_recipe(value, asked)
+        network = timm.create_model(f"{_LOCAL}{folder}", **_arguments(asked))
     return Source(network, recipe, file_of(folder), _labels(network))
 
 
