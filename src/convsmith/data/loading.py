@@ -14,7 +14,7 @@ from convsmith.arguments import one_of
 from convsmith.data.arrays import mean_and_std, prepared
 from convsmith.data.augment import AUGMENTATIONS
 from convsmith.data.checking import examine
-from convsmith.data.partition import LEFT_OUT, NAMES, TRAIN, copies, fingerprints, partition
+from convsmith.data.partition import LEFT_OUT, NAMES, TEST, TRAIN, copies, fingerprints, partition
 from convsmith.data.pictures import Arrays, Files, Pictures, Prepared, shortened
 from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.data.source import SOURCES, BrokenFile, Material, Progress, Request, existing
@@ -109,11 +109,11 @@ def from_files(
         >>> split, broken = from_files(["photo.png"], Preprocessing.from_model(model))
     """
     one_of("channels", preprocessing.channels, (1, 3))
-    pictures = Files(files)
-    found = examine(pictures, Request("images", "", broken=broken, channels=preprocessing.channels))
-    about = DataDescription("images", (), 1, (1, 1), (), (), {"test": len(found.good)}, "files given by name")
-    labels = torch.full((len(found.good),), -1)
-    return ImageSplit(pictures, labels, found.good, about.seen_through(preprocessing)), found.skipped
+    labels, part = torch.full((len(files),), -1), torch.full((len(files),), TEST)
+    material = Material("images", (), Files(files), labels, "files given by name", part)
+    request = Request("images", "", broken=broken, channels=preprocessing.channels)
+    found = build(material, request, preprocessing=preprocessing)
+    return found.test, found.skipped
 
 
 def checked_size(size: int | Size | None) -> Size | None:

@@ -98,22 +98,13 @@ def igcv3_net(
     stages = stack(block, first, plan)
     tail, features = None, stages[-1][1]
     if last_channels:
-        before, features = features, _last(last_channels, width, multiplier)
+        before, features = features, last_channels
+        if width > 1:
+            features = int(last_channels * width) + (multiplier == "authors")
         tail = conv_stem(features, 1, act=nn.ReLU6)(before)
     stem = conv_stem(first, 3, stem_stride, nn.ReLU6)
     settings = {"num_classes": 1000, "stem_reduction": stem_stride, **head}
     return StagedNet(stem, first, stages, num_features=features, tail=tail, **settings)
-
-
-def _last(channels: int, width: float, multiplier: str) -> int:
-    if width <= 1:
-        return channels
-    return int(channels * width) + (1 if multiplier == "authors" else 0)
-
-
-def cifar_strides(rows: tuple[Row, ...]) -> tuple[int, ...]:
-    """Return strides for 32x32 inputs: those ahead of the 64-channel stage become 1 (total stride 4 with stem 1)."""
-    return tuple(1 if position < 3 else stride for position, (_, _, _, stride) in enumerate(rows))
 
 
 _imagenet = family(__name__, igcv3_net, configuration(224, 32, 1000), stages=7)
@@ -130,7 +121,7 @@ _cifar(
     "igcv3_cifar",
     "IGCV3-D 1.0 with CIFAR strides: 2,223,498 parameters for 10 classes.",
     stem_stride=1,
-    strides=cifar_strides(DEEP),
+    strides=tuple(1 if n < 3 else stride for n, (*_, stride) in enumerate(DEEP)),  # total stride 4
 )
 _small = family(__name__, igcv3_net, configuration(32, 8, 10), stages=4)
 _small(
