@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,9 +26,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.images)
 
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on ``device``."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+        """Return the batch on ``device``, images of floats as ``dtype`` where one is given."""
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        floats = dtype is not None and moved.images.is_floating_point()
+        return replace(moved, images=moved.images.to(dtype)) if floats else moved
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (what a loader calls where there is a GPU)."""
@@ -49,6 +51,6 @@ class DomainBatch:
     def __len__(self) -> int:
         return len(self.source)
 
-    def to(self, device: torch.device | str) -> DomainBatch:
-        """Return both sides on ``device``."""
-        return DomainBatch(self.source.to(device), self.target.to(device))
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> DomainBatch:
+        """Return both sides on ``device``; see `Batch.to`."""
+        return DomainBatch(self.source.to(device, dtype), self.target.to(device, dtype))

@@ -32,12 +32,6 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     return temperature**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
 
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Run a network on images in the type of its parameters."""
-    first = next(model.parameters(), images)
-    return model(images.to(first.dtype) if first.is_floating_point() else images)
-
-
 class ClassificationTask(Task):
     """Labels from images: ``(1 - distill) * cross-entropy + distill * distillation``.
 
@@ -95,14 +89,13 @@ class ClassificationTask(Task):
         return own(lr) if callable(own) else super().parameter_groups(lr)
 
     def forward(self, batch: Batch, step: int) -> Losses:
-        logits = _logits(self.model, batch.images)
+        logits = self.model(batch.images)
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
             rule = "the model must give one logit per class"
             hint = f"create the model with num_classes={self.num_classes}"
             raise InvalidArgument(rule, argument=f"[B, {self.num_classes}]", given=list(logits.shape), hint=hint)
         if batch.targets is not None:  # mixed images; their targets are smoothed already
-            wider = torch.promote_types(logits.dtype, batch.targets.dtype)
-            cross = F.cross_entropy(logits, batch.targets.to(wider))
+            cross = F.cross_entropy(logits, batch.targets)
         else:
             with refusing(
                 "a label is outside the classes", IndexError, argument=f"classes 0 to {self.num_classes - 1}"
@@ -111,7 +104,7 @@ class ClassificationTask(Task):
         if self.teacher is None:
             return Losses(cross)
         with torch.no_grad():
-            taught = _logits(self.teacher, batch.images)
+            taught = self.teacher(batch.images.to(next(self.teacher.parameters(), batch.images).dtype))
         if taught.shape != logits.shape:
             rule, given = "a teacher gives one logit per class, as the model does", list(taught.shape)
             raise InvalidArgument(rule, argument="teacher", given=given)

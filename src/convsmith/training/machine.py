@@ -8,7 +8,7 @@ import importlib.util
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from operator import itemgetter
@@ -197,14 +197,14 @@ def _ended(places: list[tuple[str, int]]) -> list[int]:
     return []
 
 
-class OnDevice:
-    """Batches that are moved when they are asked for; can be iterated more than once."""
+class Placed:
+    """Batches that are changed by ``place`` when they are asked for; can be iterated more than once."""
 
-    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
-        self.batches, self.device = batches, device
+    def __init__(self, batches: Iterable[Batch], place: Callable[[Batch], Batch]) -> None:
+        self.batches, self.place = batches, place
 
     def __iter__(self) -> Iterator[Batch]:
-        return (batch.to(self.device) for batch in self.batches)
+        return map(self.place, self.batches)
 
 
 @contextmanager

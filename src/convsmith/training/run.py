@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.data.batch import Batch
+from convsmith.data.batch import Batch, DomainBatch
 from convsmith.data.loader import endless
 from convsmith.data.source import Progress
 from convsmith.errors import InvalidArgument, RunFailed
@@ -27,7 +27,7 @@ from convsmith.training import checkpoint as checkpoints
 from convsmith.training import randomness
 from convsmith.training.config import RESUME_FREE, TrainConfig
 from convsmith.training.history import History, read_history
-from convsmith.training.machine import Machine, OnDevice, distributed, gather
+from convsmith.training.machine import Machine, Placed, distributed, gather
 from convsmith.training.recipe import create_optimizer, create_schedule
 from convsmith.training.task import Losses, Task
 
@@ -121,9 +121,7 @@ class Run:
             task.before_step(step)
             self.schedule.step_update(step)
             for i in range(accumulate):
-                batch = next(stream)
-                if not on_cpu:
-                    batch = batch.to(machine.device)
+                batch = self._place(next(stream))
                 syncing = alone or i == accumulate - 1
                 with nullcontext() if syncing else self.wrapped.no_sync():  # type: ignore[operator]  # DDP's method
                     with machine.autocast():
@@ -194,6 +192,13 @@ class Run:
             checkpoint=checkpoints.path_of(self.out, self.position.step) if self.out is not None else None,
         )
 
+    def _place(self, batch: Any) -> Any:
+        """Return a batch on the device; the images of batches of ours take the type of the network's parameters."""
+        first = next(self.task.parameters(), None)
+        if first is not None and first.is_floating_point() and isinstance(batch, Batch | DomainBatch):
+            return batch.to(self.machine.device, first.dtype)
+        return batch if self.machine.device.type == "cpu" else batch.to(self.machine.device)
+
     def _due(self, every: int | None) -> bool:
         """Tell whether ``every`` steps have just ended, or without a number an epoch (within the step, if need be)."""
         step, accumulate = self.position.step, self.config.accumulate
@@ -249,7 +254,7 @@ class Run:
             self.task.eval()
             with self._averaged() if self.average is not None else nullcontext():
                 with self.machine.autocast():
-                    metrics = dict(self.task.evaluate(OnDevice(self.validation, self.machine.device)))
+                    metrics = dict(self.task.evaluate(Placed(self.validation, self._place)))
                 if self._improves(metrics) and self.out is None and self.config.restore == "best":
                     self.best_state = {k: v.detach().clone() for k, v in self.task.state_dict().items()}
             self.task.train()
