@@ -65,6 +65,8 @@ def matched_classes(names: Sequence[str], known: Sequence[str], file: str | Path
     Raises:
         InvalidArgument: a class that the network does not know, or two classes that are one there.
     """
+    if file is None and tuple(names) == tuple(known):  # also where two classes share a name
+        return tuple(range(len(names)))
     spoken = [[(_plain(name), number) for number, name in enumerate(known)]]
     if len(known) == 1000:
         from timm.data import ImageNetInfo
@@ -72,29 +74,21 @@ def matched_classes(names: Sequence[str], known: Sequence[str], file: str | Path
         info = ImageNetInfo("imagenet-1k")
         words = [(synset, *str(info.label_name_to_description(synset)).split(",")) for synset in info.label_names()]
         spoken += [[(_plain(word), number) for number, said in enumerate(words) for word in said]]
-    if file is None and tuple(names) == tuple(known):  # also where two classes share a name
-        return tuple(range(len(names)))
     meaning: dict[str, int] = {}
     for pairs in spoken:  # full names before single ones; two classes are a crane, so that word means none
         often = Counter(name for name, _ in dict.fromkeys(pairs))
         meaning = {name: number for name, number in pairs if often[name] == 1} | meaning
-    said = {}
     with refusing("the file of class names cannot be read", OSError, UnicodeError, argument="class_map"):
         lines = [] if file is None else Path(file).read_text(encoding="utf-8-sig").splitlines()
-    for line in lines:
-        left, equals, right = line.partition("=")
-        if equals:
-            said[_plain(left)] = _plain(right)
+    said = {_plain(left): _plain(right) for left, equals, right in (line.partition("=") for line in lines) if equals}
     found = [meaning.get(said.get(_plain(name), _plain(name))) for name in names]
     unknown = [name for name, number in zip(names, found, strict=True) if number is None]
     if unknown or len(set(found)) < len(names):
         rule = "the data set has other classes than the model was trained on"
         argument = f"{len(names)} classes for a model of {len(known)}"
-        given = (
-            f"unknown to it, or more than one class: {', '.join(unknown[:5])}"
-            if unknown
-            else "two classes that are one to the model"
-        )
+        given = "two classes that are one to the model"
+        if unknown:
+            given = f"unknown to it, or more than one class: {', '.join(unknown[:5])}"
         hint = "--class-map FILE with lines name=class; or take other data, or convsmith adapt"
         raise InvalidArgument(rule, argument=argument, given=given, hint=hint)
     return tuple(number for number in found if number is not None)

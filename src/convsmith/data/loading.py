@@ -136,9 +136,8 @@ def parsed(spec: str) -> tuple[str, str]:
         folders = [str(path) for path in sorted(beside.iterdir()) if path.is_dir()] if beside.is_dir() else []
         near = close_matches(spec, [*SOURCES.names(), *folders])
         hint = near if near.startswith("did") else f"a folder that is there, or one of {', '.join(available())}"
-        raise InvalidArgument(
-            "no data set and no folder has this name", argument="data set", given=repr(spec), hint=hint
-        )
+        rule = "no data set and no folder has this name"
+        raise InvalidArgument(rule, argument="data set", given=repr(spec), hint=hint)
     takes = SOURCES.entry(name).traits["takes"]
     if bool(colon and argument) != (takes is not None):
         rule = "a path or name follows the colon" if takes else "nothing follows this name"

@@ -18,17 +18,10 @@ def seed_all(seed: int) -> None:
 
 def capture() -> dict[str, Any]:
     """Return the state of every generator, fit for ``torch.load(weights_only=True)``."""
-    version, words, gauss = random.getstate()
-    kind, keys, place, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
-        "python": [version, list(words), gauss],
-        "numpy": [
-            str(kind),
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            int(place),
-            int(has_gauss),
-            float(cached),
-        ],
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else [],
     }
@@ -36,10 +29,9 @@ def capture() -> dict[str, Any]:
 
 def restore(state: dict[str, Any]) -> None:
     """Put back what `capture` returned; CUDA states only where as many devices are there."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    kind, keys, place, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), place, has_gauss, cached))  # noqa: NPY002
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
