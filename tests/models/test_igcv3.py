@@ -96,7 +96,6 @@ def test_flags_change_the_function_and_not_the_size():
     [
         ({"multiplier": "odd"}, "multiplier"),
         ({"width": 0.0}, "width must be a finite number above 0"),
-        ({"strides": (1, 2)}, "7 strides"),
         ({"groups": (5, 2)}, r"5 to divide 32"),
     ],
 )

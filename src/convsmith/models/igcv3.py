@@ -16,7 +16,6 @@ from torch import nn
 
 from convsmith.arguments import number, one_of
 from convsmith.compression.operators.blocks import InvertedInterleavedBlock
-from convsmith.errors import InvalidArgument
 from convsmith.models.published import configuration, family
 from convsmith.models.staged import StagedNet, conv_stem, stack
 
@@ -51,7 +50,6 @@ def igcv3_net(
     width: float = 1.0,
     multiplier: str = "fixed",
     groups: tuple[int, int] = (2, 2),
-    strides: tuple[int, ...] | None = None,
     stem_channels: int = 32,
     stem_stride: int = 2,
     last_channels: int = 1280,
@@ -66,7 +64,6 @@ def igcv3_net(
         width: multiplier of all widths.
         multiplier: ``"fixed"``, ``"truncating"`` (int, then even; another public port) or ``"authors"``.
         groups: G1, G2 of every block; (1, 1) is MobileNetV2 with a linear expansion in the first block.
-        strides: one a row, in place of the table's.
         stem_channels: channels of the 3x3 stem before the multiplier.
         stem_stride: its stride.
         last_channels: channels of the last 1x1 convolution; 0: none.
@@ -76,8 +73,6 @@ def igcv3_net(
     """
     one_of("multiplier", multiplier, ("fixed", "truncating", "authors"))
     number("width", width, above=0)
-    if strides is not None and len(strides) != len(rows):
-        raise InvalidArgument("one stride for every row of the table", argument=f"{len(rows)} strides", given=strides)
 
     def scaled(channels: float) -> int:
         number = int(channels * width) if multiplier == "truncating" else round(channels * width)
@@ -93,9 +88,8 @@ def igcv3_net(
         hidden = round(wide * expansion)
         return InvertedInterleavedBlock(before, out, stride, expansion, *groups, hidden_channels=hidden, **settings)
 
-    first, own = scaled(stem_channels), [stride for *_, stride in rows]
-    plan = [(scaled(row[1]), row[2], stride) for row, stride in zip(rows, strides or own, strict=True)]
-    stages = stack(block, first, plan)
+    first = scaled(stem_channels)
+    stages = stack(block, first, [(scaled(channels), repeats, stride) for _, channels, repeats, stride in rows])
     tail, features = None, stages[-1][1]
     if last_channels:
         before, features = features, last_channels
@@ -120,8 +114,8 @@ _cifar = family(__name__, igcv3_net, configuration(32, 8, 10), stages=7)
 _cifar(
     "igcv3_cifar",
     "IGCV3-D 1.0 with CIFAR strides: 2,223,498 parameters for 10 classes.",
+    rows=tuple((t, c, repeats, 1 if c < 64 else stride) for t, c, repeats, stride in DEEP),  # total stride 4
     stem_stride=1,
-    strides=tuple(1 if n < 3 else stride for n, (*_, stride) in enumerate(DEEP)),  # total stride 4
 )
 _small = family(__name__, igcv3_net, configuration(32, 8, 10), stages=4)
 _small(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument
-from convsmith.models.intermediates import intermediates
 from convsmith.models.published import configuration, family
+from convsmith.models.staged import intermediates
 
 __all__ = ["LeNet"]
 

@@ -50,12 +50,10 @@ def dmrnet(depth: int = 56, width: int = 1, base: int = 16, **head: Any) -> Stag
     return StagedNet(conv_stem(first, after=TwoCopies()), 2 * first, seen, **head)
 
 
-def dmrnet_imagenet(blocks: tuple[int, ...] = (1, 2, 11, 2), **head: Any) -> StagedNet:
+def dmrnet_imagenet(**head: Any) -> StagedNet:
     """Build the authors' ImageNet network: bottlenecks, no shortcut where a stage widens, the streams concatenated.
 
-    Args:
-        blocks: blocks of every stage.
-        **head: ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
+    ``head`` are ``num_classes``, ``in_chans``, ``global_pool`` and ``drop_rate`` of `StagedNet`.
     """
 
     def stem(in_chans: int) -> nn.Module:
@@ -64,7 +62,7 @@ def dmrnet_imagenet(blocks: tuple[int, ...] = (1, 2, 11, 2), **head: Any) -> Sta
     def block(before: int, out: int, stride: int) -> nn.Module:
         return MergeAndRunBlock(before, out, stride, bottleneck=out // 4, shortcut="none")
 
-    stages = [(stage, 2 * out, stride) for stage, out, stride in stack(block, 64, doubling(256, blocks))]
+    stages = [(stage, 2 * out, stride) for stage, out, stride in stack(block, 64, doubling(256, (1, 2, 11, 2)))]
     return StagedNet(stem, 128, stages, **{"num_classes": 1000, "stem_reduction": 4, **head})
 
 
