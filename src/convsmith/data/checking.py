@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from convsmith.data.partition import copies
+from convsmith.data.partition import copies, digest
 from convsmith.data.pictures import FAILURES, GREY, Pictures, deep, reason, shortened, upright
 from convsmith.data.source import BrokenFile, Request
 from convsmith.errors import InvalidArgument
@@ -115,7 +114,7 @@ def _look(pictures: Pictures, position: int, whole: bool) -> Look | str:
             if whole:
                 decoded = np.asarray(upright(image, 0))
                 height, width = decoded.shape[:2]
-                mark = (decoded.shape, hashlib.blake2b(decoded.tobytes(), digest_size=16).digest())
+                mark = (decoded.shape, digest(decoded.tobytes()))
             return Look(channels, (height, width), largest, mark)
     except FAILURES as error:
         return reason(error)
@@ -130,7 +129,7 @@ def _copies_by_bytes(pictures: Pictures) -> Tensor | None:
     for number, mark in enumerate(marks):
         if often[mark] > 1:
             raw = pictures.stored(number)
-            marks[number] = (number,) if raw is None else hashlib.blake2b(raw, digest_size=16).digest()
+            marks[number] = (number,) if raw is None else digest(raw)
     return copies(marks)
 
 

@@ -14,7 +14,7 @@ from convsmith.arguments import one_of
 from convsmith.data.arrays import mean_and_std, prepared
 from convsmith.data.augment import AUGMENTATIONS
 from convsmith.data.checking import examine
-from convsmith.data.partition import LEFT_OUT, NAMES, TEST, TRAIN, copies, fingerprints, partition
+from convsmith.data.partition import LEFT_OUT, NAMES, TEST, TRAIN, copies, digest, partition
 from convsmith.data.pictures import Arrays, Files, Pictures, Prepared, shortened
 from convsmith.data.preprocessing import DataDescription, Preprocessing
 from convsmith.data.source import SOURCES, BrokenFile, Material, Progress, Request, existing
@@ -163,7 +163,7 @@ def build(
         raise InvalidArgument("a data set has at least one image", given=material.name)
     plain = preprocessing is None or preprocessing.interpolation == "box"
     if isinstance(images, Tensor) and (plain or crop is not None or images.is_floating_point()):
-        groups = copies(fingerprints(images))
+        groups = copies(digest(image.tobytes()) for image in images.numpy())
         pictures: Pictures = Prepared(prepared(images, size, request.channels, crop))
     else:
         if crop is not None:

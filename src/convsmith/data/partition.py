@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable
 from hashlib import blake2b
 
 import numpy as np
@@ -45,9 +45,9 @@ def copies(fingerprints: Iterable[Hashable]) -> Tensor:
     return torch.tensor([first.setdefault(mark, n) for n, mark in enumerate(fingerprints)], dtype=torch.int64)
 
 
-def fingerprints(images: Tensor) -> Iterator[bytes]:
-    """Yield a digest of the bytes of each image of [N, ...]: equal for copies."""
-    return (blake2b(image.tobytes(), digest_size=16).digest() for image in np.ascontiguousarray(images.numpy()))
+def digest(raw: bytes) -> bytes:
+    """Return a fingerprint of an image's bytes: equal for copies."""
+    return blake2b(raw, digest_size=16).digest()
 
 
 def partition(labels: Tensor, groups: Tensor, official: Tensor, seed: int) -> Tensor:
