@@ -16,7 +16,7 @@ from torch import Tensor
 from convsmith.data.pictures import Prepared
 from convsmith.data.preprocessing import DataDescription
 from convsmith.data.split import ImageSplit, Size
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 
 
 def from_arrays(
@@ -106,10 +106,8 @@ def _labels(y: Any, classes: Sequence[str] | None, count: int) -> tuple[Tensor, 
 def _tensor(value: Any, what: str) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().cpu()
-    try:
+    with refusing("an array of numbers", TypeError, ValueError, argument=what):
         return torch.from_numpy(np.ascontiguousarray(np.asarray(value)))
-    except (TypeError, ValueError) as error:
-        raise InvalidArgument("an array of numbers", argument=what, given=f"{type(value).__name__}: {error}") from error
 
 
 def prepared(images: Tensor, size: Size | None, channels: int | None, crop: int | None) -> Tensor:

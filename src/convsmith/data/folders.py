@@ -13,7 +13,7 @@ import torch
 from convsmith.data.partition import TRAIN, official_parts
 from convsmith.data.pictures import EXTENSIONS, Files, printable, shortened
 from convsmith.data.source import SOURCES, Material, Request, existing, numbered
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 
 _ENDINGS = f"files ending in {' '.join(sorted(EXTENSIONS))}"
 
@@ -157,10 +157,8 @@ def listed(request: Request) -> Material:
     file = existing(request.argument, request.spec, folder=False)
     base = request.root or file.parent
     paths, words = [], []
-    try:
+    with refusing("a list is a text file", UnicodeDecodeError, argument=request.spec):
         lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InvalidArgument("a list is a text file", argument=request.spec, given=f"{file}: {error}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue

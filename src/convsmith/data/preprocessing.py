@@ -15,7 +15,7 @@ from torch import nn
 
 from convsmith.arguments import number, of_type, one_of
 from convsmith.data.pictures import Pipeline
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 from convsmith.registry import check_settings
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming", "random")
@@ -92,12 +92,10 @@ class Preprocessing:
 
         known = [name for name in inspect.signature(create_transform).parameters if name != "is_training"]
         check_settings("the training transform", settings, known)
-        try:
+        asked = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        errors = (AssertionError, KeyError, TypeError, ValueError)
+        with refusing("timm makes no training transform of this", *errors, argument=asked):
             steps = create_transform(**{**asdict(self), **settings}, is_training=True).transforms
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
-            given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
-            rule = f"timm makes no training transform of this ({type(error).__name__} {error})"
-            raise InvalidArgument(rule, argument="training transform", given=given) from error
         return Pipeline(steps, self.channels)
 
     def to_json(self) -> dict[str, Any]:

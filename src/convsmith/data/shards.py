@@ -16,7 +16,7 @@ import torch
 from convsmith.data.partition import TRAIN, official_parts
 from convsmith.data.pictures import EXTENSIONS, Pictures
 from convsmith.data.source import SOURCES, Material, Request, existing, numbered
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 
 _LABELS = ("cls", "txt", "json")
 
@@ -89,22 +89,20 @@ def _shards(request: Request) -> list[str]:
 
 def _samples(shard: str, request: Request) -> Iterator[tuple[int, int, str | None]]:
     """Yield offset and length of every image of a shard with its label, None where it has none."""
-    try:
-        with tarfile.open(shard, "r:") as tar:
-            for _, members in groupby((member for member in tar if member.isfile()), lambda member: _split(member)[0]):
-                picture, label = None, None
-                for member in members:
-                    suffix = _split(member)[1]
-                    if f".{suffix.rpartition('.')[2]}" in EXTENSIONS and (picture is None or "." not in suffix):
-                        picture = (member.offset_data, member.size)
-                    elif suffix in _LABELS:
-                        held: Any = tar.extractfile(member)
-                        label = _label(held.read().decode().strip(), suffix)
-                if picture is not None:
-                    yield (*picture, label)
-    except (tarfile.TarError, UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
-        rule, given = "a shard is an uncompressed tar file", f"{shard}: {error}"
-        raise InvalidArgument(rule, argument=request.spec, given=given) from error
+    errors = (tarfile.TarError, UnicodeDecodeError, json.JSONDecodeError, OSError)
+    rule, argument = "a shard is an uncompressed tar file", f"{request.spec}: {shard}"
+    with refusing(rule, *errors, argument=argument), tarfile.open(shard, "r:") as tar:
+        for _, members in groupby((member for member in tar if member.isfile()), lambda member: _split(member)[0]):
+            picture, label = None, None
+            for member in members:
+                suffix = _split(member)[1]
+                if f".{suffix.rpartition('.')[2]}" in EXTENSIONS and (picture is None or "." not in suffix):
+                    picture = (member.offset_data, member.size)
+                elif suffix in _LABELS:
+                    held: Any = tar.extractfile(member)
+                    label = _label(held.read().decode().strip(), suffix)
+            if picture is not None:
+                yield (*picture, label)
 
 
 def _split(member: tarfile.TarInfo) -> tuple[str, str]:

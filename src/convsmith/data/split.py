@@ -16,7 +16,7 @@ from convsmith.data.keyed import hash64
 from convsmith.data.pictures import Pictures
 from convsmith.data.preprocessing import DataDescription, Pipeline
 from convsmith.data.source import BrokenFile
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 
 Positions = Tensor | Sequence[int] | range | slice
 Size = tuple[int, int]
@@ -137,16 +137,14 @@ class ImageSplit:
 
     def _checked(self, positions: Positions) -> Tensor:
         every = torch.arange(len(self))
-        try:
+        rule = f"positions are whole numbers from 0 to {len(self) - 1}, or one bool per image"
+        with refusing(rule, IndexError, TypeError, ValueError, argument="an image of this split"):
             if not isinstance(positions, slice):
                 positions = torch.as_tensor(positions if isinstance(positions, Tensor) else list(positions)).cpu()
                 positions = positions.long() if positions.numel() == 0 else positions
                 if positions.ndim != 1 or bool((positions < 0).any()):
-                    raise IndexError("one number from 0 on, or one bool, per image")
+                    raise IndexError(f"{positions.tolist()}")
             return every[positions]
-        except (IndexError, TypeError, ValueError) as error:
-            rule = f"positions are whole numbers from 0 to {len(self) - 1}, or one bool per image"
-            raise InvalidArgument(rule, argument="an image of this split", given=f"{positions}: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)

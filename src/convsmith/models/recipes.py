@@ -180,12 +180,8 @@ def build(recipe: ModelRecipe, *, pretrained: bool = False) -> nn.Module:
     hint = "check the name (convsmith models --pretrained PATTERN) and the network connection"
     had = refusing("the published weights cannot be had", OSError, RuntimeError, argument=recipe.name, hint=hint)
     create = had(cache_alone()(timm.create_model)) if pretrained else timm.create_model
-    try:
+    with refusing("the model does not take these arguments", TypeError, argument=recipe.name):
         model = create(recipe.name, pretrained=pretrained, **recipe.kwargs)
-    except TypeError as error:
-        rule = "the model does not take these arguments"
-        given = ", ".join(f"{k}={v!r}" for k, v in recipe.kwargs.items())
-        raise InvalidArgument(rule, argument=recipe.name, given=given, hint=str(error)) from error
     return with_steps(model, recipe)
 
 

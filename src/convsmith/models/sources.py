@@ -185,12 +185,8 @@ def _called(text: str, asked: Mapping[str, Any]) -> nn.Module:
         factory: Any = attrgetter(name)(importlib.import_module(module))
     if not callable(factory):
         raise InvalidArgument("a factory is a callable", argument=text, given=type(factory).__name__)
-    try:
+    with refusing("the factory does not take these arguments", TypeError, argument=text):
         network = factory(**asked)
-    except TypeError as error:
-        given = ", ".join(f"{k}={v!r}" for k, v in asked.items())
-        rule = "the factory does not take these arguments"
-        raise InvalidArgument(rule, argument=text, given=given or None, hint=str(error)) from error
     if not isinstance(network, nn.Module):
         raise InvalidArgument("a factory returns a torch.nn.Module", argument=text, given=type(network).__name__)
     return network

@@ -12,7 +12,7 @@ from typing import Any
 
 from convsmith.data.batch import Batch
 from convsmith.data.source import Progress
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 from convsmith.training import checkpoint as checkpoints
 from convsmith.training import randomness
 from convsmith.training.config import TrainConfig
@@ -119,14 +119,11 @@ def _check(loader: Any, config: TrainConfig, validation: Any, out: Path | None, 
         return
     if mine[0] != 0:  # the first process looks at the folder for all; the others meet it before anything is written
         return
-    try:
+    with refusing("the run folder cannot be written", OSError, argument=str(out), hint="name another folder"):
         out.mkdir(parents=True, exist_ok=True)
         probe = out / ".write-probe"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        rule = "the run folder cannot be written"
-        raise InvalidArgument(rule, argument=str(out), given=str(error), hint="name another folder") from error
     if not resume and checkpoints.saved_steps(out):
         hint = "name another folder, or resume it"
         raise InvalidArgument("this folder already holds a run", argument=str(out), given="checkpoints", hint=hint)
