@@ -166,21 +166,21 @@ def classification_metrics(logits: Tensor, labels: Tensor, seed: int = 0, *, res
     per_class_counts = confusion.sum(1)
     right = confusion.diagonal()
     present = per_class_counts > 0
-    per_class = [r / n if n else None for r, n in zip(right.tolist(), per_class_counts.tolist(), strict=True)]
+    of_classes = list(zip(right.tolist(), per_class_counts.tolist(), strict=True))
     confidence, called = logits.softmax(1).max(1)
     correct = called == labels
     top5 = (logits.topk(5, dim=1).indices == labels[:, None]).any(1) if classes > 5 else None
     bins = torch.bucketize(confidence, torch.linspace(0, 1, BINS + 1)[1:-1], right=True)
     cross = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
-    columns = [correct.float(), cross, *([top5.float()] if top5 is not None else [])]
+    columns = {"top1": correct.float(), "cross_entropy": cross}
+    if top5 is not None:
+        columns["top5"] = top5.float()
     one_hot = torch.nn.functional.one_hot(bins, BINS).float()
     gaps = one_hot * (confidence - correct.float())[:, None]
-    table = torch.cat([torch.stack(columns, 1), gaps], 1).double().numpy()
+    table = torch.cat([torch.stack(list(columns.values()), 1), gaps], 1).double().numpy()
     drawn = _resample(table, resamples, np.random.default_rng(seed))
-    draws = {"top1": drawn[:, 0], "cross_entropy": drawn[:, 1]}
-    if top5 is not None:
-        draws["top5"] = drawn[:, 2]
+    draws = {name: drawn[:, n] for n, name in enumerate(columns)}
     ece, errors = expected_calibration_error(logits, labels), np.abs(drawn[:, len(columns) :]).sum(1)
     class_draws = _class_draws(right.numpy(), per_class_counts.numpy(), resamples, np.random.default_rng(seed + 1))
     there = ~np.isnan(class_draws)
@@ -191,15 +191,13 @@ def classification_metrics(logits: Tensor, labels: Tensor, seed: int = 0, *, res
         top1=int(correct.sum()) / count,
         top5=int(top5.sum()) / count if top5 is not None else None,
         balanced=(right[present] / per_class_counts[present]).mean().item(),
-        per_class=tuple(per_class),
+        per_class=tuple(r / n if n else None for r, n in of_classes),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         ece=ece,
         cross_entropy=cross.mean().item(),
         calibration=_calibration(bins, confidence, correct),
         intervals={**{name: _interval(values) for name, values in draws.items()}, "ece": _unbiased(errors, ece)},
-        per_class_intervals=tuple(
-            wilson(r, n) if n else None for r, n in zip(right.tolist(), per_class_counts.tolist(), strict=True)
-        ),
+        per_class_intervals=tuple(wilson(r, n) if n else None for r, n in of_classes),
         resamples=resamples,
         seed=seed,
     )
@@ -275,12 +273,9 @@ def _calibration(
     bins: Tensor, confidence: Tensor, correct: Tensor
 ) -> tuple[tuple[int, float | None, float | None], ...]:
     rows: list[tuple[int, float | None, float | None]] = []
-    for b in range(BINS):
-        inside = bins == b
-        n = int(inside.sum())
-        rows.append(
-            (n, confidence[inside].mean().item(), correct[inside].float().mean().item()) if n else (0, None, None)
-        )
+    for inside in (bins == b for b in range(BINS)):
+        n, means = int(inside.sum()), (confidence[inside].mean().item(), correct[inside].float().mean().item())
+        rows.append((n, *means) if n else (0, None, None))
     return tuple(rows)
 
 
