@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from convsmith.arguments import integer, wide
 from convsmith.data.batch import Batch
 from convsmith.data.loader import Loader
+from convsmith.data.source import Progress
 from convsmith.data.split import ImageSplit
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import copied, evaluating
@@ -57,7 +58,7 @@ def predict(
     batches: Iterable[Batch],
     device: torch.device | str | None = None,
     *,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run a classifier over batches, in eval mode and without gradients.
 
@@ -100,7 +101,7 @@ def predict_split(
     *,
     workers: int = 0,
     share: tuple[int, int] = (0, 1),
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`predict` over a split in batches of ``batch_size``, each image once, in the split's order.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from convsmith.data.batch import Batch
+from convsmith.data.source import Progress
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import copied
 from convsmith.training.evaluation import predict
@@ -33,7 +34,7 @@ def linear_probe(
     weight_decay: float = 1e-3,
     label_smoothing: float = 0.0,
     iterations: int = 200,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> nn.Module:
     """Return a copy of ``model`` with its linear classifier fitted to the labels of ``batches``.
 
