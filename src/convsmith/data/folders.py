@@ -80,7 +80,7 @@ def imagefolder(request: Request) -> Material:
     classes = tuple(subfolders(parts[TRAIN]))
     walk = Walk(*(inside for place in (folder, *parts.values()) for inside in (place, *subfolders(place).values())))
     paths: list[bytes] = []
-    counts, numbers, codes = [], [], []
+    held: list[tuple[int, int, int]] = []
     for part, place in parts.items():
         unknown = [name for name in subfolders(place) if name not in classes]
         if unknown:
@@ -89,10 +89,8 @@ def imagefolder(request: Request) -> Material:
         for name, path in subfolders(place).items():
             before = len(paths)
             paths.extend(walk.files(path))
-            counts.append(len(paths) - before)
-            numbers.append(classes.index(name))
-            codes.append(part)
-    empty = [classes[n] for n, count, part in zip(numbers, counts, codes, strict=True) if part == TRAIN and not count]
+            held.append((classes.index(name), part, len(paths) - before))
+    empty = [classes[number] for number, part, count in held if part == TRAIN and not count]
     if not paths:
         raise _no_pictures(request, folder, walk, len(classes))
     if empty and len(empty) < len(classes):
@@ -101,10 +99,9 @@ def imagefolder(request: Request) -> Material:
         given = f"{folder}: the one class folder {classes[0]!r}"
         hint = f"add class folders, or images:{folder} for images without classes"
         raise InvalidArgument("a data set with classes has two or more", argument=request.spec, given=given, hint=hint)
-    repeats = torch.tensor(counts)
-    labels, official = (torch.tensor(each).repeat_interleave(repeats) for each in (numbers, codes))
-    about = f"images in {folder}"
-    return Material(request.spec, classes, Files(paths), labels, about, official, walk.notes())
+    numbers, codes, counts = torch.tensor(held).T
+    labels, official = numbers.repeat_interleave(counts), codes.repeat_interleave(counts)
+    return Material(request.spec, classes, Files(paths), labels, f"images in {folder}", official, walk.notes())
 
 
 def _no_pictures(request: Request, folder: Path, walk: Walk, classes: int) -> InvalidArgument:
