@@ -38,13 +38,11 @@ def hugging_face(request: Request) -> Material:
     check_settings("a set of the hub", options, ("config", "image", "label"), argument=request.spec)
     parts, notes = _parts(request, name, options.get("config"))
     features = next(iter(parts.values())).features
-    of_kind = {
-        kind: [column for column, feature in features.items() if isinstance(feature, kind)]
-        for kind in (datasets.Image, datasets.ClassLabel)
-    }
-    image = _column(request, "image", options, of_kind[datasets.Image], list(features))
-    named = [column for column in ("label", "labels") if column in features]
-    label = _column(request, "label", options, of_kind[datasets.ClassLabel] or named, list(features))
+    images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
+    image = _column(request, "image", options, images, list(features))
+    labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    labels = labels or [column for column in ("label", "labels") if column in features]
+    label = _column(request, "label", options, labels, list(features))
     if not isinstance(features[label], datasets.Value | datasets.ClassLabel):
         raise InvalidArgument("every image has one label", argument=request.spec, given=f"{label}: {features[label]}")
     values = {part: list(held[label]) for part, held in parts.items()}
@@ -55,11 +53,11 @@ def hugging_face(request: Request) -> Material:
         rule = "every image of a part that is used has a label"
         raise InvalidArgument(rule, argument=request.spec, given="None or -1")
     names = getattr(features[label], "names", None)
-    classes, labels = numbered(every, request) if names is None else (tuple(names), torch.tensor(every))
+    classes, numbers = numbered(every, request) if names is None else (tuple(names), torch.tensor(every))
     official = torch.cat([torch.full((len(column),), part) for part, column in values.items()])
     with refusing("the column holds no images", NotImplementedError, ValueError, TypeError, argument=request.spec):
         pictures = Rows(name, [parts[part] for part in values], image)
-    return Material(request.spec, classes, pictures, labels, f"Hugging Face data set {name}", official, notes)
+    return Material(request.spec, classes, pictures, numbers, f"Hugging Face data set {name}", official, notes)
 
 
 class Rows(Items):
