@@ -47,8 +47,8 @@ class TrainConfig:
         momentum, nesterov: of SGD (without momentum the two Nesterov forms are the same plain SGD).
         beta1, beta2, eps: of the optimizers that have them.
         layer_decay: factor of the rate from each layer to the one before it (timm's), None for one rate.
-        weight_decay: L2 factor; biases and norm parameters (at most one dimension) are exempt unless
-        decay_all: is set.
+        weight_decay: L2 factor; biases and norm parameters (at most one dimension) are exempt.
+        decay_all: exempt none of them.
         schedule: timm's ``"cosine"``, ``"poly"``, ``"tanh"``, ``"wsd"``, ``"rsqrt"`` down to ``min_lr``; ``"step"``:
             times ``step_factor`` at each of ``milestones`` (fractions of all steps); ``"inverse"``:
             ``lr * (1 + gamma * t) ** -power``; ``"constant"``.
