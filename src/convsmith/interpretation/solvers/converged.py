@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from copy import copy
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from convsmith.interpretation.gates import GatedNetwork
-from convsmith.interpretation.solvers.problem import OWN, Evaluation, Solution, beside_blank, evaluate
+from convsmith.interpretation.solvers.problem import Evaluation, Solution, beside_blank, evaluate, least_cross_entropy
+from convsmith.interpretation.solvers.quasi_newton import inverse_times
 from convsmith.interpretation.solvers.walk import MOST, walk
 
 #: gates are cubes of what moves, so that a gate near 0 takes small steps and a large one large steps
@@ -29,7 +33,10 @@ LOST_FOR, NEAR, RAISE, FALL = 20, 5.0, 4.0, 0.85
 #: a search at rest within this share of its passes begins once more, from gates of so much where closed, twice that
 #: where open
 EARLY, REOPENED = 1 / 2, 0.4
-#: beside a blank: how hard the predicted class is kept ahead once the walk is over
+#: a row whose projected gradient after so many passes is so many times that of open gates went astray: it goes back to
+#: its start and walks for so many passes
+LOOK, STEEP, WALK = 20, 3.0, 40
+#: beside a blank and after such a walk: how hard the predicted class is kept ahead once the walk is over
 STIFF = 10.0
 #: passes after which the gates themselves move, the same after a second beginning, the largest change of a gate then
 FINISH, LATER, STEP = 25, 15, 1.0
@@ -62,18 +69,23 @@ def solve_converged(
     half of its passes begins once more, from gates of 0.4 where closed and at most 0.8 where open (from open gates and
     a heavier cross-entropy, where it rests without a gradient), and keeps the better of the two points.
 
+    In a deep network under a small gamma the shrinking leads where slopes are hundreds of times those of open gates and
+    every step is short. A row whose projected gradient at pass 20 is more than 3 times that of open gates goes back to
+    its start and walks from there (`solvers.walk`), 40 passes, as every row beside a blank does, and goes on likewise.
+
     With ``blank`` [B, K] ``network`` holds the images, then a blank beside each, and ``blank`` are the full network's
     logits of these. The cross-entropy is then 1/4 of the answer's own and 3/4 of that of ``z(image) - z(blank) +
     blank``, z being the gated logits, and the prediction must stay in both (see `beside_blank`): constants that closed
-    layers and biases make cancel. Such a row does not shrink and begin again: it walks (`solvers.walk`) for two thirds
-    of its passes, 60 at most, and goes on in the gates from there, the predicted class held ahead by 0.1 logits. It
-    also is at rest where the model promises less than 0.1 % of the objective at five accepted points in a row.
+    layers and biases make cancel. Such a row does not shrink and begin again: it walks for two thirds of its passes, 60
+    at most, and goes on in the gates from there, the predicted class held ahead by 0.1 logits. It also is at rest where
+    the model promises less than 0.1 % of the objective at five accepted points in a row.
 
     Stop: ``|lambda - clip(lambda - g, 0, upper)| <= tolerance * gamma * sqrt(total)``, g the gradient by lambda, and
     gates that would rather close weigh at most 0.3 % of the objective. The right side is the left one at open gates,
     where the cross-entropy has no gradient. The test sees closed gates that would rather open (g < 0) and opens them.
     Rows that meet it leave the batch, "converged"; the others stop after ``passes``. The problem is not convex: a
-    converged row is a local minimum, one of several.
+    converged row is a local minimum, one of several. A row also has converged once no point can be more than 0.3 %
+    better: the objective is nowhere below the entropy that the cross-entropy compares with (`least_cross_entropy`).
 
     Where a row comes to rest without its prediction the cross-entropy weighs four times as much, then ever less, down
     to a floor that rises by half each time it was too low; the best point is always judged by the objective asked for,
@@ -87,32 +99,39 @@ def solve_converged(
         torch.zeros(len(start), dtype=torch.long, device=start.device),
         torch.zeros(len(start), dtype=torch.bool, device=start.device),
     )
+    if blank is not None:
+        rows.walk(network, start, min(MOST, 2 * passes // 3))
+    elif passes > LOOK:
+        _search(network, rows, LOOK, result)
+        network.restore()
+        astray = rows.steepness > STEEP
+        again, rows = rows.part(astray), rows.part(~astray)
+        if len(again.place):
+            network.select(again.place)
+            again.walk(network, start[again.place], min(WALK, 2 * (passes - LOOK) // 3))
+            _search(network, again, passes, result)
+            network.restore()
+        network.select(rows.place)
+    _search(network, rows, passes, result)
+    return result
 
-    def look(gates: Tensor) -> Evaluation:
-        stiff = rows.stiffness
-        return evaluate(network, gates, rows.probabilities, blank=rows.blank, target=rows.target, stiffness=stiff)
 
-    walked = 0 if blank is None else min(MOST, 2 * passes // 3)
-    if walked:
-        rows.begin(walk(look, rows.trial**POWER, gamma, upper, walked), walked)
-    for taken in range(walked + 1, passes + 1):
-        rows.judge(look(rows.trial.abs() ** rows.power))
-        rows.advance()
-        if taken < passes and taken % _CHECK_EVERY == 0:
+def _search(network: GatedNetwork, rows: _Rows, last: int, result: Solution) -> None:
+    """Evaluate and advance ``rows`` up to pass number ``last``, those at rest leaving; write them to ``result``."""
+    for taken in range(rows.taken + 1, last + 1):
+        if taken % _CHECK_EVERY == 1:
             live = ~rows.converged
             count = int(live.sum())
             if count == 0:
                 break
             if count <= 0.75 * len(live):
                 rows.write(result)
-                network.select(live if blank is None else live.repeat(2))
+                network.select(live if rows.blank is None else live.repeat(2))
                 rows.select(live)
+        rows.judge(rows.look(network, rows.trial.abs() ** rows.power))
+        rows.advance()
+        rows.taken = taken
     rows.write(result)
-    return result
-
-
-def _entropy(p: Tensor) -> Tensor:
-    return -(p * p.clamp(min=torch.finfo(p.dtype).tiny).log()).sum(1)
 
 
 class _Rows:
@@ -135,12 +154,13 @@ class _Rows:
         if blank is not None:
             self.target, self.blank = beside_blank(probabilities, blank)
         self.stiffness: Tensor | None = None
-        self.place = torch.arange(rows, device=start.device)
+        self.place, self.taken = torch.arange(rows, device=start.device), 0
         self.upper, self.early = upper, EARLY * passes
         self.power = torch.full_like(gamma, float(POWER))[:, None]
         # below, rounding of the network's gradient (some 100 eps) hides what the test asks for
         least = 100 * torch.finfo(start.dtype).eps / tolerance
         self.threshold = tolerance * gamma.clamp(min=least, max=1) * total**0.5
+        self.open = self.threshold / tolerance  # size of the projected gradient at open gates
 
         self.trial = start.clamp(0, upper) ** (1 / POWER)
         self.root, self.pull = self.trial.clone(), torch.zeros_like(start)
@@ -155,19 +175,30 @@ class _Rows:
         self.lost, self.raised = torch.zeros_like(self.place), torch.zeros_like(self.fresh)
         self.calm, self.accepted = torch.zeros_like(self.place), torch.zeros_like(self.fresh)
         self.converged, self.reopened = torch.zeros_like(self.fresh), torch.zeros_like(self.fresh)
+        self.steepness = torch.zeros_like(gamma)  # size of the projected gradient in units of that of open gates
         self.at_rest = torch.full_like(gamma, -torch.inf)  # the objective where the row came to rest
         self.passes = torch.zeros_like(self.place)
-        # all ones keeps the prediction; its objective is the entropy of p plus gamma times the gates
-        self.best = torch.ones_like(start)
-        self.lowest = _entropy(probabilities) + gamma * total
-        if self.target is not None:
-            self.lowest = self.lowest + (1 - OWN) * (_entropy(self.target) - _entropy(probabilities))
+        # all ones keeps the prediction, and its cross-entropy is the least there is
+        self.best, least = torch.ones_like(start), least_cross_entropy(probabilities, self.target)
+        self.lowest = least + gamma * total
+        self.enough = least + SAVING * torch.minimum(least, gamma * total)
 
-    def begin(self, gates: Tensor, passes: int) -> None:
-        """Go on from ``gates`` [B, total], found in so many passes: gates move, and there is no second beginning."""
-        self.passes, self.stiffness = self.passes + passes, torch.full_like(self.gamma, STIFF)
-        self.root, self.reopened = gates ** (1 / POWER), ~self.reopened
-        self._finish(self.fresh)
+    def look(self, network: GatedNetwork, gates: Tensor) -> Evaluation:
+        """Evaluate ``gates`` [B, total]."""
+        stiff = self.stiffness
+        return evaluate(network, gates, self.probabilities, blank=self.blank, target=self.target, stiffness=stiff)
+
+    def walk(self, network: GatedNetwork, start: Tensor, passes: int) -> None:
+        """Go on, the gates moving, from where a walk of ``passes`` from ``start`` ends; no second beginning then."""
+        if not passes:
+            return
+        gates = walk(partial(self.look, network), start.clamp(0, self.upper), self.gamma, self.upper, passes)
+        self.passes, self.taken = self.passes + passes, self.taken + passes
+        self.stiffness = torch.full_like(self.gamma, STIFF)
+        self.weight, self.floor = torch.ones_like(self.gamma), torch.ones_like(self.gamma)
+        self.lost, self.raised = torch.zeros_like(self.lost), torch.zeros_like(self.raised)
+        self.root, self.reopened = gates ** (1 / POWER), torch.ones_like(self.reopened)
+        self._finish(torch.ones_like(self.fresh))
         self.trial = self.root
 
     def slope(self, root: Tensor, pull: Tensor) -> Tensor:
@@ -213,6 +244,7 @@ class _Rows:
         gradient = self.weight[:, None] * here.gradient + self.gamma[:, None]
         residual = gates - (gates - gradient).clamp(0, self.upper)
         size = residual.norm(dim=1)
+        self.steepness = torch.where(accepted, size / self.open, self.steepness)
         # what the gates still to be closed would save by themselves
         saving = (gates * gradient.clamp(min=0)).sum(1)
         still = (size <= self.threshold) & (saving <= SAVING * objective)
@@ -222,14 +254,14 @@ class _Rows:
         self.root = torch.where(closing, 0.0, torch.where(reopen, CLOSED ** (1 / self.power), self.root))
         unfinished = closing.any(1)
         self.fresh = self.fresh | (rest & unfinished)  # what is left without the gates just closed
-        rest = rest & feasible & ~unfinished
+        rest = (rest & feasible & ~unfinished) | (live & (self.lowest <= self.enough))
         self._rest(rest)
         self._finish(take[:, 0] & feasible & (self.passes >= self.finish))
         self._weigh(accepted, feasible, accepted & ~feasible & (size <= NEAR * self.threshold))
 
     def _rest(self, rest: Tensor) -> None:
         """End the rows at rest, or let them begin again from their best gates."""
-        again = rest & ~self.reopened & (self.passes <= self.early)
+        again = rest & ~self.reopened & (self.passes <= self.early) & (self.lowest > self.enough)
         self.converged = self.converged | (rest & ~again)
         self.reopened = self.reopened | again
         self.at_rest = torch.where(rest, self.lowest, self.at_rest)
@@ -281,7 +313,7 @@ class _Rows:
         slope = slope.masked_fill(pinned, 0.0)
         stuck = self.radius < 1e-4 * self.reach  # the model misleads: forget it and go down the slope
         self.radius = torch.where(stuck, self.reach, self.radius)
-        downhill = -self._inverse_times(slope, pinned)
+        downhill = -inverse_times(self.steps, self.changes, slope, pinned, self.reach)
         promise = -(downhill * slope).sum(1) / 2
         forget = stuck | (promise <= 0) | ~downhill.isfinite().all(1)
         if self.stiffness is not None:
@@ -297,24 +329,6 @@ class _Rows:
         moved = moved.clamp(torch.where(self.power > 1, -highest, 0.0), highest)
         self.trial = torch.where(self.fresh[:, None], self.root, moved)
 
-    def _inverse_times(self, slope: Tensor, pinned: Tensor) -> Tensor:
-        """Return the inverse quasi-Newton model times the slope, [B, total] (Byrd, Nocedal, Schnabel 1994, (3.1))."""
-        tiny = torch.finfo(slope.dtype).tiny
-        steps, changes = (pairs.masked_fill(pinned[:, None], 0.0) for pairs in (self.steps, self.changes))
-        product, square = (steps * changes).sum(2), (changes**2).sum(2)
-        usable = product > 1e-8 * (square * (steps**2).sum(2)).sqrt()
-        steps, changes = steps * usable[:, :, None], changes * usable[:, :, None]
-        newest = PAIRS - 1 - usable.flip(1).to(torch.int8).argmax(1, keepdim=True)
-        scale = (product / square.clamp(min=tiny)).gather(1, newest)[:, 0]
-        first = self.reach / slope.abs().amax(1).clamp(min=1e-30)
-        scale = torch.where(usable.any(1), scale, first)[:, None]
-        upper = (steps @ changes.mT).triu() + torch.diag_embed((~usable).to(slope))
-        inner = torch.diag_embed(product * usable) + scale[:, :, None] * (changes @ changes.mT)
-        along = torch.linalg.solve_triangular(upper, steps @ slope[:, :, None], upper=True)
-        right = inner @ along - scale[:, :, None] * (changes @ slope[:, :, None])
-        right = torch.linalg.solve_triangular(upper.mT, right, upper=False)
-        return scale * slope + (steps.mT @ right - scale[:, :, None] * (changes.mT @ along))[:, :, 0]
-
     def write(self, result: Solution) -> None:
         """Write the best points of all rows to their places in ``result``."""
         result.gates[self.place] = self.best
@@ -327,3 +341,9 @@ class _Rows:
         for name, value in list(vars(self).items()):
             if isinstance(value, Tensor):
                 setattr(self, name, value[rows])
+
+    def part(self, rows: Tensor) -> _Rows:
+        """Return ``rows`` [B] bool as rows of their own."""
+        part = copy(self)
+        part.select(rows)
+        return part

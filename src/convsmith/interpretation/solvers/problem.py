@@ -112,3 +112,15 @@ def beside_blank(probabilities: Tensor, blank: Tensor) -> tuple[Tensor, Tensor]:
     less = torch.where((leads[1] >= 0) & (leads[0] > leads[1]), (leads[0] + leads[1]) / 2, 0.0)
     off = torch.zeros_like(full).scatter(1, label, less)
     return (full - off).softmax(1), blank - off
+
+
+def least_cross_entropy(probabilities: Tensor, target: Tensor | None = None) -> Tensor:
+    """Return the least cross-entropy [B] that gates can have, the entropy of what it compares with (Gibbs).
+
+    No objective is lower, and all gates at 1 have this cross-entropy. ``target`` as in `evaluate`.
+    """
+    itself, image = (
+        -(p * p.clamp(min=torch.finfo(p.dtype).tiny).log()).sum(1)
+        for p in (probabilities, probabilities if target is None else target)
+    )
+    return image + OWN * (itself - image)
