@@ -84,8 +84,8 @@ def solve_converged(
     gates that would rather close weigh at most 0.3 % of the objective. The right side is the left one at open gates,
     where the cross-entropy has no gradient. The test sees closed gates that would rather open (g < 0) and opens them.
     Rows that meet it leave the batch, "converged"; the others stop after ``passes``. The problem is not convex: a
-    converged row is a local minimum, one of several. A row also has converged once no point can be more than 0.3 %
-    better: the objective is nowhere below the entropy that the cross-entropy compares with (`least_cross_entropy`).
+    converged row is a local minimum, one of several. A row that ends where no point can be more than 0.3 % better
+    has converged as well: no objective is below the entropy of what is compared with (`least_cross_entropy`).
 
     Where a row comes to rest without its prediction the cross-entropy weighs four times as much, then ever less, down
     to a floor that rises by half each time it was too low; the best point is always judged by the objective asked for,
@@ -179,9 +179,9 @@ class _Rows:
         self.at_rest = torch.full_like(gamma, -torch.inf)  # the objective where the row came to rest
         self.passes = torch.zeros_like(self.place)
         # all ones keeps the prediction, and its cross-entropy is the least there is
-        self.best, least = torch.ones_like(start), least_cross_entropy(probabilities, self.target)
-        self.lowest = least + gamma * total
-        self.enough = least + SAVING * torch.minimum(least, gamma * total)
+        self.best, bound = torch.ones_like(start), least_cross_entropy(probabilities, self.target)
+        self.lowest = bound + gamma * total
+        self.enough = bound + SAVING * torch.minimum(bound, gamma * total)
 
     def look(self, network: GatedNetwork, gates: Tensor) -> Evaluation:
         """Evaluate ``gates`` [B, total]."""
@@ -254,14 +254,14 @@ class _Rows:
         self.root = torch.where(closing, 0.0, torch.where(reopen, CLOSED ** (1 / self.power), self.root))
         unfinished = closing.any(1)
         self.fresh = self.fresh | (rest & unfinished)  # what is left without the gates just closed
-        rest = (rest & feasible & ~unfinished) | (live & (self.lowest <= self.enough))
+        rest = rest & feasible & ~unfinished
         self._rest(rest)
         self._finish(take[:, 0] & feasible & (self.passes >= self.finish))
         self._weigh(accepted, feasible, accepted & ~feasible & (size <= NEAR * self.threshold))
 
     def _rest(self, rest: Tensor) -> None:
         """End the rows at rest, or let them begin again from their best gates."""
-        again = rest & ~self.reopened & (self.passes <= self.early) & (self.lowest > self.enough)
+        again = rest & ~self.reopened & (self.passes <= self.early)
         self.converged = self.converged | (rest & ~again)
         self.reopened = self.reopened | again
         self.at_rest = torch.where(rest, self.lowest, self.at_rest)
@@ -334,7 +334,7 @@ class _Rows:
         result.gates[self.place] = self.best
         result.objective[self.place] = self.lowest
         result.passes[self.place] = self.passes
-        result.converged[self.place] = self.converged | (self.lowest == self.at_rest)
+        result.converged[self.place] = self.converged | (self.lowest == self.at_rest) | (self.lowest <= self.enough)
 
     def select(self, rows: Tensor) -> None:
         """Go on with ``rows`` only."""
