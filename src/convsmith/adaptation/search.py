@@ -29,7 +29,7 @@ from convsmith.registry import setting_types
 class Trial:
     """One setting at one budget: ``scores`` by seed, higher is better, `EXCLUDED` where the guard dropped the run.
 
-    ``oracle`` holds accuracies by seed where target labels were asked for; they select nothing.
+    ``oracle``: accuracies by seed where target labels were asked for; only the validator ``"oracle"`` selects by them.
     """
 
     settings: Mapping[str, Any]

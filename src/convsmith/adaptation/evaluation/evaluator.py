@@ -37,7 +37,7 @@ class EvaluationOptions:
             uses target labels and needs ``use_target_labels``.
         num_evals: passes over held-out source and whole target images in a run, for selection, alarms in the log and
             history; a ``config`` with ``evaluate_every`` decides instead.
-        use_target_labels: also measure accuracy on the target's labels, as ``oracle_accuracy``; it selects nothing.
+        use_target_labels: also measure ``oracle_accuracy`` on the target's labels; only ``"oracle"`` selects by it.
         collapse: thresholds of the collapse alarm.
     """
 
