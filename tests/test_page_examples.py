@@ -27,7 +27,18 @@ def test_there_are_pages_with_examples():
         assert not {p.name for p in (DOCS / room).glob("*.md")} - {p.name for p in BLOCKS} - {"pretrained.md"}
 
 
-@pytest.mark.parametrize("page", BLOCKS, ids=lambda page: str(page.relative_to(ROOT)))
+#: half a minute on two cores
+LONG = ("docs/interpretation/detector.md",)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name, marks=[pytest.mark.slow] * (name in LONG))
+        for page in BLOCKS
+        for name in [str(page.relative_to(ROOT))]
+    ],
+)
 def test_the_examples_of_a_page_run(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

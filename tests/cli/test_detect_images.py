@@ -59,6 +59,7 @@ def test_the_images_of_a_table_are_drawn_from_all_classes(saved, tmp_path, monke
     assert len(seen[0].unique()) >= 4
 
 
+@pytest.mark.slow
 def test_the_best_features_are_chosen_on_the_images_to_fit_on(saved, tmp_path, capsys, monkeypatch):
     """Regression: they were those with the largest area on the test images, which was then given as theirs."""
     from convsmith import interpretation
@@ -75,6 +76,9 @@ def test_the_best_features_are_chosen_on_the_images_to_fit_on(saved, tmp_path, c
         assert main([*fit, "--features", "best", "--out", str(tmp_path / favourite)]) == 0
         titles.append(json.loads(capsys.readouterr().out.splitlines()[-1])["title"])
     assert titles[0] == titles[1]
+
+
+def test_the_best_features_are_those_that_tell_the_images_to_fit_on_apart():
     detectors = {
         name: SimpleNamespace(out_of_fold_=np.array(scores))
         for name, scores in (("routes", [0.1, 0.6, 0.5, 0.7]), ("logits", [0.1, 0.2, 0.5, 0.7]))
