@@ -114,8 +114,9 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(place, killed):
     _, heard = process.communicate(timeout=60)  # the rule: the others end within a minute
     print(f"ended after {time.monotonic() - began:.1f} s")
     assert process.returncode == 1
-    other = 1 - killed
-    assert f"error in process {other} of 3: another process of this run ended" in heard
+    # the launcher stops the others as soon as one of them has ended: one of the two is sure to be heard
+    others = [f"error in process {other} of 3: another process of this run ended" for other in {0, 1, 2} - {killed}]
+    assert any(said in heard for said in others)
     assert f"process {killed} (pid {victim} on " in heard
     assert f"--resume --out {out.name}" in heard
     assert f'File "{SOURCE}' not in heard  # torchrun shows a traceback of its own
