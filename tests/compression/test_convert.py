@@ -19,6 +19,7 @@ from convsmith.compression import (
     plan_compression,
     restore_structure,
 )
+from convsmith.compression.methods.low_rank import LowRankMethod
 from convsmith.errors import InvalidArgument, MissingExtra
 
 NAMES = [
@@ -241,6 +242,7 @@ BAD = [
     (lambda m: compress(m, "binary", keep_macs=0.5), "does not change the number of macs"),
     (lambda m: compress(m, "low-rank", rank=0), "rank"),
     (lambda m: compress(m, "low-rank", rank=1.5), "rank"),
+    (lambda m: LowRankMethod(rank=True), "rank"),
     (lambda m: compress(m, "low-rank", energy=2), "energy"),
     (lambda m: compress(m, "low-rank", decomposition="cp"), "decomposition"),
     (lambda m: compress(m, "prune-filters", criterion="l2"), "criterion"),

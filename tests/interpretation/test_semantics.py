@@ -128,13 +128,13 @@ def test_revision_raises_only_the_named_units():
 
 def test_bad_requests_are_refused():
     features = torch.rand(4, 3)
-    with pytest.raises(InvalidArgument, match="lda"):
+    with pytest.raises(InvalidArgument, match="method has no such choice"):
         topics_from_text(["a b", "c d"], method="lsa")
     with pytest.raises(InvalidArgument, match="words"):
         topics_from_text(["the", "of"], 1)
     with pytest.raises(InvalidArgument, match="zero"):
         prediction_difference(nn.Linear(3, 2), features, removal="drop")
-    with pytest.raises(InvalidArgument, match="top"):
+    with pytest.raises(InvalidArgument, match="top must be a finite number above 0 and at most 1"):
         prediction_difference(nn.Linear(3, 2), features, top=0.0)
     with pytest.raises(InvalidArgument, match="unit"):
         prediction_difference(nn.Linear(3, 2), features, [3])

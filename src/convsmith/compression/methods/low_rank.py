@@ -73,7 +73,8 @@ class LowRankMethod(Method):
         if self.rank is not None and self.energy is not None:
             raise InvalidArgument("give rank or energy, not both", given=f"rank {self.rank}, energy {self.energy}")
         share = isinstance(self.rank, float) and 0 < self.rank <= 1
-        if self.rank not in (None, "full") and not share and not (isinstance(self.rank, int) and self.rank >= 1):
+        count = isinstance(self.rank, int) and not isinstance(self.rank, bool) and self.rank >= 1
+        if self.rank not in (None, "full") and not share and not count:
             rule = "a rank is 'full', a share in (0, 1] or a positive number of channels"
             raise InvalidArgument(rule, argument="rank", given=self.rank)
 
