@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.compression.folded import scale_and_shift
 from convsmith.compression.methods.method import output_error
 from convsmith.compression.planning.agreement import HARMLESS
 from convsmith.inspection.layers import Weighted
@@ -60,8 +61,8 @@ def _scale(layer: Weighted, norm: Any) -> tuple[Tensor, Tensor]:
     if norm is None:
         weight = layer.weight.detach().flatten(1)[:, 0]
         return torch.ones_like(weight), torch.zeros_like(weight)
-    factor = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
-    return factor.detach(), ((0 if norm.bias is None else norm.bias) - norm.running_mean * factor).detach()
+    factor, term = scale_and_shift(norm)
+    return factor.detach(), term.detach()
 
 
 def _bounds(scale: tuple[Tensor, Tensor], least: float, most: float) -> Bounds:
