@@ -81,10 +81,8 @@ def find_routes_from_loader(
             _check_settings(folder, {**describe(plan, settings, images), **layers_and_network})
         if path.exists():
             if not torch.equal(saved_index(path), index.cpu()):
-                rule, hint = (
-                    "the folder holds routes of other batches",
-                    "the same images and batch size, or another folder",
-                )
+                rule = "the folder holds routes of other batches"
+                hint = "the same images and batch size, or another folder"
                 raise InvalidArgument(rule, argument="batches", given=str(path), hint=hint)
             continue
         inner, images = prepare(model, images)

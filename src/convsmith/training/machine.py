@@ -125,7 +125,11 @@ class Machine:
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
-        return any(gather(flag, self.world))
+        if self.world == 1:
+            return flag
+        word = torch.tensor([int(flag)], device=self.device)
+        torch.distributed.all_reduce(word, op=torch.distributed.ReduceOp.MAX)
+        return bool(word.item())
 
     def copy_from_main(self, tensors: list[Tensor]) -> None:
         """Overwrite the tensors with the main process's."""
