@@ -342,10 +342,3 @@ def test_a_source_class_without_images_is_said(sides):
         network(), (images_, labels + 1), sides[1], method="dann", hidden=(4,), reference=None, **{**QUICK, "steps": 2}
     )
     assert any("no image of" in warning for warning in found.warnings)
-
-
-@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
-def test_wrappers_are_taken_off(wrap):
-    more = {"method": "san", "hidden": (4,), "reference": None, "steps": 4, "batch_size": 12, "device": "cpu"}
-    plain, wrapped = (adapt(model, *world(), **more) for model in (network(norm=True), wrap(network(norm=True))))
-    assert torch.equal(plain.predictions.probabilities, wrapped.predictions.probabilities)

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
-from convsmith.adaptation import METHODS, available, method_settings
+from convsmith.adaptation import METHODS, adapt, available, method_settings
 from convsmith.adaptation.methods.method import Domains
 from convsmith.data import Loader
 from convsmith.errors import InvalidArgument
@@ -205,3 +206,10 @@ def test_nested_settings_are_named_without_their_group():
     assert (settings.variant.entropy, settings.variant.weights.inverse_temperature, settings.dropout) == (0.7, 5.0, 0.1)
     caffe = method_settings("san", {"variant": "caffe", "entropy": 0.1})
     assert (caffe.variant.weights.estimate, caffe.variant.entropy) == ("running-sum", 0.1)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_wrappers_are_taken_off(wrap):
+    more = {"method": "san", "hidden": (4,), "reference": None, "steps": 4, "batch_size": 12, "device": "cpu"}
+    plain, wrapped = (adapt(model, *world(), **more) for model in (network(norm=True), wrap(network(norm=True))))
+    assert torch.equal(plain.predictions.probabilities, wrapped.predictions.probabilities)

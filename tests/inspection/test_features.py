@@ -3,13 +3,15 @@
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.testing import assert_close
 
+import convsmith  # noqa: F401  (registers our models)
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.feature_maps import infer_channels
-from convsmith.inspection.features import extract_features
+from convsmith.inspection.features import classifier_of, extract_features, features_and_logits
 from convsmith.inspection.outputs import class_scores, main_output, output_tensors
 
 
@@ -52,3 +54,51 @@ def test_tensors_of_nested_outputs_come_in_order():
 
 def test_networks_without_parameters_have_channels():
     assert infer_channels(nn.ReLU(), lambda model, x: model(x), (8, 8)) == (3, set())
+
+
+@pytest.mark.parametrize("name", ["cs_lenet", "cs_resnet20", "resnet18"])
+def test_features_times_classifier_are_the_logits(name):
+    model = timm.create_model(name, num_classes=4, in_chans=1).eval()
+    f, z = features_and_logits(model, torch.rand(2, 1, 32, 32))
+    head = classifier_of(model)
+    assert f.shape == (2, head.in_features)
+    assert_close(head(f), z)
+    assert not head._forward_pre_hooks
+
+
+def test_a_plain_module_uses_its_last_linear_layer():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    assert classifier_of(model) is model[3]
+    x = torch.rand(5, 1, 2, 2)
+    assert_close(features_and_logits(model, x)[0], model[:3](x))
+
+
+def test_no_hook_survives_an_error():
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x):
+            self.fc(x)
+            raise RuntimeError("broken")
+
+    model = Broken()
+    with pytest.raises(RuntimeError, match="broken"):
+        features_and_logits(model, torch.rand(2, 4))
+    assert not model.fc._forward_pre_hooks
+
+
+def test_a_classifier_that_runs_twice_or_on_maps_is_refused():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.fc(self.fc(x))
+
+    with pytest.raises(InvalidArgument, match="once an image batch"):
+        features_and_logits(Twice(), torch.rand(2, 4))
+    with pytest.raises(InvalidArgument, match="linear layer"):
+        classifier_of(nn.Conv2d(1, 1, 1))
