@@ -102,6 +102,7 @@ CASES = {
     "unknown data": (None, ("train", "--data", "digit"), ["no data set and no folder", "--data digit", "'digits'"]),
     "unknown flag": (None, (*TRAIN, "--epoch", "3"), ["--epoch", "--epochs"]),
     "unknown config key": (settings("epoch: 3"), CONFIG, ["'epoch'", "'epochs'"]),
+    "a key beside a flag": (settings("batch_sise: 3"), CONFIG, ["no setting", "did you mean 'batch_size'"]),
     "unknown pooling": (None, (*TRAIN, "--pooling", "isqrt"), ["no pooling has this name", "--pooling", "'isqrt-cov'"]),
     "unknown augmentation": (None, (*TRAIN, "--augment", "digit"), ["no augmentation has this name", "'digits'"]),
     "unknown preset": (None, ("train", "--preset", "train-digit"), ["no preset for", "--preset", "'train-digits'"]),

@@ -53,6 +53,19 @@ def test_bare_words_may_stand_on_both_sides_of_a_flag():
     assert parse("a.png", "--json", "b.png", "--data", "x", "--flip").images == ("a.png", "b.png")
 
 
+def test_flags_of_one_list_are_joined_and_of_any_other_the_last_counts():
+    """Regression: the last flag of a list won silently, --set a=1 --set b=2 lost a=1."""
+    found = parse(
+        "--data=x", "--fractions", "0.1", "0.2", "--seed", "3", "--no-flip", "--fractions=0.3", "--seed=4", "--flip"
+    )
+    assert (found.fractions, found.seed, found.flip) == ((0.1, 0.2, 0.3), 4, True)
+
+
+def test_after_two_dashes_every_word_is_a_bare_one():
+    found = parse("--data", "x", "--fractions", "0.1", "--", "a.png", "-b.png", "--json", "-h", "--")
+    assert (found.images, found.json, found.fractions) == (("a.png", "-b.png", "--json", "-h", "--"), False, (0.1,))
+
+
 def test_flag_beats_file_beats_preset_beats_default(file, monkeypatch):
     monkeypatch.setattr(
         settings, "presets", lambda verb=None: {"verb-small": "data: preset\nlr: 1\nepochs: 1\nseed: 1\n"}
@@ -96,6 +109,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(file):
         ("crop: [1, 2, 3]", "crop must be a list of 2, each a whole number"),
         ("resume: true", "no setting of this name"),
         ("lr: 1\nseed: 2\nlr: 3", "keep one"),
+        ("data-root: a\ndata_root: b", "keep one"),
         ("verb: adapt", "for another verb"),
         ("- a\n- b", "'key: value' lines"),
         ("just words", "'key: value' lines"),
@@ -142,6 +156,9 @@ def test_resume_needs_a_run_folder_and_takes_its_settings(tmp_path):
         (["--data", "x", "--schedule", "linear"], ["must be one of", "--schedule", "'linear'"]),
         (["--data", "x", "--json=yes"], ["takes no value", "--json=yes"]),
         (["--data", "x", "--crop", "1"], ["needs 2 values", "--crop", "1"]),
+        (["--data", "x", "--fractions", "--flip"], ["needs a value", "--fractions"]),
+        (["--data", ""], ["must be text", "--data", "''", "leave it out"]),
+        (["--data", "x", ""], ["must be text", "IMAGE", "''"]),
         ([], ["needs --data"]),
         (["--dta", "y"], ["no flag of this name", "--dta", "did you mean --data?"]),
         (["--learning-rate", "1"], ["no flag of this name", "did you mean --lr?"]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import os
 import sys
 import traceback
@@ -132,16 +133,13 @@ def _dispatch(words: list[str], program: Program) -> int:
 def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
     from convsmith.cli.shell import environment, flags, options
 
-    if "-h" in rest or "--help" in rest:
-        options.show_help(module.Arguments, prog=f"{program.name} {verb}", full="-h" not in rest)
+    asked = list(itertools.takewhile(lambda word: word != "--", rest))
+    if "-h" in asked or "--help" in asked:
+        options.show_help(module.Arguments, prog=f"{program.name} {verb}", full="-h" not in asked)
         print("examples:", *(f"  {program.name} {line}" for line in module.EXAMPLES), sep="\n")
         return 0
     environment.COMMAND.set((verb, *rest))
-    try:
-        arguments = options.parse(verb, module.Arguments, rest)
-    except ConvsmithError as error:
-        flags.name_flags(error, module.Arguments)
-        raise
+    arguments = options.parse(verb, module.Arguments, rest)
     from convsmith.cli.shell import run_folder, terminal
 
     if (world := terminal.processes()) > 1 and not getattr(module, "SHARES_WORK", False):

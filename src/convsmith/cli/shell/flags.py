@@ -19,12 +19,15 @@ ELSEWHERE = {
     "arch": "model", "network": "model", "gpu": "device", "max-steps": "steps", "num-epochs": "epochs",
     "out": "file",
 }  # fmt: skip
+#: values of a list
+MANY = 10**9
 
 
 def read(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, Any]:
     """Return the values that ``argv`` gives to fields, by name, or raise `InvalidArgument` for its first mistake.
 
-    Unknown flags come before wrong values, because a mistyped flag is also a missing one.
+    Unknown flags come before wrong values, because a mistyped flag is also a missing one. Several flags of one list
+    are joined, of any other the last counts; after ``--`` every word is a bare one.
     """
     fields = {field.name: field for field in dataclasses.fields(arguments)}
     hints = {name: _plain(kind) for name, kind in get_type_hints(arguments).items()}
@@ -39,14 +42,13 @@ def read(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, Any]
     for flag, name, words in parts:
         if name is None:
             bare += words
-        elif hints[name] is bool:
-            given[name] = flag[2:] not in offs
-            if words:
-                also = f", or say --no-{flag[2:]}" if f"no-{flag[2:]}" in offs else ""
-                hint = f"leave out ={words[0]}{also}"
-                raise InvalidArgument("the flag takes no value", argument=flag, given=f"{flag}={words[0]}", hint=hint)
+        elif hints[name] is bool and words:
+            also = f", or say --no-{flag[2:]}" if f"no-{flag[2:]}" in offs else ""
+            hint = f"leave out ={words[0]}{also}"
+            raise InvalidArgument("the flag takes no value", argument=flag, given=f"{flag}={words[0]}", hint=hint)
         else:
-            given[name] = _value(fields[name], hints[name], words)
+            value = flag[2:] not in offs if hints[name] is bool else _value(fields[name], hints[name], words)
+            given[name] = (*given.get(name, ()), *value) if _count(hints[name]) == MANY else value
     places = [field for field in fields.values() if field.metadata["positional"]]
     for field in places:
         most = _count(hints[field.name])
@@ -111,6 +113,9 @@ def _parts(argv: Sequence[str], names: dict[str, str], hints: dict[str, Any]) ->
     words = list(argv)
     while words:
         word = words.pop(0)
+        if word == "--":
+            yield from (("", None, [rest]) for rest in words)
+            return
         if not _is_flag(word):
             yield "", None, [word]
             continue
@@ -131,7 +136,7 @@ def _is_flag(word: str) -> bool:
 def _count(kind: Any) -> int:
     """Return how many values a flag takes at most."""
     if get_origin(kind) is tuple:
-        return 10**9 if get_args(kind)[-1] is Ellipsis else len(get_args(kind))
+        return MANY if get_args(kind)[-1] is Ellipsis else len(get_args(kind))
     return 0 if kind is bool else 1
 
 
@@ -143,8 +148,8 @@ def _plain(kind: Any) -> Any:
 
 def _value(field: Any, kind: Any, words: list[str]) -> Any:
     """Return the words as the type of their field."""
-    many = get_origin(kind) is tuple
-    least = 0 if many and get_args(kind)[-1] is Ellipsis else _count(kind)
+    many, count = get_origin(kind) is tuple, _count(kind)
+    least = 1 if count == MANY else count
     if len(words) < least:
         rule, given = f"the flag needs {'a value' if least == 1 else f'{least} values'}", " ".join(words) or "none"
         raise InvalidArgument(rule, argument=_shown(field), given=given, hint=field.metadata["help"])
@@ -164,8 +169,10 @@ def _one(argument: str, kind: Any, word: str) -> Any:
             if settings.fits(kind(word), kind):
                 return kind(word)
             hint = "infinity and numbers beyond 64 bits are none here"
-    else:
+    elif word.strip():
         return word
+    else:
+        hint = "leave it out, or give it a value"
     raise InvalidArgument(f"must be {settings.spelled(kind)}", argument=argument, given=repr(word), hint=hint)
 
 

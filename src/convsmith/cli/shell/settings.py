@@ -84,6 +84,7 @@ def checked(verb: str, arguments: type[Any], text: str, *, where: str) -> dict[s
 def _refuse_repeated(node: Any, where: str) -> None:
     """Refuse a key that stands twice, which YAML readers otherwise settle silently in favour of the last."""
     keys = [key.value for key, _ in node.value] if getattr(node, "id", "") == "mapping" else []
+    keys = [key.replace("-", "_") for key in keys if isinstance(key, str)]
     for key in keys:
         if keys.count(key) > 1:
             rule = "a setting stands twice in the file"
@@ -137,7 +138,8 @@ def preset_text(verb: str | None, name: str) -> str:
     if name not in known:
         of = "" if verb is None else f" for {verb}"
         hint = close_matches(name, known) if known else "there are none; use --config FILE"
-        raise InvalidArgument(f"no preset{of} has this name", argument="preset", given=repr(name), hint=hint)
+        argument = "PRESET" if verb is None else "--preset NAME"
+        raise InvalidArgument(f"no preset{of} has this name", argument=argument, given=repr(name), hint=hint)
     return known[name]
 
 
