@@ -103,6 +103,25 @@ CASES = {
     "unknown flag": (None, (*TRAIN, "--epoch", "3"), ["--epoch", "--epochs"]),
     "unknown config key": (settings("epoch: 3"), CONFIG, ["'epoch'", "'epochs'"]),
     "a key beside a flag": (settings("batch_sise: 3"), CONFIG, ["no setting", "did you mean 'batch_size'"]),
+    "no image of this name": (None, ("predict", "cs_lenet", "none.png"), ["IMAGE none.png", "no such image"]),
+    "no name of data": (None, ("data", "hf:"), ["DATA hf:", "follows the colon: hf:NAME"]),
+    "a setting outside its rule": (
+        None, (*TRAIN, "--pooling", "isqrt-cov", "--pooling-args", "iterations=-1"), ["--pooling-args iterations=-1"]
+    ),
+    "settings of no augmentation": (None, (*TRAIN, "--set", "re_prob=0.2"), ["--set re_prob=0.2", "imagenet"]),
+    "an unknown setting": (None, (*TRAIN, "--augment", "imagenet", "--set", "re_prb=1"), ["--set NAME", "'re_prob'"]),
+    "two budgets": (
+        None,
+        ("compress", "x", "--data", "y", "--method", "low-rank", "--keep-macs", "0.5", "--keep-params", "0.5"),
+        ["given:    --keep-macs 0.5, --keep-params 0.5"],
+    ),
+    "no detector": (
+        None, ("detect", "score", "cs_lenet", "--data", "digits", "--detector", "none"), ["argument: --detector none"]
+    ),
+    "nothing to fit on": (None, ("detect", "fit", "cs_lenet"), ["argument: detect fit"]),
+    "nothing to audit": (empty_folder, ("audit", "x", "--data", "pictures"), ["argument: --data pictures"]),
+    "broken images": (truncated_png, ("data", "pictures"), ["leave them out: --broken skip"]),
+    "no published weights": (truncated_png, ("predict", "cs_lenet", "pictures"), ["MODEL cs_lenet", "train it, or"]),
     "unknown pooling": (None, (*TRAIN, "--pooling", "isqrt"), ["no pooling has this name", "--pooling", "'isqrt-cov'"]),
     "unknown augmentation": (None, (*TRAIN, "--augment", "digit"), ["no augmentation has this name", "'digits'"]),
     "unknown preset": (None, ("train", "--preset", "train-digit"), ["no preset for", "--preset", "'train-digits'"]),

@@ -43,7 +43,7 @@ def keyed(transform: Pipeline, image: Image.Image | Tensor, word: int) -> Tensor
 def _after_resize(preprocessing: Preprocessing, name: str, steps: list[Any], settings: dict[str, Any]) -> Pipeline:
     if settings:
         hint = "augment imagenet takes timm's settings"
-        raise InvalidArgument(f"augmentation {name} has no settings", given=", ".join(settings), hint=hint)
+        raise InvalidArgument(f"augmentation {name} has no settings", argument=next(iter(settings)), hint=hint)
     plain = preprocessing.transform()
     return Pipeline([*plain.steps[: plain.tensor_at], *steps, *plain.steps[plain.tensor_at :]], plain.channels)
 

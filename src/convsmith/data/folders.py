@@ -143,8 +143,9 @@ def image_files(names: Sequence[str | Path]) -> list[Path]:
         inside = [Path(os.fsdecode(file)) for file in Walk().files(path)] if path.is_dir() else [path]
         found += inside
         if not inside or not (path.is_dir() or path.is_file()):
-            given = f"{printable(str(name))}: {'no image in it' if path.is_dir() else 'no such image'}"
-            raise InvalidArgument(f"an image is a file, or a folder of {_ENDINGS}", argument="IMAGE", given=given)
+            rule, given = f"an image is a file, or a folder of {_ENDINGS}", "no such image"
+            given = "a folder without one" if path.is_dir() else given
+            raise InvalidArgument(rule, argument=printable(str(name)), given=given)
     return found
 
 

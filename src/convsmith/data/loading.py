@@ -140,8 +140,8 @@ def parsed(spec: str) -> tuple[str, str]:
         raise InvalidArgument(rule, argument="data set", given=repr(spec), hint=hint)
     takes = SOURCES.entry(name).traits["takes"]
     if bool(colon and argument) != (takes is not None):
-        rule = "a path or name follows the colon" if takes else "nothing follows this name"
-        raise InvalidArgument(rule, argument=_spelling(name, takes), given=repr(spec))
+        rule = f"{'a path or name follows the colon' if takes else 'nothing follows'}: {_spelling(name, takes)}"
+        raise InvalidArgument(rule, argument="data set", given=repr(spec))
     return name, argument
 
 

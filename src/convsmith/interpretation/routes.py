@@ -270,7 +270,7 @@ def route_files(folder: str | Path) -> list[Path]:
     """Return the files of `find_routes_from_loader` in the order of the batches."""
     files = sorted(Path(folder).glob("routes-*.safetensors"))
     if not files:
-        raise InvalidArgument("the folder holds no routes", given=str(folder), hint="expected routes-*.safetensors")
+        raise InvalidArgument("the folder holds no routes", argument=folder, hint="expected routes-*.safetensors")
     return files
 
 
@@ -285,10 +285,10 @@ def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise InvalidArgument("there is no such routes file", given=str(path))
+        raise InvalidArgument("there is no such routes file", argument=path)
     rule = "the file is no complete safetensors file"
     with refusing(rule, SafetensorError, argument=path), safe_open(path, framework="pt") as file:
         if (file.metadata() or {}).get("format") != _FORMAT:
             rule, hint = "the file does not hold routes", "expected a file of Routes.save"
-            raise InvalidArgument(rule, given=str(path), hint=hint)
+            raise InvalidArgument(rule, argument=path, hint=hint)
         yield file

@@ -153,11 +153,11 @@ def load_trees(path: Path) -> tuple[TreeEnsemble, dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise InvalidArgument("there is no such detector file", given=str(path))
+        raise InvalidArgument("there is no such detector file", argument=path)
     rule = "the file is no complete safetensors file"
     with refusing(rule, SafetensorError, argument=path), safe_open(path, framework="numpy") as file:
         header = json.loads((file.metadata() or {}).get("convsmith", "null"))
         if header is None or "kind" not in header:
-            raise InvalidArgument("the file holds no detector", given=str(path), hint="expected RouteDetector.save")
+            raise InvalidArgument("the file holds no detector", argument=path, hint="expected RouteDetector.save")
         arrays = {name: file.get_tensor(name) for name in _ARRAYS}
     return TreeEnsemble(kind=header["kind"], base=header["base"], **arrays), header

@@ -22,7 +22,7 @@ def family(
     *,
     stages: int | None = None,
     feature_cfg: dict[str, Any] | None = None,
-    hint: str = "train it, pretrained=False",
+    hint: str = "train it, or give it weights of your own",
 ) -> Callable[..., None]:
     """Return ``add(name, about, **own)``: it registers one network of ``module`` with timm.
 
@@ -87,4 +87,4 @@ def check_published(name: str, pretrained: bool, settings: Mapping[str, Any], *,
             return
     if pretrained:
         rule = "this network has no published weights"
-        raise InvalidArgument(rule, argument="pretrained=True", given=name, hint=hint)
+        raise InvalidArgument(rule, argument=name, hint=hint)

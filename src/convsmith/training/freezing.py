@@ -38,7 +38,7 @@ def freeze(model: Any, parts: Sequence[str | int]) -> list[nn.Module]:
     for part in () if numbers else map(str, parts):
         if part not in named:
             rule = "the network has no submodule of this name"
-            raise InvalidArgument(rule, argument="freeze", given=part, hint=close_matches(part, named))
+            raise InvalidArgument(rule, argument="freeze", given=part, hint=close_matches(part, filter(None, named)))
         chosen |= {name for name, _ in model.named_parameters() if name.startswith(f"{part}.") or name == part}
     for name, parameter in model.named_parameters():
         if name in chosen:

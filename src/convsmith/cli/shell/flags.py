@@ -73,24 +73,35 @@ def refuse_missing(verb: str, arguments: type[Any], there: Collection[str]) -> N
 
 
 def name_flags(error: ConvsmithError, arguments: Any) -> None:
-    """Let an error of the library name the flag: ``--optimizer NAME`` for optimizer, ``--weights w.pth`` for w.pth."""
-    said, given = str(error.argument), str(error.given)
+    """Let an error of the library name the flag: ``--optimizer NAME`` for optimizer, ``--set rank=2`` for rank.
+
+    Of a value it names the flag that gave it: ``--weights w.pth`` for w.pth.
+    """
+    said, given = str(error.argument), error.given
     fields = [field for field in dataclasses.fields(arguments) if field.name != "verb"]
     # of "compression method"; a data set is told by its value, and is no --set
-    last = "" if said == "data set" else said.split(" ")[-1].replace("-", "_")
+    last = {"data set": "", "settings": "set"}.get(said, said.split(" ")[-1].replace("-", "_"))
     alike = (f for f in fields if last == f.name or (len(f.name) > 5 and last.startswith(f.name)))
-    shown = next(map(_shown, alike), None)
-    if shown is None and "--" not in said and not isinstance(arguments, type):
-        written = [(value, f) for f in fields if (value := getattr(arguments, f.name)) and isinstance(value, str)]
-        for value, field in sorted(written, key=lambda one: -len(one[0])):
-            whole = said == value or (said == "data set" and given == repr(value))
+    words = [(word, f) for f in fields for word in _words(getattr(arguments, f.name)) if "Literal" not in str(f.type)]
+    named = (f"--{f.name.replace('_', '-')} {w}" for w, f in words if w.partition("=")[0].split(".")[-1] == said != w)
+    shown = next(named, None) or next(map(_shown, alike), None)
+    if shown is None and "--" not in said:
+        for value, field in sorted(words, key=lambda one: -len(one[0])):
+            whole = said == value or (said == "data set" and str(given) == repr(value))
             if whole or re.search(rf"(^|[\s:/'\"]){re.escape(value)}($|[\s:/'\"])", said):
                 place = _shown(field) if field.metadata["positional"] else f"--{field.name.replace('_', '-')}"
                 shown = f"{place} {value}" if whole else f"{place} {value}: {said}"
                 break
     flags = {field.name for field in fields if not field.metadata["positional"]}
     rule, hint = (text if text is None else _as_flags(text, flags) for text in (error.rule, error.hint))
-    type(error).__init__(error, rule or "", argument=shown or error.argument, given=error.given, hint=hint)
+    if error.argument is None and isinstance(given, str):
+        given = _as_flags(given, flags)
+    type(error).__init__(error, rule or "", argument=shown or error.argument, given=given, hint=hint)
+
+
+def _words(value: Any) -> list[str]:
+    """Return what a person wrote for a field: its text, or every text of its list."""
+    return [word for word in (value if isinstance(value, tuple) else (value,)) if word and isinstance(word, str)]
 
 
 def _as_flags(text: str, names: Collection[str]) -> str:
@@ -188,6 +199,6 @@ def _refuse_unknown(verb: str, flag: str, known: Sequence[str]) -> None:
 
 
 def _shown(field: Any) -> str:
-    """Return a field as a person writes it: ``--data DATA``, ``MODEL``."""
-    metavar = field.metadata["metavar"] or field.name.upper()
-    return metavar if field.metadata["positional"] else f"--{field.name.replace('_', '-')} {metavar}"
+    """Return a field as a person writes it: ``--data DATA``, ``--resume``, ``MODEL``."""
+    metavar = field.metadata["metavar"] or ("" if isinstance(field.default, bool) else field.name.upper())
+    return metavar if field.metadata["positional"] else f"--{field.name.replace('_', '-')} {metavar}".rstrip()

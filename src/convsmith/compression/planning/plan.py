@@ -120,7 +120,7 @@ class Plan:
         """
         path = Path(path)
         if not path.is_file():
-            raise InvalidArgument("the plan file must exist", given=str(path))
+            raise InvalidArgument("the plan file must exist", argument=path)
         hint = "write one with: convsmith compress MODEL ... --dry-run --plan FILE, then edit its settings"
         with refusing("this file is not a compression plan", Exception, argument=path, hint=hint):
             if path.suffix in (".yaml", ".yml"):
