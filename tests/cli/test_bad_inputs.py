@@ -94,6 +94,7 @@ def without_mlxtend(monkeypatch):
 FOLDER = ("train", "--data", "imagefolder:pictures", *SMALL)
 CONFIG = ("train", "--data", "digits", "--config", "settings.yaml")
 
+DRY = ("compress", "cs_lenet", "--data", "digits", "--method", "low-rank", "--dry-run", "--plan")
 SHARP = ("--pooling", "isqrt-cov", "--pooling-args")
 
 #: name: (preparation, command line, words the message must hold)
@@ -134,7 +135,29 @@ CASES = {
     "routes into a folder": (
         Path("pictures").mkdir,
         ("explain", "cs_lenet", "--data", "digits", "--save", "pictures"),
-        ["saved to a file", "--save", "'pictures'"],
+        ["saved to a file", "--save pictures"],
+    ),
+    "routes over weights": (
+        existing_run, ("explain", "cs_lenet", "--data", "digits", "--save", "run/model.safetensors"),
+        ["only a file of routes is ever replaced", "--save run/model.safetensors"],
+    ),
+    "routes into the run folder": (
+        None, ("explain", "cs_lenet", "--data", "digits", "--save", "run/r", "--out", "run"), ["--save run/r", "beside"]
+    ),
+    "a plan over a file": (existing_run, (*DRY, "run/config.yaml"), ["exists already", "--plan run/config.yaml"]),
+    "a plan in no folder": (None, (*DRY, "none/plan.yaml"), ["no such folder", "--plan none/plan.yaml"]),
+    "a page over weights": (
+        existing_run, ("report", "run", "--out", "run/model.safetensors"), ["one HTML file", "--out run/model.safet"]
+    ),
+    "settings in no folder": (None, ("init", "train-digits", "--file", "none/x.yaml"), ["no such folder", "--file"]),
+    "overwriting the network": (
+        existing_run,
+        ("evaluate", "run", "--data", "digits", "--out", "run", "--overwrite"),
+        ["holds what the command reads", "--overwrite --out run", "given:    run"],
+    ),
+    "overwriting nothing": (None, (*TRAIN, "--overwrite"), ["nothing to overwrite", "add --out"]),
+    "going on and overwriting": (
+        existing_run, ("train", "--out", "run", "--resume", "--overwrite"), ["--resume --overwrite", "one of them"]
     ),
     "a side of a slip": (None, (*TRAIN, "--size", "1000000000"), ["16384 or less", "--size"]),
     "too many processes": (None, (*TRAIN, "--num-workers", "1000000000"), ["1024 or less", "--num-workers"]),
@@ -199,7 +222,7 @@ CASES = {
     "a report of nothing": (None, ("report",), ["at least one run folder"]),
     "a report of a missing run": (None, ("report", "runs/none"), ["this is none"]),
     "a missing checkpoint": (None, ("evaluate", "--checkpoint", "runs/none", "--data", "digits"), ["runs/none"]),
-    "overwriting nothing": (
+    "evaluating over nothing": (
         None, ("evaluate", "--checkpoint", "x", "--data", "digits", "--overwrite"), ["nothing to overwrite"]
     ),
     "init of an unknown preset": (None, ("init", "digits"), ["no preset has this name", "'train-digits'"]),

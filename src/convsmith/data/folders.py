@@ -144,7 +144,7 @@ def image_files(names: Sequence[str | Path]) -> list[Path]:
         found += inside
         if not inside or not (path.is_dir() or path.is_file()):
             rule, given = f"an image is a file, or a folder of {_ENDINGS}", "no such image"
-            given = "a folder without one" if path.is_dir() else given
+            given = "no image in it" if path.is_dir() else given
             raise InvalidArgument(rule, argument=printable(str(name)), given=given)
     return found
 

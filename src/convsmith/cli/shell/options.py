@@ -83,6 +83,15 @@ class Computation(Listing):
     device: str = option("auto", "auto, cpu, cuda, cuda:N, mps", metavar="NAME", group="common")
     overwrite: bool = option(False, "replace the run folder --out if it is one", group="common")
 
+    def __post_init__(self) -> None:
+        """Refuse ``--overwrite`` where nothing is overwritten."""
+        super().__post_init__()
+        if self.overwrite and self.out is None:
+            raise InvalidArgument("there is nothing to overwrite", argument="--overwrite", hint="add --out")
+        if self.overwrite and self.resume:
+            rule, hint = "a run goes on or is replaced", "leave one of them out"
+            raise InvalidArgument(rule, argument="--resume --overwrite", hint=hint)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work(Computation):

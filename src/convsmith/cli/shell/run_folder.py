@@ -68,6 +68,18 @@ def _check_free(folder: Path, arguments: options.Computation) -> None:
         rule, argument = "only a run folder is ever overwritten", f"--overwrite --out {folder}"
         given = f"a folder without {MARK}"
         raise InvalidArgument(rule, argument=argument, given=given, hint="empty it yourself or name another place")
+    for word in _named(arguments):
+        place = Path(word.partition(":")[2] or word)
+        if place.resolve().is_relative_to(folder.resolve()) and place.exists():
+            rule, argument = "the folder holds what the command reads", f"--overwrite --out {folder}"
+            raise InvalidArgument(rule, argument=argument, given=word, hint="another --out")
+
+
+def _named(arguments: options.Computation) -> Iterator[str]:
+    """Yield every text of the settings but those read before the folder is opened."""
+    for name, value in vars(arguments).items():
+        if name not in ("out", "config"):
+            yield from (word for word in (value if isinstance(value, tuple) else (value,)) if isinstance(word, str))
 
 
 def _check_same_settings(verb: str, folder: Path, arguments: options.Computation) -> None:
@@ -140,11 +152,21 @@ def table_file(arguments: options.Computation) -> Path | None:
     out = Path(arguments.out)
     if out.suffix.lower() != ".csv":
         raise InvalidArgument("the table is a CSV file", argument="--out", given=arguments.out, hint="--out FILE.csv")
-    if out.exists() and not arguments.overwrite:
-        raise InvalidArgument("the file is there already", argument="--out", given=arguments.out, hint="--overwrite")
-    if not out.parent.is_dir():
-        raise InvalidArgument("there is no such folder", argument="--out", given=str(out.parent))
-    return out
+    return new_file(out, "--out", "--overwrite to replace it, or another name", arguments.overwrite)
+
+
+def new_file(file: Path, flag: str, hint: str, overwrite: bool = False) -> Path:
+    """Return the file that a flag names, or raise `InvalidArgument`: it is there already, its folder cannot be used."""
+    argument = f"{flag} {file}"
+    if file.is_dir():
+        raise InvalidArgument("a file is written, and this is a folder", argument=argument, hint="name a file in it")
+    if file.exists() and not overwrite:
+        raise InvalidArgument("the file exists already", argument=argument, hint=hint)
+    if not file.parent.is_dir():
+        raise InvalidArgument("there is no such folder", argument=argument, given=str(file.parent))
+    if not os.access(file.parent, os.W_OK | os.X_OK):
+        raise InvalidArgument("the folder cannot be written", argument=argument, given=str(file.parent))
+    return file
 
 
 def write_table(out: Path | None, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, shown: int) -> str | None:

@@ -135,6 +135,8 @@ def check(arguments: Arguments) -> dict[str, dict[str, Any]]:
 
     if not arguments.dry_run:
         run_folder.check("compress", arguments)
+    elif arguments.plan is not None:
+        run_folder.new_file(Path(arguments.plan), "--plan", "name another file")
     methods = [name.strip() for name in arguments.method.split(",") if name.strip()]
     if not methods:
         raise InvalidArgument("a method is needed", argument="--method", given=repr(arguments.method))

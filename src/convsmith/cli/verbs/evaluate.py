@@ -36,8 +36,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Load, measure, print; write a run folder if asked."""
     if arguments.out is not None:
         run_folder.check("evaluate", arguments)
-    elif arguments.overwrite:
-        raise InvalidArgument("there is nothing to overwrite", argument="--overwrite", hint="add --out DIR")
     model = arguments.model or arguments.checkpoint
     if model is None or (arguments.model and arguments.checkpoint):
         raise InvalidArgument("one model is evaluated", argument="MODEL", hint="evaluate MODEL --data DATA")

@@ -103,8 +103,8 @@ def _check(arguments: Arguments) -> None:
     if arguments.save is None and terminal.processes() > 1:
         rule, hint = "several processes share the search of --save only", "add --save FILE, or start it once"
         raise InvalidArgument(rule, argument="explain", given=f"{terminal.processes()} processes", hint=hint)
-    if arguments.save is not None and (not Path(arguments.save).name or Path(arguments.save).is_dir()):
-        raise InvalidArgument("routes are saved to a file", argument="--save", given=repr(arguments.save))
+    if arguments.save is not None:
+        _check_place(Path(arguments.save), arguments.out)
     if not arguments.image_files and not arguments.data:
         hint = "name images, or add --data DATA"
         raise InvalidArgument("there is nothing to explain", argument="explain MODEL", hint=hint)
@@ -117,6 +117,24 @@ def _check(arguments: Arguments) -> None:
     from convsmith.interpretation import RouteSettings
 
     RouteSettings(gamma=arguments.gamma, steps=arguments.steps, mode=arguments.mode)
+
+
+def _check_place(file: Path, out: str | None) -> None:
+    """Refuse a file that routes cannot be saved to: another's, or one inside of the run folder, which begins empty."""
+    argument = f"--save {file}"
+    if not file.name or file.is_dir():
+        raise InvalidArgument("routes are saved to a file", argument=argument, hint="name a file in it")
+    if out is not None and file.resolve().is_relative_to(Path(out).resolve()):
+        hint = "a place beside --out"
+        raise InvalidArgument("the run folder is made when the routes are saved", argument=argument, hint=hint)
+    if file.exists():
+        from convsmith.interpretation.routes import saved_index
+
+        try:
+            saved_index(file)
+        except InvalidArgument as error:
+            rule, hint = "only a file of routes is ever replaced", "name another file"
+            raise InvalidArgument(rule, argument=argument, given=error.rule, hint=hint) from None
 
 
 def images_of(arguments: Any, about: DataDescription, data: ImageData | None, name: str, shown: int) -> Explained:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convsmith.cli.shell import settings, terminal
+from convsmith.cli.shell import run_folder, settings, terminal
 from convsmith.cli.shell.options import Listing, option
-from convsmith.errors import InvalidArgument
 from convsmith.files import write_text
 
 EXAMPLES = ("init", "init train-digits", "init train-digits --file my.yaml")
@@ -31,9 +30,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
         return {"presets": list(known)}
     text = settings.preset_text(None, arguments.preset)
     target = Path(arguments.file or f"{arguments.preset}.yaml")
-    if target.exists():
-        hint = "name another with --file"
-        raise InvalidArgument("the file exists already", argument=f"--file {target}", hint=hint)
+    run_folder.new_file(target, "--file", "name another with --file")
     named = shlex.quote(str(target))
     write_text(target, text.replace(f"{arguments.preset}.yaml", named))
     terminal.say(f"wrote {target}", f"convsmith {text.split()[2]} --config {named}")

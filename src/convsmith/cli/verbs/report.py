@@ -29,9 +29,10 @@ def run(arguments: Arguments) -> dict[str, Any]:
     target = Path(arguments.out) if arguments.out is not None else None
     if target is None and len(folders) > 1:
         target = Path("runs.html")
-    if target is not None and target.is_dir():
-        rule = "the report is one file"
-        raise InvalidArgument(rule, argument=f"--out {target}", given="a folder", hint="name a .html file")
+    if target is not None and (target.is_dir() or target.suffix.lower() not in (".html", ".htm")):
+        given = "a folder" if target.is_dir() else f"a file of another kind, {target.suffix or 'without ending'}"
+        rule = "the report is one HTML file"
+        raise InvalidArgument(rule, argument=f"--out {target}", given=given, hint="name a .html file")
     path = build_report(folders, target)
     terminal.say(f"wrote {path}")
     return {"report": str(path)}
