@@ -155,6 +155,7 @@ def test_every_ending_has_a_message_and_a_code(ending, code, said, capsys, monke
     last = json.loads(heard.out.splitlines()[-1])
     assert last["exit_code"] == code
     assert last["verb"] == "doctor"
+    assert last["error"]
 
 
 def test_debug_shows_the_traceback_before_or_after_the_verb(capsys, monkeypatch):

@@ -136,7 +136,7 @@ def test_a_folder_in_which_a_run_is_said_to_go_on_stays():
     """Regression: an audit stopped in its first chapter named a folder that was then removed."""
 
     def command():
-        with run_folder.closing():
+        with run_folder.closing("work", Arguments(out="run")):
             folder = run_folder.open_run("work", Arguments(out="run"))
             raise run_folder.Interrupted("work", folder, "stopped in chapter 1")
 
@@ -148,15 +148,18 @@ def test_a_folder_in_which_a_run_is_said_to_go_on_stays():
 @pytest.mark.parametrize("error", [InvalidArgument("no"), RuntimeError("bug"), KeyboardInterrupt()])
 def test_a_command_that_fails_before_its_first_file_leaves_no_folder(error):
     def command(*files, **words):
-        with run_folder.closing():
-            folder = run_folder.open_run("work", Arguments(out="run", **words))
+        arguments = Arguments(out="run", **words)
+        with run_folder.closing("work", arguments):
+            folder = run_folder.open_run("work", arguments)
             for name in files:
                 (folder / name).touch()
             raise error
 
     for files, words, left in (((), {}, False), (("history.csv",), {}, True), ((), {"resume": True}, True)):
-        with pytest.raises(type(error)):
+        with pytest.raises(type(error)) as caught:
             command(*files, **words)
+        if isinstance(error, KeyboardInterrupt):  # between two savings it said no more than "interrupted"
+            assert ("go on with: convsmith work --out run --resume" in str(caught.value)) == left
         assert Path("run").exists() == left
         assert not Path("run/.lock").exists()
 

@@ -147,7 +147,7 @@ def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
         given, hint = f"{world} processes of a launcher", "start it once, without torchrun or accelerate launch"
         raise InvalidArgument(rule, argument=f"{program.name} {verb}", given=given, hint=hint)
     try:
-        with run_folder.closing():
+        with run_folder.closing(verb, arguments):
             summary = module.run(arguments)
     except ConvsmithError as error:
         flags.name_flags(error, arguments)
@@ -172,7 +172,7 @@ def _complain(words: Sequence[str], kind: str, text: str, *, code: int) -> None:
 def _last_line(words: Sequence[str], text: str, code: int) -> None:
     import json
 
-    print(json.dumps({"verb": words[0], "exit_code": code, "error": text}))
+    print(json.dumps({"verb": words[0], "exit_code": code, "error": text or "interrupted"}))
 
 
 def _explained(error: Exception) -> tuple[str, int]:

@@ -142,5 +142,5 @@ def _one_count(pictures: Pictures, looks: Mapping[int, Look], spec: str) -> int:
         return next(iter(by_count))
     fewest = sorted(by_count.items(), key=lambda item: len(item[1]))
     told = "; ".join(f"{c} channels in {len(p)} files, among them {shortened(p, 5)}" for c, p in fewest)
-    hint = "channels=1 or channels=3 converts them (--channels)"
+    hint = "channels=1 or channels=3 converts them"
     raise InvalidArgument("the images have different numbers of channels", argument=spec, given=told, hint=hint)

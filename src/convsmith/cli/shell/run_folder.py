@@ -104,17 +104,24 @@ def discard(folder: Path, arguments: options.Computation) -> None:
 
 
 @contextmanager
-def closing() -> Iterator[None]:
-    """Let go of run folders when a command ends; one that failed before it wrote any result leaves none."""
+def closing(verb: str, arguments: options.Listing) -> Iterator[None]:
+    """Let go of run folders when a command ends; one that failed before it wrote any result leaves none.
+
+    An interruption between two savings says how to go on too, if there is a folder to go on in.
+    """
     _made.clear()
     try:
         yield
     except Interrupted:  # its message says how to go on in this folder
         raise
-    except BaseException:
+    except BaseException as error:
         for folder in _made:
             if {p.name for p in folder.rglob("*") if p.is_file()} <= {MARK, ENVIRONMENT, lock.NAME}:
                 shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, KeyboardInterrupt) and isinstance(arguments, options.Work):
+            begun = [Path(str(arguments.out))] if arguments.resume else [path for path in _made if path.is_dir()]
+            if begun:
+                raise Interrupted(verb, begun[0], "stopped") from None
         raise
     finally:
         lock.release()
