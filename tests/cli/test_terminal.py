@@ -1,9 +1,10 @@
 """Tables and complaints, in a pipe and on a terminal."""
 
 import io
+import os
 import sys
 
-from convsmith.cli.shell import terminal
+from convsmith.cli.shell import progress, terminal
 
 
 class Terminal(io.StringIO):
@@ -44,3 +45,29 @@ def test_only_the_first_process_speaks(monkeypatch, capsys):
     terminal.complain("error", "x")
     heard = capsys.readouterr()
     assert heard.out + heard.err == ""
+
+
+def test_work_goes_on_where_nobody_reads_any_more(monkeypatch):
+    """Regression: ``train ... | head`` ended the run before its result and report, with exit code 0."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        for _ in range(2):
+            terminal.say("x")
+            terminal.table(("a",), [("b",)])
+            terminal.complain("error", "x")
+            progress.Lines("work", stream, iter((0.0, 5.0)).__next__)(1, 1)
+
+
+def test_streams_take_every_text_and_may_be_closed(monkeypatch):
+    """Regression: a name beyond the letters of the terminal, and ``>&-``, were bugs in convsmith."""
+    heard = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(heard, encoding="ascii", errors="strict"))
+    monkeypatch.setattr(sys, "stderr", None)
+    terminal.open_streams()
+    terminal.say("日本.png")
+    terminal.complain("error", "x")
+    assert heard.getvalue() == b"\\u65e5\\u672c.png\n"
+    sys.stderr.close()

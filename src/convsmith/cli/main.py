@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted. Neither ``--help`` n
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import itertools
 import os
@@ -85,6 +86,9 @@ def _summary(path: Path) -> str:
 
 def main(argv: Sequence[str] | None = None, program: Program | None = None) -> int:
     """Run one command line (without the program's name) and return its exit code."""
+    from convsmith.cli.shell import terminal
+
+    terminal.open_streams()
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--debug"]:
         words = [*words[1:], "--debug"]
@@ -155,24 +159,21 @@ def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
     if arguments.json and terminal.is_main_process():
         import json
 
-        print(json.dumps({"verb": verb, "exit_code": 0, **(summary or {})}, allow_nan=False))
+        terminal.write(sys.stdout, json.dumps({"verb": verb, "exit_code": 0, **(summary or {})}, allow_nan=False))
     sys.stdout.flush()
     return 0
 
 
 def _complain(words: Sequence[str], kind: str, text: str, *, code: int) -> None:
     """Say on stderr what went wrong; with ``--json`` also as the last line of stdout."""
+    import json
+
     from convsmith.cli.shell import terminal
 
     terminal.complain(kind, text, everywhere=code == 1)
     if "--json" in words:
-        _last_line(words, text, code)
-
-
-def _last_line(words: Sequence[str], text: str, code: int) -> None:
-    import json
-
-    print(json.dumps({"verb": words[0], "exit_code": code, "error": text or "interrupted"}))
+        with contextlib.suppress(OSError):  # stdout itself may be what is full
+            terminal.write(sys.stdout, json.dumps({"verb": words[0], "exit_code": code, "error": text or kind}))
 
 
 def _explained(error: Exception) -> tuple[str, int]:

@@ -75,7 +75,7 @@ def torchvision_set(request: Request) -> Material:
         raise InvalidArgument(rule, argument=request.spec, given=repr(name), hint=hint)
     home = request.root or data_home()
     read = partial(getattr(torchvision.datasets, name), str(home))
-    hint = f"connect to the network, or put its files under {home} (root= or CONVSMITH_DATA name another folder)"
+    hint = f"connect to the network, or put its files under {home} (root=, --data-root or CONVSMITH_DATA name another)"
     parts = {}
     for part, chosen in TORCHVISION[name].items():
         try:
@@ -96,7 +96,7 @@ def timm_set(request: Request) -> Material:
         rule, hint = "timm takes a name without a library before it for a folder", f"torch/{name}, hfds/{name}, folder"
         raise InvalidArgument(rule, argument=request.spec, given=repr(name), hint=hint)
     create = cache_alone()(create_dataset) if name.startswith(("hfds/", "hfids/")) else create_dataset
-    parts, hint = {}, f"root= (--data-root) names the folder, now {home}"
+    parts, hint = {}, f"root= or --data-root names the folder, now {home}"
     for part, split in ((TRAIN, "train"), (TEST, "validation")):
         parts[part] = quietly(request.spec, hint, create, name, root=str(home), split=split, download=True)
         if not hasattr(parts[part], "__getitem__"):

@@ -83,7 +83,7 @@ class Lines:
         self.last_time, self.last_share = now, share
         amount = f"{done}/{total}" if total else str(done)
         words = [f"{self.title}: {amount}", note, f"[{self._times(now, share)}]"]
-        print(*(word for word in words if word), file=self.stream, flush=True)
+        terminal.write(self.stream, " ".join(word for word in words if word))
 
     def _times(self, now: float, share: float) -> str:
         began, before = self.first or (now, share)

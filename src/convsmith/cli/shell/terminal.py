@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 
 def is_main_process() -> bool:
@@ -18,10 +19,28 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def open_streams() -> None:
+    """Let stdout and stderr take every text, one that was closed before the start included."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  (it is open as long as the process)
+        elif getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name beyond the terminal's letters
+
+
+def write(stream: TextIO, *lines: str) -> None:
+    """Print lines; where nobody reads any more, as behind ``| head``, the work goes on unheard."""
+    try:
+        print(*lines, sep="\n", file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def say(*lines: str) -> None:
     """Print lines on stdout, from the first process only."""
     if is_main_process():
-        print(*lines, sep="\n", flush=True)
+        write(sys.stdout, *lines)
 
 
 def complain(kind: str, text: str, *, everywhere: bool = False) -> None:
@@ -40,7 +59,7 @@ def complain(kind: str, text: str, *, everywhere: bool = False) -> None:
 
         Console(stderr=True, soft_wrap=True).print(Text(f"{kind}: ", style="bold red") + Text(text))
     else:
-        print(f"convsmith: {kind}: {text}" if text else f"convsmith: {kind}", file=sys.stderr, flush=True)
+        write(sys.stderr, f"convsmith: {kind}: {text}" if text else f"convsmith: {kind}")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -68,7 +87,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         padded = [
             cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True)
         ]
-        print("  ".join(padded).rstrip())
+        write(sys.stdout, "  ".join(padded).rstrip())
 
 
 def shown(value: Any) -> str:
