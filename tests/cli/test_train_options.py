@@ -1,9 +1,11 @@
 """The loop's flags are the fields of TrainConfig, with the same defaults; images are chosen as the flags say."""
 
 import dataclasses
+import shlex
 
 import pytest
 
+from convsmith.cli import main
 from convsmith.cli.shell import classifier, data_options, method_settings, train_options
 from convsmith.cli.verbs import train
 from convsmith.errors import InvalidArgument
@@ -78,3 +80,42 @@ def test_a_network_is_seeded_and_its_recipe_rebuilds_it():
     assert [p.shape for p in build(recipe).parameters()] == [p.shape for p in first.parameters()]
     other, _ = classifier.create(dataclasses.replace(arguments, seed=1), about)
     assert any((a != b).any() for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+TRAIN, PREDICTED = "train --data digits", "explain cs_lenet photo.png"
+
+
+@pytest.mark.parametrize(
+    ("line", "unread", "needed"),
+    [
+        (f"{TRAIN} --momentum=0.5 --optimizer adamw", "--momentum", "an --optimizer that has one"),
+        (f"{TRAIN} --nesterov --optimizer rmsprop", "--nesterov", "--optimizer sgd"),
+        (f"{TRAIN} --milestones 0.5", "--milestones", "--schedule step"),
+        (f"{TRAIN} --step_factor 0.5", "--step-factor", "--schedule step"),
+        (f"{TRAIN} --mixup-prob 0.5", "--mixup-prob", "--mixup X or --cutmix X"),
+        (f"{TRAIN} --mixup 1 --mixup-switch-prob 0.5", "--mixup-switch-prob", "--mixup X and --cutmix X"),
+        (f"{TRAIN} --temperature 2", "--temperature", "--teacher MODEL"),
+        ("compress x --data y --method low-rank --runtime compile", "--runtime", "--keep-latency F"),
+        (f"{PREDICTED} --split train", "--split", "--data DATA alone"),
+        (f"{PREDICTED} --neighbours 2", "--neighbours", "--data DATA"),
+    ],
+)
+def test_a_flag_that_nothing_reads_is_refused(line, unread, needed, capsys):
+    assert main.main(line.split()) == 2
+    heard = capsys.readouterr().err
+    assert f"it is read with {needed} only" in heard
+    assert f"argument: {unread}\n" in heard
+
+
+def test_a_preset_may_say_more_than_is_read(tmp_path, monkeypatch):
+    """A flag that goes before the preset's must not clash with what else the preset says."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("data: digits\nschedule: step\nmilestones: [0.5]\nmomentum: 0.8\n")
+    assert main.main(shlex.split("train --config own.yaml --schedule cosine --optimizer adamw --dry-run")) == 0
+
+
+def test_a_linear_probe_has_no_batches_to_fill_and_no_updates(capsys):
+    assert main.main(f"{TRAIN} --limit 64 --linear-probe --dry-run".split()) == 0
+    heard = capsys.readouterr().out
+    assert "twice" not in heard
+    assert "updates" not in heard

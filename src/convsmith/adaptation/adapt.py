@@ -235,7 +235,9 @@ def _train(
         validation=held_out,
         out=out,
         resume=resume and (out is None or bool(saved_steps(out))),
-        progress=None if progress is None else lambda done, total, note: progress(done, total, f"{method}: {note}"),
+        progress=None
+        if progress is None
+        else lambda done, total, note: progress(done, total, f"{method}: {note}" if note else method),
     )
     trained = time.perf_counter()
     source, target = extract_features(task.model, held_out), extract_features(task.model, evaluator.target)

@@ -56,7 +56,7 @@ def check(arguments: ModelOptions) -> None:
         pooling_arguments(arguments.pooling, arguments.pooling_args)
     if is_saved(arguments.model) or arguments.weights is not None:
         # a preset or file that asks for published weights gives way to weights named in particular; two flags clash
-        if "--pretrained" in environment.COMMAND.get():
+        if environment.typed("--pretrained"):
             hint = "leave --pretrained out: the saved weights are taken"
             rule = "published weights belong to a name"
             raise InvalidArgument(rule, argument=f"--model {arguments.model}", hint=hint)

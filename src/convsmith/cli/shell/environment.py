@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import shlex
+from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import convsmith
+from convsmith.errors import InvalidArgument
 
 #: the words after ``convsmith`` of the command that runs; set by `main`
 COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
@@ -24,6 +26,23 @@ EXTRAS = (
 def command() -> str:
     """Return the command line that runs, quoted for a shell."""
     return shlex.join(["convsmith", *COMMAND.get()])
+
+
+def typed(flag: str) -> bool:
+    """Tell whether the command that runs gives a flag itself, and not its file or preset."""
+    return any(word.partition("=")[0].replace("_", "-") == flag for word in COMMAND.get())
+
+
+def refuse_unread(where: Mapping[str, tuple[object, str]]) -> None:
+    """Refuse flags that would be parsed and ignored.
+
+    Args:
+        where: of a flag, whether it is read here, and what it is read with; a file or preset may say more than is read.
+    """
+    for flag, (read, needed) in where.items():
+        if not read and typed(flag):
+            rule, hint = f"it is read with {needed} only", f"add {needed}, or leave {flag} out"
+            raise InvalidArgument(rule, argument=flag, hint=hint)
 
 
 def record() -> dict[str, Any]:

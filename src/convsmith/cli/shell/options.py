@@ -21,6 +21,7 @@ COMMON = frozenset({"epochs", "steps", "lr", "batch_size", "size", "out", "resum
 COMMON |= frozenset({"keep_macs", "finetune_epochs", "keep_latency"})
 #: sides of images, and threads or processes, beyond which a slip of the hand would fill the memory
 MOST_PIXELS, MOST_WORKERS = 16_384, 1024
+MOST_SEED = 2**32 - 1
 #: bounds of a number -> how it is kept, and its words
 _BOUNDS = {
     "least": (operator.ge, "{} or more"),
@@ -79,7 +80,7 @@ class Computation(Listing):
     config: str | None = option(None, "YAML file of settings; flags win over it", metavar="FILE", group="common")
     preset: str | None = option(None, "packaged settings; file and flags win over it", metavar="NAME", group="common")
     out: str | None = option(None, "run folder to write (default: a new one in runs/)", metavar="DIR", group="common")
-    seed: int = option(0, "seed of everything random", group="common", least=0, most=2**32 - 1)
+    seed: int = option(0, "seed of everything random", group="common", least=0, most=MOST_SEED)
     device: str = option("auto", "auto, cpu, cuda, cuda:N, mps", metavar="NAME", group="common")
     overwrite: bool = option(False, "replace the run folder --out if it is one", group="common")
 
@@ -140,7 +141,7 @@ def _form(arguments: type[Listing], hidden: frozenset[str] = frozenset()) -> typ
     hints = get_type_hints(arguments)
     for field in _verb_fields_first(arguments):
         text, metavar = field.metadata["help"], field.metadata["metavar"]
-        plain = field.default is None or field.default == () or field.name in settings.SOURCES
+        plain = field.default in (None, (), "") or field.name in settings.SOURCES
         shown = tyro.conf.arg(help=text, metavar=metavar, help_behavior_hint="" if plain else None)
         kind: Any = Annotated[hints[field.name], shown, tyro.conf.DisallowNone]
         if field.metadata["positional"]:

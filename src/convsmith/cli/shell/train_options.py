@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from convsmith.cli.shell import environment
 from convsmith.cli.shell.method_settings import keyword_arguments
 from convsmith.cli.shell.options import Computation, Work, option
 
@@ -74,6 +75,24 @@ def train_config(arguments: LoopOptions) -> TrainConfig:
     config = TrainConfig(**{name: getattr(arguments, name) for name in names})
     resolve_device(config.device)
     return config
+
+
+def check_read(arguments: Any) -> None:
+    """Refuse flags of `train` that nothing reads as the others are; its configuration is right."""
+    from timm.optim import get_optimizer_info
+
+    rule = arguments.optimizer.split("_")[-1]
+    step = (arguments.schedule == "step", "--schedule step")
+    mixed = (arguments.mixup or arguments.cutmix, "--mixup X or --cutmix X")
+    where = {
+        "--momentum": (get_optimizer_info(rule).has_momentum, "an --optimizer that has one"),
+        "--nesterov": (rule.startswith("sgd"), "--optimizer sgd"),
+        **dict.fromkeys(("--milestones", "--step-factor"), step),
+        **dict.fromkeys(("--mixup-prob", "--mixup-mode"), mixed),
+        "--mixup-switch-prob": (arguments.mixup and arguments.cutmix, "--mixup X and --cutmix X"),
+        "--temperature": (arguments.teacher, "--teacher MODEL"),
+    }
+    environment.refuse_unread(where)
 
 
 def transform_settings(arguments: AugmentOptions) -> dict[str, Any]:

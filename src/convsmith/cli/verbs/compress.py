@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convsmith.cli.shell import classifier, data_options, run_folder, terminal
+from convsmith.cli.shell import classifier, data_options, environment, run_folder, terminal
 from convsmith.cli.shell.method_settings import method_settings
 from convsmith.cli.shell.options import MOST_WORKERS, Work, option
 from convsmith.errors import InvalidArgument, RunFailed
@@ -146,6 +146,7 @@ def check(arguments: Arguments) -> dict[str, dict[str, Any]]:
     budget, _ = budget_of(methods, **arguments.budgets())
     for runtime in (arguments.runtime, *["onnxruntime"] * (arguments.onnx and not arguments.dry_run)):
         check_runtime(runtime)
+    environment.refuse_unread({"--runtime": (arguments.keep_latency is not None, "--keep-latency F")})
     if arguments.plan is not None and budget is not None and not arguments.dry_run:
         rule = "a plan replaces the budget"
         raise InvalidArgument(rule, argument=f"--plan {arguments.plan}", hint="give one of them")

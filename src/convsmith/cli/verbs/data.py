@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convsmith.cli.shell import data_options, terminal
-from convsmith.cli.shell.options import option
+from convsmith.cli.shell.options import MOST_SEED, option
 
 EXAMPLES = ("data", "data digits", "data imagefolder:photos --size 224", "data digits --json")
 
@@ -16,7 +16,7 @@ class Arguments(data_options.ImageOptions):
     """List the data sets that DATA can name, or load one and describe it."""
 
     data: str | None = option(None, "which one; none lists them", metavar="DATA", positional=True)
-    seed: int = option(0, "key of the division into train, validation and test")
+    seed: int = option(0, "key of the division into train, validation and test", least=0, most=MOST_SEED)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from convsmith.cli.shell import classifier, data_options, run_folder, terminal
+from convsmith.cli.shell import classifier, data_options, environment, run_folder, terminal
 from convsmith.cli.shell.options import option
 from convsmith.cli.shell.progress import progress
 from convsmith.errors import InvalidArgument
@@ -108,6 +108,13 @@ def _check(arguments: Arguments) -> None:
     if not arguments.image_files and not arguments.data:
         hint = "name images, or add --data DATA"
         raise InvalidArgument("there is nothing to explain", argument="explain MODEL", hint=hint)
+    similar = (arguments.data, "--data DATA")
+    where = {
+        "--split": (not arguments.image_files, "--data DATA alone"),
+        "--neighbours": similar,
+        "--reference": similar,
+    }
+    environment.refuse_unread(where)
     from convsmith.data import image_files
 
     image_files(arguments.image_files)  # a missing one is named before any network is looked for

@@ -51,9 +51,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
     if arguments.format == "onnx":
         runtimes.check_runtime("onnxruntime")
     saved = classifier.is_saved(arguments.model) or arguments.weights is not None
-    pretrained = arguments.pretrained and not saved
-    loaded = load_model(arguments.model, weights=arguments.weights, pretrained=pretrained)
-    if not saved and not pretrained:
+    if saved and arguments.pretrained:
+        hint = "leave --pretrained out: the saved weights are taken"
+        raise InvalidArgument("published weights belong to a name", argument=f"MODEL {arguments.model}", hint=hint)
+    loaded = load_model(arguments.model, weights=arguments.weights, pretrained=arguments.pretrained)
+    if not saved and not arguments.pretrained:
         terminal.complain("note", f"{arguments.model} is untrained: its weights are random")
     images = runtimes.noise(input_shape(loaded.model, loaded.description, arguments.size), arguments.seed)
     folder = run_folder.open_run("export", arguments)

@@ -53,6 +53,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """Check everything, train, evaluate, write."""
     run_folder.check("train", arguments)
     train_options.train_config(arguments)
+    train_options.check_read(arguments)
     classifier.check(arguments)
     settings = train_options.transform_settings(arguments)
     if arguments.linear_probe:
@@ -68,11 +69,11 @@ def run(arguments: Arguments) -> dict[str, Any]:
     counts = ", ".join(f"{count:,} {name}" for name, count in images.description.counts.items())
     parameters = sum(weight.numel() for weight in model.parameters())
     terminal.say(f"network {arguments.model}, {parameters:,} parameters", f"images  {arguments.data}: {counts}")
-    loader = training_loader(images, arguments)
+    loader = None if arguments.linear_probe else training_loader(images, arguments)
     if arguments.dry_run:
-        return plan(len(loader), parameters, arguments)
+        return plan(loader, parameters, arguments)
     folder = run_folder.open_run("train", arguments)
-    if arguments.linear_probe:
+    if loader is None:
         return conclude(fitted_head(model, images, arguments), recipe, images, None, arguments, folder)
     with run_folder.beginning(folder, arguments):
         result = fit(task, loader, images, arguments, folder)
@@ -145,11 +146,13 @@ def fitted_head(model: nn.Module, images: ImageData, arguments: Arguments) -> nn
         )
 
 
-def plan(batches: int, parameters: int, arguments: Arguments) -> dict[str, Any]:
-    """Say what a run would do."""
-    steps = 0 if arguments.linear_probe else train_options.train_config(arguments).total_steps(batches)
+def plan(loader: Loader | None, parameters: int, arguments: Arguments) -> dict[str, Any]:
+    """Say what a run would do; a linear probe has no updates and no loader."""
+    steps = 0 if loader is None else train_options.train_config(arguments).total_steps(len(loader))
     folder = run_folder.check("train", arguments)
-    terminal.say(f"updates {steps:,} of {arguments.batch_size * arguments.accumulate} images", f"run     {folder}")
+    if steps:
+        terminal.say(f"updates {steps:,} of {arguments.batch_size * arguments.accumulate} images")
+    terminal.say(f"run     {folder}")
     return {"run": str(folder), "steps": steps, "parameters": parameters}
 
 
