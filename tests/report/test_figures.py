@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+import warnings
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -46,6 +47,13 @@ def test_the_same_numbers_give_the_same_bytes():
 
 def test_text_stays_text():
     assert "accuracy, %" in figures.bars({"one": 1.0}, xlabel="accuracy, %")
+
+
+def test_a_name_that_matplotlib_has_no_font_for_is_no_warning():
+    """Regression: classes named in Chinese filled stderr with warnings, though the page shows their text."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "日本" in figures.bars({"日本": 2.0}, xlabel="ms")
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (1, 4, 5), (3, 4, 5)])

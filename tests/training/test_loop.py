@@ -119,6 +119,7 @@ def test_learns_and_logs(tmp_path):
     assert done.best_value == max(r["accuracy"] for r in evaluations)
     assert [r["step"] for r in done.history if r["kind"] == "train"] == [20, 40, 60]
     assert notes[-1][:2] == (60, 60)
+    assert all(note.count("accuracy") <= 1 for *_, note in notes)  # twice, before the first loss was logged
     assert not task.training
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == done.history

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,7 +85,9 @@ def with_own_identifiers(svg: str, number: int) -> str:
 
 def _svg(axes: Any) -> str:
     buffer = io.StringIO()
-    axes.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():  # text stays text: what draws it is not matplotlib's font
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        axes.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     salt = "f" + hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -265,7 +265,8 @@ class Run:
             changed = {"best_step": self.position.step, "best_value": metrics[self.task.monitor], "stale": 0}
         self.position = replace(self.position, **changed)
         self._add({"kind": "evaluation", **self._where(), **metrics, "seconds": self._seconds()})
-        self.note = f"{self.note.split(',')[0]}, {self.task.monitor} {metrics[self.task.monitor]:.4g}".lstrip(", ")
+        loss = [part for part in self.note.split(", ") if part.startswith("loss ")]
+        self.note = ", ".join([*loss, f"{self.task.monitor} {metrics[self.task.monitor]:.4g}"])
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
