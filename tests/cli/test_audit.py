@@ -1,16 +1,19 @@
 """An audit: every chapter answers or says why not, within its time, and goes on where it was stopped."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from markupsafe import escape
 from PIL import Image
 
 from convsmith.cli import main
 from convsmith.cli.reports import audit_leaner, audit_sharper, audit_subject
+from convsmith.cli.shell import options
 from convsmith.cli.verbs import audit, demo
 from convsmith.data.pictures import Files
 from convsmith.errors import RunFailed
@@ -42,7 +45,7 @@ def quick(monkeypatch):
 
 
 def test_every_chapter_answers_or_says_why_and_goes_on_where_it_was_stopped(tmp_path, quick, capsys, monkeypatch):
-    model, data = network(tmp_path / "net"), folder_of(tmp_path / "data")
+    model, data = network(tmp_path / "a net"), folder_of(tmp_path / "the data")
     run = tmp_path / "run"
     words = ["audit", model, "--data", data, "--out", str(run), "--runtime", "torch", "--json"]
     monkeypatch.setattr(audit_sharper, "run", lambda subject: 1 / 0)
@@ -57,11 +60,15 @@ def test_every_chapter_answers_or_says_why_and_goes_on_where_it_was_stopped(tmp_
     assert list(said["chapters"]) == list(CHAPTERS)
     for name, chapter in said["chapters"].items():
         assert bool(chapter["sentence"]) != bool(chapter["absent"]), name
+        if chapter["command"]:  # runs as it stands, spaces in names or not
+            _, verb, *rest = shlex.split(chapter["command"])
+            given = options.parse(verb, main.Program().load(verb).Arguments, rest)
+            assert (given.model, given.data) == (model, data)
     assert "--target" in said["chapters"]["portable"]["absent"]
     assert "untrained" in said["notes"][-1]
     page = (run / "report.html").read_text()
     assert all(title in page for title in ("Leaner", "Sharper", "Explainable", "Guarded", "Portable"))
-    assert said["chapters"]["sharper"]["command"] in page
+    assert escape(said["chapters"]["sharper"]["command"]) in page
 
 
 def test_a_second_domain_is_told_apart_and_missing_classes_are_seen(tmp_path):
@@ -103,14 +110,14 @@ def test_a_large_folder_is_not_read_whole(tmp_path, monkeypatch):
 
 
 def test_an_interrupted_audit_says_how_to_go_on(tmp_path, capsys, monkeypatch):
-    model, data, run = network(tmp_path / "net"), folder_of(tmp_path / "data"), tmp_path / "run"
+    model, data, run = network(tmp_path / "net"), folder_of(tmp_path / "data"), tmp_path / "a run"
 
     def stopped(subject):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(audit_sharper, "run", stopped)
     assert main.main(["audit", model, "--data", data, "--out", str(run)]) == 130
-    assert f"go on with: convsmith audit --out {run} --resume" in capsys.readouterr().err
+    assert f"go on with: convsmith audit --out '{run}' --resume" in capsys.readouterr().err
 
 
 def test_a_chapter_stops_when_its_time_is_over():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ class Interrupted(KeyboardInterrupt):
     """The run was stopped and its state is saved; the message says how to go on."""
 
     def __init__(self, verb: str, folder: Path, done: str) -> None:
-        super().__init__(f"{done}; the state is saved\n  go on with: convsmith {verb} --out {folder} --resume")
+        go_on = shlex.join(["convsmith", verb, "--out", str(folder), "--resume"])
+        super().__init__(f"{done}; the state is saved\n  go on with: {go_on}")
 
 
 def check(verb: str, arguments: options.Computation) -> Path:

@@ -6,6 +6,7 @@ import types
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from convsmith.errors import InvalidArgument, close_matches
@@ -71,7 +72,7 @@ def checked(verb: str, arguments: type[Any], text: str, *, where: str) -> dict[s
         name = str(key).replace("-", "_")
         if name == "verb":
             if value != verb:
-                rule, hint = "the settings file is for another verb", f"convsmith {value} --config {where}"
+                rule, hint = "the settings file is for another verb", f"convsmith {value} --config {quote(where)}"
                 raise InvalidArgument(rule, argument=f"convsmith {verb}", given=f"verb: {value} in {where}", hint=hint)
             continue
         if name not in allowed:

@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from convsmith.cli.shell import classifier, run_folder, terminal
@@ -73,14 +74,15 @@ def run(arguments: Arguments) -> dict[str, Any]:
         target, more = read_images(arguments.target, most=LABELLED, seed=arguments.seed)
         notes += more
     loaded = load(arguments, device)
-    weights = "" if arguments.weights is None else f" --weights {arguments.weights}"
+    network, images = quote(arguments.model), quote(arguments.data)
+    weights = "" if arguments.weights is None else f" --weights {quote(arguments.weights)}"
     bare = not (weights or arguments.random or classifier.is_saved(arguments.model) or ":" in arguments.model)
     words = {
-        "model": arguments.model + weights,
-        "start": f"--model {arguments.model}" + (" --pretrained" if bare else weights),
-        "data": arguments.data,
-        "labelled": arguments.data if data.classes else "FOLDER_WITH_CLASSES",
-        "target": arguments.target or "TARGET",
+        "model": network + weights,
+        "start": f"--model {network}" + (" --pretrained" if bare else weights),
+        "data": images,
+        "labelled": images if data.classes else "FOLDER_WITH_CLASSES",
+        "target": quote(arguments.target or "TARGET"),
     }
     labelled = data if data.classes else None
     few = data.subset(in_turn(data.labels.tolist(), PICTURES, arguments.seed))

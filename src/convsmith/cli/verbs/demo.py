@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from convsmith.cli.shell import run_folder
@@ -69,9 +70,9 @@ def run(arguments: Arguments) -> dict[str, Any]:
     digits, _ = read_images("digits", most=4 * TARGET, seed=arguments.seed)
     few = digits.of_classes(range(TARGET_CLASSES)).subset(slice(TARGET))
     words = {
-        "model": str(network),
-        "start": f"--model {network}",
-        "data": str(folder / "photographs"),
+        "model": quote(str(network)),
+        "start": f"--model {quote(str(network))}",
+        "data": quote(str(folder / "photographs")),
         "labelled": "mnist-5k",
         "target": f"digits --target-classes 0-{TARGET_CLASSES - 1}",
     }
