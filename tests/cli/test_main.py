@@ -190,7 +190,10 @@ def test_completion_scripts_know_verbs_and_flags(capsys):
         done = subprocess.run(["bash", "-c", f"{script}\n{complete}"], capture_output=True, text=True, check=True)
         assert set(wanted.split()) <= set(done.stdout.split()), words
     assert main.main(["--completion=zsh"]) == 0
-    assert capsys.readouterr().out.startswith("#compdef convsmith")
+    script = capsys.readouterr().out
+    assert script.startswith("#compdef convsmith")
+    # read by eval it called itself outside of completion: a traceback at every start of a shell, and no completion
+    assert script.splitlines()[-1].endswith("; else compdef _tyro_convsmith convsmith; fi")
 
 
 @pytest.mark.parametrize("verb", list(main.Program().verbs()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import operator
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -175,7 +176,12 @@ def completion(program: str, verbs: Mapping[str, type[Listing]], shell: str) -> 
     script = io.StringIO()
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
         tyro.cli(every, prog=program, args=["--tyro-print-completion", shell], config=(tyro.conf.OmitArgPrefixes,))
-    return script.getvalue()
+    text = script.getvalue().rstrip()
+    if shell == "zsh":  # tyro's calls itself, as a file of fpath does; read by eval it has to name itself instead
+        call = text.splitlines()[-1]
+        named = f"compdef {call.split()[0]} {shlex.quote(program)}"
+        text = f'{text.removesuffix(call)}if [ "$funcstack[1]" = _{program} ]; then {call}; else {named}; fi'
+    return text
 
 
 def _verb_fields_first(arguments: type[Listing]) -> list[Any]:
