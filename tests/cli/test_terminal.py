@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 
 from convsmith.cli.shell import progress, terminal
@@ -36,6 +37,13 @@ def test_text_in_brackets_survives_on_a_terminal(monkeypatch):
         speak()
         monkeypatch.undo()
         assert '"convsmith[demo]"' in stream.getvalue()
+
+
+def test_only_the_head_of_a_complaint_is_red(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    terminal.complain("error", "must be text")
+    assert re.fullmatch(r"\x1b\[[\d;]+merror: \x1b\[0mmust be text\n", sys.stderr.getvalue())
 
 
 def test_only_the_first_process_speaks(monkeypatch, capsys):

@@ -57,7 +57,7 @@ def complain(kind: str, text: str, *, everywhere: bool = False) -> None:
         from rich.console import Console
         from rich.text import Text
 
-        Console(stderr=True, soft_wrap=True).print(Text(f"{kind}: ", style="bold red") + Text(text))
+        Console(stderr=True, soft_wrap=True).print(Text.assemble((f"{kind}: ", "bold red"), text))
     else:
         write(sys.stderr, f"convsmith: {kind}: {text}" if text else f"convsmith: {kind}")
 
