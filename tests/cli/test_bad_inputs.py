@@ -141,6 +141,10 @@ CASES = {
         existing_run, ("explain", "cs_lenet", "--data", "digits", "--save", "run/model.safetensors"),
         ["only a file of routes is ever replaced", "--save run/model.safetensors"],
     ),
+    "routes below a file": (
+        below_a_file, ("explain", "x", "--data", "y", "--save", "file/r"), ["folder cannot be written", "--save file/r"]
+    ),
+    "a name no image can have": (None, ("predict", "x", "~nobody-of-this-name/x"), ["IMAGE ~nobody-of-this-name/x"]),
     "routes into the run folder": (
         None, ("explain", "cs_lenet", "--data", "digits", "--save", "run/r", "--out", "run"), ["--save run/r", "beside"]
     ),

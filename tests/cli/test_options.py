@@ -162,6 +162,8 @@ def test_resume_needs_a_run_folder_and_takes_its_settings(tmp_path):
         ([], ["needs --data"]),
         (["--dta", "y"], ["no flag of this name", "--dta", "did you mean --data?"]),
         (["--learning-rate", "1"], ["no flag of this name", "did you mean --lr?"]),
+        (["--LR", "1"], ["no flag of this name", "did you mean --lr?"]),
+        (["--settings", "f.yaml"], ["no flag of this name", "did you mean --config?"]),
         (["-x"], ["no flag of this name", "--help"]),
     ],
 )

@@ -139,9 +139,9 @@ def test_available():
         ("digits", {"augment": "digit"}, "did you mean 'digits'"),
         ("digits", {"crop": 9}, "window must fit"),
         ("digits", {"root": "/nowhere/at/all"}, "does not exist"),
-        ("x" * 300, {}, "no folder can be called so"),
+        ("x" * 300, {}, "no folder of this name can be read"),
         ("imagefolder:" + "x" * 300, {}, "cannot be looked up"),
-        ("~nobody-of-this-name/x", {}, "no folder can be called so"),
+        ("~nobody-of-this-name/x", {}, "no folder of this name can be read"),
     ],
 )
 def test_bad_calls(spec, arguments, rule):

@@ -139,13 +139,14 @@ def image_files(names: Sequence[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for name in names:
-        path = Path(name).expanduser()
-        inside = [Path(os.fsdecode(file)) for file in Walk().files(path)] if path.is_dir() else [path]
-        found += inside
-        if not inside or not (path.is_dir() or path.is_file()):
-            rule, given = f"an image is a file, or a folder of {_ENDINGS}", "no such image"
-            given = "no image in it" if path.is_dir() else given
-            raise InvalidArgument(rule, argument=printable(str(name)), given=given)
+        argument, rule = printable(str(name)), f"an image is a file, or a folder of {_ENDINGS}"
+        with refusing("neither an image nor a folder can be read here", OSError, RuntimeError, argument=argument):
+            path = Path(name).expanduser()
+            inside = [Path(os.fsdecode(file)) for file in Walk().files(path)] if path.is_dir() else [path]
+            found += inside
+            if not inside or not (path.is_dir() or path.is_file()):
+                given = "no image in it" if path.is_dir() else "no such image"
+                raise InvalidArgument(rule, argument=argument, given=given)
     return found
 
 

@@ -124,7 +124,7 @@ def checked_size(size: int | Size | None) -> Size | None:
     return None if pair is None else (pair[0], pair[1])
 
 
-@refusing("no folder can be called so", OSError, RuntimeError, argument="data set")
+@refusing("no folder of this name can be read", OSError, RuntimeError, argument="data set")
 def parsed(spec: str) -> tuple[str, str]:
     """Return the name and what follows the colon; a folder is class folders or loose images by what is in it."""
     name, colon, argument = spec.partition(":")

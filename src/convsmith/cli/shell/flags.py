@@ -17,7 +17,7 @@ ELSEWHERE = {
     "learning-rate": "lr", "dataset": "data", "data-dir": "data", "image-size": "size", "img-size": "size",
     "input-size": "size", "output": "out", "output-dir": "out", "save-dir": "out", "workers": "num-workers",
     "arch": "model", "network": "model", "gpu": "device", "max-steps": "steps", "num-epochs": "epochs",
-    "out": "file",
+    "settings": "config", "out": "file",
 }  # fmt: skip
 #: values of a list
 MANY = 10**9
@@ -188,7 +188,7 @@ def _one(argument: str, kind: Any, word: str) -> Any:
 
 
 def _refuse_unknown(verb: str, flag: str, known: Sequence[str]) -> None:
-    word = flag.lstrip("-")
+    word = flag.lstrip("-").lower()
     meant = {name: name for name in known} | {name: ours for name, ours in ELSEWHERE.items() if ours in known}
     found = [word] if word in meant else difflib.get_close_matches(word, meant, cutoff=0.65)
     near = list(dict.fromkeys(meant[name] for name in found))

@@ -40,7 +40,7 @@ def check(verb: str, arguments: options.Computation) -> Path:
             raise InvalidArgument("several processes need one named run folder", argument="--out", hint="add --out DIR")
         names = (Path("runs", f"{verb}-{number}") for number in itertools.count(1))
         folder = next(name for name in names if not name.exists())
-        _check_writable(folder.parent)
+        check_writable(folder.parent)
         return folder
     folder = Path(arguments.out)
     if not terminal.is_main_process():
@@ -52,7 +52,7 @@ def check(verb: str, arguments: options.Computation) -> Path:
         _check_same_settings(verb, folder, arguments)
     elif folder.is_dir():
         _check_free(folder, arguments)
-    _check_writable(folder)
+    check_writable(folder)
     return folder
 
 
@@ -144,14 +144,15 @@ def beginning(folder: Path, arguments: options.Computation) -> Iterator[None]:
         raise RunFailed(error.rule, argument=error.argument, given=error.given, hint=hint) from error
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path, argument: str | None = None) -> None:
+    """Refuse a folder that cannot be made or written, as ``argument``, left out as the run folder."""
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         reason = "is not writable" if nearest.is_dir() else "is a file"
-        rule = "the run folder cannot be written"
-        raise InvalidArgument(rule, argument=f"--out {folder}", given=f"{nearest} {reason}", hint="another --out")
+        rule, given = f"the {'run ' if argument is None else ''}folder cannot be written", f"{nearest} {reason}"
+        raise InvalidArgument(rule, argument=argument or f"--out {folder}", given=given, hint="name another place")
 
 
 def table_file(arguments: options.Computation) -> Path | None:
@@ -173,8 +174,7 @@ def new_file(file: Path, flag: str, hint: str, overwrite: bool = False) -> Path:
         raise InvalidArgument("the file exists already", argument=argument, hint=hint)
     if not file.parent.is_dir():
         raise InvalidArgument("there is no such folder", argument=argument, given=str(file.parent))
-    if not os.access(file.parent, os.W_OK | os.X_OK):
-        raise InvalidArgument("the folder cannot be written", argument=argument, given=str(file.parent))
+    check_writable(file.parent, argument)
     return file
 
 

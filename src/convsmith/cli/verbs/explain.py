@@ -131,6 +131,7 @@ def _check_place(file: Path, out: str | None) -> None:
     argument = f"--save {file}"
     if not file.name or file.is_dir():
         raise InvalidArgument("routes are saved to a file", argument=argument, hint="name a file in it")
+    run_folder.check_writable(file.parent, argument)
     if out is not None and file.resolve().is_relative_to(Path(out).resolve()):
         hint = "a place beside --out"
         raise InvalidArgument("the run folder is made when the routes are saved", argument=argument, hint=hint)
