@@ -78,3 +78,12 @@ def test_a_word_for_two_classes_means_none_of_them():
     with pytest.raises(InvalidArgument, match="crane"):
         matched_classes(("tench", "crane"), known)
     assert matched_classes(("b", "a", "a"), ("b", "a", "a")) == (0, 1, 2)
+
+
+def test_a_line_of_a_class_map_that_says_nothing_is_refused(tmp_path):
+    file = tmp_path / "map.txt"
+    file.write_text("# ours, theirs\n\nkitty=cat\npup = dog\n")
+    assert matched_classes(("kitty", "pup"), PETS, file) == (1, 2)
+    file.write_text("kitty=cat\npup dog\n")
+    with pytest.raises(InvalidArgument, match="'pup dog'"):
+        matched_classes(("kitty", "dog"), PETS, file)

@@ -60,10 +60,11 @@ def matched_classes(names: Sequence[str], known: Sequence[str], file: str | Path
     """Return for every class of a data set its number in a network that may know more.
 
     Names are compared without case, "_" and "-" being spaces; where the network has ImageNet's 1,000 classes, synsets
-    ("n01440764") and single names ("tench") mean them too. Each line of ``file`` is ``name=class of the network``.
+    ("n01440764") and single names ("tench") mean them too. Each line of ``file`` is ``name=class of the network``,
+    empty or a comment after ``#``.
 
     Raises:
-        InvalidArgument: a class that the network does not know, or two classes that are one there.
+        InvalidArgument: a class that the network does not know, or two classes that are one there; another line.
     """
     if file is None and tuple(names) == tuple(known):  # also where two classes share a name
         return tuple(range(len(names)))
@@ -80,6 +81,10 @@ def matched_classes(names: Sequence[str], known: Sequence[str], file: str | Path
         meaning = {name: number for name, number in pairs if often[name] == 1} | meaning
     with refusing("the file of class names cannot be read", OSError, UnicodeError, argument="class_map"):
         lines = [] if file is None else Path(file).read_text(encoding="utf-8-sig").splitlines()
+    odd = [line for line in lines if "=" not in line and line.strip() and not line.lstrip().startswith("#")]
+    if odd:
+        rule = "each line of the file is name=class of the network, or a comment after #"
+        raise InvalidArgument(rule, argument="class_map", given=repr(odd[0]))
     said = {_plain(left): _plain(right) for left, equals, right in (line.partition("=") for line in lines) if equals}
     found = [meaning.get(said.get(_plain(name), _plain(name))) for name in names]
     unknown = [name for name, number in zip(names, found, strict=True) if number is None]
