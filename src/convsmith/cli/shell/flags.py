@@ -47,7 +47,7 @@ def read(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, Any]
             hint = f"leave out ={words[0]}{also}"
             raise InvalidArgument("the flag takes no value", argument=flag, given=f"{flag}={words[0]}", hint=hint)
         else:
-            value = flag[2:] not in offs if hints[name] is bool else _value(fields[name], hints[name], words)
+            value: Any = flag[2:] not in offs if hints[name] is bool else _value(fields[name], hints[name], words)
             given[name] = (*given.get(name, ()), *value) if _count(hints[name]) == MANY else value
     places = [field for field in fields.values() if field.metadata["positional"]]
     for field in places:
