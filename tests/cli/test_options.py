@@ -208,3 +208,12 @@ def test_every_packaged_preset_is_valid_and_opens_with_the_command_that_runs_it(
         assert f"\nverb: {verb}\n" in text, name
         assert settings.presets(verb)[name] == text
         assert init.purpose(text), name
+
+
+def test_an_error_that_quotes_a_value_names_its_own_flag_and_no_other_of_that_value():
+    error = InvalidArgument("no such site", argument="sites='auto'", given=3)
+    form = dataclasses.make_dataclass(
+        "Form", [(name, str, options.option("auto", "x")) for name in ("device", "sites")]
+    )
+    flags.name_flags(error, form())
+    assert "argument: --sites SITES\n" in str(error)

@@ -149,3 +149,17 @@ def test_art_clears_no_gradient_of_the_network(digits):
 def test_labels_that_are_no_classes_are_refused(digits, labels):
     with pytest.raises(InvalidArgument, match="labels"):
         attack(digits.model, digits.test_x[:2], torch.tensor(labels))
+
+
+@pytest.mark.parametrize("cut", [torch.Tensor.detach, torch.no_grad()(torch.Tensor.clone)])
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_network_without_gradients_is_refused_by_its_name(cut, learns):
+    """Regression: an int8 network ended in torch's words about an unused tensor, as a bug of ours."""
+
+    class Rounded(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(cut(x).flatten(1))
+
+    model = Rounded(4, 3).requires_grad_(learns).eval()
+    with pytest.raises(InvalidArgument, match=r"autograd can follow\n.*model\n.*Rounded"):
+        attack(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), "fgsm", EPS)

@@ -43,7 +43,13 @@ class AttackSetting:
             points = pixels.detach().requires_grad_(True)
             logits = class_scores(self.model(self.normalise(points)))
             loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-            (slope,) = torch.autograd.grad(-loss if self.targeted else loss, points)
+            if self.targeted:
+                loss = -loss
+            slope = torch.autograd.grad(loss, points, allow_unused=True)[0] if loss.requires_grad else None
+        if slope is None:
+            rule = "the output does not depend on the images in a way autograd can follow"
+            hint = "an int8 network has no gradients: take the one it was made of"
+            raise InvalidArgument(rule, argument="model", given=type(self.model).__name__, hint=hint)
         return slope
 
 

@@ -105,6 +105,7 @@ def test_qat_starts_near_the_original(network):
 
 
 def test_train_mode_does_not_change_an_int8_graph(quantised):
+    assert not any(module.training for module in quantised.modules())  # its parts were said to train
     with torch.no_grad():
         before = quantised.eval()(IMAGES)
         assert torch.equal(quantised.train()(IMAGES), before)

@@ -80,7 +80,7 @@ def name_flags(error: ConvsmithError, arguments: Any) -> None:
     said, given = str(error.argument), error.given
     fields = [field for field in dataclasses.fields(arguments) if field.name != "verb"]
     # of "compression method"; a data set is told by its value, and is no --set
-    last = {"data set": "", "settings": "set"}.get(said, said.split(" ")[-1].replace("-", "_"))
+    last = {"data set": "", "settings": "set"}.get(said, said.split(" ")[-1].replace("-", "_").partition("=")[0])
     alike = (f for f in fields if last == f.name or (len(f.name) > 5 and last.startswith(f.name)))
     words = [(word, f) for f in fields for word in _words(getattr(arguments, f.name)) if "Literal" not in str(f.type)]
     named = (f"--{f.name.replace('_', '-')} {w}" for w, f in words if w.partition("=")[0].split(".")[-1] == said != w)

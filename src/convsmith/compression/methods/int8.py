@@ -48,7 +48,8 @@ class Int8Model(nn.Module):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__()
         self.program: Any = graph
-        self.training = False
+        for module in self.modules():
+            module.training = False
 
     def forward(self, x: Tensor) -> Tensor:
         return self.program(x)
