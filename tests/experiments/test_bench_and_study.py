@@ -38,6 +38,11 @@ def test_bench_lists_runs_and_writes(toys, tmp_path, capsys):
     assert len(list(tmp_path.glob("toy-suite--*.json"))) == 1
 
 
+def test_a_mistake_is_told_by_the_name_of_the_program(capsys):
+    assert main(["bench", "--foo"], PROGRAM) == 2
+    assert "python -m experiments bench --help lists its flags" in capsys.readouterr().err
+
+
 def test_a_stopped_study_ends_with_130_and_goes_on(toys, tmp_path, capsys):
     words = ["study", "toy/stops", "--out", str(tmp_path)]
     assert main(words, PROGRAM) == 130

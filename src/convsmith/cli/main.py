@@ -143,7 +143,7 @@ def _run(program: Program, verb: str, module: Any, rest: list[str]) -> int:
         print("examples:", *(f"  {program.name} {line}" for line in module.EXAMPLES), sep="\n")
         return 0
     environment.COMMAND.set((verb, *rest))
-    arguments = options.parse(verb, module.Arguments, rest)
+    arguments = options.parse(verb, module.Arguments, rest, program.name)
     from convsmith.cli.shell import run_folder, terminal
 
     if (world := terminal.processes()) > 1 and not getattr(module, "SHARES_WORK", False):

@@ -23,7 +23,7 @@ ELSEWHERE = {
 MANY = 10**9
 
 
-def read(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, Any]:
+def read(command: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, Any]:
     """Return the values that ``argv`` gives to fields, by name, or raise `InvalidArgument` for its first mistake.
 
     Unknown flags come before wrong values, because a mistyped flag is also a missing one. Several flags of one list
@@ -36,7 +36,7 @@ def read(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, Any]
     parts = list(_parts(argv, {**flags, **offs}, hints))
     for flag, name, _ in parts:
         if flag and name is None:
-            _refuse_unknown(verb, flag, [*flags, *offs])
+            _refuse_unknown(command, flag, [*flags, *offs])
     given: dict[str, Any] = {}
     bare: list[str] = []
     for flag, name, words in parts:
@@ -58,18 +58,18 @@ def read(verb: str, arguments: type[Any], argv: Sequence[str]) -> dict[str, Any]
     if bare:
         asked = " ".join(_shown(field) for field in places) or "only flags"
         hint = "a path with spaces stands in quotes; a value stands right after its flag"
-        raise InvalidArgument("a word too many", argument=f"convsmith {verb}: {asked}", given=repr(bare[0]), hint=hint)
+        raise InvalidArgument("a word too many", argument=f"{command}: {asked}", given=repr(bare[0]), hint=hint)
     return given
 
 
-def refuse_missing(verb: str, arguments: type[Any], there: Collection[str]) -> None:
+def refuse_missing(command: str, arguments: type[Any], there: Collection[str]) -> None:
     """Raise `InvalidArgument` if a field without a default is not ``there``."""
     fields = dataclasses.fields(arguments)
     missing = [f for f in fields if f.default is dataclasses.MISSING and f.name not in there]
     if missing:
-        rule = f"convsmith {verb} needs {' and '.join(_shown(field) for field in missing)}"
+        rule = f"{command} needs {' and '.join(_shown(field) for field in missing)}"
         what = "; ".join(f"{_shown(field)}: {field.metadata['help']}" for field in missing)
-        raise InvalidArgument(rule, argument=what, given="nothing", hint=f"convsmith {verb} -h ends with examples")
+        raise InvalidArgument(rule, argument=what, given="nothing", hint=f"{command} -h ends with examples")
 
 
 def name_flags(error: ConvsmithError, arguments: Any) -> None:
@@ -187,15 +187,15 @@ def _one(argument: str, kind: Any, word: str) -> Any:
     raise InvalidArgument(f"must be {settings.spelled(kind)}", argument=argument, given=repr(word), hint=hint)
 
 
-def _refuse_unknown(verb: str, flag: str, known: Sequence[str]) -> None:
+def _refuse_unknown(command: str, flag: str, known: Sequence[str]) -> None:
     word = flag.lstrip("-").lower()
     meant = {name: name for name in known} | {name: ours for name, ours in ELSEWHERE.items() if ours in known}
     found = [word] if word in meant else difflib.get_close_matches(word, meant, cutoff=0.65)
     near = list(dict.fromkeys(meant[name] for name in found))
     near = near or [name for name in known if word and (name.startswith(word) or word in name.split("-"))][:3]
-    lists = f"convsmith {verb} --help lists its flags"
+    lists = f"{command} --help lists its flags"
     hint = f"did you mean {' or '.join(f'--{name}' for name in near)}?" if near else lists
-    raise InvalidArgument(f"convsmith {verb} has no flag of this name", argument=flag, hint=hint)
+    raise InvalidArgument(f"{command} has no flag of this name", argument=flag, hint=hint)
 
 
 def _shown(field: Any) -> str:

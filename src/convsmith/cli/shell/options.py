@@ -102,14 +102,15 @@ class Work(Computation):
     resume: bool = option(False, "go on in --out where its last checkpoint stands", group="common")
 
 
-def parse(verb: str, arguments: type[A], argv: Sequence[str]) -> A:
+def parse(verb: str, arguments: type[A], argv: Sequence[str], program: str = "convsmith") -> A:
     """Return ``arguments`` filled from the flags in ``argv``, over the file, over the preset, over the defaults.
 
     Raises `InvalidArgument` for wrong flags and a bad file or preset.
     """
-    given = flags.read(verb, arguments, argv)
+    command = f"{program} {verb}"
+    given = flags.read(command, arguments, argv)
     values = settings.layers(verb, arguments, given) | given if issubclass(arguments, Computation) else given
-    flags.refuse_missing(verb, arguments, values)
+    flags.refuse_missing(command, arguments, values)
     return arguments(**values)
 
 
@@ -180,7 +181,7 @@ def completion(program: str, verbs: Mapping[str, type[Listing]], shell: str) -> 
     if shell == "zsh":  # tyro's calls itself, as a file of fpath does; read by eval it has to name itself instead
         call = text.splitlines()[-1]
         named = f"compdef {call.split()[0]} {shlex.quote(program)}"
-        text = f'{text.removesuffix(call)}if [ "$funcstack[1]" = _{program} ]; then {call}; else {named}; fi'
+        text = f'{text.removesuffix(call)}if [ "$funcstack[1]" = "_{program}" ]; then {call}; else {named}; fi'
     return text
 
 
