@@ -76,6 +76,18 @@ def test_flag_beats_file_beats_preset_beats_default(file, monkeypatch):
     assert parse(f"--config={path}", "--data", "x").lr == 2.0
 
 
+def test_a_flag_takes_the_place_of_what_it_excludes_in_a_file(file):
+    """Regression: --steps beside a preset that says epochs was "not both", to someone who had given one."""
+    from convsmith.cli.verbs import compress, train
+
+    path = file("data: digits\nepochs: 20\nlr: 0.3\n")
+    found = options.parse("train", train.Arguments, ["--config", path, "--steps", "5"])
+    assert (found.steps, found.epochs, found.lr) == (5, None, 0.3)
+    path = file("data: digits\nmethod: low-rank\nmodel: x\nkeep_macs: 0.5\n")
+    found = options.parse("compress", compress.Arguments, ["--config", path, "--keep-params=0.3"])
+    assert found.budgets() == {"keep_macs": None, "keep_params": 0.3, "keep_latency": None}
+
+
 def test_a_boolean_from_a_file_can_be_taken_back_by_a_flag(file):
     path = file("data: x\nflip: false")
     assert parse("--config", path).flip is False

@@ -39,6 +39,7 @@ def option(
     metavar: str | None = None,
     group: str = "options",
     positional: bool = False,
+    one_of: str | None = None,
     **bounds: float,
 ) -> Any:
     """Return a dataclass field that becomes a flag.
@@ -49,9 +50,17 @@ def option(
         metavar: the word that stands for the value in ``-h``.
         group: the box of ``-h`` in which the flag is shown.
         positional: a bare word instead of a flag.
+        one_of: settings of this name exclude each other: a flag takes the place of all that file and preset say.
         bounds: of a number: ``least=``, ``most=``, ``above=``, ``below=``.
     """
-    about = {"help": help, "metavar": metavar, "group": group, "positional": positional, "bounds": bounds}
+    about: dict[str, Any] = {
+        "help": help,
+        "metavar": metavar,
+        "group": group,
+        "positional": positional,
+        "bounds": bounds,
+    }
+    about["one_of"] = one_of
     return dataclasses.field(default=default, metadata=about, kw_only=True)
 
 
@@ -109,7 +118,12 @@ def parse(verb: str, arguments: type[A], argv: Sequence[str], program: str = "co
     """
     command = f"{program} {verb}"
     given = flags.read(command, arguments, argv)
-    values = settings.layers(verb, arguments, given) | given if issubclass(arguments, Computation) else given
+    values = given
+    if issubclass(arguments, Computation):
+        kinds = {field.name: field.metadata["one_of"] for field in dataclasses.fields(arguments)}
+        replaced = {kinds[name] for name in given} - {None}
+        layers = settings.layers(verb, arguments, given)
+        values = {name: value for name, value in layers.items() if kinds[name] not in replaced} | given
     flags.refuse_missing(command, arguments, values)
     return arguments(**values)
 

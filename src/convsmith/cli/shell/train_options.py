@@ -21,8 +21,8 @@ _augmentation = partial(option, group="augmentation")
 class LoopOptions(Work):
     """How to optimise."""
 
-    epochs: int | None = _loop(None, "passes over the data (default: 20)", metavar="N")
-    steps: int | None = _loop(None, "updates, instead of epochs", metavar="N")
+    epochs: int | None = _loop(None, "passes over the data (default: 20)", metavar="N", one_of="length")
+    steps: int | None = _loop(None, "updates, instead of epochs", metavar="N", one_of="length")
     lr: float = _loop(0.1, "base learning rate", metavar="X")
     optimizer: str = _loop("sgd", "update rule, by timm's name: sgd, adamw, lamb, ...", metavar="NAME")
     momentum: float = _loop(0.9, "of SGD", metavar="X")

@@ -31,6 +31,7 @@ EXAMPLES = (
 EXAMPLE_IMAGES = 128
 
 _budget, _finetune, _timing = (partial(option, group=group) for group in ("budget", "finetune", "timing"))
+_share = partial(_budget, None, metavar="F", one_of="budget")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,9 @@ class Arguments(classifier.TrainedOptions, data_options.LoaderOptions, Work):
     """Compress a trained network, fine-tune it, measure size, time and accuracy beside the original."""
 
     method: str = option(help="one method or a chain A,B; see: methods 'compression method'", metavar="A[,B]")
-    keep_macs: float | None = _budget(None, "share of operations to keep, 0 to 1", metavar="F")
-    keep_params: float | None = _budget(None, "share of parameters to keep", metavar="F")
-    keep_latency: float | None = _budget(None, "share of the measured time to keep", metavar="F")
+    keep_macs: float | None = _share("share of operations to keep, 0 to 1")
+    keep_params: float | None = _share("share of parameters to keep")
+    keep_latency: float | None = _share("share of the measured time to keep")
     runtime: str = _budget("torch", "where --keep-latency is measured: torch, compile, onnxruntime", metavar="NAME")
     plan: str | None = _budget(
         None, "YAML or JSON plan of the first method: obeyed, or written with --dry-run", metavar="FILE"
