@@ -151,7 +151,7 @@ CASES = {
     "a plan over a file": (existing_run, (*DRY, "run/config.yaml"), ["exists already", "--plan run/config.yaml"]),
     "a plan in no folder": (None, (*DRY, "none/plan.yaml"), ["no such folder", "--plan none/plan.yaml"]),
     "a page over weights": (
-        existing_run, ("report", "run", "--out", "run/model.safetensors"), ["one HTML file", "--out run/model.safet"]
+        existing_run, ("report", "run", "--out", "run/model.safetensors"), ["only a page is", "--out run/model.safet"]
     ),
     "settings in no folder": (None, ("init", "train-digits", "--file", "none/x.yaml"), ["no such folder", "--file"]),
     "overwriting the network": (

@@ -29,10 +29,17 @@ def run(arguments: Arguments) -> dict[str, Any]:
     target = Path(arguments.out) if arguments.out is not None else None
     if target is None and len(folders) > 1:
         target = Path("runs.html")
-    if target is not None and (target.is_dir() or target.suffix.lower() not in (".html", ".htm")):
-        given = "a folder" if target.is_dir() else f"a file of another kind, {target.suffix or 'without ending'}"
-        rule = "the report is one HTML file"
-        raise InvalidArgument(rule, argument=f"--out {target}", given=given, hint="name a .html file")
+    if target is not None and target.is_dir():
+        rule = "the report is one file"
+        raise InvalidArgument(rule, argument=f"--out {target}", given="a folder", hint="name a .html file")
+    if target is not None and target.is_file() and not _is_page(target):
+        rule = "only a page is ever replaced"
+        raise InvalidArgument(rule, argument=f"--out {target}", given="a file of another kind", hint="another --out")
     path = build_report(folders, target)
     terminal.say(f"wrote {path}")
     return {"report": str(path)}
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(15).lower() == b"<!doctype html>"
