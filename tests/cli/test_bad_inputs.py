@@ -121,7 +121,7 @@ CASES = {
     ),
     "nothing to fit on": (None, ("detect", "fit", "cs_lenet"), ["argument: detect fit"]),
     "nothing to audit": (empty_folder, ("audit", "x", "--data", "pictures"), ["argument: --data pictures"]),
-    "broken images": (truncated_png, ("data", "pictures"), ["leave them out: --broken skip"]),
+    "broken images": (truncated_png, ("data", "pictures"), ["where it is taken, --broken skip leaves them out"]),
     "no published weights": (truncated_png, ("predict", "cs_lenet", "pictures"), ["MODEL cs_lenet", "train it, or"]),
     "unknown pooling": (None, (*TRAIN, "--pooling", "isqrt"), ["no pooling has this name", "--pooling", "'isqrt-cov'"]),
     "unknown augmentation": (None, (*TRAIN, "--augment", "digit"), ["no augmentation has this name", "'digits'"]),

@@ -71,7 +71,7 @@ def examine(pictures: Pictures, request: Request) -> Examined:
                 request.progress(done, len(chosen), f"looking at the images of {request.spec}")
     if not looks or (bad and request.broken == "refuse"):
         rule = f"{len(bad)} of {count} image files cannot be read" if looks else "no image file can be read"
-        hint = 'repair or remove them, or leave them out: broken="skip"'
+        hint = 'repair or remove them; where it is taken, broken="skip" leaves them out'
         raise InvalidArgument(rule, argument=request.spec, given=shortened(bad, 200), hint=hint)
     wide, notes = [look.largest for look in looks.values() if look.largest], []
     if wide:  # 10 and 12 bit in 16 bit show by their largest value over the set
