@@ -57,7 +57,7 @@ class Sizes:
     scenes: int = 15
     few: tuple[int, ...] = (1, 5, 10)
     side: int = 160
-    passes: int = 150
+    passes: int = 300
 
 
 QUICK = Sizes(kind=2, scenes=3, few=(1,), side=96, passes=20)

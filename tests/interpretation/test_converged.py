@@ -4,11 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from convsmith.interpretation import find_routes
+from convsmith.interpretation import apply_routes, find_routes
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.sites import plan_sites
 from convsmith.interpretation.solvers import converged
-from convsmith.interpretation.solvers.problem import OWN, beside_blank, evaluate, least_cross_entropy
+from convsmith.interpretation.solvers.problem import (
+    OWN,
+    ROOM,
+    beside_blank,
+    evaluate,
+    headroom,
+    lead,
+    least_cross_entropy,
+)
 
 
 def entropy(p):
@@ -62,6 +70,31 @@ def test_a_light_penalty_is_no_reason_to_stop_at_open_gates(digits):
     assert (routes.vector().sum(1) < 0.8 * total).all()
 
 
+@pytest.mark.parametrize("scale", [1e-2, 1e-3])
+def test_a_row_held_by_its_prediction_goes_to_its_edge_and_rests(digits, scale):
+    """The network is so unsure that closing gates costs nothing but the prediction: that alone keeps some open."""
+    model, x = digits.model.double(), digits.test_x[:6].double()
+    with torch.no_grad():
+        model[-1].weight.mul_(scale)
+        model[-1].bias.mul_(scale)
+        full = model(x)
+    routes = find_routes(model, x, gamma=0.05)
+    label = routes.prediction[:, None]
+    share = lead(apply_routes(model, x, routes), label) / lead(full, label)
+    assert routes.kept.all()
+    assert routes.converged.all()
+    assert ((share > 0) & (share < 1)).all()
+    assert (routes.vector().sum(1) < 0.15 * routes.vector().shape[1]).all()
+
+
+def test_the_lead_that_is_kept_is_the_networks_own_or_a_tenth():
+    logits = torch.tensor([[0.0, 2.0, 0.5], [0.0, 0.03, 0.01], [0.2, 0.2, 0.0]]).double()
+    other = torch.tensor([[0.0, 2.0, 1.96], [0.0, 0.5, 0.0], [0.3, 0.2, 0.0]]).double()
+    p, target = logits.softmax(1), other.softmax(1)
+    assert headroom(p).tolist() == pytest.approx([ROOM, 0.02, 10 * torch.finfo(p.dtype).eps])
+    assert headroom(p, target).tolist() == pytest.approx([0.04, 0.02, 10 * torch.finfo(p.dtype).eps])
+
+
 def chain(layers=24, width=6):
     """A deep network of positive scale whose first class wins by some 30 logits, and six images of noise."""
     torch.manual_seed(0)
@@ -85,8 +118,8 @@ def steep(monkeypatch):
     """Searches with and without the walk of rows astray, and which rows went astray."""
     model, x = chain()
     asked = []
-    part = converged._Rows.part
-    monkeypatch.setattr(converged._Rows, "part", lambda rows, which: asked.append(which.clone()) or part(rows, which))
+    part = converged.Rows.part
+    monkeypatch.setattr(converged.Rows, "part", lambda rows, which: asked.append(which.clone()) or part(rows, which))
     walked = find_routes(model, x, gamma=0.001)
     monkeypatch.setattr(converged, "STEEP", float("inf"))
     plain = find_routes(model, x, gamma=0.001)

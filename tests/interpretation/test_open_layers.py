@@ -12,7 +12,7 @@ from convsmith.interpretation import Routes, apply_routes, find_routes, routes_a
 from convsmith.interpretation.find import blanks
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.sites import plan_sites
-from convsmith.interpretation.solvers.problem import OWN, ROOM, beside_blank, evaluate
+from convsmith.interpretation.solvers.problem import OWN, beside_blank, evaluate
 
 
 @pytest.fixture
@@ -68,10 +68,11 @@ def test_one_pass_beside_a_blank_is_the_formula(biased):
     with torch.no_grad():
         full, blank = model(x), model(blanks(x))
     p, stiff = full.softmax(1), torch.tensor([0.0, 7.0] * 3).double()
+    ahead = torch.tensor([0.1, 0.1, 0.02, 0.02, 0.3, 0.3]).double()
     target, blank = beside_blank(p, blank)
     with GatedNetwork(model, plan, torch.cat([x, blanks(x)])) as network:
-        found = evaluate(network, gates, p, blank=blank, target=target, stiffness=stiff)
-        ones = evaluate(network, torch.ones_like(gates), p, blank=blank, target=target, stiffness=stiff)
+        found = evaluate(network, gates, p, blank=blank, target=target, hold=(stiff, ahead))
+        ones = evaluate(network, torch.ones_like(gates), p, blank=blank, target=target, hold=(stiff, ahead))
     parts = dict(zip([s.name for s in plan.sites], gates.split(plan.widths, 1), strict=True))
     z, constant = apply_routes(model, x, parts), apply_routes(model, blanks(x), parts)
     first = -(p * z.log_softmax(1)).sum(1)
@@ -81,7 +82,7 @@ def test_one_pass_beside_a_blank_is_the_formula(biased):
     for answer in (z, z - constant + blank):
         for row in range(6):
             others = [float(answer[row, k]) for k in range(10) if k != label[row]]
-            lacks[row] += max(0.0, ROOM - float(answer[row, label[row]]) + max(others)) ** 2
+            lacks[row] += max(0.0, 1 - (float(answer[row, label[row]]) - max(others)) / float(ahead[row])) ** 2
     assert (lacks > 0).any()
     torch.testing.assert_close(found.followed, found.cross_entropy + stiff / 2 * lacks)
     assert ones.kept.all()

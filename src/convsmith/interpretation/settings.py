@@ -11,7 +11,7 @@ from convsmith.errors import InvalidArgument
 from convsmith.registry import check_settings, setting_types
 
 #: passes where the caller names none: the published horizon; enough for nearly all rows of the other solver to converge
-DEFAULT_STEPS = {"paper": 30, "converged": 150}
+DEFAULT_STEPS = {"paper": 30, "converged": 300}
 MOST_STEPS = 100_000
 
 
@@ -23,7 +23,7 @@ class RouteSettings:
     unless ``gamma_per="mean"``: the penalty is then ``gamma`` times the mean gate. ``mode``: ``"converged"`` (stops
     image by image at a local minimum) or ``"paper"`` (the published 30 SGD steps); sparsity in paper mode is set by
     rate x gamma x steps, so never compare it between modes. ``steps``: forward and backward passes, None for 30 in
-    paper mode, which takes them all, and at most 150 in converged mode. ``tolerance``: size of the projected gradient,
+    paper mode, which takes them all, and at most 300 in converged mode. ``tolerance``: size of the projected gradient,
     relative to that of open gates, at which a row counts as converged. ``upper``: largest gate, default 5 (100 at
     blocks, as published for residual networks). ``init``: gates start at ``"ones"`` or ``"uniform"`` in [0, 1], drawn
     with ``seed`` from a stream of every image's own. ``precision``: ``"fp32"``, ``"tf32"``, ``"bf16"``, ``"fp16"`` for

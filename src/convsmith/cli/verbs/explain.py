@@ -46,7 +46,7 @@ class Arguments(classifier.TrainedOptions, data_options.DataOptions):
         False, "as published, without a blank beside each image: biases may then make the prediction by themselves"
     )
     steps: int | None = option(
-        None, "steps at most, beside a blank of two passes (default: 150, in paper mode 30)", metavar="N"
+        None, "steps at most, beside a blank of two passes (default: 300, in paper mode 30)", metavar="N"
     )
     save: str | None = option(
         None, "also write all routes to this safetensors file; an interrupted run goes on", metavar="FILE"

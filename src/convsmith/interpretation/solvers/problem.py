@@ -33,7 +33,7 @@ class Solution:
 
 #: share of the network's own answer in the cross-entropy beside a blank; the rest is what the image adds to the blank's
 OWN = 0.25
-#: lead of the predicted class, in logits, below which `evaluate` asks for more of it where told to
+#: lead of the predicted class, in logits, below which `evaluate` asks for more of it where told to, at most
 ROOM = 0.1
 
 
@@ -57,14 +57,14 @@ def evaluate(
     floor: float = 0.0,
     blank: Tensor | None = None,
     target: Tensor | None = None,
-    stiffness: Tensor | None = None,
+    hold: tuple[Tensor, Tensor] | None = None,
 ) -> Evaluation:
     """Run the gated network forward and backward once.
 
     ``floor`` is added to q inside the logarithm, as published (1e-20). With ``blank`` and ``target`` [B, K] from
     `beside_blank`, ``network`` holds the images and then a blank beside each. What is followed is the cross-entropy
-    and, with ``stiffness`` [B], half of that times the squared part of a lead of 0.1 logits that the predicted class
-    lacks (in both answers beside a blank).
+    and, with ``hold``, a stiffness [B] and a lead [B] in logits (`headroom`), half of the stiffness times the square of
+    the share of that lead which the predicted class lacks (in both answers beside a blank).
 
     Raises:
         InvalidArgument: the output does not depend on the gates through autograd.
@@ -88,8 +88,9 @@ def evaluate(
         itself, image = (-(p * z.log_softmax(1)).sum(1) for p, z in zip((probabilities, target), answers, strict=True))
         entropy = image + OWN * (itself - image)
     followed = entropy
-    if stiffness is not None:
-        lacks = sum((ROOM - lead(z, label[:, None])).clamp(min=0) ** 2 for z in answers)
+    if hold is not None:
+        stiffness, ahead = hold
+        lacks = sum((1 - lead(z, label[:, None]) / ahead).clamp(min=0) ** 2 for z in answers)
         followed = entropy + stiffness / 2 * lacks
     (gradient,) = torch.autograd.grad(followed.sum(), gates)
     kept = torch.stack([z.argmax(1) == label for z in answers]).all(0)
@@ -124,3 +125,14 @@ def least_cross_entropy(probabilities: Tensor, target: Tensor | None = None) -> 
         for p in (probabilities, probabilities if target is None else target)
     )
     return image + OWN * (itself - image)
+
+
+def headroom(probabilities: Tensor, target: Tensor | None = None) -> Tensor:
+    """Return the lead [B] that `evaluate` keeps: 0.1 logits, or the full network's own where that is less.
+
+    The smaller of the two beside a blank, ``target`` as in `evaluate`.
+    """
+    numbers, label = torch.finfo(probabilities.dtype), probabilities.argmax(1)[:, None]
+    compared = (probabilities,) if target is None else (probabilities, target)
+    leads = [lead(p.clamp(min=numbers.tiny).log(), label) for p in compared]
+    return torch.stack(leads).amin(0).clamp(10 * numbers.eps, ROOM)
