@@ -122,12 +122,12 @@ BESIDE = {
         "noise for an attack just as surely (1.00), so what either sees is the noise, not the wrong answer. To rank "
         "nodes by need use gradient times activation, one pass (12 % of the predictions are left without 1 % of the "
         "nodes), or the published schedule (7 %), rather than the light penalty that the digits favoured (24 %). What "
-        "failed: at gamma 0.05 the cheapest gates leave a constant that little of any picture changes, 2.1 % of the "
+        "failed: at gamma 0.05 the cheapest gates leave a constant that little of any picture changes, 0.9 % of the "
         "nodes, which is no explanation; asked for open layers the search finds a route for all 15 "
-        "photographs, with 10 ± 14 % of the nodes, but is at rest on seven of them only within its passes; 1 % of "
-        "random nodes already costs 36 points, as 1792 channels of 15 blocks have few idle ones; and gates of the "
-        "attacked picture are as near to the clean ones in the last layer as in the first "
-        "(0.32 and 0.26), while the overlap of critical nodes, which falls from 0.57 to 0.39, falls as much "
-        "between pictures that have nothing to do with each other (0.50 to 0.37).",
+        "photographs, with 2.8 ± 1.0 % of the nodes, at rest on 13 of them within its 300 steps (how such a search "
+        "begins was chosen while looking at these photographs); 1 % of random nodes already costs 36 points, as 1792 "
+        "channels of 15 blocks have few idle ones; and gates of the attacked picture are as near to the clean ones in "
+        "the last layer as in the first (0.32 and 0.26), while the overlap of critical nodes, which falls from 0.57 to "
+        "0.39, falls as much between pictures that have nothing to do with each other (0.50 to 0.37).",
     ),
 }
