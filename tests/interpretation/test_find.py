@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from convsmith.interpretation import Routes, find_routes
+from convsmith.interpretation import Routes, find, find_routes
+from convsmith.interpretation.solvers.rows import SAVING
 from tests.interpretation.naive import gated_logits, naive_paper
 
 
@@ -119,8 +120,12 @@ def test_kept_and_divergence_are_those_of_the_gated_network(digits):
 
 
 def agree_to_conditioning(a, b):
-    """A hundred quasi-Newton steps multiply rounding of float64 by up to 1e12 where the problem is nearly flat."""
-    torch.testing.assert_close(a.objective, b.objective, atol=0, rtol=1e-4)
+    """A hundred quasi-Newton steps multiply rounding of float64 by up to 1e12 where the problem is nearly flat.
+
+    Such rows end at two points of one valley, apart by at most what a row at rest may still lack; most end at one.
+    """
+    torch.testing.assert_close(a.objective, b.objective, atol=0, rtol=SAVING)
+    assert ((a.objective / b.objective - 1).abs() <= 1e-6).double().mean() > 0.9
     assert (((a.vector() > 0) == (b.vector() > 0)).double().mean(1) >= 0.98).all()
     assert ((a.vector() - b.vector()).abs().amax(1) <= 1e-6).double().mean() > 0.7
 
@@ -184,7 +189,9 @@ def test_a_silent_channel_closes_and_a_dead_first_layer_follows_the_closed_form(
     assert (converged.gates["0"][:, 3] == 0).all()
 
 
-def test_more_steps_never_raise_the_best_objective(digits):
+def test_more_steps_never_raise_the_best_objective(digits, monkeypatch):
+    """Of the search itself: closing silent gates afterwards may help an unfinished point more than a finished one."""
+    monkeypatch.setattr(find, "close_silent", lambda network, solution, weight: solution)
     for mode in ("paper", "converged"):
         values = [find_routes(digits.model, digits.test_x[:16], mode=mode, steps=s).objective for s in (5, 20, 60)]
         assert (values[1] <= values[0] + 1e-5).all()
