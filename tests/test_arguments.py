@@ -1,5 +1,10 @@
 """The checks at the public boundary: what fits passes unchanged, what does not is refused by name."""
 
+import importlib
+import inspect
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +12,7 @@ from torch import nn
 
 from convsmith import arguments
 from convsmith.errors import InvalidArgument
+from tests.test_docstrings import ROOMS
 
 
 def test_what_fits_is_returned_itself():
@@ -35,7 +41,7 @@ def test_what_fits_is_returned_itself():
         (arguments.number, float("nan"), "finite"),
         (arguments.number, "1", "str"),
         (arguments.number, 10**400, "finite"),
-        (lambda n, v: arguments.of_type(n, v, float), 10**400, "float"),
+        (lambda n, v: arguments.of_type(n, v, float), 10**400, "a finite number"),
         (arguments.number, torch.zeros(2, 3, device="meta"), "meta"),
         (lambda n, v: arguments.number(n, v, above=0, below=1), 1, "above 0 and below 1"),
         (lambda n, v: arguments.number(n, v, least=0, most=1), 2, "at least 0 and at most 1"),
@@ -65,3 +71,47 @@ def test_double_precision_stays():
     p, q = (a / 2).softmax(1), (b / 2).softmax(1)
     assert float(distillation_loss(a, b, 2.0) - 4 * (q * (q / p).log()).sum() / 4) == pytest.approx(0, abs=1e-14)
     assert distillation_loss(a.half(), b.half(), 2.0).dtype == torch.float32
+
+
+@arguments.checked
+def _typed(model: nn.Module, n: int = 1, *, shares: Sequence[float] = (), side: Literal["a", "b"] = "a", **more: int):
+    return n, more
+
+
+def test_a_function_that_is_checked_takes_what_its_annotations_say():
+    layer = nn.ReLU()
+    assert _typed(layer) == (1, {})
+    assert _typed(layer, 3, shares=np.linspace(0, 1, 3), side="b", other="any") == (3, {"other": "any"})
+    assert _typed(layer, shares=[1, 0.5]) == _typed(layer, shares=range(2)) == (1, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"model": "resnet18"}, ["model must be a torch.nn.Module", "create_model"]),
+        ({"n": 1.0}, ["n must be a whole number", "float 1.0"]),
+        ({"n": True}, ["n must be a whole number"]),
+        ({"shares": 0.5}, ["shares must be Sequence[a finite number]"]),
+        ({"shares": [float("nan")]}, ["shares"]),
+        ({"side": "c"}, ["side", "known: a, b"]),
+    ],
+)
+def test_a_function_that_is_checked_refuses_by_name(given, says):
+    with pytest.raises(InvalidArgument) as refused:
+        _typed(**{"model": nn.ReLU(), **given})
+    assert all(word in str(refused.value) for word in says)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_function_refuses_what_has_no_type(room):
+    """A thing that is nothing in particular, in the place of everything that must be given: no traceback of torch's."""
+    module = importlib.import_module(f"convsmith.{room}")
+    for name in module.__all__:
+        function = getattr(module, name)
+        if not inspect.isfunction(function) or name in ("output_tensors", "triu_size"):
+            continue
+        given = inspect.signature(function).parameters.values()
+        needed = [p.name for p in given if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+        if needed:
+            with pytest.raises(InvalidArgument):
+                function(**dict.fromkeys(needed, object()))

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
 import sys
-from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Sequence
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument, close_matches
 from convsmith.registry import fitted
+
+F = TypeVar("F", bound=Callable[..., Any])
+#: what annotations are called in messages
+_WORDS = {"int": "a whole number", "float": "a finite number", "bool": "True or False", "str": "a text"}
 
 
 def spelled(value: object) -> str:
@@ -20,7 +28,7 @@ def spelled(value: object) -> str:
         place = "" if value.device.type == "cpu" else f" on {value.device}"
         layout = "" if value.layout == torch.strided else f" ({str(value.layout).removeprefix('torch.')})"
         return f"a {kind} tensor of shape {tuple(value.shape)}{layout}{place}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
@@ -96,11 +104,35 @@ def number(
 
 def of_type(name: str, value: Any, wanted: Any) -> Any:
     """Return ``value`` if it is of the annotated type ``wanted`` (`registry.fitted`); lists become tuples."""
+    options = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
+    kinds = [kind for kind in options if kind is not type(None)]
+    if kinds == [nn.Module] and value is not None:
+        return module(name, value)
+    if get_origin(wanted) is Literal:
+        one_of(name, value, get_args(wanted))
     if not fitted(value, wanted)[0]:
-        text = wanted.__name__ if isinstance(wanted, type) else str(wanted)
-        kind = text.replace("collections.abc.", "").replace("typing.", "").replace("NoneType", "None")
-        raise InvalidArgument(f"{name} must be {kind}", argument=name, given=spelled(value))
+        text = wanted.__name__ if isinstance(wanted, type) and not get_args(wanted) else str(wanted)
+        bare = re.sub(r"[\w.]+\.(\w+)", r"\1", text).replace("NoneType", "None")
+        words = re.sub(r"\w+", lambda word: _WORDS.get(word[0], word[0]), bare).replace(" | ", " or ")
+        array = isinstance(value, list | tuple) or hasattr(value, "__array__")
+        hint = "torch.as_tensor(...)" if array and Tensor in kinds else None
+        raise InvalidArgument(f"{name} must be {words}", argument=name, given=spelled(value), hint=hint)
     return tuple(value) if isinstance(value, list) else value
+
+
+def checked(function: F) -> F:
+    """Return ``function``, which now refuses an argument of another type than annotated, before it does anything."""
+    signature, hints = inspect.signature(function), functools.cache(lambda: get_type_hints(function))
+    several = {p.name for p in signature.parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+    @functools.wraps(function)
+    def door(*args: Any, **kwargs: Any) -> Any:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            if name in hints() and name not in several:
+                of_type(name, value, hints()[name])
+        return function(*args, **kwargs)
+
+    return door  # type: ignore[return-value]  # of the same signature
 
 
 def one_of(name: str, value: Any, known: Sequence[Any]) -> None:
@@ -113,11 +145,10 @@ def one_of(name: str, value: Any, known: Sequence[Any]) -> None:
         raise InvalidArgument(f"{name} has no such choice", argument=name, given=spelled(value), hint=hint)
 
 
-def choices(settings: Any) -> None:
-    """Refuse a value that its dataclass field, annotated by a ``Literal``, does not name."""
+def typed(settings: Any) -> None:
+    """Refuse a field of a frozen dataclass of another type than annotated; lists become tuples, whole numbers reals."""
     for name, kind in get_type_hints(type(settings)).items():
-        if get_origin(kind) is Literal:
-            one_of(name, getattr(settings, name), get_args(kind))
+        object.__setattr__(settings, name, fitted(of_type(name, getattr(settings, name), kind), kind)[1])
 
 
 def module(name: str, value: Any) -> nn.Module:

@@ -136,8 +136,10 @@ def fitted(value: Any, kind: Any, *, written: bool = False) -> tuple[bool, Any]:
         tried = (fitted(value, one, written=written) for one in inner)
         return next((found for found in tried if found[0]), (False, value))
     if origin is Literal:
-        return value in inner, value
+        return any(type(value) is type(item) and value == item for item in inner), value
     if kind is tuple or origin in (tuple, list, Sequence):
+        if origin is Sequence and (isinstance(value, range) or type(value).__module__ == "numpy"):
+            value = list(value) if isinstance(value, range) else value.tolist()
         if not isinstance(value, list | tuple):
             return False, value
         alike = not inner or inner[-1] is ... or origin is not tuple

@@ -1,5 +1,6 @@
 """Removal and keeping, against loops over single images, and the order every claim depends on."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,6 +90,12 @@ def test_bad_requests_are_refused(digits):
     ):
         with pytest.raises(InvalidArgument, match=word):
             removal_curve(digits.model, x, y, routes, **{"fractions": [0.1], **settings})
+    assert ablate(digits.model, x, y, routes, np.linspace(0, 1, 2)) == ablate(digits.model, x, y, routes, [0, 1])
+    for wrong, word in ((y.tolist(), "as_tensor"), (y.numpy(), "as_tensor"), ("0-3", "labels")):
+        with pytest.raises(InvalidArgument, match=word):
+            ablate(digits.model, x, wrong, routes, [0.1])
+    with pytest.raises(InvalidArgument, match="routes must be Routes"):
+        ablate(digits.model, x, y, routes.gates, [0.1])
     with pytest.raises(InvalidArgument, match="labels"):
         ablate(digits.model, x, torch.tensor([-1, 0, 1, 2]), routes, [0.1])
     for wrong in ([1.0] * 32, torch.ones(4, 32, 1)):

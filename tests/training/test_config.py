@@ -40,7 +40,7 @@ from convsmith.training import TrainConfig
         ({"milestones": (0.5, 1.0)}, "below 1"),
         ({"milestones": 0.5}, "milestones must be tuple"),
         ({"trackers": "wandb"}, "trackers must be tuple"),
-        ({"nesterov": "no"}, "nesterov must be bool"),
+        ({"nesterov": "no"}, "nesterov must be True or False"),
         ({"layer_decay": 1.5}, "at most 1"),
     ],
 )

@@ -238,3 +238,11 @@ def test_splits_without_images_and_batches_of_none():
     assert [len(part) for part in predict_split(model, split.subset([]), 4)] == [0, 0, 0]
     with pytest.raises(InvalidArgument, match="batch_size"):
         predict_split(model, split, 0)
+
+
+def test_pairs_and_devices_that_are_not_there_are_refused():
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), torch.rand(5, 1, 2, 2)
+    with pytest.raises(InvalidArgument, match=r"convsmith\.data\.Batch"):
+        predict(model, [(images, torch.zeros(5))])
+    with pytest.raises(InvalidArgument, match="device"):
+        predict(model, [Batch(images, torch.zeros(5), torch.arange(5))], "gpu")

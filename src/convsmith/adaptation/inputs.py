@@ -80,6 +80,7 @@ def rows_at_once(split: ImageSplit) -> int:
     return max(1, min(512, 512 * 3 * 64 * 64 // (about.channels * math.prod(about.size))))
 
 
+@arguments.checked
 def resolve(source: Any, target: Any, options: InputOptions | None = None, *, seed: int = 0) -> Inputs:
     """Return source and target in one form.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import module, of_type, one_of, tensor
+from convsmith.arguments import checked, of_type, one_of, tensor
 from convsmith.compression.methods.method import HISTORY, METHODS, Method
 from convsmith.compression.planning.agreement import WARN_BELOW, agreement, is_scores, predicted_agreement
 from convsmith.compression.planning.budget import budget_of
@@ -45,6 +45,7 @@ def available() -> list[str]:
     return METHODS.names()
 
 
+@checked
 def compress(
     model: nn.Module,
     method: str,
@@ -90,7 +91,7 @@ def compress(
         >>> smaller = compress(model, "low-rank", example=images, keep_macs=0.5)
     """
     shares = {"keep_macs": keep_macs, "keep_params": keep_params, "keep_latency": keep_latency}
-    methods, budget, obeying = _request(model, method, settings, shares, runtime, reconstruct)
+    methods, budget, obeying = _request(method, settings, shares, runtime, reconstruct)
     if plan is not None and (budget is not None or len(methods) > 1):
         raise InvalidArgument("a plan replaces the budget and belongs to one method", given=f"method {method!r}")
     if plan is not None and plan.method != methods[0][0]:
@@ -139,6 +140,7 @@ def compress(
     return result
 
 
+@checked
 def plan_compression(
     model: nn.Module,
     method: str,
@@ -158,7 +160,7 @@ def plan_compression(
         >>> plan = plan_compression(model, "low-rank", example=images, keep_macs=0.5)
     """
     shares = {"keep_macs": keep_macs, "keep_params": keep_params, "keep_latency": keep_latency}
-    methods, budget, _ = _request(model, method, settings, shares, runtime, reconstruct)
+    methods, budget, _ = _request(method, settings, shares, runtime, reconstruct)
     if len(methods) > 1:
         raise InvalidArgument("a plan belongs to one method", given=method, hint="plan the first one, then the next")
     name, chosen = methods[0]
@@ -167,6 +169,7 @@ def plan_compression(
         return _plan(name, chosen, subject, budget, runtime)
 
 
+@checked
 def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn.Module:
     """Return a copy of the uncompressed ``model`` with the structure that ``history`` describes.
 
@@ -184,6 +187,7 @@ def restore_structure(model: nn.Module, history: Sequence[dict[str, Any]]) -> nn
     return result
 
 
+@checked
 def compression_history(model: nn.Module) -> list[dict[str, Any]]:
     """Return the JSON history of everything that was done to ``model``, in order (empty: nothing was).
 
@@ -235,7 +239,6 @@ def _trace(model: nn.Module, example: Tensor, *, real: bool = True) -> LayerInve
 
 
 def _request(
-    model: nn.Module,
     method: str,
     settings: dict[str, Any],
     shares: dict[str, float | None],
@@ -243,8 +246,7 @@ def _request(
     reconstruct: bool | None,
 ) -> tuple[list[tuple[str, Method]], Budget | None, int]:
     """Check what is asked; return the methods by name, the budget, and the place of the method that obeys it."""
-    module("model", model)
-    if not isinstance(method, str) or not method.strip(", "):
+    if not method.strip(", "):
         raise InvalidArgument("a method is a name", given=repr(method), hint=f"known: {', '.join(available())}")
     names = [name.strip() for name in method.split(",") if name.strip()]
     types = {name: setting_types(METHODS[name]) for name in names}

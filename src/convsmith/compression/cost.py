@@ -83,6 +83,7 @@ class Cost:
         return sum(layer.weights + norm * layer.norm + bias * layer.biases for layer in counted)
 
 
+@arguments.checked
 def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
     """Count what one evaluation-mode forward pass of ``model`` costs.
 
@@ -97,7 +98,6 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
         >>> cost(nn.Conv2d(3, 8, 3, bias=False), (3, 10, 10)).macs
         13824
     """
-    arguments.module("model", model)
     sequence = isinstance(input_size, Sequence) and not isinstance(input_size, str)
     if not sequence or len(input_size) not in (3, 4) or any(not isinstance(n, int) or n < 1 for n in input_size):
         raise InvalidArgument(

@@ -13,14 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convsmith.arguments import checked
 from convsmith.data.pictures import Prepared
 from convsmith.data.preprocessing import DataDescription
 from convsmith.data.split import ImageSplit, Size
 from convsmith.errors import InvalidArgument, refusing
 
 
+@checked
 def from_arrays(
-    X: Any, y: Any = None, *, name: str = "arrays", classes: Sequence[str] | None = None, normalised: bool = False
+    X: Any, y: Any = None, *, name: str = "arrays", classes: Sequence[Any] | None = None, normalised: bool = False
 ) -> ImageSplit:
     """Return a split of arrays.
 
@@ -87,7 +89,7 @@ def _images(X: Any, normalised: bool) -> Tensor:
     raise InvalidArgument(rule, argument="X", given=given, hint=hint)
 
 
-def _labels(y: Any, classes: Sequence[str] | None, count: int) -> tuple[Tensor, tuple[str, ...]]:
+def _labels(y: Any, classes: Sequence[Any] | None, count: int) -> tuple[Tensor, tuple[str, ...]]:
     names = None if classes is None else tuple(str(c) for c in classes)
     if y is None:
         return torch.full((count,), -1, dtype=torch.int64), names or ()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from convsmith.arguments import spelled
+from convsmith.errors import InvalidArgument
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,13 @@ class Batch:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         targets = None if self.targets is None else change(self.targets)
         return Batch(change(self.images), change(self.labels), change(self.index), targets)
+
+
+def check_batch(value: Any) -> None:
+    """Refuse what is no `Batch`: pairs of images and labels from a loader of torch's, for instance."""
+    if not isinstance(value, Batch):
+        rule, hint = "a batch is a convsmith.data.Batch", "Batch(images, labels, index), or a convsmith.data.Loader"
+        raise InvalidArgument(rule, argument="batches", given=spelled(value), hint=hint)
 
 
 @dataclass(frozen=True)

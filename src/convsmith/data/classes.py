@@ -10,12 +10,14 @@ from pathlib import Path
 
 import torch
 
+from convsmith.arguments import checked
 from convsmith.data.keyed import shuffled
 from convsmith.errors import InvalidArgument, close_matches, refusing
 
 ClassSpec = str | int | Sequence[str | int]
 
 
+@checked
 def chosen_classes(spec: ClassSpec | None, names: Sequence[str]) -> tuple[int, ...]:
     """Return the numbers of the chosen classes, sorted.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from convsmith.arguments import one_of
+from convsmith.arguments import checked, one_of
 from convsmith.data.classes import ClassSpec, chosen_classes
 from convsmith.data.loading import checked_size, load
 from convsmith.data.split import ImageData, Size
@@ -25,6 +25,7 @@ class DomainPair:
     shared: tuple[int, ...]
 
 
+@checked
 def pair(
     source: str | ImageData,
     target: str | ImageData,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from convsmith.arguments import checked
 from convsmith.data.partition import TRAIN, official_parts
 from convsmith.data.pictures import EXTENSIONS, Files, printable, shortened
 from convsmith.data.source import SOURCES, Material, Request, existing, numbered
@@ -127,6 +128,7 @@ def images(request: Request) -> Material:
     return Material(request.spec, (), pictures, labels, about, notes=walk.notes())
 
 
+@checked
 def image_files(names: Sequence[str | Path]) -> list[Path]:
     """Return image files as they are named; of a folder all images in it, at any depth.
 

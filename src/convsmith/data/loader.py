@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from convsmith.arguments import integer
+from convsmith.arguments import integer, typed
 from convsmith.data.augment import kept_random_states
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.data.keyed import hash64, shuffled
@@ -64,9 +64,9 @@ class Loader:
     mixup: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        typed(self)
         integer("batch_size", self.batch_size, least=1)
         integer("workers", self.workers, least=0)
-        integer("seed", self.seed)
         if self.world < 1 or not 0 <= self.rank < self.world:
             raise InvalidArgument("0 <= rank < world", argument="rank, world", given=(self.rank, self.world))
         if self.drop_last and self.fill_last:

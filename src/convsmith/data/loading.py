@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convsmith.arguments import one_of
+from convsmith.arguments import checked, one_of
 from convsmith.data.arrays import mean_and_std, prepared
 from convsmith.data.augment import AUGMENTATIONS
 from convsmith.data.checking import examine
@@ -39,6 +39,7 @@ def _spelling(name: str, takes: str | None) -> str:
     return name if takes is None else f"{name}:{takes}"
 
 
+@checked
 def load(
     spec: str,
     *,
@@ -100,6 +101,7 @@ def load(
     return data if augment == "none" and not settings else data.map(train=data.train.with_augment(augment, **settings))
 
 
+@checked
 def from_files(
     files: Sequence[str | Path], preprocessing: Preprocessing, *, broken: str = "refuse"
 ) -> tuple[ImageSplit, tuple[BrokenFile, ...]]:

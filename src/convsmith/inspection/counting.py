@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convsmith.arguments import checked
 from convsmith.inspection.modes import copied, eager, evaluating
 from convsmith.inspection.operators import has_rule, macs_of, operator_name
 from convsmith.inspection.outputs import output_tensors
@@ -42,6 +43,7 @@ class OperationCounts:
     uncounted: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+@checked
 def count_operations(model: nn.Module, size: tuple[int, ...], *, fake: bool = True) -> OperationCounts:
     """Count one pass of a batch of ``size`` (B, C, H, W) in evaluation mode; the model is left as it was.
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import checked, tensor
 from convsmith.errors import InvalidArgument, refusing
 from convsmith.inspection.modes import watching
 
@@ -74,6 +75,7 @@ TORCHVISION: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
+@checked
 def feature_fn(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
     """Return the function ``(model, images) -> features`` of a timm or torchvision classifier.
 
@@ -97,6 +99,7 @@ def feature_fn(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
     raise InvalidArgument(rule, argument="model", given=type(model).__name__, hint=hint)
 
 
+@checked
 def channels_first(x: Tensor, channels: int, model: nn.Module) -> Tensor:
     """Return features as [B, C, H, W] from [B, C, H, W], [B, H, W, C] or tokens [B, N, C] without class tokens.
 
@@ -104,6 +107,7 @@ def channels_first(x: Tensor, channels: int, model: nn.Module) -> Tensor:
         >>> channels_first(torch.zeros(2, 4, 4, 8), 8, nn.Identity()).shape
         torch.Size([2, 8, 4, 4])
     """
+    tensor("x", x, rank=(3, 4), floating=False, what="features [B, C, H, W], [B, H, W, C] or [B, N, C]")
     layout = feature_layout(x, channels, model)
     if layout == "tokens":
         return x[:, int(getattr(model, "num_prefix_tokens", 0)) :].mT.unsqueeze(-1)
@@ -133,6 +137,7 @@ def input_shape(model: nn.Module, size: tuple[int, int] | None = None) -> tuple[
     return (channels, int(shape[1]), int(shape[2]))
 
 
+@checked
 def infer_channels(
     model: nn.Module, read: Callable[[nn.Module, Tensor], Tensor], size: tuple[int, int] | None
 ) -> tuple[int, set[str]]:

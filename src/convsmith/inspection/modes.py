@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from convsmith.arguments import checked
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.outputs import output_tensors
 
@@ -20,6 +21,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
+@checked
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put ``model`` in evaluation mode; every module gets its own mode back, also after an exception.
@@ -79,6 +81,7 @@ def is_hooked(module: nn.Module) -> bool:
         return any(len(handle.hooks_dict_ref() or ()) > 1 for handle in (before, after))
 
 
+@checked
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the plain module inside DataParallel, DistributedDataParallel, AveragedModel and `torch.compile` wrappers.
 
@@ -118,12 +121,14 @@ def eager() -> Iterator[None]:
         yield
 
 
+@checked
 def check_evaluation(model: nn.Module) -> None:
     """Refuse a model whose output for one image depends on the batch or on chance, and name the module at fault.
 
     Examples:
         >>> check_evaluation(model.eval())  # silent: its output for one image depends on that image alone
     """
+    model = unwrap(model)
     training = [(name, module) for name, module in model.named_modules() if module.training]
     if training:
         telling = [(n, m) for n, m in training if isinstance(m, (*BATCH_NORMS, *_DROPOUTS)) or hasattr(m, "drop_prob")]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from convsmith.arguments import checked
 from convsmith.inspection.layers import KINDS, Call, Layer, LayerInventory, is_activation
 from convsmith.inspection.modes import eager, evaluating, is_hooked
 from convsmith.inspection.outputs import output_tensors
@@ -30,6 +31,7 @@ _HARMLESS = {"size", "dim", "numel", "is_floating_point", "is_contiguous", "stri
 _ALIASING = {"T", "mT", "H", "mH", "data", "grad", "real", "imag"}
 
 
+@checked
 def trace_layers(model: nn.Module, example: Tensor, *, real: bool = True) -> LayerInventory:
     """Run ``model`` once on ``example`` [B, C, H, W], in evaluation mode and without gradients, and say what happened.
 

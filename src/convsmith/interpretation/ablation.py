@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import one_of, tensor
+from convsmith.arguments import checked, one_of, tensor
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.find import _column, prepare, row_slices
 from convsmith.interpretation.gates import GatedNetwork
@@ -37,6 +37,7 @@ class Curve:
     keep: bool
 
 
+@checked
 def apply_routes(
     model: nn.Module, images: Tensor, gates: Routes | Mapping[str, Tensor], *, batch_size: int | None = None
 ) -> Tensor:
@@ -54,6 +55,7 @@ def apply_routes(
     return _run(model, images, plan, values, batch_size)
 
 
+@checked
 def ablate(
     model: nn.Module,
     images: Tensor,
@@ -72,6 +74,7 @@ def ablate(
     return list(removal_curve(model, images, labels, routes, fractions, order=order, **settings).accuracy)
 
 
+@checked
 def removal_curve(
     model: nn.Module,
     images: Tensor,
@@ -97,8 +100,9 @@ def removal_curve(
     """
     one_of("order", order, ORDERS)
     one_of("by", by, ("image", "class"))
+    fractions = [float(share) for share in fractions]
     if not fractions or not all(0 <= f <= 1 for f in fractions):
-        raise InvalidArgument("fractions lie in [0, 1]", argument="fractions", given=list(fractions))
+        raise InvalidArgument("fractions lie in [0, 1]", argument="fractions", given=fractions)
     if len(routes) != len(images):
         raise InvalidArgument("one route per image", argument=f"{len(images)} images", given=f"{len(routes)} routes")
     model, images = prepare(model, images)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import integer, number, of_type, one_of, tensor
+from convsmith.arguments import checked, integer, number, of_type, one_of, tensor
 from convsmith.errors import InvalidArgument, require
 from convsmith.inspection.modes import copied
 from convsmith.inspection.outputs import class_scores
@@ -54,6 +54,7 @@ class AttackSetting:
 
 
 @torch.inference_mode(False)
+@checked
 def attack(
     model: nn.Module,
     images: Tensor,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import one_of
+from convsmith.arguments import checked, one_of
 from convsmith.data.batch import Batch
 from convsmith.interpretation.ablation import apply_routes
 from convsmith.interpretation.comparators import score_units
@@ -23,6 +23,7 @@ from convsmith.interpretation.stream import find_routes_from_loader, iterate_rou
 NAMES = ("max-probability", "logits", "activations")
 
 
+@checked
 def baseline_features(
     model: nn.Module,
     images: Tensor,

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from convsmith.arguments import integer, one_of
+from convsmith.arguments import checked, integer, one_of
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.find import _column
 from convsmith.interpretation.routes import Routes
@@ -29,6 +29,7 @@ class ClassPaths:
     reduction: str
 
 
+@checked
 def class_paths(routes: Routes, labels: Tensor | None = None, *, reduction: str = "mean") -> ClassPaths:
     """Reduce the routes of each class to one path.
 
@@ -51,6 +52,7 @@ def class_paths(routes: Routes, labels: Tensor | None = None, *, reduction: str 
     return ClassPaths(torch.stack(rows), tuple(names), counts, routes.layers, widths, reduction)
 
 
+@checked
 def similarity(paths: ClassPaths, *, measure: str = "cosine", layer: str | None = None) -> Tensor:
     """Return how alike classes are, [K, K] with ones on the diagonal; ``"jaccard"`` compares positive nodes.
 
@@ -64,6 +66,7 @@ def similarity(paths: ClassPaths, *, measure: str = "cosine", layer: str | None 
     return alike(values, values, measure).clamp(-1, 1).fill_diagonal_(1.0)
 
 
+@checked
 def dendrogram(paths: ClassPaths, *, layer: str | None = None) -> NDArray[np.float64]:
     """Return SciPy's average-linkage matrix [K - 1, 4] of the classes by cosine distance, as its dendrogram takes it.
 
@@ -99,6 +102,7 @@ class SubClusters:
         return self.silhouette > self.null_high
 
 
+@checked
 def sub_clusters(routes: Routes, clusters: int = 2, *, nulls: int = 20, seed: int = 0) -> SubClusters:
     """Split the routes of one class into groups by agglomerative clustering (Ward), and say if they are real.
 
@@ -112,6 +116,7 @@ def sub_clusters(routes: Routes, clusters: int = 2, *, nulls: int = 20, seed: in
     from sklearn.metrics import silhouette_score
 
     integer("nulls", nulls, least=1)
+    integer("seed", seed, least=0)
     x = routes.vector().detach().cpu().double().numpy()
     x = x[:, x.std(0) > 0]
     if not 2 <= clusters < len(x) or not x.shape[1]:
@@ -145,6 +150,7 @@ class LayerStatistics:
     null_high: float
 
 
+@checked
 def layer_statistics(
     routes: Routes, labels: Tensor | None = None, *, nulls: int = 20, seed: int = 0
 ) -> list[LayerStatistics]:
@@ -153,6 +159,7 @@ def layer_statistics(
     Examples:
         >>> rows = layer_statistics(find_routes(model, images, steps=5), labels)
     """
+    integer("nulls", nulls, least=0)
     labels = _labels(routes, labels).cpu()
     if len(labels.unique()) < 2:
         raise InvalidArgument("separability needs two classes", given=len(labels.unique()))

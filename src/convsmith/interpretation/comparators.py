@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import integer, wide
+from convsmith.arguments import checked, integer, wide
 from convsmith.interpretation.find import _column, collect, look, prepare, row_slices
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
@@ -39,6 +39,7 @@ SCORES: Registry[Scorer] = Registry("unit score", "convsmith.interpretation")
 _THETA = 0.5
 
 
+@checked
 def score_units(
     model: nn.Module,
     images: Tensor,

@@ -48,11 +48,12 @@ class RouteDetector:
         self.classifier, self.layers, self.seed = classifier, layers, seed
         self.false_positive_rate, self.trees = false_positive_rate, trees
 
+    @arguments.checked
     def fit(
         self,
         clean: Routes,
         adversarial: Routes,
-        groups: tuple[Sequence[int], Sequence[int]] | None = None,
+        groups: tuple[Sequence[int] | Tensor, Sequence[int] | Tensor] | None = None,
         *,
         network: nn.Module | None = None,
     ) -> RouteDetector:
@@ -85,6 +86,7 @@ class RouteDetector:
         self.network_ = None if network is None else fingerprint(network)
         return self
 
+    @arguments.checked
     def check_network(self, network: nn.Module, images: Tensor | None = None) -> None:
         """Refuse a network with other weights than the one it was fitted on, where that was named.
 
@@ -98,6 +100,7 @@ class RouteDetector:
             hint = "fit a detector of its own for this network"
             raise InvalidArgument(rule, argument="network", given=type(unwrap(network)).__name__, hint=hint)
 
+    @arguments.checked
     def score(self, routes: Routes) -> Tensor:
         """Return [B] float64 in [0, 1]: higher means more adversarial."""
         self._check_fitted()
@@ -110,10 +113,12 @@ class RouteDetector:
             raise InvalidArgument(rule, argument=self.settings_, given=dict(routes.settings), hint=hint)
         return torch.from_numpy(self.ensemble_.score(self._features(routes)))
 
+    @arguments.checked
     def predict(self, routes: Routes) -> Tensor:
         """Return [B] bool: the score lies above the threshold."""
         return self.score(routes) > self.threshold_
 
+    @arguments.checked
     def set_threshold(self, clean: Routes, false_positive_rate: float) -> RouteDetector:
         """Set the threshold on clean routes that were not used in `fit`; return self."""
         arguments.number("false_positive_rate", false_positive_rate, above=0, below=1)
@@ -121,6 +126,7 @@ class RouteDetector:
         self.false_positive_rate = false_positive_rate
         return self
 
+    @arguments.checked
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file (arrays of the trees, JSON header); scores after `load` are equal bit for bit."""
         self._check_fitted()
@@ -130,6 +136,7 @@ class RouteDetector:
         return Path(path)
 
     @classmethod
+    @arguments.checked
     def load(cls, path: str | Path) -> RouteDetector:
         """Read what `save` wrote; nothing in the file is executed."""
         ensemble, header = load_trees(Path(path))
@@ -227,12 +234,13 @@ class DetectionReport:
     images: int
 
 
+@arguments.checked
 def detection_report(
     clean: Tensor | NDArray[Any],
     adversarial: Tensor | NDArray[Any],
     *,
-    clean_index: Sequence[int] | None = None,
-    adversarial_index: Sequence[int] | None = None,
+    clean_index: Sequence[int] | Tensor | None = None,
+    adversarial_index: Sequence[int] | Tensor | None = None,
     rate: float = 0.05,
     resamples: int = 500,
     seed: int = 0,
@@ -245,6 +253,7 @@ def detection_report(
     a, b = _scores("clean", clean), _scores("adversarial", adversarial)
     arguments.number("rate", rate, above=0, below=1)
     arguments.integer("resamples", resamples, least=1)
+    arguments.integer("seed", seed, least=0)
     ga, gb = _index("clean_index", clean_index, len(a)), _index("adversarial_index", adversarial_index, len(b))
     images = np.unique(np.concatenate([ga, gb]))
     rows_a, rows_b = ([np.flatnonzero(g == i) for i in images] for g in (ga, gb))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import wide
+from convsmith.arguments import checked, integer, wide
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.ablation import plan_gates
 from convsmith.interpretation.find import prepare, row_slices
@@ -16,6 +16,7 @@ from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.search import alike
 
 
+@checked
 def nearest_routes(
     query: Routes, reference: Routes, count: int = 5, *, measure: str = "cosine"
 ) -> tuple[Tensor, Tensor]:
@@ -54,6 +55,7 @@ class Contrast:
     margin: Tensor
 
 
+@checked
 def runner_up_contrast(
     model: nn.Module, images: Tensor, routes: Routes, count: int = 10, *, batch_size: int | None = None
 ) -> Contrast:
@@ -64,6 +66,7 @@ def runner_up_contrast(
     Examples:
         >>> contrast = runner_up_contrast(model, images, find_routes(model, images, steps=5), 3)
     """
+    integer("count", count, least=1)
     if len(routes) != len(images):
         raise InvalidArgument("one route per image", argument=f"{len(images)} images", given=f"{len(routes)} routes")
     model, images = prepare(model, images)

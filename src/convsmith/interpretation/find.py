@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import integer, module, tensor
+from convsmith.arguments import checked, integer, module, tensor
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.inspection.modes import check_evaluation, unwrap
 from convsmith.interpretation.gates import GatedNetwork
@@ -24,6 +24,7 @@ from convsmith.interpretation.solvers.problem import Solution
 Progress = Callable[[int, int, str], None]
 
 
+@checked
 def find_routes(
     model: nn.Module,
     images: Tensor,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.arguments import integer, number, one_of
+from convsmith.arguments import checked, integer, number, one_of
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.ablation import plan_gates
 from convsmith.interpretation.find import _column, prepare, row_slices
@@ -16,6 +16,7 @@ from convsmith.interpretation.routes import Routes
 METHODS = ("class-activation", "route-activation", "pathway-gradient")
 
 
+@checked
 def heat_map(
     model: nn.Module,
     images: Tensor,
@@ -119,6 +120,7 @@ def blurred(maps: Tensor, share: float) -> Tensor:
     return F.conv2d(F.conv2d(padded, weights[None, None, None]), weights[None, None, :, None])[:, 0]
 
 
+@checked
 def overlay(pixels: Tensor, heat: Tensor) -> Tensor:
     """Return images [B, 3, H, W] in [0, 1]: ``pixels`` [B, C, H, W] in grey under ``heat`` [B, h, w] in warm colours.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import one_of
+from convsmith.arguments import checked, one_of
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.find import find_routes, prepare, solve
 from convsmith.interpretation.routes import Routes
@@ -16,6 +16,7 @@ from convsmith.interpretation.settings import settings_with
 from convsmith.interpretation.sites import SiteRule, plan_sites
 
 
+@checked
 def routes_at_sparsity(
     model: nn.Module,
     images: Tensor,
@@ -60,6 +61,7 @@ def routes_at_sparsity(
     return best, best.gamma.cpu()
 
 
+@checked
 def regularisation_path(model: nn.Module, images: Tensor, gammas: Sequence[float], **settings: Any) -> list[Routes]:
     """Return the routes at each of ``gammas``; ``settings`` as in `find_routes`.
 
@@ -69,6 +71,7 @@ def regularisation_path(model: nn.Module, images: Tensor, gammas: Sequence[float
     return [find_routes(model, images, gamma=gamma, **settings) for gamma in gammas]
 
 
+@checked
 def initialisation_overlap(
     model: nn.Module, images: Tensor, *, seeds: Sequence[int] = (0, 1), **settings: Any
 ) -> Tensor:
@@ -79,6 +82,8 @@ def initialisation_overlap(
     Examples:
         >>> overlap = initialisation_overlap(model, images, steps=5)
     """
+    if not seeds:
+        raise InvalidArgument("an overlap needs a seed of other starts", argument="seeds", given="none")
     reference = find_routes(model, images, **{**settings, "init": "ones"}).vector() > 0
     rows = []
     for seed in seeds:
@@ -87,6 +92,7 @@ def initialisation_overlap(
     return torch.stack(rows)
 
 
+@checked
 def jaccard(a: Tensor, b: Tensor) -> Tensor:
     """Row by row |a and b| / |a or b| of bool tensors [..., C]; two empty sets overlap completely.
 

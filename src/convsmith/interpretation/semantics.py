@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import integer, number, one_of
+from convsmith.arguments import checked, integer, number, one_of
 from convsmith.errors import InvalidArgument, refusing
 
 #: scikit-learn counts these among the words without meaning; in a caption they often are its meaning
@@ -36,6 +36,7 @@ class Topics:
         return len(self.words)
 
 
+@checked
 def topics_from_text(
     texts: Sequence[str], count: int = 10, *, method: str = "nmf", words: int = 5, share: float = 0.2, seed: int = 0
 ) -> Topics:
@@ -109,10 +110,11 @@ def pooled(features: Tensor) -> Tensor:
     return features
 
 
+@checked
 def prediction_difference(
     head: Callable[[Tensor], Tensor],
     features: Tensor,
-    units: Sequence[int] | None = None,
+    units: Sequence[int] | Tensor | None = None,
     *,
     removal: str = "zero",
     top: float = 1.0,
@@ -156,6 +158,7 @@ def prediction_difference(
         return torch.stack(rows) if rows else full.new_zeros(0, full.shape[1])
 
 
+@checked
 def label_units(difference: Tensor) -> Tensor:
     """Return [U] int64: the topic each unit carries most.
 
@@ -166,7 +169,8 @@ def label_units(difference: Tensor) -> Tensor:
     return difference.argmax(1)
 
 
-def revise(features: Tensor, units: Sequence[int], strength: float = 1.0) -> Tensor:
+@checked
+def revise(features: Tensor, units: Sequence[int] | Tensor, strength: float = 1.0) -> Tensor:
     """Strengthen ``units`` of features [B, D] by ``strength`` times each unit's standard deviation over the batch.
 
     For images that should be about a topic and are not described so: the user names the topic, `label_units` the units.
@@ -196,6 +200,7 @@ class LabelScore:
     units: int
 
 
+@checked
 def score_labels(features: Tensor, topics: Tensor, labels: Tensor, *, nulls: int = 50, seed: int = 0) -> LabelScore:
     """Score unit ``labels`` [D] on held-out ``features`` [N, D] and ``topics`` [N, K] against shuffled topics.
 

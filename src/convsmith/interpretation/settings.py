@@ -46,7 +46,7 @@ class RouteSettings:
     open_layers: bool = False
 
     def __post_init__(self) -> None:
-        arguments.choices(self)
+        arguments.typed(self)
         arguments.number("gamma", self.gamma, least=0)
         arguments.integer("seed", self.seed)
         if self.steps is not None:

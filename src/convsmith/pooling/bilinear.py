@@ -67,6 +67,7 @@ class BilinearPooling(Pooling):
         iterations: steps of an iterative root, 1 to 1000.
     """
 
+    @arguments.checked
     def __init__(
         self, in_channels: int, dim: int | None = None, *, root: str | None = None, iterations: int = 5
     ) -> None:
@@ -83,6 +84,7 @@ class BilinearPooling(Pooling):
 class ImprovedBilinear(BilinearPooling):
     """B-CNN with the matrix square root of the second moment before the element-wise steps."""
 
+    @arguments.checked
     def __init__(
         self, in_channels: int, dim: int | None = None, *, root: str = "newton-schulz", iterations: int = 10
     ) -> None:
@@ -127,6 +129,7 @@ class CompactBilinear(Pooling):
     target: Tensor
     sign: Tensor
 
+    @arguments.checked
     def __init__(self, in_channels: int, out_features: int = 8192, dim: int | None = None, *, seed: int = 0) -> None:
         super().__init__(in_channels, dim)
         self.out_features = arguments.integer("out_features", out_features, least=1)

@@ -109,6 +109,7 @@ def triu_vector(a: Tensor, *, isometric: bool = False) -> Tensor:
         >>> triu_vector(torch.tensor([[[1.0, 2.0], [2.0, 3.0]]]))
         tensor([[1., 2., 3.]])
     """
+    arguments.one_of("isometric", isometric, (True, False))
     a = square(a, "triu_vector")
     d = a.shape[-1]
     index = _upper_index(d, a.device)
@@ -124,7 +125,8 @@ def matrix_from_triu(v: Tensor, *, isometric: bool = False) -> Tensor:
         tensor([[[1., 2.],
                  [2., 3.]]])
     """
-    n = v.shape[-1]
+    arguments.one_of("isometric", isometric, (True, False))
+    n = arguments.tensor("v", v, rank=(1, 2, 3), floating=False, what="vectors [B, d (d + 1) / 2]").shape[-1]
     d = (math.isqrt(8 * n + 1) - 1) // 2
     if d == 0 or triu_size(d) != n:
         rule = "the length must be d (d + 1) / 2"

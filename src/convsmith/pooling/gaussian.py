@@ -72,6 +72,7 @@ class G2DeNet(Pooling):
         iterations: steps of an iterative method, 1 to 1000.
     """
 
+    @arguments.checked
     def __init__(self, in_channels: int, dim: int | None = None, *, method: str = "eigh", iterations: int = 5) -> None:
         super().__init__(in_channels, dim)
         arguments.one_of("method", method, ("eigh", "newton-schulz", "polar-express"))
@@ -96,6 +97,7 @@ class RAIDG(Pooling):
     Differs from the paper: the explicit maps to infinite-dimensional features are left to the network.
     """
 
+    @arguments.checked
     def __init__(
         self, in_channels: int, dim: int | None = None, *, theta: float = 0.75, mean_weight: float = 1.0
     ) -> None:
@@ -130,6 +132,7 @@ class L2EMG(Pooling):
     Classification" (TPAMI 2017), sections 3.2 and 3.3.
     """
 
+    @arguments.checked
     def __init__(self, in_channels: int, dim: int | None = None, *, mode: str = "ie", ridge: float = 1e-3) -> None:
         super().__init__(in_channels, dim)
         arguments.one_of("mode", mode, ("ie", "de"))

@@ -36,6 +36,7 @@ def brownian_covariance(x: Tensor, log_scale: Tensor | None = None, *, ridge: fl
     energy = gram.diagonal(dim1=1, dim2=2)
     squared = (energy[:, :, None] + energy[:, None, :] - 2.0 * gram).clamp(min=0) / (2.0 * x.shape[2])
     if log_scale is not None:
+        arguments.tensor("log_scale", log_scale, rank=0, what="a number in a tensor []")
         squared = squared * log_scale.to(x.dtype).exp()
     distance = (squared + ridge).sqrt()
     rows = distance.mean(2, keepdim=True)
@@ -46,6 +47,7 @@ def brownian_covariance(x: Tensor, log_scale: Tensor | None = None, *, ridge: fl
 class BDC(Pooling):
     """Brownian distance covariance between channels, with one learnable scale; dim (dim + 1) / 2 features."""
 
+    @arguments.checked
     def __init__(self, in_channels: int, dim: int | None = None) -> None:
         super().__init__(in_channels, dim)
         self.log_scale = nn.Parameter(torch.zeros(()))

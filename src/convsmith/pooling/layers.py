@@ -53,6 +53,7 @@ class Pooling(nn.Module, ABC):
     channels, on no position and on values that are not finite.
     """
 
+    @arguments.checked
     def __init__(self, in_channels: int, dim: int | None = None) -> None:
         super().__init__()
         self.in_channels = arguments.integer("in_channels", in_channels, least=1)
@@ -86,6 +87,7 @@ class Pooling(nn.Module, ABC):
 class GlobalAverage(Pooling):
     """The mean over positions: the baseline that every other pooling replaces."""
 
+    @arguments.checked
     def __init__(self, in_channels: int, dim: int | None = None) -> None:
         super().__init__(in_channels, dim)
         self.out_features = self.dim
@@ -112,6 +114,7 @@ class ISQRTCOV(Pooling):
     Normalization" (CVPR 2018).
     """
 
+    @arguments.checked
     def __init__(
         self,
         in_channels: int,
@@ -169,6 +172,7 @@ class MPNCOV(Pooling):
     Paper: Li et al., "Is Second-order Information Helpful for Large-scale Visual Recognition?" (ICCV 2017), section 3.
     """
 
+    @arguments.checked
     def __init__(
         self,
         in_channels: int,
@@ -222,6 +226,7 @@ class DeepO2P(Pooling):
     Differs from the paper: the sum over positions is divided by M, and no eigenvalue gaps occur in the gradient.
     """
 
+    @arguments.checked
     def __init__(self, in_channels: int, dim: int | None = None, *, ridge: float = 1e-3, center: bool = False) -> None:
         super().__init__(in_channels, dim)
         self.ridge, self.center = arguments.number("ridge", ridge, above=0), center

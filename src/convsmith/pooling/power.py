@@ -45,6 +45,7 @@ def power_covariance(x: Tensor, *, exponent: float = 0.5, center: bool = True, s
         torch.Size([2, 8, 8])
     """
     arguments.one_of("side", side, SIDES)
+    arguments.one_of("center", center, (True, False))
     arguments.number("exponent", exponent, above=0)
     refuse_export()
     x = columns(x, "power_covariance")

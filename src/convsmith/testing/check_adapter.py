@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig, method_settings
+from convsmith.arguments import checked
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.registry import setting_types
 from convsmith.testing.suite import (
@@ -32,6 +33,7 @@ SCALES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@checked
 def check_adapter(
     name: str, *, settings: Mapping[str, Any] | None = None, exceptions: Mapping[str, str] | None = None
 ) -> Conformance:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import checked
 from convsmith.compression import (
     METHODS,
     Plan,
@@ -42,6 +43,7 @@ from convsmith.testing.suite import (
 CLASSES, SIDE, KEEP = 4, 12, 0.6
 
 
+@checked
 def check_compressor(
     name: str,
     *,

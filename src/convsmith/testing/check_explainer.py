@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from convsmith.arguments import checked
 from convsmith.interpretation import Routes, score_units
 from convsmith.testing.check_compressor import CLASSES, SIDE, network
 from convsmith.testing.suite import (
@@ -28,6 +29,7 @@ from convsmith.testing.suite import (
 COUNT = 6
 
 
+@checked
 def check_explainer(
     explain: str | Callable[..., Routes],
     *,

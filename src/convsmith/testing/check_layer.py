@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import checked
 from convsmith.errors import ConvsmithError
 from convsmith.testing.module_checks import built, check_precision, module_checks
 from convsmith.testing.suite import Conformance, require_gradients, require_that, run, run_checks
@@ -14,6 +15,7 @@ from convsmith.testing.suite import Conformance, require_gradients, require_that
 BATCH, SIDE = 3, 7
 
 
+@checked
 def check_layer(
     make: Callable[[], nn.Module],
     channels: int,

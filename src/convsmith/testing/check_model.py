@@ -10,6 +10,7 @@ from typing import Any
 import timm
 import torch
 
+from convsmith.arguments import checked
 from convsmith.data.preprocessing import Preprocessing
 from convsmith.models import ModelRecipe, load_model, save_model
 from convsmith.testing.suite import (
@@ -25,6 +26,7 @@ from convsmith.testing.suite import (
 CLASSES = 4
 
 
+@checked
 def check_model(
     name: str, *, arguments: Mapping[str, Any] | None = None, exceptions: Mapping[str, str] | None = None
 ) -> Conformance:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import checked
 from convsmith.pooling import POOLINGS, Pooling, attach, pooling_options
 from convsmith.testing.module_checks import built, check_precision, module_checks
 from convsmith.testing.suite import (
@@ -24,6 +25,7 @@ from convsmith.testing.suite import (
 CHANNELS, SIDE, BATCH = 6, 5, 3
 
 
+@checked
 def check_pooling(
     name: str, *, options: Mapping[str, Any] | None = None, exceptions: Mapping[str, str] | None = None
 ) -> Conformance:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from convsmith.adaptation.evaluation.validators import VALIDATORS, Evidence, measure, score
+from convsmith.arguments import checked
 from convsmith.testing.suite import (
     Conformance,
     require_refusal,
@@ -50,6 +51,7 @@ def evidence(dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     }
 
 
+@checked
 def check_validator(name: str, *, exceptions: Mapping[str, str] | None = None) -> Conformance:
     """Check the registered validator ``name``.
 

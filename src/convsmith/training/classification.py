@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.arguments import number, wide
-from convsmith.data.batch import Batch
+from convsmith.arguments import checked, number, tensor, wide
+from convsmith.data.batch import Batch, check_batch
 from convsmith.errors import InvalidArgument, refusing
 from convsmith.inspection.modes import copied
 from convsmith.training.evaluation import expected_calibration_error, predict
 from convsmith.training.task import Losses, Task
 
 
+@checked
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, mean over the batch; ``[B, K], [B, K] -> scalar``.
 
@@ -27,6 +28,11 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
         >>> float(distillation_loss(torch.zeros(2, 3), torch.zeros(2, 3), 4.0))
         0.0
     """
+    tensor("student", student, rank=2, what="logits [B, K]")
+    if tensor("teacher", teacher, rank=2, what="logits [B, K]").shape != student.shape:
+        given = f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
+        raise InvalidArgument("student and teacher have the same classes", argument="teacher", given=given)
+    number("temperature", temperature, above=0)
     log_p = F.log_softmax(wide(student) / temperature, dim=1)
     log_q = F.log_softmax(wide(teacher) / temperature, dim=1)
     return temperature**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
@@ -48,6 +54,7 @@ class ClassificationTask(Task):
         InvalidArgument: a value outside its rule, a teacher without weight or a weight without teacher.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -89,6 +96,7 @@ class ClassificationTask(Task):
         return own(lr) if callable(own) else super().parameter_groups(lr)
 
     def forward(self, batch: Batch, step: int) -> Losses:
+        check_batch(batch)
         logits = self.model(batch.images)
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
             rule = "the model must give one logit per class"

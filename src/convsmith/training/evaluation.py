@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import integer, wide
-from convsmith.data.batch import Batch
+from convsmith.arguments import checked, integer, wide
+from convsmith.data.batch import Batch, check_batch
 from convsmith.data.loader import Loader
 from convsmith.data.source import Progress
 from convsmith.data.split import ImageSplit
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.modes import copied, evaluating
 from convsmith.inspection.outputs import class_scores
-from convsmith.training.machine import gather
+from convsmith.training.machine import gather, resolve_device
 
 BINS = 15
 
@@ -53,6 +53,7 @@ class Metrics:
         return asdict(self)
 
 
+@checked
 def predict(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -75,7 +76,11 @@ def predict(
         >>> logits, labels, index = predict(model, loader)
     """
     first = next(model.parameters(), None)
-    place = torch.device(device) if device is not None else (first.device if first is not None else torch.device("cpu"))
+    place = (
+        resolve_device(str(device))
+        if device is not None
+        else (first.device if first is not None else torch.device("cpu"))
+    )
     if first is not None and (place.type, place.index or 0) != (first.device.type, first.device.index or 0):
         model = copied(model).to(place)
     dtype = first.dtype if first is not None and first.is_floating_point() else None
@@ -83,6 +88,7 @@ def predict(
     total = len(batches) if isinstance(batches, Sized) else 0
     with evaluating(model), torch.no_grad():
         for done, batch in enumerate(batches, 1):
+            check_batch(batch)
             logits.append(wide(class_scores(model(batch.images.to(place, dtype, non_blocking=True)))))
             labels.append(batch.labels)
             index.append(batch.index)
@@ -93,6 +99,7 @@ def predict(
     return torch.cat(logits).cpu(), torch.cat(labels).cpu(), torch.cat(index).cpu()
 
 
+@checked
 def predict_split(
     model: nn.Module,
     split: ImageSplit,
@@ -125,6 +132,7 @@ def predict_split(
     return logits, labels, index
 
 
+@checked
 def expected_calibration_error(logits: Tensor, labels: Tensor) -> float:
     """``sum_b n_b / N |accuracy_b - confidence_b|``, 15 equal bins of the top probability; ``[N, K], [N] -> float``.
 
@@ -136,11 +144,13 @@ def expected_calibration_error(logits: Tensor, labels: Tensor) -> float:
     """
     from torchmetrics.functional.classification import multiclass_calibration_error
 
+    _check(logits, labels)
     # torchmetrics gives a confidence of exactly 1 a bin of its own, beside the last
     probabilities = wide(logits).softmax(1).clamp(max=1 - 2**-24)
     return float(multiclass_calibration_error(probabilities, labels, logits.shape[1], n_bins=BINS, norm="l1"))
 
 
+@checked
 def classification_metrics(logits: Tensor, labels: Tensor, seed: int = 0, *, resamples: int = 1000) -> Metrics:
     """Evaluate logits ``[N, K]`` against labels ``[N]``.
 
@@ -204,6 +214,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, seed: int = 0, *, res
     )
 
 
+@checked
 def bootstrap_interval(values: Tensor, seed: int = 0, *, resamples: int = 1000) -> tuple[float, float]:
     """95 % percentile interval of the mean of ``values [N]`` over images drawn with replacement.
 

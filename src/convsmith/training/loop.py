@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from convsmith.arguments import checked
 from convsmith.data.batch import Batch
 from convsmith.data.source import Progress
 from convsmith.errors import InvalidArgument, refusing
@@ -21,6 +22,7 @@ from convsmith.training.run import FitResult, Run
 from convsmith.training.task import Task
 
 
+@checked
 def fit(
     task: Task,
     loader: Any,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from convsmith.arguments import checked
 from convsmith.data.batch import Batch
 from convsmith.errors import ConvsmithError, InvalidArgument, MissingExtra, RunFailed, require
 from convsmith.training.config import TrainConfig
@@ -36,6 +37,7 @@ def rank_and_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+@checked
 def resolve_device(name: str) -> torch.device:
     """Turn ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` into a device that exists.
 

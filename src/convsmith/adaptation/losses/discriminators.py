@@ -118,6 +118,7 @@ class ClassDiscriminators(nn.Module):
     0.01) hidden, N(0, 0.3) last, bias 0; linear probes N(0, 0.01).
     """
 
+    @arguments.checked
     def __init__(
         self, features: int, classes: int, hidden: Sequence[int] | None = (1024, 1024), dropout: float = 0.5
     ) -> None:

@@ -47,6 +47,7 @@ def reverse_gradient(x: Tensor, scale: float | Tensor) -> Tensor:
     return reversed_
 
 
+@arguments.checked
 def ramp(step: int, length: int, *, upper: float = 1.0, alpha: float = 10.0, start: int = 0) -> float:
     """Return ``upper * (2 / (1 + exp(-alpha p)) - 1)``, ``p = min(1, (step - start) / length)``, 0 before start.
 

@@ -23,6 +23,7 @@ InstanceWeight = Literal["loss", "feature", "none"]
 ClassWeightOn = Literal["both", "features", "none"]
 
 
+@arguments.checked
 def selective_adversarial_loss(
     source_features: Tensor,
     target_features: Tensor,

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from convsmith.arguments import one_of
+from convsmith.arguments import checked, one_of
 from convsmith.compression.folded import scale_and_shift
 from convsmith.compression.methods.graphs import graph_from_json, graph_to_json, inline_regions
 from convsmith.compression.methods.low_bit import LowBitMethod
@@ -273,6 +273,7 @@ def converted(prepared: Int8Training, *, images: Tensor | None = None) -> tuple[
     return Int8Model(fresh), {WHOLE: value}
 
 
+@checked
 def finish(model: nn.Module) -> nn.Module:
     """Return the int8 network of one prepared with ``mode="qat"`` and trained; others come back as they are.
 

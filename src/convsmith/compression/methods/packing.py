@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import checked
 from convsmith.compression.methods.low_bit import LowBit, scaled_dims
 from convsmith.errors import refusing
 
@@ -42,6 +43,7 @@ def unpack_trits(packed: Tensor, count: int) -> Tensor:
     return (digits.reshape(-1)[:count] - 1).to(torch.int8)
 
 
+@checked
 def packed_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the state of ``model`` as contiguous tensors for a safetensors file, packed wherever that is smaller.
 
@@ -68,6 +70,7 @@ def packed_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.contiguous().cpu().clone() for name, value in out.items()}
 
 
+@checked
 def load_packed_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Load what `packed_state` gave into ``model``, in place; every tensor must be there and fit.
 

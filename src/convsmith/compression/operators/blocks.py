@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from convsmith.arguments import one_of, spelled
+from convsmith.arguments import checked, one_of, spelled
 from convsmith.compression.operators.chain_spec import ChainSpec, GroupConvSpec, check_divides, shuffle
 from convsmith.compression.operators.interleaved import ChannelOrder, InterleavedGroupConv2d, LinearChain, one_node
 from convsmith.errors import InvalidArgument
@@ -23,6 +23,7 @@ Maker = Callable[..., nn.Module]
 class ChainBlock(nn.Module):
     """A linear chain, then normalisation and activation (IGCV1's and IGCV2's block; nothing in between)."""
 
+    @checked
     def __init__(
         self, chain: nn.Module, channels: int, norm_layer: Maker = nn.BatchNorm2d, act_layer: Maker = nn.ReLU
     ) -> None:
@@ -39,6 +40,7 @@ class ChainBlock(nn.Module):
 class ChainResidual(nn.Module):
     """Two linear chains on a residual branch: ``act(norm(chain(act(norm(chain(x))))) + shortcut(x))``."""
 
+    @checked
     def __init__(
         self,
         first: nn.Module,
@@ -90,6 +92,7 @@ class InvertedInterleavedBlock(nn.Module):
 
     __jit_unused_properties__ = ("spec",)  # TorchScript would compile a property that describes the block
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -175,6 +178,7 @@ class DepthwiseSeparableBlock(nn.Module):
     `xception_block`).
     """
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -198,6 +202,7 @@ class DepthwiseSeparableBlock(nn.Module):
         return self.act2(self.norm2(self.pointwise(x)))
 
 
+@checked
 def xception_block(in_channels: int, out_channels: int, stride: int = 1, **layers: Any) -> ChainBlock:
     """Return Xception's unit as the extreme interleaved block: one member a partition, one secondary partition.
 
@@ -225,6 +230,7 @@ class MergeAndRunBlock(nn.Module):
         merge: ``"average"``; ``"sum"``: the last block, ``act(mean + H_1 + H_2)`` [B, C', H, W].
     """
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -280,6 +286,7 @@ class MergeAndRunBlock(nn.Module):
 class InceptionLikeBlock(nn.Module):
     """Merge-and-run's half, one stream with two parallel branches: ``y = act(s(x) + H_1(x) + H_2(x))``."""
 
+    @checked
     def __init__(
         self,
         in_channels: int,

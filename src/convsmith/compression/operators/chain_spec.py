@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convsmith.arguments import spelled
+from convsmith.arguments import checked, integer, spelled
 from convsmith.errors import InvalidArgument
 
 
@@ -110,6 +110,7 @@ class ChainSpec:
         return all(factor.fast for factor in self.factors)
 
 
+@checked
 def shuffle(channels: int, groups: int) -> ChannelPermutation:
     """Return the channel shuffle: view as (groups, channels/groups), transpose, flatten.
 
@@ -122,6 +123,7 @@ def shuffle(channels: int, groups: int) -> ChannelPermutation:
     return ChannelPermutation((groups, channels // groups), (1, 0))
 
 
+@checked
 def mixed_radix(partitions: Sequence[int], out_partitions: Sequence[int] | None = None) -> ChainSpec:
     """Return the strict chain that mixes one digit of the channel number per factor (IGCV2; IGCV1 is two digits).
 
@@ -164,6 +166,7 @@ def _order(layout: tuple[int, ...], wanted: tuple[int, ...], sizes: Sequence[int
     return ChannelPermutation(tuple(sizes[digit] for digit in old), tuple(old.index(digit) for digit in new))
 
 
+@checked
 def interleaved(
     primary: int,
     members: int,
@@ -193,6 +196,7 @@ def interleaved(
     return ChainSpec((first, second), shuffle(out_primary * out_members, out_members))
 
 
+@checked
 def shuffled(
     channels: int, partitions: Sequence[int], out_channels: int | None = None, widen_at: int | None = None
 ) -> ChainSpec:
@@ -225,6 +229,7 @@ def shuffled(
     return ChainSpec(tuple(factors))
 
 
+@checked
 def path_counts(spec: ChainSpec) -> Tensor:
     """Return the number of paths from every input to every output channel, [out, in] int64.
 
@@ -252,8 +257,9 @@ def check_partitions(partitions: Sequence[int]) -> tuple[int, ...]:
 
 def check_divides(divisor: int, number: int, what: str) -> None:
     """Raise an `InvalidArgument` that names both numbers and the nearest divisors unless ``divisor | number``."""
-    if divisor >= 1 and number % divisor == 0:
+    if divisor >= 1 and number >= 1 and number % divisor == 0:
         return
+    integer(f"the channels that {what} divide", number, least=1)
     raise InvalidArgument(
         f"{what} must divide the channels",
         argument=f"{divisor} to divide {number}",

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convsmith.arguments import integer, number, one_of
+from convsmith.arguments import checked, integer, number, one_of
 from convsmith.compression.operators.chain_spec import check_partitions, divisors
 from convsmith.compression.operators.conditions import MOST_CHANNELS, balanced_partition
 from convsmith.errors import InvalidArgument
@@ -37,6 +37,7 @@ class Structure:
         return self.partitions[0]
 
 
+@checked
 def chain_params(partitions: Sequence[int], area: int = 9) -> int:
     """Return the weights of a strict chain: ``C (S K_1 + K_2 + ... + K_n)``.
 
@@ -48,6 +49,7 @@ def chain_params(partitions: Sequence[int], area: int = 9) -> int:
     return math.prod(sizes) * (area * sizes[0] + sum(sizes[1:]))
 
 
+@checked
 def widest_bound(budget: float, area: int = 9) -> float:
     """Return the width no pair of that many weights exceeds, ``(Q / (2 sqrt(S)))^(2/3)``.
 
@@ -60,6 +62,7 @@ def widest_bound(budget: float, area: int = 9) -> float:
     return (budget / (2 * math.sqrt(area))) ** (2 / 3)
 
 
+@checked
 def widest_pairs(budget: int, area: int = 9) -> list[Structure]:
     """Return, for every number of members M, the widest pair within ``budget`` weights; the widest of all first.
 
@@ -80,6 +83,7 @@ def widest_pairs(budget: int, area: int = 9) -> list[Structure]:
     return sorted(found, key=lambda entry: (-entry.channels, entry.params, entry.members))
 
 
+@checked
 def structures(
     channels: int, *, area: int = 9, positions: int = 1, budget: int | None = None, kind: str = "params"
 ) -> list[Structure]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import checked
 from convsmith.compression.operators.backends import block_diagonal, convolution_of
 from convsmith.compression.operators.chain_spec import shuffle
 from convsmith.compression.operators.geometry import ChainGeometry
@@ -33,6 +34,7 @@ class KernelStructure:
     block_rank: int | None
 
 
+@checked
 def kernel_structure(module: nn.Module) -> KernelStructure:
     """Report density and rank of the composite of a stack of linear layers (see `composite_kernel`).
 
@@ -57,6 +59,7 @@ def kernel_structure(module: nn.Module) -> KernelStructure:
     )
 
 
+@checked
 def composite_kernel(module: nn.Module) -> Tensor:
     """Return the dense kernel [out, in, k, k] that a stack of linear layers equals.
 
@@ -94,6 +97,7 @@ def composite_kernel(module: nn.Module) -> Tensor:
     return kernel
 
 
+@checked
 def dense_convolution(module: nn.Module) -> nn.Conv2d:
     """Return a ``nn.Conv2d`` that computes what a stack of linear layers computes (see `composite_kernel`).
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convsmith.arguments import integer, spelled, tensor
+from convsmith.arguments import checked, integer, spelled, tensor
 from convsmith.compression.operators.chain_spec import ChainSpec, check_partitions, divisors, mixed_radix, path_counts
 from convsmith.errors import InvalidArgument, refusing
 
@@ -60,6 +60,7 @@ def condition(partitions: Any) -> Condition:
     return Condition(strict, loose, fewest, most, density, _reason(counts, fewest, most))
 
 
+@checked
 def is_complementary(partitions: Any, *, strict: bool = True) -> bool:
     """Tell whether the chain connects every input with every output by exactly one path (``strict``).
 
@@ -138,6 +139,7 @@ def _reason(counts: Tensor, fewest: int, most: int) -> str:
     return f"the number of paths differs between pairs, from {fewest} to {most}"
 
 
+@checked
 def balanced_partition(channels: int, layers: int, *, area: int = 1) -> tuple[int, ...]:
     """Return the integer factorisation of ``channels`` into ``layers`` sizes with the fewest weights.
 
@@ -173,6 +175,7 @@ def shortest_partition(channels: int) -> tuple[int, ...]:
     return min(candidates, key=lambda sizes: (sum(sizes), len(sizes)))
 
 
+@checked
 def balanced_cost(channels: int, layers: int, area: int = 1) -> float:
     """Return ``n C (S C)^(1/n)``: the weights of a perfectly balanced chain over the reals (IGCV2, eq. of balance).
 
@@ -180,7 +183,7 @@ def balanced_cost(channels: int, layers: int, area: int = 1) -> float:
         >>> balanced_cost(256, 2)
         8192.0
     """
-    for name, value in (("channels", channels), ("layers", layers)):
+    for name, value in (("channels", channels), ("layers", layers), ("area", area)):
         integer(name, value, least=1)
     return layers * channels * math.pow(area * channels, 1.0 / layers)
 

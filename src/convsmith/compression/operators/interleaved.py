@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from convsmith.arguments import one_of, spelled
+from convsmith.arguments import checked, one_of, spelled
 from convsmith.compression.operators.backends import BACKENDS, convolution_of, dense_kernel, run_chain
 from convsmith.compression.operators.chain_spec import (
     ChainSpec,
@@ -131,6 +131,7 @@ class InterleavedGroupConv2d(LinearChain):
         backend: "auto" (the rule of ``backends.rule``) or one of ``backends.BACKENDS``.
     """
 
+    @checked
     def __init__(
         self,
         primary: int,
@@ -172,6 +173,7 @@ class InterleavedStructuredConv2d(LinearChain):
         kernel_size, stride, padding, dilation, backend: as in `InterleavedGroupConv2d`.
     """
 
+    @checked
     def __init__(
         self,
         partitions: Sequence[int],

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convsmith.arguments import checked, tensor
 from convsmith.compression.operators.backends import dense_kernel
 from convsmith.compression.operators.chain_spec import ChainSpec, check_partitions, mixed_radix
 from convsmith.compression.operators.geometry import ChainGeometry, IntOrPair
@@ -41,6 +42,7 @@ class Projection:
     output_energy: float | None = None
 
 
+@checked
 def project(
     kernel: Tensor,
     partitions: Sequence[int],
@@ -67,6 +69,7 @@ def project(
     """
     in_sizes = check_partitions(partitions)
     out_sizes = in_sizes if out_partitions is None else check_partitions(out_partitions)
+    tensor("kernel", kernel, rank=(2, 3, 4, 5), what="weights [out, in, ...]")
     out, in_channels, *sides = kernel.shape
     for sizes, channels, side in ((in_sizes, in_channels, "in"), (out_sizes, out, "out")):
         if math.prod(sizes) != channels:
@@ -101,6 +104,7 @@ def project(
     )
 
 
+@checked
 def from_dense(
     layer: nn.Conv2d,
     partitions: Sequence[int],
@@ -146,6 +150,7 @@ def from_dense(
     return chain.train(layer.training), found
 
 
+@checked
 def patch_second_moment(
     inputs: Tensor, kernel_size: IntOrPair, stride: IntOrPair = 1, padding: IntOrPair = 0, dilation: IntOrPair = 1
 ) -> Tensor:
@@ -156,6 +161,7 @@ def patch_second_moment(
         torch.Size([27, 27])
     """
     g = ChainGeometry.of(kernel_size, stride, padding, dilation)
+    tensor("inputs", inputs, rank=4, what="images [B, C, H, W]")
     with torch.no_grad():
         moment: Tensor | None = None
         count = 0

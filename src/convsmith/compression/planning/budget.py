@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from convsmith.arguments import checked
 from convsmith.compression.methods.method import METHODS
 from convsmith.compression.planning.plan import Budget, Choice, Plan, named_reasons
 from convsmith.compression.planning.prefix import Prefix
@@ -43,6 +44,7 @@ SCAN_MACS = 1.5e12
 SLACKS = (0.01, 0.02, 0.03, 0.05)
 
 
+@checked
 def budget_of(
     methods: Sequence[str],
     *,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convsmith.arguments import checked
 from convsmith.compression.convert import compression_history
 from convsmith.compression.methods.int8 import Int8Model, finish
 from convsmith.compression.methods.method import METHODS
@@ -34,6 +35,7 @@ GROWTH = 0.7
 EVERY = 5
 
 
+@checked
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch], *, limit: int = 32) -> nn.Module:
     """Return a copy of ``model`` whose batch normalisations hold the mean statistics of ``batches``; no labels needed.
 
@@ -142,6 +144,7 @@ def _grown(setting: Mapping[str, Any], share: float) -> dict[str, Any]:
     return {**setting, "sparsity": setting["sparsity"] * done}
 
 
+@checked
 def finetune(
     model: nn.Module,
     teacher: nn.Module,
@@ -155,7 +158,7 @@ def finetune(
     gradual: bool = False,
     freeze_norm: bool = False,
     validation: Iterable[Batch] | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> nn.Module:
