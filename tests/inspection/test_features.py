@@ -11,7 +11,8 @@ from torch.testing import assert_close
 import convsmith  # noqa: F401  (registers our models)
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.feature_maps import infer_channels
-from convsmith.inspection.features import classifier_of, extract_features, features_and_logits
+from convsmith.inspection.features import classifier_of, extract_features, features_and_logits, head_names
+from convsmith.inspection.modes import check_evaluation
 from convsmith.inspection.outputs import class_scores, main_output, output_tensors
 
 
@@ -102,3 +103,32 @@ def test_a_classifier_that_runs_twice_or_on_maps_is_refused():
         features_and_logits(Twice(), torch.rand(2, 4))
     with pytest.raises(InvalidArgument, match="linear layer"):
         classifier_of(nn.Conv2d(1, 1, 1))
+
+
+def test_images_take_the_dtype_of_the_network():
+    model, x = classifier().double(), torch.rand(5, 1, 2, 2)
+    assert_close(extract_features(model, x).logits, extract_features(model, x.double()).logits, rtol=0, atol=0)
+    assert extract_features(model.bfloat16(), x).logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")], ids=["dp", "compiled"])
+def test_wrappers_are_looked_through_also_after_they_have_run(wrap):
+    model, x = classifier().eval(), torch.rand(5, 1, 2, 2)
+    wrapped = wrap(model)
+    wrapped(x)  # a compiled module does not call hooks added later
+    assert classifier_of(wrapped) is model[4]
+    assert_close(features_and_logits(wrapped, x), features_and_logits(model, x), rtol=0, atol=0)
+    check_evaluation(wrapped)
+
+
+def test_one_rule_names_the_classifier():
+    with torch.device("meta"):
+        volo = timm.create_model("volo_d1_224", num_classes=7)
+    assert head_names(volo) == ("head", "aux_head")
+    assert classifier_of(volo) is volo.head
+    behind = nn.ModuleDict({"head": nn.Linear(4, 3), "decoder": nn.Conv2d(3, 3, 1)})
+    assert head_names(behind) == ("head",)
+    assert classifier_of(behind) is behind["head"]
+    assert head_names(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 5, 1))) == ("1",)
+    with pytest.raises(InvalidArgument, match="linear layer"):
+        classifier_of(nn.Sequential(nn.Conv2d(3, 4, 1)))

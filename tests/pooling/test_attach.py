@@ -272,3 +272,18 @@ def test_the_argument_stays_as_it_was(library):
 def test_an_input_size_has_channels():
     with pytest.raises(InvalidArgument, match=r"input_size=\(1, 64, 64\)"):
         attach(tiny(), dim=6, input_size=(64, 64))
+
+
+def test_a_wrapped_network_is_unwrapped():
+    model = timm.create_model("cs_resnet20", num_classes=4, width=4).eval()
+    x = torch.randn(2, 3, 16, 16)
+    for wrapped in (nn.DataParallel(model), torch.compile(model, backend="eager")):
+        made = attach(wrapped, "isqrt-cov", dim=4, input_size=(3, 16, 16)).eval()
+        assert type(made.backbone) is type(model)
+        assert made(x).shape == (2, 4)
+
+
+@pytest.mark.parametrize("options", [{"isometric": "no"}, {"compensate": 1}, {"hidden": 8}, {"input_size": 16}])
+def test_options_of_another_type_are_refused(options):
+    with pytest.raises(InvalidArgument, match=next(iter(options))):
+        attach(timm.create_model("cs_resnet20", num_classes=4, width=4), "isqrt-cov", dim=4, **options)

@@ -115,3 +115,10 @@ def test_a_linear_probe_refuses_labels_that_its_classifier_lacks():
     net.reset_classifier(2)
     with pytest.raises(InvalidArgument, match="labels of its classes"):
         linear_probe(net, Loader(images(20), 10))
+
+
+def test_wrapped_networks_have_the_names_of_their_own():
+    wrapped = torch.nn.DataParallel(model())
+    assert len(freeze(wrapped, ["layer1"])) == len(freeze(model(), ["layer1"]))
+    batch = Batch(torch.rand(6, 3, 32, 32), torch.arange(6) % 3, torch.arange(6))
+    assert isinstance(linear_probe(wrapped, [batch], iterations=2), type(wrapped.module))

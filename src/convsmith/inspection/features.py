@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import spelled, wide
+from convsmith.arguments import checked, spelled, wide
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.modes import evaluating
+from convsmith.inspection.modes import evaluating, unwrap
 from convsmith.inspection.outputs import class_scores
 
 
@@ -27,33 +27,46 @@ class Features:
         return len(self.features)
 
 
+@checked
 def classifier_of(model: nn.Module) -> nn.Linear:
-    """Return the linear layer that gives the logits: timm's classifier, or else the last linear layer of the model.
+    """Return the linear layer that gives the logits: the first of `head_names`, in whatever wrapper.
 
     Examples:
         >>> classifier_of(model).out_features
         10
     """
-    getter = getattr(model, "get_classifier", None)
-    found = getter() if callable(getter) else None
-    if isinstance(found, nn.Linear):
-        return found
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    if not layers:
+    model = unwrap(model)
+    names = head_names(model)
+    found = model.get_submodule(names[0]) if names else None
+    if not isinstance(found, nn.Linear):
         rule = "features are what enters the linear layer that gives the logits, and there is none"
         raise InvalidArgument(rule, argument="model", given=type(model).__name__)
-    return layers[-1]
+    return found
 
 
 def head_names(model: nn.Module) -> tuple[str, ...]:
-    """Return the dotted names of a network's classifier layers: the last linear (or convolution) under each."""
+    """Return the dotted names of a network's classifier layers: the last linear (or convolution) under each.
+
+    Where timm's configuration names none, it is the last linear layer, in a network without one the last convolution.
+    """
     configured = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    layers = list(found)
     if not configured:
-        return tuple(layers[-1:])
+        return tuple(([name for name in layers if isinstance(found[name], nn.Linear)] or layers)[-1:])
     heads = [configured] if isinstance(configured, str) else configured
     under = [[name for name in layers if name == head or name.startswith(f"{head}.")] for head in heads]
     return tuple(name for own in under for name in own[-1:])
+
+
+def class_count(model: nn.Module) -> int | None:
+    """Return the number of outputs: what the network says, else what its last layer has."""
+    said = getattr(model, "num_classes", None)
+    if isinstance(said, int):
+        return said
+    layers = [model.get_submodule(name) for name in head_names(model)]
+    sizes = [layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels for layer in layers]
+    return sizes[-1] if sizes else None  # type: ignore[return-value]  # head_names gives these two kinds alone
 
 
 def new_head(model: nn.Module, num_classes: int) -> str:
@@ -79,13 +92,16 @@ def new_head(model: nn.Module, num_classes: int) -> str:
     return said
 
 
+@checked
 def features_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return what enters the classifier, [B, d], and the logits, [B, K], in the model's own mode, with gradient.
+
+    Wrappers are looked through. Raises `InvalidArgument` for a classifier that does not run once on features [B, d].
 
     Examples:
         >>> features, logits = features_and_logits(model, images)
     """
-    seen: list[Tensor] = []
+    model, seen = unwrap(model), list[Tensor]()
     with classifier_of(model).register_forward_pre_hook(lambda _, args: seen.append(args[0])):
         logits = class_scores(model(images))
     if len(seen) != 1 or seen[0].dim() != 2:
@@ -94,23 +110,26 @@ def features_and_logits(model: nn.Module, images: Tensor) -> tuple[Tensor, Tenso
     return seen[0], logits
 
 
+@checked
 def extract_features(model: nn.Module, images: Tensor | Iterable[Any]) -> Features:
     """Return features, logits and labels of all images, in evaluation mode and without gradients, on the CPU.
 
     ``images``: a batch [B, C, H, W], or an iterable of such tensors, of ``(images, labels)`` or of objects with
-    ``images`` and ``labels``. The result is float32 or, of a float64 network, float64. Raises `InvalidArgument` for no
-    image, or a classifier that does not run once on features [B, d].
+    ``images`` and ``labels``; they take the dtype of the model's parameters. The result is float32 or, of a float64
+    network, float64. Raises `InvalidArgument` for no image, or as `features_and_logits`.
 
     Examples:
         >>> extract_features(model, images).logits.shape
         torch.Size([8, 10])
     """
-    parameter = next(model.parameters(), None)
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
     features, logits, labels = [], [], []
     with evaluating(model), torch.no_grad():
         for item in [images] if isinstance(images, Tensor) else images:
             x, y = unpack_batch(item)
-            f, z = features_and_logits(model, x if parameter is None else x.to(parameter.device))
+            if like is not None:
+                x = x.to(like.device, like.dtype if x.is_floating_point() else None)
+            f, z = features_and_logits(model, x)
             features.append(wide(f).cpu())
             logits.append(wide(z).cpu())
             labels.append(y.cpu())

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from convsmith.errors import InvalidArgument, differing_tensors, refusing
-from convsmith.inspection.features import head_names, new_head
+from convsmith.inspection.features import class_count, head_names, new_head
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar", ".ckpt")
 #: where a training script keeps its state dict, averaged weights first
@@ -195,16 +195,6 @@ def _checked(own: Mapping[str, tuple[int, ...]], state: dict[str, Tensor], head:
     if len(classes) > 1:
         return None
     return Fitted(state, next(iter(classes), None))
-
-
-def class_count(model: nn.Module) -> int | None:
-    """Return the number of outputs: what the network says, else what its last layer has."""
-    said = getattr(model, "num_classes", None)
-    if isinstance(said, int):
-        return said
-    layers = [model.get_submodule(name) for name in head_names(model)]
-    sizes = [layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels for layer in layers]
-    return sizes[-1] if sizes else None  # type: ignore[return-value]  # head_names gives these two kinds alone
 
 
 def load_into(model: nn.Module, fitted: Fitted, num_classes: int | None, heads: tuple[str, ...]) -> list[str]:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from convsmith import arguments
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.feature_maps import feature_fn, feature_layout, infer_channels, input_shape
-from convsmith.inspection.modes import copied
+from convsmith.inspection.features import class_count
+from convsmith.inspection.modes import copied, unwrap
 from convsmith.pooling.classifier import ATTACHED, PooledClassifier
 from convsmith.pooling.last_stage import set_last_stride
 from convsmith.pooling.layers import POOLINGS
@@ -36,6 +37,7 @@ HEAD_NAMES = (
 )
 
 
+@arguments.checked
 def attach(
     model: nn.Module,
     pooling: str = "isqrt-cov",
@@ -46,14 +48,14 @@ def attach(
     hidden: Sequence[int] = (),
     drop_rate: float = 0.0,
     head_lr_mult: float = 1.0,
-    input_size: tuple[int, int, int] | None = None,
+    input_size: Sequence[int] | None = None,
     **options: Any,
 ) -> PooledClassifier:
     """Return a copy of ``model`` with its global pooling and classifier replaced; ``model`` stays as it was.
 
     Args:
-        model: any timm or torchvision classifier, maps or tokens (class tokens are left out); or the result of an
-            earlier call, whose backbone is used.
+        model: any timm or torchvision classifier, maps or tokens (class tokens are left out), in whatever wrapper; or
+            the result of an earlier call, whose backbone is used.
         pooling: a name of `convsmith.pooling.available`.
         dim: channels after the 1 x 1 reduction in front of the pooling; None pools all channels. ``"average"`` always
             keeps all.
@@ -72,16 +74,13 @@ def attach(
         >>> sharper = attach(model, "isqrt-cov", dim=16, input_size=(3, 16, 16))
     """
     entry = POOLINGS.entry(pooling)
-    arguments.module("model", model)
-    stride = None  # that the backbone was built with already
+    model, stride = unwrap(model), None  # that the backbone was built with already
     if isinstance(model, PooledClassifier):
         num_classes = model.num_classes if num_classes is None else num_classes
         stride = model.pooling_recipe.get("last_stride")
         model = model.backbone
-    classes = getattr(model, "num_classes", None) if num_classes is None else num_classes
-    if classes is None:
-        classes = _last_linear(model)
-    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
+    classes = class_count(model) if num_classes is None else num_classes
+    if classes is None or classes < 0:
         raise InvalidArgument("the number of classes is needed", argument="attach", given=classes, hint="num_classes=N")
     keeps = not entry.traits.get("reduces", True)
     if keeps and dim not in (256, None):
@@ -147,7 +146,7 @@ def _record(attached: PooledClassifier) -> None:
     attached.pretrained_cfg["architecture"] = ATTACHED
 
 
-def _spatial(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[int, int] | None:
+def _spatial(model: nn.Module, input_size: Sequence[int] | None) -> tuple[int, int] | None:
     if input_size is None:
         return None
     channels = input_shape(model)[0]
@@ -158,6 +157,7 @@ def _spatial(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple
     return (input_size[1], input_size[2])
 
 
+@arguments.checked
 def pooling_options(name: str) -> dict[str, Any]:
     """Return what ``options`` of `attach` may hold for the pooling ``name``: each option with its annotated type.
 
@@ -167,15 +167,6 @@ def pooling_options(name: str) -> dict[str, Any]:
     """
     types = setting_types(POOLINGS.entry(name).value)
     return {option: kind for option, kind in types.items() if option != "dim"}
-
-
-def _last_linear(model: nn.Module) -> int | None:
-    """Return the output size of the last fully connected (or, as in SqueezeNet, convolution) layer."""
-    sizes = [m.out_features for m in model.modules() if isinstance(m, nn.Linear)]
-    if sizes:
-        return sizes[-1]
-    convolutions = [m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)]
-    return convolutions[-1] if convolutions else None
 
 
 def remove_head(model: nn.Module, used: set[str]) -> None:

@@ -7,9 +7,12 @@ from typing import Any
 
 from torch import nn
 
+from convsmith.arguments import checked
 from convsmith.errors import InvalidArgument, close_matches
+from convsmith.inspection.modes import unwrap
 
 
+@checked
 def freeze(model: Any, parts: Sequence[str | int]) -> list[nn.Module]:
     """Switch the gradients of ``parts`` off in place; return the modules that must stay in eval mode.
 
@@ -24,7 +27,7 @@ def freeze(model: Any, parts: Sequence[str | int]) -> list[nn.Module]:
     Examples:
         >>> fixed = freeze(model, ["conv1"])
     """
-    chosen: set[str] = set()
+    model, chosen = unwrap(model), set[str]()
     named = dict(model.named_modules())
     numbers = [int(part) for part in parts if str(part).isdigit() and str(part) not in named]
     if numbers:
@@ -48,6 +51,7 @@ def freeze(model: Any, parts: Sequence[str | int]) -> list[nn.Module]:
     return [m for m in model.modules() if (own := list(m.parameters())) and not any(p.requires_grad for p in own)]
 
 
+@checked
 def norms(model: nn.Module) -> list[nn.Module]:
     """Return the batch normalisations, to be kept in eval mode: their statistics then stay what they are.
 

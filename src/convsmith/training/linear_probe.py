@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convsmith.arguments import checked
 from convsmith.data.batch import Batch
 from convsmith.data.source import Progress
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.modes import copied
+from convsmith.inspection.modes import copied, unwrap
 from convsmith.training.evaluation import predict
 
 
@@ -27,6 +28,7 @@ class Features(nn.Module):
         return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
 
 
+@checked
 def linear_probe(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -55,9 +57,9 @@ def linear_probe(
     Examples:
         >>> probed = linear_probe(model, loader, iterations=5)
     """
-    changed: Any = copied(model)
-    head = changed.get_classifier() if hasattr(model, "get_classifier") else None
-    if not isinstance(head, nn.Linear) or not hasattr(model, "forward_head"):
+    changed: Any = copied(unwrap(model))
+    head = changed.get_classifier() if hasattr(changed, "get_classifier") else None
+    if not isinstance(head, nn.Linear) or not hasattr(changed, "forward_head"):
         rule = "a linear probe needs a timm network with one linear classifier"
         raise InvalidArgument(rule, given=type(head).__name__)
     found, labels, _ = predict(Features(changed), batches, progress=progress)

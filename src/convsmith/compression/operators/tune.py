@@ -8,14 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from convsmith.arguments import integer
+from convsmith.arguments import checked, integer
 from convsmith.compression.operators.backends import BACKENDS
 from convsmith.compression.operators.interleaved import LinearChain
 from convsmith.compression.planning.latency import time_side_by_side
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.modes import copied, watching
+from convsmith.inspection.modes import copied, unwrap, watching
 
 
+@checked
 def tune(model: nn.Module, example: Tensor, *, rounds: int = 9) -> nn.Module:
     """Return a copy of ``model`` in which every linear chain has the backend that was fastest on its own input.
 
@@ -36,6 +37,7 @@ def tune(model: nn.Module, example: Tensor, *, rounds: int = 9) -> nn.Module:
         >>> tuned = tune(compress(model, "interleave", example=images), images, rounds=1)
     """
     integer("rounds", rounds, least=1)
+    model = unwrap(model)
     tuned = copied(model).eval()
     inputs: dict[LinearChain, Tensor] = {}
 
