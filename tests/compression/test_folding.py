@@ -209,3 +209,20 @@ def test_what_cannot_be_traced_says_so():
     for network in (Branches(), Asserts()):
         with pytest.raises(InvalidArgument, match=rf"torch.fx can trace[\s\S]*{type(network).__name__}"):
             fold_for_inference(network)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")], ids=["dp", "compiled"])
+def test_wrappers_are_taken_off(wrap):
+    model = used(timm.create_model("cs_resnet20", num_classes=5)).double().eval()
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    torch.testing.assert_close(fold_for_inference(wrap(model))(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnetv2_50x1_bit"])
+def test_convolutions_that_pad_by_the_size_of_the_image_are_folded_and_standardised_ones_stay(name):
+    model = used(timm.create_model(name, num_classes=5)).double().eval()
+    folded = fold_for_inference(model)
+    x = torch.randn(1, 3, 33, 40, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), model(x))
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded.modules())

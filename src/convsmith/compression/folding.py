@@ -12,13 +12,15 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
+from convsmith.arguments import checked
 from convsmith.compression.folded import folded_chain, folded_inverted_block, pointwise_for_runtime
 from convsmith.compression.operators.blocks import InvertedInterleavedBlock, MergeAndRunBlock
 from convsmith.compression.operators.interleaved import ChannelOrder, LinearChain
 from convsmith.errors import refusing
-from convsmith.inspection.modes import copied, is_hooked
+from convsmith.inspection.modes import copied, is_hooked, unwrap
 
 
+@checked
 def fold_for_inference(model: nn.Module) -> nn.Module:
     """Return a network for inference that computes what ``model`` computes in evaluation mode, in fewer operators.
 
@@ -35,7 +37,9 @@ def fold_for_inference(model: nn.Module) -> nn.Module:
     Examples:
         >>> folded = fold_for_inference(model)
     """
-    own = copied(model).eval().requires_grad_(False)
+    from timm.layers import Conv2dSame
+
+    own = copied(unwrap(model)).eval().requires_grad_(False)
     rule = "only a network whose forward pass torch.fx can trace can be folded"
     hint = "avoid control flow that depends on a tensor, or fold its convolutional parts"
     with refusing(rule, Exception, argument=f"fold_for_inference({type(model).__name__})", hint=hint):
@@ -54,7 +58,7 @@ def fold_for_inference(model: nn.Module) -> nn.Module:
             for name in ("branches", "shortcut"):
                 if isinstance(getattr(module, name), nn.Sequential):
                     setattr(module, name, fold_for_inference(getattr(module, name)))
-        elif isinstance(module, nn.Conv2d | LinearChain):
+        elif type(module) in (nn.Conv2d, Conv2dSame) or isinstance(module, LinearChain):
             _fold_norm_behind(net, graph, modules, node)
     graph.eliminate_dead_code()
     net.delete_all_unused_submodules()
@@ -63,11 +67,13 @@ def fold_for_inference(model: nn.Module) -> nn.Module:
 
 
 class _Tracer(fx.Tracer):
-    """Keeps our blocks and every norm, timm's fused ones too, as leaves."""
+    """Keeps our blocks, every norm, and what timm says cannot be traced (convolutions that pad as TensorFlow's do)."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, LinearChain | InvertedInterleavedBlock | MergeAndRunBlock | ChannelOrder)
-        return ours or isinstance(m, nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+        from timm.layers import is_notrace_module
+
+        whole = isinstance(m, LinearChain | InvertedInterleavedBlock | MergeAndRunBlock | ChannelOrder | nn.BatchNorm2d)
+        return whole or is_notrace_module(type(m)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _is_plain(module: nn.Module) -> bool:
