@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convsmith.compression import compress, load_packed_state, packed_state
-from convsmith.compression.planning import latency
+from convsmith.compression.planning import latency, measure
 from convsmith.compression.planning.measure import (
     Latency,
     Size,
@@ -87,6 +87,27 @@ def test_latencies_are_ratios_to_the_first(network, monkeypatch):
         assert found["slow"][case].ratio == pytest.approx(4)
         one = found["slow"][case]
         assert one.low <= one.median <= one.high
+
+
+def test_without_a_time_of_the_original_there_is_none_to_compare(network, monkeypatch):
+    found = {"original": "did not compile: no", "folded": network, "other": "did not compile: never"}
+    monkeypatch.setattr(measure, "compiled_networks", lambda *_: found)
+    took = latencies(dict.fromkeys(found, network), IMAGES, batches=(1,), seconds=0)
+    assert [row["compiled 1"] for row in took.values()] == [
+        "did not compile: no",
+        "not timed without the original, which did not compile: no",
+        "did not compile: never",
+    ]
+    assert took["original"]["eager 1"].ratio == 1
+
+
+@pytest.mark.parametrize(("changes", "word"), [({"batches": [0]}, "batches"), ({"seconds": -1}, "seconds")])
+def test_nothing_to_time_is_refused(network, changes, word):
+    with pytest.raises(InvalidArgument, match=word):
+        latencies({"original": network}, IMAGES, compiled=False, **changes)
+    for models, images in (({}, IMAGES), ({"original": network}, IMAGES[:0])):
+        with pytest.raises(InvalidArgument, match="nothing to time"):
+            latencies(models, images)
 
 
 @pytest.mark.slow

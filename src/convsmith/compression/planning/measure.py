@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from convsmith.arguments import checked, integer, number, tensor
 from convsmith.compression.convert import compression_history
 from convsmith.compression.cost import cost
 from convsmith.compression.methods.int8 import Int8Model
@@ -57,6 +58,7 @@ class Size:
     recipe: int
 
 
+@checked
 def size(model: nn.Module, input_size: Sequence[int]) -> Size:
     """Count and store ``model``; ``input_size`` is (C, H, W).
 
@@ -94,6 +96,7 @@ def pinned_threads(count: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
+@checked
 def latencies(
     models: Mapping[str, nn.Module],
     images: Tensor,
@@ -118,12 +121,20 @@ def latencies(
         progress: called with (done, total, note).
 
     Returns:
-        By network, by case (``"eager 1"``, ``"compiled 32"``, ``"onnxruntime 1"``): `Latency`, or why there is none.
+        By network, by case (``"eager 1"``, ``"compiled 32"``, ``"onnxruntime 1"``): `Latency`, or why there is none. No
+        network has one in a case in which the first has none.
 
     Examples:
         >>> both = {"original": model, "folded": fold_for_inference(model)}
         >>> times = latencies(both, images, batches=[1], compiled=False, seconds=0.01)
     """
+    tensor("images", images, rank=4, what="images [B, C, H, W]")
+    if not models or not len(images):
+        given = f"{len(models)} networks, {len(images)} images"
+        raise InvalidArgument("there is nothing to time", argument="models, images", given=given)
+    for batch in batches:
+        integer("batches", batch, least=1)
+    number("seconds", seconds, least=0)
     found: dict[str, dict[str, Latency | str]] = {name: {} for name in models}
     kinds = ["eager", *["compiled"] * compiled, *["onnxruntime"] * onnx]
     cases = [(kind, batch) for batch in batches for kind in kinds]
@@ -138,6 +149,10 @@ def latencies(
             ready: dict[str, Any] = sessions if kind == "onnxruntime" else dict(models)
             if kind == "compiled":
                 ready = dict(compiled_networks(models, x))
+            first = next(iter(ready.values()))
+            if isinstance(first, str):  # nothing to compare with
+                alone = f"not timed without the original, which {first}"
+                ready = {name: call if isinstance(call, str) else alone for name, call in ready.items()}
             for name, reason in ready.items():
                 if isinstance(reason, str):
                     found[name][f"{kind} {batch}"] = reason
@@ -153,7 +168,7 @@ def _session(model: nn.Module, images: Tensor, threads: int | None) -> Callable[
     try:
         return runnable(model, images[:2], "onnxruntime", threads=threads)
     except RunFailed as error:
-        return f"not in ONNX: {error.given}"
+        return f"did not go into ONNX: {error.given}"
 
 
 def compiled_networks(models: Mapping[str, nn.Module], images: Tensor) -> dict[str, Callable[[Tensor], Tensor] | str]:
@@ -185,6 +200,7 @@ def _latency(row: list[float], base: list[float]) -> Latency:
     return Latency(mid, low, high, float(ratio))
 
 
+@checked
 def layer_errors(original: nn.Module, compressed: nn.Module, images: Tensor) -> dict[str, float | str]:
     """Return how far every compressed layer's output moved: `output_error` on the same images, by layer name.
 
