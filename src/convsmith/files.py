@@ -21,8 +21,8 @@ _WORDS = {dict: "an object", list: "a list", str: "text", int: "a whole number",
 def replacing(path: Path | str) -> Iterator[Path]:
     """Give the path of a draft beside ``path``; when the block ends it is forced to disk and becomes ``path``.
 
-    The mode is the umask's. When the block raises, the draft is removed and what was at ``path`` stays; drafts of
-    ``path`` whose process was killed are removed first.
+    The mode is the umask's; folders that lack are made. When the block raises, the draft is removed and what was at
+    ``path`` stays; drafts of ``path`` whose process was killed are removed first.
 
     Raises:
         RunFailed: the system refuses to write (a full disk, a read-only folder).
@@ -30,6 +30,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.draft"):
             if not _runs(left.name.split(".")[-2]):
                 left.unlink(missing_ok=True)

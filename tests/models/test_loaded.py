@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -47,3 +48,10 @@ def test_a_network_that_timm_cannot_build_is_refused(tmp_path, loaded):
     with pytest.raises(InvalidArgument, match="does not build"):
         packed.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_arrays_are_no_images_and_the_hint_says_what_makes_them_one(loaded):
+    for take in (loaded.transform, loaded.predict):
+        with pytest.raises(InvalidArgument, match="fromarray") as refused:
+            take([np.zeros((8, 8, 3), np.uint8)] if take == loaded.predict else np.zeros((8, 8, 3), np.uint8))
+        assert str(refused.value).count("\n") == 3  # rule, argument, given, hint: one line each

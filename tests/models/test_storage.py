@@ -5,10 +5,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 import convsmith  # noqa: F401  (registers our models)
+from convsmith.compression import compress, compression_history
 from convsmith.data import DataDescription
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.models.storage import ModelRecipe, build, load_model, save_model
 
 SMALL = {"width": 2, "depth": 8, "in_chans": 1, "num_classes": 3}
@@ -170,3 +172,28 @@ def test_a_pooled_model_comes_back(tmp_path):
     save_model(tmp_path, model, recipe)
     x = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(load_model(tmp_path).model(x), model.eval()(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("recipe", [None, ModelRecipe("cs_resnet20", SMALL)], ids=["found", "given"])
+@pytest.mark.parametrize("method", ["low-rank", "ternary", "low-rank,sparse"])
+def test_a_compressed_network_is_saved_with_what_was_done_to_it(tmp_path, method, recipe):
+    x = torch.randn(2, 1, 16, 16)
+    model = timm.create_model("cs_resnet20", **{**SMALL, "width": 8}).eval()
+    made = compress(model, method, example=x, keep_macs=0.6) if "low" in method else compress(model, method, example=x)
+    save_model(tmp_path, nn.DataParallel(made), recipe and replace(recipe, kwargs={**SMALL, "width": 8}))
+    back = load_model(tmp_path)
+    torch.testing.assert_close(back.model(x), made(x), rtol=1e-6, atol=1e-6)
+    assert [step["method"] for step in back.recipe.compression] == method.split(",")
+    assert compression_history(back.model) == compression_history(made)
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_work():
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(InvalidArgument, match="device"):
+            load_model("no such network", device=device)
+
+
+def test_a_file_in_the_place_of_the_folder_is_no_traceback(tmp_path):
+    (tmp_path / "net").write_text("a note of mine")
+    with pytest.raises(RunFailed, match="could not be written"):
+        save_model(tmp_path / "net", timm.create_model("cs_resnet20", **SMALL))

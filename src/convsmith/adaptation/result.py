@@ -45,7 +45,6 @@ class Predictions:
         Names that a spreadsheet would run as a formula get an apostrophe in front.
         """
         best = self.probabilities.topk(min(2, self.probabilities.shape[1]), dim=1)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
         rows: list[Sequence[Any]] = [("index", "image", "prediction", "confidence", "second", "second_confidence")]
         for row, number in enumerate(self.index.tolist()):
             name = self.names[row] if self.names else ""

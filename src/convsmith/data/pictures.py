@@ -15,7 +15,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from convsmith.errors import RunFailed
+from convsmith.arguments import spelled
+from convsmith.errors import InvalidArgument, RunFailed
 
 EXTENSIONS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 #: what PIL raises on damaged or unsupported files
@@ -81,6 +82,9 @@ class Pipeline:
         self.steps = list(steps)
 
     def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        if not isinstance(image, Image.Image | Tensor):
+            hint = "PIL.Image.fromarray(...)" if hasattr(image, "__array__") else None
+            raise InvalidArgument("a transform takes a PIL image", argument="image", given=spelled(image), hint=hint)
         return self.apply(upright(image, self.channels) if isinstance(image, Image.Image) else image)
 
     def apply(self, image: Image.Image | Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import jpeg
 
-from convsmith.arguments import one_of
+from convsmith.arguments import checked, one_of
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.files import replacing
@@ -75,6 +75,7 @@ class DetectionRow:
     report: DetectionReport
 
 
+@checked
 def detection_table(
     model: nn.Module,
     train: Images,
@@ -212,7 +213,6 @@ def attacked(
                 mean=pictures.mean, std=pictures.std, seed=seed + first,
             ).to(pictures.images)  # fmt: skip
             if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
                 with replacing(file) as draft:
                     save_file({"images": part.contiguous()}, draft)
         if tick is not None:

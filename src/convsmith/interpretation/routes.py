@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convsmith.arguments import one_of
+from convsmith.arguments import checked, one_of
 from convsmith.errors import InvalidArgument, close_matches, refusing, require
 from convsmith.files import replacing
 
@@ -94,6 +94,7 @@ class Routes:
         """Number of nodes (gates) of one image."""
         return sum(g.shape[1] for g in self.gates.values())
 
+    @checked
     def vector(self, layers: Sequence[str] | None = None) -> Tensor:
         """Return the concatenated gates [B, total], of ``layers`` only if given."""
         names = self.layers if layers is None else tuple(layers)
@@ -103,10 +104,12 @@ class Routes:
                 raise InvalidArgument(rule, argument=name, hint=hint)
         return torch.cat([self.gates[name] for name in names], dim=1)
 
+    @checked
     def critical(self, threshold: float = 0.0) -> dict[str, Tensor]:
         """Return bool [B, C_l] by layer: gates above ``threshold``."""
         return {name: g > threshold for name, g in self.gates.items()}
 
+    @checked
     def sparsity(self, threshold: float = 0.0) -> Tensor:
         """Return [B]: critical nodes / all nodes."""
         return (self.vector() > threshold).double().mean(1).to(self.confidence.dtype)
@@ -188,6 +191,7 @@ class Routes:
         """Return the routes on ``device``."""
         return self._with({name: tensor.to(device) for name, tensor in self._tensors().items()})
 
+    @checked
     def save(self, path: str | Path, *, storage: str = "float32") -> Path:
         """Write one safetensors file; ``storage`` of the gates is ``"float32"`` (exact), ``"float16"`` or ``"uint8"``.
 
@@ -215,12 +219,12 @@ class Routes:
             "settings": json.dumps(dict(self.settings)),
         }
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as draft:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft, metadata)
         return path
 
     @staticmethod
+    @checked
     def load(path: str | Path, *, rows: slice | None = None) -> Routes:
         """Read what `save` wrote, only ``rows`` of it if given (the rest is not read).
 

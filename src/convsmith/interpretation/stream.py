@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from convsmith.arguments import checked
 from convsmith.data.batch import Batch
 from convsmith.errors import InvalidArgument
 from convsmith.files import read_json, write_json
@@ -22,6 +23,7 @@ from convsmith.interpretation.sites import SiteRule, plan_sites
 from convsmith.training.machine import rank_and_world
 
 
+@checked
 def find_routes_from_loader(
     model: nn.Module,
     batches: Iterable[Any],
@@ -29,7 +31,7 @@ def find_routes_from_loader(
     *,
     settings: RouteSettings | None = None,
     sites: str | SiteRule = "auto",
-    layers: list[str] | None = None,
+    layers: Sequence[str] | None = None,
     storage: str = "uint8",
     rank: int | None = None,
     world: int | None = None,
@@ -65,7 +67,6 @@ def find_routes_from_loader(
     if not 0 <= rank < world:
         raise InvalidArgument("a rank lies between 0 and the number of processes", argument=f"rank {rank} of {world}")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     plan = None
     first = 0
     for number, item in enumerate(batches):
@@ -93,6 +94,7 @@ def find_routes_from_loader(
     return folder
 
 
+@checked
 def iterate_routes(folder: str | Path) -> Iterator[Routes]:
     """Yield the routes of one file after another, in the order of the batches.
 

@@ -142,7 +142,6 @@ def save_trees(path: Path, ensemble: TreeEnsemble, metadata: dict[str, Any]) -> 
     """Write one safetensors file with the arrays, and ``metadata`` (JSON values) in its header."""
     from safetensors.numpy import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {**metadata, "kind": ensemble.kind, "base": ensemble.base}
     with replacing(path) as draft:
         save_file({name: getattr(ensemble, name) for name in _ARRAYS}, draft, {"convsmith": json.dumps(header)})

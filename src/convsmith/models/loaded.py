@@ -140,7 +140,8 @@ def _tensor(image: object, transform: Callable[[Image.Image], Tensor]) -> Tensor
     if isinstance(image, Tensor) and image.dim() == 3 and image.is_floating_point():
         return image
     if not isinstance(image, str | PathLike):
-        hint = "float [C, H, W], normalised as .transform does" if isinstance(image, Tensor) else None
+        hint = "PIL.Image.fromarray(...)" if hasattr(image, "__array__") else None
+        hint = "float [C, H, W], normalised as .transform does" if isinstance(image, Tensor) else hint
         raise InvalidArgument("this is no image", argument="images", given=spelled(image), hint=hint)
     path = Path(image)
     if not path.is_file():

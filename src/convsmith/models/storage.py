@@ -10,28 +10,29 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from convsmith.arguments import integer
+from convsmith.arguments import checked, integer
 from convsmith.data.preprocessing import DataDescription, Preprocessing
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, refusing
 from convsmith.files import replacing, write_json
-from convsmith.inspection.features import head_names, new_head
+from convsmith.inspection.features import class_count, head_names, new_head
 from convsmith.inspection.modes import unwrap
 from convsmith.models import sources
 from convsmith.models.loaded import LoadedModel, classes_of
 from convsmith.models.recipes import FORMAT, ModelRecipe, build
-from convsmith.models.weights import class_count, fit, load_into, read_weights
+from convsmith.models.weights import fit, load_into, read_weights
 
 __all__ = ["LoadedModel", "ModelRecipe", "build", "load", "load_model", "save_model"]
 
 STEM = sources.STEM
 
 
+@checked
 def save_model(folder: Path | str, model: nn.Module, recipe: ModelRecipe | None = None) -> Path:
     """Write ``model.safetensors`` and ``model.json`` into a folder; return the weights file.
 
     Wrappers (DataParallel, DDP, compiled) are left out. Both files are written under another name first and renamed,
     the recipe last, so a kill leaves no half file. ``recipe`` None: that of a network made by `timm.create_model` or
-    `convsmith.pooling.attach`; one without a preprocessing gets the network's.
+    `convsmith.pooling.attach`; one without a preprocessing or compression gets the network's.
 
     Raises:
         InvalidArgument: no recipe for a network that no name builds.
@@ -40,15 +41,16 @@ def save_model(folder: Path | str, model: nn.Module, recipe: ModelRecipe | None 
         >>> weights = save_model("net", model)
         >>> same = load_model("net").model
     """
+    from convsmith.compression import compression_history, packed_state
+
     model = unwrap(model)
     recipe = sources.recipe_of(model) if recipe is None else recipe
+    if not recipe.compression:
+        recipe = replace(recipe, compression=tuple(compression_history(model)))
     if recipe.preprocessing is None:
         recipe = replace(recipe, preprocessing=_preprocessing(model, recipe).to_json())
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     if recipe.compression:
-        from convsmith.compression import packed_state
-
         tensors = packed_state(model)
     else:
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
@@ -59,6 +61,7 @@ def save_model(folder: Path | str, model: nn.Module, recipe: ModelRecipe | None 
     return file
 
 
+@checked
 def load(
     model: str | Path, *, weights: str | Path | None = None, num_classes: int | None = None, device: str = "cpu"
 ) -> LoadedModel:
@@ -71,6 +74,7 @@ def load(
     return load_model(model, weights=weights, num_classes=num_classes, device=device, pretrained=bare)
 
 
+@checked
 def load_model(
     model: str | Path,
     *,
@@ -104,6 +108,8 @@ def load_model(
     """
     if num_classes is not None:
         integer("num_classes", num_classes, least=0)
+    with refusing("this machine does not have the device", RuntimeError, AssertionError, argument="device"):
+        torch.empty(0, device=device)
     asked = {**({} if in_chans is None else {"in_chans": in_chans}), **kwargs}
     given = None if weights is None else sources.file_of(weights)
     source = sources.resolve(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import convsmith
+from convsmith.arguments import checked
 from convsmith.errors import InvalidArgument
 from convsmith.files import read_json, write_text
 from convsmith.report.figures import with_own_identifiers
@@ -54,6 +55,7 @@ def numeric(table: Table, column: int) -> bool:
     return bool(cells) and all(not isinstance(cell, bool) and NUMBER.fullmatch(str(cell)) for cell in cells)
 
 
+@checked
 def render(title: str, lead: Sequence[str], facts: Sequence[tuple[str, Any]], sections: Sequence[Section]) -> str:
     """Return the page as HTML; nothing in it points outside the page.
 
@@ -102,12 +104,14 @@ class Run:
         return self.result.get("headline", {})
 
 
-def read_run(folder: Path) -> Run:
+@checked
+def read_run(folder: Path | str) -> Run:
     """Read a run folder, or raise `InvalidArgument` when it is none.
 
     Examples:
         >>> run = read_run(Path("runs/first"))
     """
+    folder = Path(folder)
     if not folder.is_dir():
         rule = "a report is made from a run folder, and this is none"
         hint = "name a folder that convsmith train, compress, explain, detect, adapt or demo wrote with --out"
@@ -170,7 +174,8 @@ def _conditions(run: Run) -> list[Section]:
     return parts
 
 
-def build_report(runs: Sequence[Path], out: Path | None = None, title: str | None = None) -> Path:
+@checked
+def build_report(runs: Sequence[Path | str], out: Path | str | None = None, title: str | None = None) -> Path:
     """Write the report of one run, or of several side by side, and return its path.
 
     One run goes to ``<run>/report.html`` unless ``out`` names another file; several need ``out``.
@@ -180,7 +185,7 @@ def build_report(runs: Sequence[Path], out: Path | None = None, title: str | Non
     """
     if not runs:
         raise InvalidArgument("a report needs at least one run folder", argument="report", given="none")
-    found = [read_run(Path(run)) for run in runs]
+    found = [read_run(run) for run in runs]
     if len({run.name for run in found}) < len(found):  # a/first and b/first
         found = [replace(run, name=str(run.folder)) for run in found]
     if len(found) == 1:
@@ -194,8 +199,7 @@ def build_report(runs: Sequence[Path], out: Path | None = None, title: str | Non
             rule = "a report of several runs needs a file to go to"
             raise InvalidArgument(rule, argument="report", given=len(found), hint="--out FILE.html")
         page = render(title or f"{len(found)} runs side by side", [], [], _side_by_side(found))
-        path = out
-    path.parent.mkdir(parents=True, exist_ok=True)
+        path = Path(out)
     return write_text(path, page)
 
 

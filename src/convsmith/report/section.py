@@ -65,7 +65,6 @@ class Section:
     def save(self, run: Path, name: str) -> Path:
         """Write to ``run/sections/name.json``; ``name`` starts with two digits that give its place (``30-cost``)."""
         path = run / "sections" / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         return write_json(path, asdict(self))
 
     @classmethod
