@@ -18,7 +18,7 @@ from convsmith.adaptation.evaluation.evaluator import EXCLUDED
 from convsmith.adaptation.inputs import resolve
 from convsmith.adaptation.methods.adda import ADDASettings
 from convsmith.adaptation.methods.pada import PADASettings
-from convsmith.errors import ConvsmithError, InvalidArgument
+from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed
 from convsmith.training import TrainConfig
 from tests.adaptation.worlds import K, network, world
 
@@ -246,7 +246,7 @@ GOOD = (images(40), LABELS)
         ((network(), (torch.zeros(40, 1, 8, 8).to_sparse(), LABELS), images(20)), {}, "argument: source"),
         ((network(), (torch.zeros(40, 1, 8, 8, device="meta"), LABELS), images(20)), {}, "argument: source"),
         ((network(), GOOD, torch.zeros(20, 1, 8, 8, device="meta")), {}, "argument: target"),
-        ((network(), GOOD, images(20)), {"method": None}, "adaptation method"),
+        ((network(), GOOD, images(20)), {"method": None}, "argument: method"),
         ((network(), GOOD, images(20)), {"steps": "3"}, "argument: steps"),
         ((network(), GOOD, images(20)), {"lr": None, "seed": 1.5}, "argument: seed"),
         ((network(), GOOD, images(20)), {"device": 7}, "argument: device"),
@@ -342,3 +342,28 @@ def test_a_source_class_without_images_is_said(sides):
         network(), (images_, labels + 1), sides[1], method="dann", hidden=(4,), reference=None, **{**QUICK, "steps": 2}
     )
     assert any("no image of" in warning for warning in found.warnings)
+
+
+def test_a_network_of_double_precision_is_adapted(sides):
+    found = adapt(network().double(), *sides, method="dann", hidden=(6,), **{**QUICK, "steps": 4})
+    assert next(found.model.parameters()).dtype == torch.float64
+    assert_close(found.predictions.probabilities.sum(1), torch.ones(len(sides[1]), dtype=torch.float64))
+
+
+def test_training_that_spoils_the_network_has_failed_and_says_what_to_change(sides):
+    class Spoiled(nn.Module):
+        """Finite while it trains and before; NaN where it is measured afterwards."""
+
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+            self.register_buffer("trained", torch.zeros(()))
+
+        def forward(self, x):
+            self.trained += self.training
+            return self.net(x if self.training or not self.trained else x * torch.nan)
+
+    for settings in ({}, {"validator": "entropy", "num_evals": 2}):
+        with pytest.raises(RunFailed, match="no longer finite") as failed:
+            adapt(Spoiled(), *sides, method="source-only", **settings, **{**QUICK, "steps": 4})
+        assert "learning rate" in failed.value.hint

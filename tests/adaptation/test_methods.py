@@ -12,6 +12,7 @@ from convsmith.adaptation import METHODS, adapt, available, method_settings
 from convsmith.adaptation.methods.method import Domains
 from convsmith.data import Loader
 from convsmith.errors import InvalidArgument
+from convsmith.registry import setting_types
 from convsmith.training import TrainConfig, fit
 from tests.adaptation.worlds import K, loader, network, world
 
@@ -168,6 +169,14 @@ def test_learning_rates_of_body_head_and_adversary():
     assert sum(len(list(g["params"])) for g in groups) == len(list(task.parameters()))
     caffe = task_of("san", 5, source, target, variant="caffe").parameter_groups(0.01)
     assert all(g["weight_decay"] == 0.0 for g in caffe)
+
+
+def test_only_methods_with_an_adversary_take_its_settings():
+    for name in available():
+        takes = "adversary_lr_mult" in setting_types(METHODS.entry(name).traits["settings"])
+        assert takes == any("discriminator" in key for key in task_of(name, 5, *world()).state_dict()), name
+    with pytest.raises(InvalidArgument, match="no such setting"):
+        method_settings("dan", {"adversary_lr_mult": 3.0})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import nn
 
 from convsmith import arguments
 from convsmith.adaptation.evaluation.calibration import calibrated
-from convsmith.adaptation.evaluation.evaluator import EXCLUDED, EvaluationOptions, Evaluator
+from convsmith.adaptation.evaluation.evaluator import EXCLUDED, EvaluationOptions, Evaluator, finite_features
 from convsmith.adaptation.inputs import InputOptions, Inputs, resolve, rows_at_once
 from convsmith.adaptation.methods.method import (
     METHODS,
@@ -36,6 +36,7 @@ from convsmith.training.checkpoint import saved_steps
 Progress = Callable[[int, int, str], None]
 
 
+@arguments.checked
 def adapt(
     model: nn.Module | str,
     source: Any,
@@ -93,13 +94,9 @@ def adapt(
         >>> network, warnings = result.model, result.warnings
     """
     given = dict(options) if validator is None else {**options, "validator": validator}
-    data = _filled("data", InputOptions, data, given)
-    evaluation = _filled("evaluation", EvaluationOptions, evaluation, given)
+    data, evaluation = _filled(InputOptions, data, given), _filled(EvaluationOptions, evaluation, given)
     chosen = method_settings(method, given, settings)
     arguments.integer("batch_size", batch_size, least=2)
-    arguments.one_of("resume", resume, (True, False))
-    arguments.of_type("out", out, str | Path | None)
-    arguments.of_type("progress", progress, Progress | None)
     config = _configured(config, {"steps": steps, "lr": lr, "seed": seed, "device": device})
     if isinstance(source, Inputs) and (target is not None or data != InputOptions()):
         rule, hint = "both domains are read already", "give what `resolve` takes to it"
@@ -129,9 +126,8 @@ def adapt(
     return train(method, chosen, folder, _known(reference, inputs))
 
 
-def _filled(name: str, kind: Any, whole: Any, given: dict[str, Any]) -> Any:
+def _filled(kind: Any, whole: Any, given: dict[str, Any]) -> Any:
     """Return the group ``whole`` (the default one if None) with those of ``given`` that are its fields, taken out."""
-    arguments.of_type(name, whole, kind | None)
     own = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
     return replace(whole, **own) if whole is not None else kind(**own)
 
@@ -143,7 +139,6 @@ def _configured(config: TrainConfig | None, single: dict[str, Any]) -> TrainConf
         steps = arguments.integer("steps", said.get("steps", 1000), least=1)
         usual = {"steps": steps, "lr": 0.03, "schedule": "inverse", "gamma": 10 / steps, "nesterov": False}
         return TrainConfig(**{**usual, **said})
-    arguments.of_type("config", config, TrainConfig)
     if said:
         argument, hint = ", ".join(said), "dataclasses.replace(config, ...) or leave config out"
         raise InvalidArgument("a whole training configuration holds these already", argument=argument, hint=hint)
@@ -165,7 +160,7 @@ def built(model: nn.Module | str, inputs: Inputs, seed: int) -> tuple[nn.Module,
         with refused, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return timm.create_model(model, num_classes=classes, in_chans=channels), ()
-    model = unwrap(arguments.module("model", model))  # a compiled module does not call hooks added later
+    model = unwrap(model)  # a compiled module does not call hooks added later
     before = classifier_of(model).out_features
     if before == classes:
         return model, ()
@@ -219,6 +214,10 @@ def _train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         task: DomainTask = METHODS[method](copied(model), domains, settings)
+    like = next(p for p in task.model.parameters() if p.is_floating_point())
+    for name, beside in task.named_children():
+        if name != "model":
+            beside.to(like.dtype)
     task.evaluator = evaluator = Evaluator(
         target=inputs.batches(inputs.target),
         source_training=inputs.batches(inputs.source),
@@ -240,7 +239,7 @@ def _train(
         else lambda done, total, note: progress(done, total, f"{method}: {note}" if note else method),
     )
     trained = time.perf_counter()
-    source, target = extract_features(task.model, held_out), extract_features(task.model, evaluator.target)
+    source, target = finite_features(task.model, held_out), finite_features(task.model, evaluator.target)
     found = evaluator.compute_metrics(task.model, source, target)
     selected = fitted.steps
     if evaluation.validator is not None and fitted.best_step is not None and not fitted.interrupted:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from convsmith.adaptation.evaluation.evaluator import finite_features
 from convsmith.adaptation.evaluation.validators import density_ratio
 from convsmith.adaptation.inputs import Inputs
 from convsmith.adaptation.losses import operands
 from convsmith.adaptation.losses.operands import matrix, vector
 from convsmith.adaptation.result import Predictions
 from convsmith.errors import InvalidArgument
-from convsmith.inspection.features import Features, extract_features
+from convsmith.inspection.features import Features
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
@@ -51,7 +52,7 @@ def calibrated(model: nn.Module, inputs: Inputs, source: Features, target: Featu
     """Return the predictions for every target image; ``source`` and ``target`` are finished passes of ``model``."""
     weights: Tensor | None = None
     if min(len(source.labels), len(target.logits)) >= 20:
-        training = extract_features(model, inputs.batches(inputs.source)).features
+        training = finite_features(model, inputs.batches(inputs.source)).features
         weights = density_ratio(
             training.double(), target.features.double(), source.features.double(), limit=1000, inverse_penalty=0.1
         )

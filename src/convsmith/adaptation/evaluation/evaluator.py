@@ -21,11 +21,20 @@ from convsmith.adaptation.evaluation.alarms import (
 from convsmith.adaptation.evaluation.validators import VALIDATORS, Evidence, guarded, measure, oriented
 from convsmith.adaptation.result import Reference
 from convsmith.data.batch import Batch
-from convsmith.errors import InvalidArgument
+from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.inspection.features import Features, extract_features
 
 #: what a candidate behind the guard scores; finite, since histories are JSON
 EXCLUDED = -1e9
+
+
+def finite_features(model: nn.Module, batches: Iterable[Batch]) -> Features:
+    """Return features, logits and labels of all images; raises `RunFailed` where training has spoiled the network."""
+    found = extract_features(model, batches)
+    if not bool(found.features.isfinite().all() & found.logits.isfinite().all()):
+        hint = "lower the learning rate, warm up, clip gradients, or use fp32"
+        raise RunFailed("the network's features are no longer finite", given="NaN or infinity", hint=hint)
+    return found
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class Evaluator:
 
     def __call__(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
         """Return all measurements of ``model``; ``batches`` are held-out source images."""
-        source, target = extract_features(model, batches), extract_features(model, self.target)
+        source, target = finite_features(model, batches), finite_features(model, self.target)
         return self.compute_metrics(model, source, target)
 
     def compute_metrics(self, model: nn.Module, source: Features, target: Features) -> dict[str, float]:
@@ -84,7 +93,7 @@ class Evaluator:
         p, chosen, training = target.logits.softmax(1), self.options.validator, None
         names = sorted({"entropy", "infomax", chosen or "infomax"})
         if any("source_training_features" in VALIDATORS.entry(name).traits["needs"] for name in names):
-            training = extract_features(model, self.source_training).features
+            training = finite_features(model, self.source_training).features
         evidence = Evidence(
             target_probabilities=p,
             target_features=target.features,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from convsmith import arguments
 from convsmith.adaptation.losses.adversarial import domain_loss, fooling_loss
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
-from convsmith.adaptation.methods.method import METHODS, Domains, DomainTask, MethodConfig
+from convsmith.adaptation.methods.method import METHODS, AdversaryConfig, Domains, DomainTask
 from convsmith.data.batch import DomainBatch
 from convsmith.inspection.features import features_and_logits
 from convsmith.inspection.modes import copied
@@ -22,18 +22,14 @@ from convsmith.training.task import Losses
 
 
 @dataclass(frozen=True)
-class ADDASettings(MethodConfig):
+class ADDASettings(AdversaryConfig):
     """Settings of ADDA.
 
     Args:
-        hidden: widths of the discriminator.
-        dropout: of the discriminator.
         pretrain: share of all steps spent on the source alone, before the encoders part.
         mapping: coefficient of the target encoder's loss; its steps are that much smaller than the source's.
     """
 
-    hidden: tuple[int, ...] = (1024, 1024)
-    dropout: float = 0.5
     pretrain: float = 0.5
     mapping: float = 0.1
 

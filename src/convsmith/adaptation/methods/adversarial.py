@@ -10,24 +10,20 @@ from torch import Tensor, nn
 from convsmith import arguments
 from convsmith.adaptation.losses.adversarial import domain_loss
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
-from convsmith.adaptation.methods.method import DomainFeatures, Domains, DomainTask, PairConfig
+from convsmith.adaptation.methods.method import AdversaryConfig, DomainFeatures, Domains, DomainTask, PairConfig
 from convsmith.adaptation.methods.weighting import ClassWeights, WeightSettings, total_probabilities
 
 
 @dataclass(frozen=True)
-class AdversarialSettings(PairConfig):
+class AdversarialSettings(PairConfig, AdversaryConfig):
     """Settings of every method with one domain discriminator behind a gradient reversal.
 
     Args:
-        hidden: widths of the discriminator.
-        dropout: of the discriminator.
         adversarial: coefficient of the domain loss.
         grl_max: the reversal's coefficient at the end of its ramp.
         grl_ramp: share of the steps after the warm-up (of all where there is none) over which it is reached.
     """
 
-    hidden: tuple[int, ...] = (1024, 1024)
-    dropout: float = 0.5
     adversarial: float = 1.0
     grl_max: float = 1.0
     grl_ramp: float = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from convsmith.data.batch import Batch, DomainBatch
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.features import classifier_of, extract_features, features_and_logits
 from convsmith.inspection.modes import BATCH_NORMS
-from convsmith.registry import Registry, check_settings, fitted, setting_types
+from convsmith.registry import Registry, check_settings, setting_types
 from convsmith.training.task import Losses, Task
 
 Normalisation = Literal["joint", "separate"]
@@ -25,10 +25,8 @@ Normalisation = Literal["joint", "separate"]
 
 def check_values(settings: Any) -> None:
     """Refuse values of another type than their fields, unknown choices, numbers below 0 and, in lists, below 1."""
-    arguments.choices(settings)
-    for name, kind in get_type_hints(type(settings)).items():
-        value = fitted(arguments.of_type(name, getattr(settings, name), kind), kind)[1]
-        object.__setattr__(settings, name, value)
+    arguments.typed(settings)
+    for name, value in vars(settings).items():
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and not isinstance(number, bool):
                 arguments.number(name, number, least=int(isinstance(value, tuple)))
@@ -40,14 +38,28 @@ class MethodConfig:
 
     Args:
         head_lr_mult: learning rate of the classifier, times the base rate (10 for a new head on a pretrained network).
-        adversary_lr_mult: the same for discriminators and other layers that are not part of the model.
     """
 
     head_lr_mult: float = 1.0
-    adversary_lr_mult: float = 1.0
 
     def __post_init__(self) -> None:
         check_values(self)
+
+
+@dataclass(frozen=True)
+class AdversaryConfig(MethodConfig):
+    """Settings of every method that trains discriminators beside the model.
+
+    Args:
+        adversary_lr_mult: learning rate of discriminators and other layers that are not part of the model, times the
+            base rate.
+        hidden: widths of each discriminator; ``()`` for linear ones.
+        dropout: of the discriminators.
+    """
+
+    adversary_lr_mult: float = 1.0
+    hidden: tuple[int, ...] = (1024, 1024)
+    dropout: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -180,10 +192,11 @@ class DomainTask(Task):
         """Return three groups: the body, the classifier, and everything beside the model."""
         head, model = set(classifier_of(self.model).parameters()), set(self.model.parameters())
         trained = [p for p in self.parameters() if p.requires_grad]
+        beside = getattr(self.settings, "adversary_lr_mult", 1.0)
         return [
             {"params": [p for p in trained if p in model and p not in head], "lr": lr},
             {"params": [p for p in trained if p in head], "lr": lr * self.settings.head_lr_mult},
-            {"params": [p for p in trained if p not in model], "lr": lr * self.settings.adversary_lr_mult},
+            {"params": [p for p in trained if p not in model], "lr": lr * beside},
         ]
 
 
@@ -200,6 +213,7 @@ def available() -> list[str]:
     return METHODS.names()
 
 
+@arguments.checked
 def method_settings(method: str, overrides: Mapping[str, Any], whole: MethodConfig | None = None) -> MethodConfig:
     """Return the settings of ``method`` (``whole``, or its defaults) with ``overrides``.
 

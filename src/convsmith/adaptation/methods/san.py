@@ -15,7 +15,15 @@ from torch.nn import functional as F
 from convsmith.adaptation.losses.discriminators import ClassDiscriminators
 from convsmith.adaptation.losses.selective import ClassWeightOn, InstanceWeight, entropy, selective_adversarial_loss
 from convsmith.adaptation.methods.adversarial import WeightedTask
-from convsmith.adaptation.methods.method import METHODS, DomainFeatures, Domains, PairConfig, Terms, check_values
+from convsmith.adaptation.methods.method import (
+    METHODS,
+    AdversaryConfig,
+    DomainFeatures,
+    Domains,
+    PairConfig,
+    Terms,
+    check_values,
+)
 from convsmith.adaptation.methods.weighting import WeightSettings
 
 
@@ -88,17 +96,13 @@ VARIANTS: dict[str, SANVariant] = {
 
 
 @dataclass(frozen=True)
-class SANSettings(PairConfig):
+class SANSettings(PairConfig, AdversaryConfig):
     """Settings of SAN.
 
     Args:
-        hidden: widths of each class's discriminator; ``()`` for linear probes.
-        dropout: of the discriminators.
         variant: everything on which paper and public codes disagree, see `SANVariant`.
     """
 
-    hidden: tuple[int, ...] = (1024, 1024)
-    dropout: float = 0.5
     variant: SANVariant = field(default_factory=SANVariant)
 
 
