@@ -63,7 +63,7 @@ def test_integrated_scores_of_a_layer_sum_to_the_change_of_the_logit():
     with torch.no_grad():
         model[4].weight.abs_()  # all contributions have one sign, so absolute values lose nothing
     x = torch.rand(4, 1, 6, 6)
-    scores = score_units(model, x, "integrated", steps=20, target=torch.zeros(4))
+    scores = score_units(model, x, "integrated", steps=20, target=torch.zeros(4, dtype=torch.long))
     with torch.no_grad():
         change = model(x)[:, 0] - model[4].bias[0]
     torch.testing.assert_close(scores.vector().sum(1), change, atol=1e-5, rtol=1e-4)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation import find_routes
+from convsmith.interpretation import ablate, attack, find_routes, heat_map, overlay, score_units
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,41 @@ def test_a_network_that_asserts_the_size_of_its_images_is_refused(digits):
 
     with pytest.raises(InvalidArgument, match="16 pixels"):
         find_routes(Sized().eval(), digits.test_x[:2])
+
+
+def test_labels_are_numbers_of_classes_wherever_they_are_given(digits):
+    x, model = digits.test_x[:3], digits.model
+    routes = find_routes(model, x, steps=2)
+    calls = {
+        "labels": [
+            lambda y: attack(model, x, y, mean=[0.0], std=[1.0]),
+            lambda y: ablate(model, x, y, routes, [0.1]),
+        ],
+        "target": [
+            lambda y: score_units(model, x, "integrated", target=y),
+            lambda y: heat_map(model, x, routes, target=y),
+        ],
+    }
+    for name, given in calls.items():
+        for call in given:
+            for wrong in (
+                torch.tensor([0, 1, 10]),
+                torch.tensor([-1, 0, 1]),
+                torch.tensor([0.5, 1, 2]),
+                torch.arange(2),
+            ):
+                with pytest.raises(InvalidArgument) as refused:
+                    call(wrong)
+                assert refused.value.argument.startswith(name)
+    with pytest.raises(InvalidArgument, match="whole number"):
+        find_routes(model, x, labels=torch.tensor([0.5, 1.0, 2.0]), steps=2)
+
+
+def test_a_change_of_more_than_all_of_a_pixel_is_refused(digits):
+    with pytest.raises(InvalidArgument, match="at most 1"):
+        attack(digits.model, digits.test_x[:1], digits.test_y[:1], epsilon=8)
+
+
+def test_an_overlay_has_one_map_an_image():
+    with pytest.raises(InvalidArgument, match="one map per image"):
+        overlay(torch.rand(2, 3, 8, 8), torch.rand(3, 4, 4))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from convsmith.arguments import checked, one_of, tensor
 from convsmith.errors import InvalidArgument
-from convsmith.interpretation.find import _column, prepare, row_slices
+from convsmith.interpretation.find import class_numbers, prepare, row_slices
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.sites import SitePlan, plan_sites
@@ -106,10 +106,7 @@ def removal_curve(
     if len(routes) != len(images):
         raise InvalidArgument("one route per image", argument=f"{len(images)} images", given=f"{len(routes)} routes")
     model, images = prepare(model, images)
-    labels = _column(labels, len(images), None, "labels").to(images.device)
-    if bool((labels < 0).any()):
-        hint = "routes.prediction in their place measures what stays the same"
-        raise InvalidArgument("accuracy needs the label of every image", argument="labels", given=-1, hint=hint)
+    labels = class_numbers(model, images, labels)
     plan, gates = plan_gates(model, images, routes.gates)
     score = gates.to(images.device).double()
     if by == "class":

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import checked, integer, number, of_type, one_of, tensor
+from convsmith.arguments import checked, integer, number, one_of
 from convsmith.errors import InvalidArgument, require
 from convsmith.inspection.modes import copied
 from convsmith.inspection.outputs import class_scores
-from convsmith.interpretation.find import _column, prepare, row_slices
+from convsmith.interpretation.find import class_numbers, prepare, row_slices
 from convsmith.registry import Registry, check_settings, setting_types
 
 #: moves pixels: (setting, start pixels [B, C, H, W], labels [B], settings of its own as keywords) -> pixels
@@ -96,26 +96,19 @@ def attack(
         settings: of ``"adaptive"`` (``match``, ``guide``, ``weight``, ...) or of an attack of ART.
 
     Raises:
-        InvalidArgument: an unknown method, a negative epsilon, pixels outside [0, 1] (the mean or std is wrong).
+        InvalidArgument: an unknown method, an epsilon outside [0, 1], labels of no class, pixels outside [0, 1] (the
+            mean or std is wrong).
 
     Examples:
         >>> changed = attack(model, images.clamp(-1, 1), labels, "pgd", epsilon=8 / 255, mean=[0.5] * 3, std=[0.5] * 3)
     """
-    number("epsilon", epsilon, least=0)
-    of_type("method", method, str)
+    number("epsilon", epsilon, least=0, most=1)
     if steps is not None:
         integer("steps", steps, least=1)
     if step is not None:
         number("step", step, above=0)
     model, images = prepare(model, images)
-    labels = tensor("labels", labels, floating=False, what="one label per image")
-    # a copy: what inference mode made cannot be saved for a gradient
-    labels = _column(labels, len(images), None, "labels").to(images.device).clone()
-    with torch.no_grad():
-        classes = class_scores(model(images[:1])).shape[1]
-    if not bool(((labels >= 0) & (labels < classes)).all()):
-        given = f"{int(labels.min())} to {int(labels.max())} for {classes} classes"
-        raise InvalidArgument("a label is the number of a class of the network", argument="labels", given=given)
+    labels = class_numbers(model, images, labels)
     shift, scale = _normalisation(images, mean, std)
     pixels = images * scale + shift
     if float(pixels.min()) < -0.01 or float(pixels.max()) > 1.01:
@@ -140,7 +133,7 @@ def attack(
             parts.append(move(setting, pixels[rows], labels[rows], **own))
         moved = torch.cat(parts)
     else:
-        moved = _through_art(setting, classes, pixels, labels, method, settings)
+        moved = _through_art(setting, pixels, labels, method, settings)
     return setting.normalise(eight_bit(moved, pixels, epsilon if ours else None) if round_to_8bit else moved)
 
 
@@ -199,7 +192,7 @@ def _normalisation(images: Tensor, mean: Sequence[float] | None, std: Sequence[f
 
 
 def _through_art(
-    setting: AttackSetting, classes: int, pixels: Tensor, labels: Tensor, method: str, settings: dict[str, Any]
+    setting: AttackSetting, pixels: Tensor, labels: Tensor, method: str, settings: dict[str, Any]
 ) -> Tensor:
     evasion = require("art.attacks.evasion", "attacks")
     estimators = require("art.estimators.classification", "attacks")
@@ -214,8 +207,11 @@ def _through_art(
         def forward(self, points: Tensor) -> Tensor:
             return class_scores(self.inner(setting.normalise(points)))
 
+    network = Normalised().eval()
+    with torch.no_grad():
+        classes = network(pixels[:1]).shape[1]
     estimator = estimators.PyTorchClassifier(
-        Normalised().eval(),
+        network,
         loss=nn.CrossEntropyLoss(),
         input_shape=tuple(pixels.shape[1:]),
         nb_classes=classes,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from convsmith.arguments import checked, integer, wide
-from convsmith.interpretation.find import _column, collect, look, prepare, row_slices
+from convsmith.interpretation.find import _column, class_numbers, collect, look, prepare, row_slices
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.routes import Routes
 from convsmith.interpretation.sites import SiteRule, plan_sites
@@ -74,7 +74,7 @@ def score_units(
     count = len(images)
     labels, index = _column(labels, count, -1, "labels"), _column(index, count, None, "index")
     if target is not None:
-        target = _column(target, count, None, "target").to(images.device)
+        target = class_numbers(model, images, target, "target")
     settings = {"mode": method, "steps": steps, "seed": seed, "sites": plan.kind, "image_size": [*images.shape[1:]]}
     generator = torch.Generator().manual_seed(seed)
     parts = []

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convsmith.arguments import checked, integer, module, tensor
+from convsmith.arguments import checked, integer, module, spelled, tensor
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.inspection.modes import check_evaluation, unwrap
+from convsmith.inspection.outputs import class_scores
 from convsmith.interpretation.gates import GatedNetwork
 from convsmith.interpretation.pathway import pathway_norms
 from convsmith.interpretation.routes import RouteFlags, Routes
@@ -142,9 +143,22 @@ def _upper(plan: SitePlan, settings: RouteSettings) -> float:
 def _column(values: Tensor | None, count: int, fill: int | None, name: str) -> Tensor:
     if values is None:
         return torch.arange(count) if fill is None else torch.full((count,), fill)
-    if values.shape != (count,):
-        raise InvalidArgument("one number per image", argument=f"{name} [{count}]", given=tuple(values.shape))
+    whole = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+    if values.shape != (count,) or not whole:
+        raise InvalidArgument("one whole number per image", argument=f"{name} [{count}]", given=spelled(values))
     return values.long()
+
+
+def class_numbers(model: nn.Module, images: Tensor, values: Tensor, name: str = "labels") -> Tensor:
+    """Return one class of the network for every image, [B] on the images' device; refuse numbers of no class."""
+    # a copy: what inference mode made cannot be saved for a gradient
+    found = _column(values, len(images), None, name).to(images.device).clone()
+    with torch.no_grad():
+        classes = class_scores(model(images[:1])).shape[1]
+    if not bool(((found >= 0) & (found < classes)).all()):
+        given = f"{int(found.min())} to {int(found.max())} for {classes} classes"
+        raise InvalidArgument("a label is the number of a class of the network", argument=name, given=given)
+    return found
 
 
 def _solve_batch(

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from convsmith.arguments import checked, integer, number, one_of
+from convsmith.arguments import checked, integer, number, one_of, tensor
 from convsmith.errors import InvalidArgument
 from convsmith.interpretation.ablation import plan_gates
-from convsmith.interpretation.find import _column, prepare, row_slices
+from convsmith.interpretation.find import class_numbers, prepare, row_slices
 from convsmith.interpretation.gates import GatedNetwork, spread
 from convsmith.interpretation.routes import Routes
 
@@ -55,7 +55,7 @@ def heat_map(
     model, images = prepare(model, images)
     plan, gates = plan_gates(model, images, routes.gates)
     gates = gates.to(images)
-    wanted = _column(routes.prediction if target is None else target, len(images), None, "target").to(images.device)
+    wanted = class_numbers(model, images, routes.prediction if target is None else target, "target")
     maps = []
     for rows in row_slices(images, batch_size):
         with GatedNetwork(model, plan, images[rows], cache=False) as network:
@@ -131,6 +131,9 @@ def overlay(pixels: Tensor, heat: Tensor) -> Tensor:
         >>> overlay(torch.rand(2, 3, 16, 16), torch.rand(2, 4, 4)).shape
         torch.Size([2, 3, 16, 16])
     """
+    tensor("pixels", pixels, rank=4, what="images [B, C, H, W]")
+    if len(tensor("heat", heat, rank=3, what="maps [B, h, w]")) != len(pixels):
+        raise InvalidArgument("one map per image", argument=f"{len(pixels)} images", given=f"{len(heat)} maps")
     heat = F.interpolate(heat[:, None].float(), size=pixels.shape[-2:], mode="bilinear", align_corners=False)
     flat = heat.flatten(1)
     low, high = (flat.quantile(q, dim=1).view(-1, 1, 1, 1) for q in (0.6, 0.995))
