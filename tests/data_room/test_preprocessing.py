@@ -155,3 +155,8 @@ def test_200_pictures_through_ten_networks_are_timms_bit_for_bit(tmp_path):
         for path in paths:
             with Image.open(path) as one, Image.open(path) as other:
                 assert torch.equal(ours(one), theirs(other.convert("RGB"))), f"{name}, {path.name}"
+
+
+def test_a_name_has_no_preprocessing():
+    with pytest.raises(InvalidArgument, match="create_model"):
+        Preprocessing.from_model("resnet18")

@@ -150,3 +150,8 @@ def test_one_trace_tells_calls_and_layers():
     assert {layer.name: layer.calls for layer in found.layers} == {"block.conv": 2, "fc": 1}
     assert (found.rows, found.count(conv.module)) == (2, 2)
     assert not any(m._forward_hooks or m._forward_pre_hooks for call in found.calls for m in [call.module])
+
+
+def test_an_example_without_an_image_is_refused():
+    with pytest.raises(InvalidArgument, match="no image"):
+        trace_layers(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.zeros(0, 3, 8, 8))

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 from torch import nn
 
-from convsmith.arguments import number, of_type, one_of
+from convsmith.arguments import checked, number, of_type, one_of
 from convsmith.data.pictures import Pipeline
 from convsmith.errors import InvalidArgument, refusing
 from convsmith.registry import check_settings
@@ -112,6 +112,7 @@ class Preprocessing:
         return cls(**value)
 
     @classmethod
+    @checked
     def from_model(cls, model: nn.Module) -> Preprocessing:
         """Return the configuration of a network: its own ``preprocessing``, else timm's resolved data configuration."""
         own = getattr(model, "preprocessing", None)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from convsmith.arguments import checked
+from convsmith.arguments import checked, spelled
+from convsmith.errors import InvalidArgument
 from convsmith.inspection.layers import KINDS, Call, Layer, LayerInventory, is_activation
 from convsmith.inspection.modes import eager, evaluating, is_hooked
 from convsmith.inspection.outputs import output_tensors
@@ -41,6 +42,8 @@ def trace_layers(model: nn.Module, example: Tensor, *, real: bool = True) -> Lay
     Examples:
         >>> inventory = trace_layers(model, images)
     """
+    if example.dim() == 0 or len(example) == 0:
+        raise InvalidArgument("there is no image", argument="example", given=spelled(example))
     owners = _owners(model)
     watch = _Watch(type(model).__name__, owners)
     with evaluating(model), torch.no_grad(), eager(), watch.following(model), watch:

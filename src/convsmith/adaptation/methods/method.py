@@ -146,7 +146,8 @@ Terms = Mapping[str, tuple[float | None, Tensor]]
 class DomainTask(Task):
     """A method: the model, the layers it trains beside it, and the loss of a `DomainBatch`.
 
-    ``evaluator`` is set by `adapt`: it measures the model on held-out source and unlabelled target images.
+    ``evaluator`` is set by `adapt`: it measures the model on held-out source and unlabelled target images. The settings
+    are a `PairConfig` where the method gives `terms`, and may be a `MethodConfig` where it has a `forward` of its own.
     """
 
     monitor = "selection"

@@ -22,7 +22,7 @@ from convsmith.compression.methods.method import METHODS
 from convsmith.compression.methods.sparse import mask
 from convsmith.compression.planning.agreement import is_scores
 from convsmith.compression.planning.subject import Progress
-from convsmith.data.batch import Batch
+from convsmith.data.batch import Batch, check_batch
 from convsmith.errors import InvalidArgument, RunFailed
 from convsmith.inspection.layers import KINDS
 from convsmith.inspection.modes import BATCH_NORMS, copied, evaluating, unwrap
@@ -57,6 +57,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[Batch], *, limit: i
             norm.momentum = None  # cumulative average
             norm.training = True
         for batch in itertools.islice(batches, limit):
+            check_batch(batch)
             if len(batch) > 1:
                 result(batch.images.to(device))
     ran = [bool(norm.num_batches_tracked) for norm in norms]

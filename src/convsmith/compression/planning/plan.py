@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from convsmith.arguments import number, one_of
+from convsmith.arguments import checked, number, one_of
 from convsmith.compression.planning.agreement import WARN_BELOW
 from convsmith.errors import InvalidArgument, close_matches, refusing
 from convsmith.files import write_json, write_text
@@ -99,6 +99,7 @@ class Plan:
         lines += [f"{name:{width}}  left alone: {reason}" for name, reason in self.skipped.items()]
         return "\n".join(lines)
 
+    @checked
     def save(self, path: Path | str) -> Path:
         """Write the plan as YAML (``.yaml``, ``.yml``) or JSON (anything else)."""
         path = Path(path)
@@ -112,6 +113,7 @@ class Plan:
         return path
 
     @classmethod
+    @checked
     def load(cls, path: Path | str) -> Plan:
         """Read what `save` wrote, hand-edited or not.
 
