@@ -247,6 +247,7 @@ GOOD = (images(40), LABELS)
         ((network(), (torch.zeros(40, 1, 8, 8, device="meta"), LABELS), images(20)), {}, "argument: source"),
         ((network(), GOOD, torch.zeros(20, 1, 8, 8, device="meta")), {}, "argument: target"),
         ((network(), GOOD, images(20)), {"method": None}, "argument: method"),
+        (("cs_lenett", GOOD, images(20)), {}, "did you mean 'cs_lenet'"),
         ((network(), GOOD, images(20)), {"steps": "3"}, "argument: steps"),
         ((network(), GOOD, images(20)), {"lr": None, "seed": 1.5}, "argument: seed"),
         ((network(), GOOD, images(20)), {"device": 7}, "argument: device"),

@@ -116,3 +116,14 @@ def test_bad_input_is_one_clear_error():
         adapter().fit(X, y[:-1], domain)
     with pytest.raises(InvalidArgument, match=r"argument: settings\n.*given: +validator"):
         adapter(settings={"hidden": (6,), "validator": "snd"}).fit(X, y, domain)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"), [({"settings": "dropout"}, "settings"), ({"image_shape": "8x8"}, "image_shape")]
+)
+def test_parameters_of_another_type_are_refused_by_name(changes, word):
+    X, y, domain, _ = arrays()
+    with pytest.raises(InvalidArgument, match=word):
+        adapter(**changes).fit(X.reshape(len(X), -1), y, sample_domain=domain)
+    with pytest.raises(InvalidArgument, match="images are an array"):
+        adapter().fit(None, y, sample_domain=domain)

@@ -27,7 +27,7 @@ from convsmith.adaptation.methods.method import (
 )
 from convsmith.adaptation.result import AdaptationResult, Reference
 from convsmith.data import DomainLoader, ImageSplit, Loader
-from convsmith.errors import InvalidArgument, refusing
+from convsmith.errors import InvalidArgument, close_matches, refusing
 from convsmith.inspection.features import classifier_of, extract_features, new_head
 from convsmith.inspection.modes import copied, unwrap
 from convsmith.training import FitResult, TrainConfig, fit, rank_and_world
@@ -155,8 +155,11 @@ def built(model: nn.Module | str, inputs: Inputs, seed: int) -> tuple[nn.Module,
     if isinstance(model, str):
         import timm
 
+        if ":" not in model and not timm.is_model(model):
+            rule, hint = "no model has this name", close_matches(model, timm.list_models())
+            raise InvalidArgument(rule, argument="model", given=repr(model), hint=hint)
         channels = inputs.source.description.channels
-        refused = refusing("no model has this name", RuntimeError, argument=f"model {model!r}")
+        refused = refusing("timm cannot build this model", RuntimeError, argument=f"model {model!r}")
         with refused, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return timm.create_model(model, num_classes=classes, in_chans=channels), ()

@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from convsmith import arguments
 from convsmith.adaptation.adapt import adapt
 from convsmith.adaptation.inputs import rows_at_once
 from convsmith.data import Loader, from_arrays
@@ -75,7 +76,8 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any, sample_domain: Any = None) -> PartialAdapter:
         """Adapt from the source rows of ``X`` with labels ``y`` [N] to its target rows."""
-        own, settings = self.get_params(deep=False), self.settings or {}
+        own, settings = self.get_params(deep=False), arguments.of_type("settings", self.settings, dict | None) or {}
+        arguments.of_type("image_shape", self.image_shape, tuple[int, int, int] | None)
         for name in sorted(own.keys() & settings.keys()):
             rule, hint = "this is an argument of its own, no setting of the method", f"PartialAdapter({name}=...)"
             raise InvalidArgument(rule, argument="settings", given=name, hint=hint)
@@ -134,6 +136,8 @@ class PartialAdapter(ClassifierMixin, BaseEstimator):
 
     def _images(self, X: Any) -> np.ndarray:
         images = np.asarray(X)
+        if images.ndim == 0:
+            raise InvalidArgument("images are an array [N, C, H, W]", argument="X", given=arguments.spelled(X))
         if images.ndim == 2:
             shape = self.image_shape
             if shape is None or int(np.prod(shape)) != images.shape[1]:
