@@ -32,7 +32,7 @@ def fold_for_inference(model: nn.Module) -> nn.Module:
         model: one that ``torch.fx`` can trace (ours, timm's and torchvision's convolutional networks can).
 
     Raises:
-        InvalidArgument: if the model cannot be traced; says where.
+        InvalidArgument: if the model cannot be traced; says why.
 
     Examples:
         >>> folded = fold_for_inference(model)

@@ -70,7 +70,7 @@ def predict(
         progress: called after each batch.
 
     Returns:
-        float32 logits ``[N, K]``, labels ``[N]`` and image numbers ``[N]``, on the CPU.
+        Logits ``[N, K]`` in float32 (float64 of such a network), labels ``[N]`` and image numbers ``[N]``, on the CPU.
 
     Examples:
         >>> logits, labels, index = predict(model, loader)
