@@ -168,6 +168,8 @@ def classification_metrics(logits: Tensor, labels: Tensor, seed: int = 0, *, res
     """
     logits, labels = wide(logits.detach()).cpu(), labels.detach().long().cpu()
     _check(logits, labels)
+    if not torch.isfinite(logits).all():
+        raise InvalidArgument("logits must be finite", argument="logits", given="nan or inf")
     integer("seed", seed, least=0)
     integer("resamples", resamples, least=1)
     from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -300,5 +302,3 @@ def _check(logits: Tensor, labels: Tensor) -> None:
         rule, given = "a label is outside the model's classes", f"{int(labels.min())}..{int(labels.max())}"
         hint = "evaluate on data with the classes the model was trained on"
         raise InvalidArgument(rule, argument=f"0..{logits.shape[1] - 1}", given=given, hint=hint)
-    if not torch.isfinite(logits).all():
-        raise InvalidArgument("logits must be finite", argument="logits", given="nan or inf")
