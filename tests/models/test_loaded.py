@@ -55,3 +55,10 @@ def test_arrays_are_no_images_and_the_hint_says_what_makes_them_one(loaded):
         with pytest.raises(InvalidArgument, match="fromarray") as refused:
             take([np.zeros((8, 8, 3), np.uint8)] if take == loaded.predict else np.zeros((8, 8, 3), np.uint8))
         assert str(refused.value).count("\n") == 3  # rule, argument, given, hint: one line each
+
+
+def test_pixels_that_are_no_numbers_have_no_prediction(loaded):
+    with pytest.raises(InvalidArgument, match="finite"):
+        loaded.predict(torch.full((1, 3, 8, 8), torch.nan))
+    with pytest.raises(InvalidArgument, match="name must be a text or Path"):
+        LoadedModel.from_pretrained(None)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from convsmith.arguments import integer, spelled, wide
+from convsmith.arguments import checked, integer, spelled, wide
 from convsmith.data.pictures import FAILURES
 from convsmith.data.preprocessing import Preprocessing
 from convsmith.errors import InvalidArgument, refusing
@@ -82,6 +82,7 @@ class LoadedModel:
             for v, o in zip(values, order, strict=True)
         ]
 
+    @checked
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write weights and ``config.json`` as timm's ``save_for_hf`` does, for ``local-dir:`` and `from_pretrained`.
 
@@ -95,6 +96,7 @@ class LoadedModel:
         return Path(folder)
 
     @classmethod
+    @checked
     def from_pretrained(cls, name: str | Path) -> LoadedModel:
         """Load a folder that `save_pretrained` wrote, or ``owner/name`` of the hub; see `convsmith.load`."""
         import convsmith
@@ -138,6 +140,8 @@ def _tensor(image: object, transform: Callable[[Image.Image], Tensor]) -> Tensor
     if isinstance(image, Image.Image):
         return transform(image)
     if isinstance(image, Tensor) and image.dim() == 3 and image.is_floating_point():
+        if not bool(image.isfinite().all()):
+            raise InvalidArgument("images must be finite", argument="images", given="NaN or infinite pixels")
         return image
     if not isinstance(image, str | PathLike):
         hint = "PIL.Image.fromarray(...)" if hasattr(image, "__array__") else None

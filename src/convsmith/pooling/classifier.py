@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from convsmith.arguments import checked
 from convsmith.errors import InvalidArgument
 from convsmith.inspection.feature_maps import feature_fn, input_shape
 from convsmith.pooling.layers import Pooling
@@ -151,6 +152,7 @@ class PooledClassifier(nn.Module):
         own: set[str] = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in own}
 
+    @checked
     def parameter_groups(self, lr: float, *, head_lr_mult: float | None = None) -> list[dict[str, Any]]:
         """Return two optimizer groups: the backbone at ``lr``, pooling and classifier at ``lr * head_lr_mult``.
 
