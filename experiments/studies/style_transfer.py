@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ def source_only(direction: str, seed: int, recipe: Recipe = RECIPE) -> tuple[lis
 
 
 def _loader(maps: Maps, batch: int, **settings: Any) -> Loader:
-    return Loader(cast(Any, maps), batch, **settings)
+    return Loader(maps, batch, **settings)
 
 
 def train(

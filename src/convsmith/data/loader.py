@@ -20,7 +20,7 @@ from convsmith.arguments import integer, typed
 from convsmith.data.augment import kept_random_states
 from convsmith.data.batch import Batch, DomainBatch
 from convsmith.data.keyed import hash64, shuffled
-from convsmith.data.split import ImageSplit
+from convsmith.data.split import Split
 from convsmith.errors import ConvsmithError, InvalidArgument, RunFailed
 from convsmith.registry import check_settings
 
@@ -50,7 +50,7 @@ class Loader:
             ``label_smoothing``): batches then carry ``targets``. The pairs are those of the global batch.
     """
 
-    split: ImageSplit
+    split: Split
     batch_size: int
     seed: int = 0
     shuffle: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,31 @@ from convsmith.errors import InvalidArgument, refusing
 
 Positions = Tensor | Sequence[int] | range | slice
 Size = tuple[int, int]
+
+
+@runtime_checkable
+class Split(Protocol):
+    """What a `Loader` asks of its images: an `ImageSplit`, or feature maps that are kept."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Labels [N] int64, -1 where unknown."""
+
+    @property
+    def index(self) -> Tensor:
+        """Numbers [N] int64 in the whole data set."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of all classes."""
+
+    def __len__(self) -> int: ...
+
+    def fetch(self, positions: Positions, *, key: tuple[int, int] | None = None) -> Batch:
+        """Return a batch, changed as ``key`` (seed, epoch) says."""
+
+    def without_labels(self) -> Split:
+        """Return the same images with every label -1."""
 
 
 @dataclass(frozen=True, eq=False)
