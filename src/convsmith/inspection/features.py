@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,13 +51,15 @@ def head_names(model: nn.Module) -> tuple[str, ...]:
     Where timm's configuration names none, it is the last linear layer, in a network without one the last convolution.
     """
     configured = (getattr(model, "pretrained_cfg", None) or {}).get("classifier")
-    found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
-    layers = list(found)
     if not configured:
-        return tuple(([name for name in layers if isinstance(found[name], nn.Linear)] or layers)[-1:])
-    heads = [configured] if isinstance(configured, str) else configured
-    under = [[name for name in layers if name == head or name.startswith(f"{head}.")] for head in heads]
-    return tuple(name for own in under for name in own[-1:])
+        found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+        return tuple(([name for name in found if isinstance(found[name], nn.Linear)] or list(found))[-1:])
+    names: list[str] = []
+    for head in [configured] if isinstance(configured, str) else configured:
+        with suppress(AttributeError):  # a name that this network does not have
+            under = model.get_submodule(head).named_modules(prefix=head)
+            names += [name for name, module in under if isinstance(module, nn.Linear | nn.Conv2d)][-1:]
+    return tuple(names)
 
 
 def class_count(model: nn.Module) -> int | None:
