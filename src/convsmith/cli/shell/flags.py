@@ -82,7 +82,7 @@ def name_flags(error: ConvsmithError, arguments: Any) -> None:
     # of "compression method"; a data set is told by its value, and is no --set
     last = {"data set": "", "settings": "set"}.get(said, said.split(" ")[-1].replace("-", "_").partition("=")[0])
     alike = (f for f in fields if last == f.name or (len(f.name) > 5 and last.startswith(f.name)))
-    words = [(word, f) for f in fields for word in _words(getattr(arguments, f.name)) if "Literal" not in str(f.type)]
+    words = [(word, f) for f in fields for word in words_of(getattr(arguments, f.name)) if "Literal" not in str(f.type)]
     named = (f"--{f.name.replace('_', '-')} {w}" for w, f in words if w.partition("=")[0].split(".")[-1] == said != w)
     shown = next(named, None) or next(map(_shown, alike), None)
     if shown is None and "--" not in said:
@@ -99,7 +99,7 @@ def name_flags(error: ConvsmithError, arguments: Any) -> None:
     type(error).__init__(error, rule or "", argument=shown or error.argument, given=given, hint=hint)
 
 
-def _words(value: Any) -> list[str]:
+def words_of(value: Any) -> list[str]:
     """Return what a person wrote for a field: its text, or every text of its list."""
     return [word for word in (value if isinstance(value, tuple) else (value,)) if word and isinstance(word, str)]
 

@@ -53,14 +53,14 @@ def option(
         one_of: settings of this name exclude each other: a flag takes the place of all that file and preset say.
         bounds: of a number: ``least=``, ``most=``, ``above=``, ``below=``.
     """
-    about: dict[str, Any] = {
+    about = {
         "help": help,
         "metavar": metavar,
         "group": group,
         "positional": positional,
+        "one_of": one_of,
         "bounds": bounds,
     }
-    about["one_of"] = one_of
     return dataclasses.field(default=default, metadata=about, kw_only=True)
 
 

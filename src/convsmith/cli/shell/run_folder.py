@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from convsmith.cli.shell import environment, lock, options, settings, terminal
+from convsmith.cli.shell import environment, flags, lock, options, settings, terminal
 from convsmith.cli.shell.settings import MARK
 from convsmith.errors import InvalidArgument, MissingExtra, RunFailed
 from convsmith.files import write_csv, write_json, write_text
@@ -70,18 +70,12 @@ def _check_free(folder: Path, arguments: options.Computation) -> None:
         rule, argument = "only a run folder is ever overwritten", f"--overwrite --out {folder}"
         given = f"a folder without {MARK}"
         raise InvalidArgument(rule, argument=argument, given=given, hint="empty it yourself or name another place")
-    for word in _named(arguments):
+    read = (value for name, value in vars(arguments).items() if name not in ("out", "config"))
+    for word in (word for value in read for word in flags.words_of(value)):
         place = Path(word.partition(":")[2] or word)
         if place.resolve().is_relative_to(folder.resolve()) and place.exists():
             rule, argument = "the folder holds what the command reads", f"--overwrite --out {folder}"
             raise InvalidArgument(rule, argument=argument, given=word, hint="another --out")
-
-
-def _named(arguments: options.Computation) -> Iterator[str]:
-    """Yield every text of the settings but those read before the folder is opened."""
-    for name, value in vars(arguments).items():
-        if name not in ("out", "config"):
-            yield from (word for word in (value if isinstance(value, tuple) else (value,)) if isinstance(word, str))
 
 
 def _check_same_settings(verb: str, folder: Path, arguments: options.Computation) -> None:
